@@ -1,0 +1,1 @@
+"""The DUET controller: monitoring, engine and updater, which talk REST, and the simulation of them."""

@@ -1,0 +1,1 @@
+"""What runs on a network node of DUET, and the vocabulary every part shares."""

@@ -1,0 +1,259 @@
+"""The vocabulary of DUET: DIPs, VIPs, and what a mux is told to do with them.
+
+Two levels:
+
+- `Vip` is the operator's: which DIPs serve a virtual IP.
+- `MuxVip` is a mux's: the same VIP with its slot tables spelled out, so that every HMux and SMux
+  that is given the same `MuxVip` sends a flow to the same DIP.
+
+The models are frozen, refuse unknown fields, and check themselves: code past the edge need not.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from duet_p4 import slots
+
+MAX_WEIGHT = 255
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Model(BaseModel):
+    """Base of every domain model: immutable, and no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Protocol(StrEnum):
+    """L4 protocols that a port-based VIP can match on."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+    @property
+    def number(self) -> int:
+        """The IANA protocol number."""
+        return {Protocol.TCP: 6, Protocol.UDP: 17}[self]
+
+
+class Dip(Model):
+    """A direct IP: one server behind a VIP.
+
+    `weight` is its share of new flows relative to the other DIPs (WCMP); 0 drains it.
+    `host` is the address of the physical host (HIP) in a virtualized cluster: packets are
+    tunneled there, and its host agent picks the VM.
+    """
+
+    address: IPv4Address
+    weight: int = Field(default=1, ge=0, le=MAX_WEIGHT)
+    host: IPv4Address | None = None
+
+    @property
+    def encap(self) -> IPv4Address:
+        """The outer destination of packets to this DIP."""
+        return self.host or self.address
+
+
+class PortGroup(Model):
+    """DIPs that serve one port of a VIP (the paper's port-based load balancing)."""
+
+    protocol: Protocol
+    port: Port
+    dips: tuple[Dip, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_dips(self.dips, f"port {self.protocol}/{self.port}")
+        return self
+
+
+class HealthCheckKind(StrEnum):
+    """How a host agent asks a DIP whether it is alive."""
+
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class HealthCheck(Model):
+    """How the host agents check the DIPs of a VIP; times in milliseconds."""
+
+    kind: HealthCheckKind = HealthCheckKind.TCP
+    port: Port
+    path: str = Field(default="/", pattern=r"^/\S*$")
+    interval_ms: int = Field(default=1000, ge=10, le=600_000)
+    timeout_ms: int = Field(default=500, ge=1, le=600_000)
+    fall: int = Field(default=3, ge=1, le=100)
+    rise: int = Field(default=2, ge=1, le=100)
+
+
+class Vip(Model):
+    """A virtual IP as the operator states it."""
+
+    address: IPv4Address
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    dips: tuple[Dip, ...] = ()
+    ports: tuple[PortGroup, ...] = ()
+    snat: bool = False
+    health: HealthCheck | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        where = f"VIP {self.address}"
+        if not self.dips and not self.ports:
+            raise ValueError(f"{where} has no DIPs")
+        _check_dips(self.dips, where)
+        seen: set[tuple[Protocol, int]] = set()
+        for group in self.ports:
+            key = (group.protocol, group.port)
+            if key in seen:
+                raise ValueError(f"{where} states port {group.protocol}/{group.port} twice")
+            seen.add(key)
+        if any(dip.address == self.address for dip in self.all_dips()):
+            raise ValueError(f"{where} is its own DIP")
+        return self
+
+    def all_dips(self) -> list[Dip]:
+        """Every DIP of the VIP, those of its ports too, in the order stated; duplicates kept."""
+        return [*self.dips, *(dip for group in self.ports for dip in group.dips)]
+
+
+class Group(Model):
+    """An ECMP group: members, and for each slot the index of the member that owns it."""
+
+    members: tuple[Dip, ...] = Field(min_length=1)
+    slots: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_dips(self.members, "group", need_weight=False)
+        for slot in self.slots:
+            if not 0 <= slot < len(self.members):
+                raise ValueError(f"slot names member {slot}, but there are {len(self.members)} members")
+        return self
+
+    @classmethod
+    def of(cls, dips: tuple[Dip, ...], slot_count: int | None = None) -> Self:
+        """Build a balanced group of `dips`, with `slot_count` slots (default: `slots.default_count`)."""
+        weights = [dip.weight for dip in dips]
+        return cls(members=dips, slots=tuple(slots.build(weights, slot_count)))
+
+    def member(self, flow_hash: int) -> Dip:
+        """Return the member that serves a flow with this hash."""
+        return self.members[self.slots[flow_hash % len(self.slots)]]
+
+    def used(self) -> list[Dip]:
+        """Members that own at least one slot: what the group costs in the tunneling table."""
+        owners = set(self.slots)
+        return [dip for index, dip in enumerate(self.members) if index in owners]
+
+    def updated(self, dips: tuple[Dip, ...]) -> Self:
+        """Return the group with `dips` as members, moving no slot that need not move.
+
+        A removed DIP's slots go to the rest; an added DIP takes only its share.
+        """
+        old = {dip.address: index for index, dip in enumerate(self.members)}
+        new = {dip.address: index for index, dip in enumerate(dips)}
+        owners = [new.get(self.members[owner].address) for owner in self.slots]
+        grown = any(address not in old for address in new) or any(
+            dip.address in old and dip.weight != self.members[old[dip.address]].weight for dip in dips
+        )
+        weights = [dip.weight for dip in dips]
+        return type(self)(members=dips, slots=tuple(slots.update(owners, weights, rebalance=grown)))
+
+
+class MuxPortGroup(Model):
+    """An ECMP group for one port of a VIP: one ACL table entry."""
+
+    protocol: Protocol
+    port: Port
+    group: Group
+
+
+class PinnedFlow(Model):
+    """A flow that keeps its DIP while the slots around it change."""
+
+    protocol: int = Field(ge=0, le=255)
+    source: IPv4Address
+    source_port: int = Field(ge=0, le=65535)
+    destination_port: int = Field(ge=0, le=65535)
+    dip: IPv4Address
+
+
+class MuxVip(Model):
+    """A VIP as a mux holds it.
+
+    A member of `group` may itself be a TIP. An HMux then tunnels to the TIP, and the HMux that
+    carries the TIP picks the DIP; an SMux that knows the TIP picks both at once.
+    """
+
+    address: IPv4Address
+    group: Group | None = None
+    ports: tuple[MuxPortGroup, ...] = ()
+    pinned: tuple[PinnedFlow, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.group is None and not self.ports:
+            raise ValueError(f"VIP {self.address} has neither a group nor ports")
+        keys = [(group.protocol, group.port) for group in self.ports]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"VIP {self.address} states port {key[0]}/{key[1]} twice")
+        known = {dip.address for group in self.groups() for dip in group.members}
+        for flow in self.pinned:
+            if flow.dip not in known:
+                raise ValueError(f"VIP {self.address} pins a flow to {flow.dip}, which is none of its DIPs")
+        return self
+
+    @classmethod
+    def of(cls, vip: Vip) -> Self:
+        """Spell out the slots of an operator's VIP, freshly balanced."""
+        return cls(
+            address=vip.address,
+            group=Group.of(vip.dips) if vip.dips else None,
+            ports=tuple(
+                MuxPortGroup(protocol=p.protocol, port=p.port, group=Group.of(p.dips)) for p in vip.ports
+            ),
+        )
+
+    def groups(self) -> list[Group]:
+        """Every group of the VIP: the default one first, then those of its ports."""
+        return [*([self.group] if self.group else []), *(p.group for p in self.ports)]
+
+
+class MuxTip(Model):
+    """A transient IP as a mux holds it: a share of a large VIP's DIPs, picked with a second hash."""
+
+    address: IPv4Address
+    group: Group
+
+
+def _check_dips(dips: tuple[Dip, ...], where: str, *, need_weight: bool = True) -> None:
+    seen: set[IPv4Address] = set()
+    for dip in dips:
+        if dip.address in seen:
+            raise ValueError(f"{where} states DIP {dip.address} twice")
+        seen.add(dip.address)
+    if need_weight and dips and not any(dip.weight for dip in dips):
+        raise ValueError(f"{where}: every DIP has weight 0")
+
+
+__all__ = [
+    "Dip",
+    "Group",
+    "HealthCheck",
+    "HealthCheckKind",
+    "Model",
+    "MuxPortGroup",
+    "MuxTip",
+    "MuxVip",
+    "PinnedFlow",
+    "PortGroup",
+    "Protocol",
+    "Vip",
+]

@@ -1,0 +1,114 @@
+"""Slot tables: which member of a group owns which slot.
+
+An ECMP group is a table of slots; a flow's hash picks a slot, the slot names a member. Replicating
+a member over several slots gives weights (WCMP). Rewriting only the slots that must change gives
+resilient hashing: when a DIP leaves, only its own flows move.
+
+Every function here is deterministic, so two muxes that start from the same table and see the same
+change hold the same table afterwards.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from math import gcd
+
+SLOTS_PER_MEMBER = 8
+"""Slots per member by default: 512 DIPs x 8 slots fill an ECMP table of 4096."""
+
+
+def default_count(weights: Sequence[int]) -> int:
+    """Return how many slots a group of these weights gets.
+
+    At most `SLOTS_PER_MEMBER` per member, and a multiple of the reduced weight sum where that
+    fits, so that the shares are exact.
+    """
+    _check(weights)
+    divisor = gcd(*weights)
+    total = sum(weights) // divisor
+    limit = SLOTS_PER_MEMBER * sum(1 for weight in weights if weight)
+    return limit // total * total if total <= limit else limit
+
+
+def build(weights: Sequence[int], count: int | None = None) -> list[int]:
+    """Return a fresh slot table: `count` owners, each member's share as close to its weight as can be.
+
+    Raises ValueError where no weight is positive, or `count` is below the number of members that
+    have a weight (one of them would get nothing).
+    """
+    _check(weights)
+    if count is None:
+        count = default_count(weights)
+    served = sum(1 for weight in weights if weight)
+    if count < served:
+        raise ValueError(f"{count} slots cannot hold {served} members")
+    return _fill([None] * count, weights)
+
+
+def update(owners: Sequence[int | None], weights: Sequence[int], *, rebalance: bool) -> list[int]:
+    """Return the table after a change of members; `None` marks a slot whose owner left.
+
+    Without `rebalance` only orphaned slots, and those of members of weight 0, get a new owner. With
+    it, members above their share also give slots to members below theirs, and no more than needed.
+    """
+    _check(weights)
+    table = [owner if owner is not None and weights[owner] else None for owner in owners]
+    if rebalance:
+        quota = _quotas(weights, len(table))
+        held = [0] * len(weights)
+        for slot in range(len(table)):
+            owner = table[slot]
+            if owner is None:
+                continue
+            if held[owner] == quota[owner]:
+                table[slot] = None
+            else:
+                held[owner] += 1
+    return _fill(table, weights)
+
+
+def _fill(table: list[int | None], weights: Sequence[int]) -> list[int]:
+    """Give each free slot to the member furthest below its share; ties go to the lower index."""
+    held = [0] * len(weights)
+    for owner in table:
+        if owner is not None:
+            held[owner] += 1
+    quota = _quotas(weights, len(table))
+    # The largest unmet fraction of the quota first: this also interleaves the members.
+    neediest = [((held[m] - quota[m]) / weights[m], m) for m in range(len(weights)) if weights[m]]
+    heapq.heapify(neediest)
+    filled: list[int] = []
+    for owner in table:
+        if owner is None:
+            owner = neediest[0][1]
+            held[owner] += 1
+            heapq.heapreplace(neediest, ((held[owner] - quota[owner]) / weights[owner], owner))
+        filled.append(owner)
+    return filled
+
+
+def _quotas(weights: Sequence[int], count: int) -> list[int]:
+    """Split `count` by weight: largest remainders, but at least one slot for every positive weight."""
+    total = sum(weights)
+    quotas = [count * weight // total for weight in weights]
+    by_remainder = sorted(
+        (m for m in range(len(weights)) if weights[m]), key=lambda m: (-(count * weights[m] % total), m)
+    )
+    for member in by_remainder[: count - sum(quotas)]:
+        quotas[member] += 1
+    for member in by_remainder:
+        if quotas[member] == 0:
+            richest = max(by_remainder, key=lambda m: (quotas[m], -m))
+            if quotas[richest] > 1:
+                quotas[richest] -= 1
+                quotas[member] = 1
+    return quotas
+
+
+def _check(weights: Sequence[int]) -> None:
+    for weight in weights:
+        if weight < 0:
+            raise ValueError(f"weight {weight} is negative")
+    if not any(weights):
+        raise ValueError("no member has a positive weight")

@@ -1,0 +1,1 @@
+"""FatTree topologies in Mininet, the testbed's life cycle, and the paper's experiments."""

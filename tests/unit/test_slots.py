@@ -1,0 +1,58 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duet_p4 import slots
+
+weights_strategy = st.lists(st.integers(0, 20), min_size=1, max_size=40).filter(any)
+
+
+@given(weights_strategy)
+def test_shares_follow_weights_within_one_slot(weights: list[int]) -> None:
+    table = slots.build(weights, 8 * len(weights) + 64)
+    held = Counter(table)
+    for member, weight in enumerate(weights):
+        ideal = len(table) * weight / sum(weights)
+        assert ideal - 2 < held[member] < ideal + 2 or (weight and held[member] == 1), (member, held, ideal)
+
+
+@given(weights_strategy)
+def test_default_count_serves_every_weighted_member_and_no_other(weights: list[int]) -> None:
+    table = slots.build(weights)
+    assert set(table) == {member for member, weight in enumerate(weights) if weight}
+
+
+@given(weights_strategy, st.data())
+def test_removal_moves_only_the_slots_of_the_one_removed(weights: list[int], data: st.DataObject) -> None:
+    gone = data.draw(st.integers(0, len(weights) - 1))
+    rest = [0 if member == gone else weight for member, weight in enumerate(weights)]
+    if not any(rest):
+        return
+    before = slots.build(weights)
+    after = slots.update(before, rest, rebalance=False)
+    assert gone not in after
+    for old, new in zip(before, after, strict=True):
+        assert old in (new, gone)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=20), st.integers(1, 20))
+def test_addition_moves_slots_only_to_the_newcomer_when_weights_are_equal(
+    weights: list[int], weight: int
+) -> None:
+    equal = [weight] * len(weights)
+    before = slots.build(equal, 16 * (len(equal) + 1))
+    after = slots.update(before, [*equal, weight], rebalance=True)
+    newcomer = len(equal)
+    assert Counter(after)[newcomer] == 16
+    assert all(old == new or new == newcomer for old, new in zip(before, after, strict=True))
+
+
+def test_bad_weights_are_named() -> None:
+    with pytest.raises(ValueError, match="weight -3 is negative"):
+        slots.build([1, -3])
+    with pytest.raises(ValueError, match="no member has a positive weight"):
+        slots.build([0, 0])
+    with pytest.raises(ValueError, match="2 slots cannot hold 3 members"):
+        slots.build([1, 1, 1], 2)
