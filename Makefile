@@ -1,0 +1,54 @@
+# Every target sets itself up first; the second time that takes no time.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+DUET := .venv/bin/duet
+# Namespaces, BPF and BGP on port 179 need root. `make` says so before sudo asks for a password.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET)
+ROOT = $(if $(SUDO),@echo "sudo, because network namespaces and BPF programs need root",@:)
+TARGET ?= xdp
+SW ?= tor-1-1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup testbed test ptf p4 bench experiments simulate shell lint clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup:  ## Install what is missing: system packages, a virtual environment, locked Python packages
+	@scripts/setup
+
+testbed: setup  ## Bring up the paper's testbed, check it, and open its shell (TARGET=xdp or bmv2)
+	$(ROOT)
+	@$(SUDO) $(DUET) testbed run --target $(TARGET)
+
+test: setup  ## Lint, types and every test
+	@scripts/test
+
+ptf: setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
+	$(ROOT)
+	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)
+
+p4: setup  ## Compile the P4 program, where p4c is on PATH
+	@scripts/p4
+
+bench: setup  ## Measure the data plane, the control plane and the assignment
+	$(ROOT)
+	@$(SUDO) $(DUET) bench all --out results/bench
+
+experiments: setup  ## The paper's testbed experiments, with plots
+	$(ROOT)
+	@$(SUDO) $(DUET) experiment all --out results/experiments
+
+simulate: setup  ## The paper's large-scale simulations, with plots
+	@$(DUET) simulate all --scale paper --out results/simulations
+
+shell: setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor-1-1)
+	$(ROOT)
+	@$(SUDO) scripts/p4runtime-shell $(SW)
+
+lint: setup  ## Formatting, lint and types
+	@scripts/lint
+
+clean:  ## Remove what set-up, tests and builds made in this folder
+	@rm -rf .venv build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

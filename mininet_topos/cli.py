@@ -1,0 +1,72 @@
+"""The `duet` command: one lazy tree of everything the project can do.
+
+A command's module is imported when the command is used, so `duet --help` and completion start fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+
+class Lazy(NamedTuple):
+    """A command that is not imported yet: `module:attribute`, and its line in the listing."""
+
+    target: str
+    summary: str
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self.target.partition(":")
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{self.target} is {command!r}, not a click command")
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are `Lazy`."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, loaded or not."""
+        return sorted({*super().list_commands(ctx), *self.lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load the command on first use."""
+        if cmd_name in self.lazy and cmd_name not in self.commands:
+            self.commands[cmd_name] = self.lazy[cmd_name].load()
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        rows = []
+        for name in self.list_commands(ctx):
+            known = self.commands.get(name)
+            rows.append((name, known.get_short_help_str() if known else self.lazy[name].summary))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+bench = LazyGroup(
+    "bench",
+    short_help="Measure, and plot.",
+    help="Measure, and plot.",
+    lazy={},
+)
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    lazy={},
+)
+@click.version_option(package_name="duet-p4")
+def main() -> None:
+    """DUET: load balancing with the switches a data centre already has, and few software muxes."""
