@@ -1,0 +1,129 @@
+"""What the controller controls: switches, SMuxes, servers, and the links between them.
+
+The inventory is a file that whoever builds the network writes (the testbed does). It says where each
+agent listens; everything that changes while the network runs is learned by monitoring.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Self
+
+import networkx as nx
+from pydantic import Field, ValidationError, model_validator
+
+from duet_p4.model import Model
+
+
+class Role(StrEnum):
+    """What a node is in the FatTree."""
+
+    TOR = "tor"
+    AGG = "agg"
+    CORE = "core"
+    SMUX = "smux"
+    SERVER = "server"
+
+
+class TableSizes(Model):
+    """How many entries a switch's tables hold; they come from the P4Info of its program."""
+
+    host: int = Field(default=16384, ge=0)
+    ecmp: int = Field(default=4096, ge=0)
+    tunneling: int = Field(default=512, ge=0)
+    acl: int = Field(default=1024, ge=0)
+
+
+class Switch(Model):
+    """A switch that can be an HMux. `container` is None for a Core."""
+
+    name: str
+    role: Role
+    agent: str
+    container: int | None = None
+    loopback: IPv4Address
+    tables: TableSizes = TableSizes()
+    prefixes: tuple[IPv4Network, ...] = Field(
+        default=(), description="Sources that enter the network at this switch"
+    )
+
+
+class SMux(Model):
+    """A software mux: every VIP's backstop."""
+
+    name: str
+    agent: str
+    switch: str
+    address: IPv4Address
+
+
+class Server(Model):
+    """A server with a host agent, and the addresses of its DIPs."""
+
+    name: str
+    agent: str
+    switch: str
+    dips: tuple[IPv4Address, ...] = ()
+
+
+class Link(Model):
+    """A full-duplex link between two switches; capacity in bit/s each way."""
+
+    ends: tuple[str, str]
+    capacity_bps: float = Field(gt=0)
+
+
+class Inventory(Model):
+    """Everything the controller knows before it has asked anybody."""
+
+    switches: tuple[Switch, ...] = Field(min_length=1)
+    smuxes: tuple[SMux, ...] = ()
+    servers: tuple[Server, ...] = ()
+    links: tuple[Link, ...] = ()
+    vip_prefix: IPv4Network
+    tip_prefix: IPv4Network
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        hosts: tuple[SMux | Server, ...] = (*self.smuxes, *self.servers)
+        names = [*(switch.name for switch in self.switches), *(host.name for host in hosts)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two nodes are called {name!r}")
+        switches = {switch.name for switch in self.switches}
+        for host in hosts:
+            if host.switch not in switches:
+                raise ValueError(f"{host.name} is attached to {host.switch!r}, which is no switch")
+        for link in self.links:
+            for end in link.ends:
+                if end not in switches:
+                    raise ValueError(f"link {'-'.join(link.ends)} ends at {end!r}, which is no switch")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an inventory from a JSON file; ValueError names the file and what is wrong in it."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except ValidationError as error:
+            raise ValueError(f"inventory {path}: {error}") from error
+
+    def switch(self, name: str) -> Switch:
+        """Return the switch of that name, or raise KeyError naming it."""
+        for switch in self.switches:
+            if switch.name == name:
+                return switch
+        raise KeyError(f"no switch is called {name!r}")
+
+    def server_of(self) -> dict[IPv4Address, Server]:
+        """Map each DIP to the server that has it."""
+        return {dip: server for server in self.servers for dip in server.dips}
+
+    def graph(self) -> nx.Graph:
+        """Return the switches and links as a graph; edges carry `capacity_bps`."""
+        graph = nx.Graph()
+        graph.add_nodes_from((switch.name, {"role": switch.role.value}) for switch in self.switches)
+        graph.add_edges_from((*link.ends, {"capacity_bps": link.capacity_bps}) for link in self.links)
+        return graph

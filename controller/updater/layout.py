@@ -1,0 +1,144 @@
+"""From an operator's VIP to the slot tables of its muxes, and from one layout to the next.
+
+A VIP with more DIPs than a tunneling table holds is split over TIPs: its own slots name TIPs, and
+each TIP's slots name up to that many DIPs (the paper's large fan-out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
+
+from controller.store import PlacedTip, VipRecord
+from duet_p4.model import MAX_WEIGHT, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Vip
+
+TipAllocator = Callable[[], IPv4Address]
+
+
+class LayoutError(ValueError):
+    """A VIP that no layout can serve; the text says why."""
+
+
+def tip_allocator(prefix: IPv4Network, used: Collection[IPv4Address]) -> TipAllocator:
+    """Return a function that yields TIPs of `prefix` that are not in `used`, lowest first."""
+    free = (address for address in prefix.hosts() if address not in used)
+
+    def allocate() -> IPv4Address:
+        address = next(free, None)
+        if address is None:
+            raise LayoutError(f"the TIP prefix {prefix} has no free address left")
+        return address
+
+    return allocate
+
+
+def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator) -> VipRecord:
+    """Spell a VIP out afresh. `fan_out` is how many DIPs one tunneling table holds (the paper: 512)."""
+    for port in spec.ports:
+        if len(port.dips) > fan_out:
+            raise LayoutError(
+                f"VIP {spec.address} port {port.protocol}/{port.port} has {len(port.dips)} DIPs; "
+                f"a port takes at most {fan_out}"
+            )
+    ports = MuxVip.of(spec).ports if spec.ports else ()
+    if len(spec.dips) <= fan_out:
+        group = Group.of(spec.dips) if spec.dips else None
+        return VipRecord(spec=spec, layout=MuxVip(address=spec.address, group=group, ports=ports))
+    if len(spec.dips) > fan_out * fan_out:
+        raise LayoutError(
+            f"VIP {spec.address} has {len(spec.dips)} DIPs; TIPs reach at most {fan_out * fan_out}"
+        )
+    tips = tuple(
+        PlacedTip(tip=MuxTip(address=allocate_tip(), group=Group.of(share)))
+        for share in _shares(spec.dips, -(-len(spec.dips) // fan_out))
+    )
+    layout = MuxVip(address=spec.address, group=Group.of(_tip_members(tips)), ports=ports)
+    return VipRecord(spec=spec, layout=layout, tips=tips)
+
+
+def change(
+    record: VipRecord,
+    spec: Vip,
+    down: Collection[IPv4Address],
+    fan_out: int,
+    allocate_tip: TipAllocator,
+) -> VipRecord:
+    """Return the record for a new `spec` with the DIPs in `down` left out, moving as few slots as can be.
+
+    A group whose every DIP is down keeps them all: sending traffic to a DIP that may recover is no
+    worse than sending it nowhere.
+    """
+    alive = _without(spec, down)
+    if bool(record.tips) != (len(alive.dips) > fan_out):
+        fresh = lay_out(alive, fan_out, allocate_tip)
+        return fresh.model_copy(
+            update={"spec": spec, "switch": record.switch, "held": record.held, "revision": record.revision}
+        )
+    tips = _changed_tips(record.tips, alive.dips, fan_out, allocate_tip) if record.tips else ()
+    members = _tip_members(tips) if tips else alive.dips
+    old_ports = {(port.protocol, port.port): port.group for port in record.layout.ports}
+    ports = []
+    for port in alive.ports:
+        group = _regroup(old_ports.get((port.protocol, port.port)), port.dips)
+        ports.append(MuxPortGroup(protocol=port.protocol, port=port.port, group=group))
+    group = _regroup(record.layout.group, members) if members else None
+    layout = MuxVip(address=spec.address, group=group, ports=tuple(ports))
+    return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
+
+
+def _regroup(old: Group | None, dips: tuple[Dip, ...]) -> Group:
+    return old.updated(dips) if old else Group.of(dips)
+
+
+def _without(spec: Vip, down: Collection[IPv4Address]) -> Vip:
+    def alive(dips: tuple[Dip, ...]) -> tuple[Dip, ...]:
+        kept = tuple(dip for dip in dips if dip.address not in down)
+        return kept if any(dip.weight for dip in kept) else dips
+
+    ports = tuple(port.model_copy(update={"dips": alive(port.dips)}) for port in spec.ports)
+    return spec.model_copy(update={"dips": alive(spec.dips), "ports": ports})
+
+
+def _shares(dips: Sequence[Dip], count: int) -> list[tuple[Dip, ...]]:
+    """Split DIPs into `count` shares whose sizes differ by one at most."""
+    size, more = divmod(len(dips), count)
+    starts = [share * size + min(share, more) for share in range(count + 1)]
+    return [tuple(dips[start:end]) for start, end in pairwise(starts)]
+
+
+def _tip_members(tips: Sequence[PlacedTip]) -> tuple[Dip, ...]:
+    """Return the TIPs as members of their VIP's group, weighted by what their DIPs weigh together."""
+    sums = [sum(dip.weight for dip in placed.tip.group.members) for placed in tips]
+    scale = max(1.0, max(sums) / MAX_WEIGHT)
+    return tuple(
+        Dip(address=placed.tip.address, weight=max(1, round(total / scale)) if total else 0)
+        for placed, total in zip(tips, sums, strict=True)
+    )
+
+
+def _changed_tips(
+    tips: Sequence[PlacedTip], dips: Sequence[Dip], fan_out: int, allocate_tip: TipAllocator
+) -> tuple[PlacedTip, ...]:
+    wanted = {dip.address: dip for dip in dips}
+    shares = [
+        [wanted.pop(dip.address) for dip in placed.tip.group.members if dip.address in wanted]
+        for placed in tips
+    ]
+    for dip in wanted.values():
+        smallest = min(shares, key=len)
+        if len(smallest) >= fan_out:
+            shares.append([dip])
+        else:
+            smallest.append(dip)
+    changed = []
+    for index, share in enumerate(shares):
+        if not share:
+            continue
+        if index < len(tips):
+            old = tips[index]
+            tip = MuxTip(address=old.tip.address, group=old.tip.group.updated(tuple(share)))
+            changed.append(PlacedTip(tip=tip, switch=old.switch))
+        else:
+            changed.append(PlacedTip(tip=MuxTip(address=allocate_tip(), group=Group.of(tuple(share)))))
+    return tuple(changed)
