@@ -1,0 +1,35 @@
+"""A small binding of libbpf: compile eBPF C, load it, reach its maps, attach it."""
+
+from duet_p4.bpf.compile import INCLUDE, cache_folder, compile_object
+from duet_p4.bpf.errors import BpfError
+from duet_p4.bpf.objects import (
+    ANY,
+    EXIST,
+    NOEXIST,
+    Link,
+    Map,
+    Object,
+    Program,
+    TestRun,
+    attach_tc,
+    attach_xdp,
+    create_map,
+)
+
+__all__ = [
+    "ANY",
+    "EXIST",
+    "INCLUDE",
+    "NOEXIST",
+    "BpfError",
+    "Link",
+    "Map",
+    "Object",
+    "Program",
+    "TestRun",
+    "attach_tc",
+    "attach_xdp",
+    "cache_folder",
+    "compile_object",
+    "create_map",
+]

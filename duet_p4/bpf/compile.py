@@ -1,0 +1,102 @@
+"""Compile eBPF C with clang, once per content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from duet_p4.bpf.errors import BpfError
+
+INCLUDE = Path(__file__).parent / "include"
+"""Headers shared by every eBPF program of the project; always on the include path."""
+
+_FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", "-Wno-unused-function")
+_LOCAL_INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+def compile_object(
+    source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] | None = None
+) -> Path:
+    """Compile `source` and return the path of the object file.
+
+    Objects are cached under `$XDG_CACHE_HOME/duet-p4` (else `~/.cache/duet-p4`) by the content of the
+    source and of every header it includes by `#include "..."`, the defines, the flags and the compiler.
+    Raises BpfError with the compiler's messages, or where clang is missing.
+    """
+    defines = defines or {}
+    folders = [source.parent, *include, INCLUDE]
+    digest = hashlib.sha256(repr((_FLAGS, _compiler(), sorted(defines.items()))).encode())
+    for path in _closure(source, folders):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    cached = cache_folder() / f"{source.stem}-{digest.hexdigest()[:32]}.o"
+    if cached.exists():
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=cached.parent, prefix=cached.stem, suffix=".tmp")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        command = [
+            _compiler()[0],
+            *_FLAGS,
+            *(f"-D{name}={value}" for name, value in sorted(defines.items())),
+            *(f"-I{folder}" for folder in (*folders, *_system_folders())),
+            "-c",
+            str(source),
+            "-o",
+            str(partial),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise BpfError(f"clang cannot compile {source}:\n{result.stderr.strip()}")
+        partial.replace(cached)
+    finally:
+        partial.unlink(missing_ok=True)
+    return cached
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled objects; it need not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "duet-p4"
+
+
+@cache
+def _compiler() -> tuple[str, str]:
+    """Return the compiler's path and version line."""
+    found = next((path for name in ("clang", "clang-14") if (path := shutil.which(name))), None)
+    if found is None:
+        raise BpfError("clang is not on PATH: install it (Debian, Ubuntu: apt-get install clang)")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    return found, version.splitlines()[0]
+
+
+def _system_folders() -> list[str]:
+    """Where Debian keeps the asm/ headers of this machine: clang's bpf target does not look there."""
+    triple = sysconfig.get_config_var("MULTIARCH")
+    return [f"/usr/include/{triple}"] if triple else []
+
+
+def _closure(source: Path, folders: Sequence[Path]) -> Iterator[Path]:
+    """Yield `source` and every header reached by quoted includes, each once, in a fixed order."""
+    seen: set[Path] = set()
+    pending = [source]
+    while pending:
+        path = pending.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        yield path
+        for name in _LOCAL_INCLUDE.findall(path.read_bytes()):
+            candidates = (folder / name.decode() for folder in (path.parent, *folders))
+            found = next((candidate for candidate in candidates if candidate.exists()), None)
+            if found is not None:
+                pending.append(found)

@@ -1,0 +1,387 @@
+"""Loaded eBPF objects: their maps, programs and links. They die with the process; nothing is pinned."""
+
+from __future__ import annotations
+
+import ctypes as c
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from duet_p4.bpf import libbpf
+from duet_p4.bpf.errors import BpfError
+
+ANY, NOEXIST, EXIST = 0, 1, 2
+"""Flags of `Map.update`: create or replace, only create, only replace."""
+
+_LOG_SIZE = 1 << 20
+_LOG_TAIL_LINES = 40
+_DATASEC = 15
+_PERCPU_TYPES = {5, 6, 10, 21}
+_ATTACH = {"xdp": 37, "ingress": 46, "egress": 47}
+_XDP_MODE = {"native": 1 << 2, "skb": 1 << 1}
+
+
+class Map:
+    """A BPF map. Keys and values are bytes of exactly `key_size` and `value_size`.
+
+    Failures raise OSError with the kernel's errno and the map's name.
+    """
+
+    def __init__(self, name: str, fd: int, kind: int, key_size: int, value_size: int, max_entries: int):
+        self.name = name
+        self.fd = fd
+        self.key_size = key_size
+        self.value_size = value_size
+        self.max_entries = max_entries
+        self.per_cpu = kind in _PERCPU_TYPES
+        slots = libbpf.possible_cpus() if self.per_cpu else 1
+        self._stride = (value_size + 7) // 8 * 8 if self.per_cpu else value_size
+        self._buffer_size = self._stride * slots
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, or None where there is none."""
+        value = c.create_string_buffer(self._buffer_size)
+        if libbpf.library().bpf_map_lookup_elem(self.fd, self._key(key), value):
+            if libbpf.last_error() == errno.ENOENT:
+                return None
+            raise self._error()
+        return value.raw
+
+    def lookup_percpu(self, key: bytes) -> list[bytes]:
+        """Return one value per possible CPU; empty where there is none."""
+        raw = self.lookup(key)
+        return [] if raw is None else self._split(raw)
+
+    def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        """Set `key` to `value`; in a per-CPU map, on every CPU."""
+        self._update(key, self._spread(value), flags)
+
+    def update_percpu(self, key: bytes, values: Sequence[bytes]) -> None:
+        """Set `key` to one value for each possible CPU."""
+        self._update(key, b"".join(value.ljust(self._stride, b"\0") for value in values), ANY)
+
+    def delete(self, key: bytes) -> None:
+        """Delete `key`; OSError with ENOENT where there is none."""
+        if libbpf.library().bpf_map_delete_elem(self.fd, self._key(key)):
+            raise self._error()
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield every key; entries that change meanwhile may be missed or seen twice."""
+        current: c.Array[c.c_char] | None = None
+        while True:
+            following = c.create_string_buffer(self.key_size)
+            if libbpf.library().bpf_map_get_next_key(self.fd, current, following):
+                if libbpf.last_error() == errno.ENOENT:
+                    return
+                raise self._error()
+            yield following.raw
+            current = following
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key with its value; per-CPU maps give the values of all CPUs, one after another."""
+        for key in self.keys():
+            value = self.lookup(key)
+            if value is not None:
+                yield key, value
+
+    def update_batch(self, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Set many keys in one system call; in a per-CPU map, on every CPU."""
+        pairs = list(items)
+        if not pairs:
+            return
+        keys = b"".join(self._key(key) for key, _ in pairs)
+        values = b"".join(self._spread(value) for _, value in pairs)
+        count = c.c_uint32(len(pairs))
+        options = libbpf.BatchOptions(sz=c.sizeof(libbpf.BatchOptions))
+        if libbpf.library().bpf_map_update_batch(self.fd, keys, values, c.byref(count), c.byref(options)):
+            raise self._error()
+
+    def lookup_range(self, first: int, count: int) -> list[list[bytes]]:
+        """Return the values of array entries `first` to `first + count - 1`, one list per entry (per CPU)."""
+        if count <= 0:
+            return []
+        position = struct.pack("=I", first - 1) if first else None
+        following = c.create_string_buffer(4)
+        keys = c.create_string_buffer(4 * count)
+        values = c.create_string_buffer(self._buffer_size * count)
+        number = c.c_uint32(count)
+        options = libbpf.BatchOptions(sz=c.sizeof(libbpf.BatchOptions))
+        failed = libbpf.library().bpf_map_lookup_batch(
+            self.fd, position, following, keys, values, c.byref(number), c.byref(options)
+        )
+        if failed and libbpf.last_error() != errno.ENOENT:
+            raise self._error()
+        size = self._buffer_size
+        return [self._split(values.raw[size * index : size * (index + 1)]) for index in range(number.value)]
+
+    def _split(self, raw: bytes) -> list[bytes]:
+        return [raw[at : at + self.value_size] for at in range(0, len(raw), self._stride)]
+
+    def _spread(self, value: bytes) -> bytes:
+        if len(value) != self.value_size:
+            raise ValueError(f"map {self.name}: a value has {self.value_size} bytes, not {len(value)}")
+        return value.ljust(self._stride, b"\0") * (self._buffer_size // self._stride)
+
+    def _update(self, key: bytes, value: bytes, flags: int) -> None:
+        if len(value) != self._buffer_size:
+            raise ValueError(
+                f"map {self.name}: {self._buffer_size} bytes of values expected, not {len(value)}"
+            )
+        if libbpf.library().bpf_map_update_elem(self.fd, self._key(key), value, flags):
+            raise self._error()
+
+    def _key(self, key: bytes) -> bytes:
+        if len(key) != self.key_size:
+            raise ValueError(f"map {self.name}: a key has {self.key_size} bytes, not {len(key)}")
+        return key
+
+    def _error(self) -> OSError:
+        code = libbpf.last_error()
+        return OSError(code, f"{os.strerror(code)} (map {self.name})")
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """What one `Program.test_run` gave: the verdict, the packet after it, and ns per repetition."""
+
+    __test__ = False
+    retval: int
+    data_out: bytes
+    ns: int
+
+    def __iter__(self) -> Iterator[int | bytes]:
+        return iter((self.retval, self.data_out, self.ns))
+
+
+class Program:
+    """A loaded program."""
+
+    def __init__(self, name: str, fd: int):
+        self.name = name
+        self.fd = fd
+
+    def test_run(self, data: bytes, repeat: int = 1, context: bytes | None = None) -> TestRun:
+        """Run the program on `data` in the kernel, `repeat` times.
+
+        `context` is a `struct xdp_md` or `struct __sk_buff` where the program reads more than the data.
+        Raises OSError where the kernel refuses, as it does for frames below 14 bytes.
+        """
+        output = c.create_string_buffer(1 << 16)
+        source = c.create_string_buffer(data, len(data))
+        options = libbpf.TestRunOptions(
+            sz=c.sizeof(libbpf.TestRunOptions),
+            data_in=c.addressof(source),
+            data_size_in=len(data),
+            data_out=c.addressof(output),
+            data_size_out=len(output),
+            repeat=repeat,
+        )
+        if context is not None:
+            held = c.create_string_buffer(context, len(context))
+            options.ctx_in, options.ctx_size_in = c.addressof(held), len(context)
+        if libbpf.library().bpf_prog_test_run_opts(self.fd, c.byref(options)):
+            code = libbpf.last_error()
+            raise OSError(code, f"{os.strerror(code)} (test run of {self.name}, {len(data)} bytes)")
+        return TestRun(options.retval, output.raw[: options.data_size_out], options.duration)
+
+
+class Link:
+    """An attachment of a program. Closing it, or the end of the process, detaches."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+
+    def update(self, program: Program) -> None:
+        """Put another program of the same kind in place, atomically for the packets."""
+        libbpf.bpf_call(libbpf.BPF_LINK_UPDATE, struct.pack("=IIII", self.fd, program.fd, 0, 0))
+
+    def close(self) -> None:
+        """Detach; closing twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Object:
+    """An object file opened, and once `load` has returned, its maps and programs in the kernel."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._library = libbpf.library()
+        self._log = c.create_string_buffer(_LOG_SIZE)
+        options = libbpf.OpenOptions(
+            sz=c.sizeof(libbpf.OpenOptions),
+            kernel_log_buf=c.addressof(self._log),
+            kernel_log_size=_LOG_SIZE,
+        )
+        libbpf.take_warnings()
+        self._handle = self._library.bpf_object__open_file(str(path).encode(), c.byref(options))
+        if not self._handle:
+            raise BpfError(
+                f"cannot open {path}: {libbpf.take_warnings() or os.strerror(libbpf.last_error())}"
+            )
+        self._loaded = False
+        self._shared: list[Map] = []
+
+    def load(
+        self,
+        rodata: Mapping[str, bytes] | None = None,
+        *,
+        share: Mapping[str, Map] | None = None,
+        max_entries: Mapping[str, int] | None = None,
+        programs: Iterable[str] | None = None,
+    ) -> Self:
+        """Load maps and programs into the kernel.
+
+        `rodata` sets `const volatile` variables; `share` uses existing maps in place of the object's
+        own; `max_entries` resizes maps; `programs`, where given, are the only ones loaded.
+        Raises BpfError with the end of the verifier's log where the kernel refuses.
+        """
+        for name, value in (rodata or {}).items():
+            self._set_rodata(name, value)
+        for name, entries in (max_entries or {}).items():
+            self._library.bpf_map__set_max_entries(self._find_map(name), entries)
+        for name, shared in (share or {}).items():
+            if self._library.bpf_map__reuse_fd(self._find_map(name), shared.fd):
+                raise BpfError(f"map {name} of {self.path.name} cannot share: {libbpf.take_warnings()}")
+        if programs is not None:
+            self._select_programs(set(programs))
+        libbpf.take_warnings()
+        c.memset(self._log, 0, 1)
+        if self._library.bpf_object__load(self._handle):
+            raise BpfError(self._refusal())
+        self._loaded = True
+        return self
+
+    def map(self, name: str) -> Map:
+        """Return a map by the name it has in the source; BpfError where there is none."""
+        handle, library = self._find_map(name), self._library
+        return Map(
+            name,
+            library.bpf_map__fd(handle),
+            library.bpf_map__type(handle),
+            library.bpf_map__key_size(handle),
+            library.bpf_map__value_size(handle),
+            library.bpf_map__max_entries(handle),
+        )
+
+    def program(self, name: str) -> Program:
+        """Return a program by its function's name; BpfError where there is none."""
+        handle = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
+        if not handle:
+            raise BpfError(f"{self.path.name} has no program {name}")
+        return Program(name, self._library.bpf_program__fd(handle))
+
+    def close(self) -> None:
+        """Release everything; attached links keep their program until they are closed."""
+        if self._handle:
+            self._library.bpf_object__close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find_map(self, name: str) -> int:
+        handle = self._library.bpf_object__next_map(self._handle, None)
+        while handle:
+            if self._library.bpf_map__name(handle).decode() == name:
+                return int(handle)
+            handle = self._library.bpf_object__next_map(self._handle, handle)
+        raise BpfError(f"{self.path.name} has no map {name}")
+
+    def _rodata_map(self) -> int:
+        handle = self._library.bpf_object__next_map(self._handle, None)
+        while handle:
+            if self._library.bpf_map__name(handle).endswith(b".rodata"):
+                return int(handle)
+            handle = self._library.bpf_object__next_map(self._handle, handle)
+        raise BpfError(f"{self.path.name} has no read-only data")
+
+    def _set_rodata(self, name: str, value: bytes) -> None:
+        library = self._library
+        btf = library.bpf_object__btf(self._handle)
+        section = library.btf__find_by_name_kind(btf, b".rodata", _DATASEC)
+        size = c.c_size_t()
+        start = library.bpf_map__initial_value(self._rodata_map(), c.byref(size))
+        if section < 0 or not start:
+            raise BpfError(f"{self.path.name} has no read-only variable {name}")
+        at = library.btf__type_by_id(btf, section)
+        _, info, _ = struct.unpack("=III", c.string_at(at, 12))
+        for index in range(info & 0xFFFF):
+            kind, offset, room = struct.unpack("=III", c.string_at(at + 12 + 12 * index, 12))
+            (name_offset,) = struct.unpack("=I", c.string_at(library.btf__type_by_id(btf, kind), 4))
+            if library.btf__name_by_offset(btf, name_offset).decode() == name:
+                if room != len(value):
+                    raise BpfError(f"{name} of {self.path.name} has {room} bytes, not {len(value)}")
+                c.memmove(start + offset, value, room)
+                return
+        raise BpfError(f"{self.path.name} has no read-only variable {name}")
+
+    def _select_programs(self, wanted: set[str]) -> None:
+        handle = self._library.bpf_object__next_program(self._handle, None)
+        while handle:
+            name = self._library.bpf_program__name(handle).decode()
+            self._library.bpf_program__set_autoload(handle, name in wanted)
+            wanted.discard(name)
+            handle = self._library.bpf_object__next_program(self._handle, handle)
+        if wanted:
+            raise BpfError(f"{self.path.name} has no program {min(wanted)}")
+
+    def _refusal(self) -> str:
+        warnings = libbpf.take_warnings()
+        lines = self._log.value.decode(errors="replace").splitlines()
+        tail = "\n".join(lines[-_LOG_TAIL_LINES:]) or warnings
+        reason = f"the kernel refuses {self.path.name}"
+        if os.geteuid() != 0:
+            reason += " (loading eBPF needs root)"
+        return f"{reason}; the end of its log:\n{tail}"
+
+
+def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries: int) -> Map:
+    """Create a map of its own, to be shared by objects loaded later; `kind` is a `bpf_map_type`."""
+    fd = libbpf.library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, None)
+    if fd < 0:
+        code = libbpf.last_error()
+        raise OSError(code, f"{os.strerror(code)} (map {name})")
+    return Map(name, fd, kind, key_size, value_size, max_entries)
+
+
+def attach_xdp(program: Program, ifindex: int, mode: Literal["native", "skb"] = "native") -> Link:
+    """Attach an XDP program to an interface of the caller's network namespace.
+
+    Raises BpfError with the reason, such as a program that is there already.
+    """
+    return _attach(program, ifindex, _ATTACH["xdp"], _XDP_MODE[mode], f"{mode} XDP")
+
+
+def attach_tc(program: Program, ifindex: int, direction: Literal["ingress", "egress"]) -> Link:
+    """Attach a tc program (as TCX) to an interface of the caller's network namespace."""
+    return _attach(program, ifindex, _ATTACH[direction], 0, f"tc {direction}")
+
+
+def _attach(program: Program, ifindex: int, point: int, flags: int, what: str) -> Link:
+    # union bpf_attr is zero-extended by the kernel; TCX reads 16 bytes more than XDP does.
+    attributes = struct.pack("=IIII", program.fd, ifindex, point, flags).ljust(40, b"\0")
+    try:
+        return Link(libbpf.bpf_call(libbpf.BPF_LINK_CREATE, attributes))
+    except OSError as error:
+        reason = "another program is attached" if error.errno == errno.EBUSY else error.strerror
+        raise BpfError(f"cannot attach {program.name} ({what}) to interface {ifindex}: {reason}") from error
