@@ -76,14 +76,14 @@ def change(
             update={"spec": spec, "switch": record.switch, "held": record.held, "revision": record.revision}
         )
     tips = _changed_tips(record.tips, alive.dips, fan_out, allocate_tip) if record.tips else ()
-    members = _tip_members(tips) if tips else alive.dips
+    members = _changed_tip_members(record, tips) if tips else alive.dips
     old_ports = {(port.protocol, port.port): port.group for port in record.layout.ports}
     ports = []
     for port in alive.ports:
         group = _regroup(old_ports.get((port.protocol, port.port)), port.dips)
         ports.append(MuxPortGroup(protocol=port.protocol, port=port.port, group=group))
-    group = _regroup(record.layout.group, members) if members else None
-    layout = MuxVip(address=spec.address, group=group, ports=tuple(ports))
+    default = _regroup(record.layout.group, members) if members else None
+    layout = MuxVip(address=spec.address, group=default, ports=tuple(ports))
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
 
 
@@ -115,6 +115,16 @@ def _tip_members(tips: Sequence[PlacedTip]) -> tuple[Dip, ...]:
         Dip(address=placed.tip.address, weight=max(1, round(total / scale)) if total else 0)
         for placed, total in zip(tips, sums, strict=True)
     )
+
+
+def _changed_tip_members(record: VipRecord, tips: Sequence[PlacedTip]) -> tuple[Dip, ...]:
+    """Return the TIPs as members; where DIPs only left, weights stay, so that no other flow moves."""
+    old = {placed.tip.address: set(placed.tip.group.members) for placed in record.tips}
+    shrunk = all(set(placed.tip.group.members) <= old.get(placed.tip.address, set()) for placed in tips)
+    if not shrunk or record.layout.group is None:
+        return _tip_members(tips)
+    kept = {placed.tip.address for placed in tips}
+    return tuple(member for member in record.layout.group.members if member.address in kept)
 
 
 def _changed_tips(
