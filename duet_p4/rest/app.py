@@ -1,0 +1,124 @@
+"""The FastAPI application that every REST service of the project starts from."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from duet_p4.rest import problems
+from duet_p4.rest.problems import Problem
+
+_READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class State(StrEnum):
+    """Whether a service does its work."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+
+
+class Health(BaseModel):
+    """What `/healthz` answers; `detail` says what is missing where the state is not `ready`."""
+
+    state: State
+    detail: str = ""
+
+
+def create_app(
+    title: str, *, token: str | None, health: Callable[[], Health] | None = None, description: str = ""
+) -> FastAPI:
+    """Return an application without paths of its own but `/healthz` and `/openapi.json`.
+
+    Every error is a problem (RFC 9457). Requests that may change something (all but GET, HEAD and
+    OPTIONS) are refused with 401 unless they carry `token` as a bearer token; None lets everybody
+    write and is meant for tests. `health` says how the service is; without it, it is ready once it
+    answers. `/healthz` is 200 for a ready service and 503 otherwise.
+    """
+    app = FastAPI(title=title, version=version("duet-p4"), description=description, redoc_url=None)
+    problems.install(app)
+    if token is not None:
+        app.add_middleware(_TokenGuard, token=token)
+
+    @app.get("/healthz", tags=["health"], responses={503: {"model": Health}})
+    async def healthz(response: Response) -> Health:
+        """Say whether the service does its work."""
+        now = health() if health else Health(state=State.READY)
+        response.status_code = 200 if now.state is State.READY else 503
+        return now
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            app.openapi_schema = _openapi(app, secured=token is not None)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+class _TokenGuard:
+    """Refuses writes without the token before anything of them is read."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in _READ_METHODS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                reason = "is not the one this service knows" if given else "is missing"
+                problem = Problem(
+                    title="Unauthorized",
+                    status=401,
+                    detail=f"{scope['method']} {scope['path']} needs a bearer token: it {reason}",
+                )
+                refusal = problems.response(problem, {"WWW-Authenticate": "Bearer"})
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
+    """Return the OpenAPI document with problems as the shape of errors and the token on writes."""
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    components = schema.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs", {}))
+    schemas["Problem"] = problem
+    error = {
+        "description": "Problem",
+        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    if secured:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path in schema["paths"].values():
+        for method, operation in path.items():
+            responses = operation["responses"]
+            if "422" in responses:
+                responses["422"] = error
+            if operation.get("requestBody"):
+                responses.setdefault("400", error)
+            if method.upper() not in _READ_METHODS and secured:
+                operation["security"] = [{"token": []}]
+                responses.setdefault("401", error)
+    return schema
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a path operation that may answer with problems of these statuses."""
+    content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": "Problem", "content": content} for status in statuses}

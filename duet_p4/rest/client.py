@@ -1,0 +1,205 @@
+"""Typed HTTP clients: one connection pool per service, errors that say who refused what, and why."""
+
+from __future__ import annotations
+
+import ssl
+from ipaddress import IPv4Address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
+from duet_p4.rest.app import Health
+from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, TipState, VipState
+from duet_p4.rest.problems import MEDIA_TYPE, Problem
+
+Answer = TypeVar("Answer")
+
+DEFAULT_TIMEOUT_S = 10.0
+_IDLE_S = 30.0  # below the server's keep-alive, so that a reused connection is alive
+
+
+class RestError(Exception):
+    """A request that failed; the text names the service and the request."""
+
+
+class UnreachableError(RestError):
+    """The service did not answer: no connection, or none in time."""
+
+
+class RefusedError(RestError):
+    """The service answered with a problem; `problem` has its status, kind and detail."""
+
+    def __init__(self, request: str, problem: Problem) -> None:
+        super().__init__(f"{request}: {problem.status} {problem.title}: {problem.detail}")
+        self.problem = problem
+
+
+class RestClient:
+    """Calls one service; an asynchronous context manager that keeps its connections open.
+
+    `token` goes with every request; `ca` is the certificate authority that an `https` service must
+    be signed by. Proxies of the environment are ignored: agents are on the management network.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ca: Path | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self.url = url
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=headers,
+            verify=ssl.create_default_context(cafile=ca) if ca else url.startswith("https:"),
+            timeout=timeout_s,
+            limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        answer: type[Answer],
+        *,
+        body: BaseModel | None = None,
+        query: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Send a request and return its answer as `answer`, any type that pydantic knows.
+
+        Raises `UnreachableError` or `RefusedError`, and `RestError` where the answer is not of that type.
+        """
+        where = f"{method} {self.url}{path}"
+        content = body.model_dump_json() if body is not None else None
+        params = {key: _text(value) for key, value in (query or {}).items() if value is not None}
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        try:
+            reply = await self._http.request(method, path, content=content, params=params, headers=headers)
+        except httpx.TimeoutException as error:
+            raise UnreachableError(f"{where}: no answer in {self._http.timeout.read} s") from error
+        except httpx.TransportError as error:
+            raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
+        if reply.is_error:
+            raise RefusedError(where, _problem(reply))
+        if reply.status_code == httpx.codes.NO_CONTENT:
+            return TypeAdapter(answer).validate_python(None)
+        try:
+            return TypeAdapter(answer).validate_json(reply.content)
+        except ValidationError as error:
+            raise RestError(f"{where}: the answer is no {answer}: {error}") from error
+
+    async def health(self) -> Health:
+        """Return what `/healthz` says, also where the service is not ready."""
+        try:
+            reply = await self._http.get("/healthz")
+        except httpx.TransportError as error:
+            raise UnreachableError(f"GET {self.url}/healthz: {error or type(error).__name__}") from error
+        return Health.model_validate_json(reply.content)
+
+
+class MuxClient(RestClient):
+    """Calls a switch agent or an SMux agent."""
+
+    async def put_vip(self, vip: MuxVip, *, announce: bool = True) -> Change:
+        """Have the mux hold `vip` exactly as given, and announce it."""
+        return await self.call(
+            "PUT", f"/v1/vips/{vip.address}", Change, body=vip, query={"announce": announce}
+        )
+
+    async def get_vip(self, address: IPv4Address) -> VipState:
+        """Return one VIP the mux holds."""
+        return await self.call("GET", f"/v1/vips/{address}", VipState)
+
+    async def get_vips(self) -> list[VipState]:
+        """Return every VIP the mux holds, ordered by address."""
+        return await self.call("GET", "/v1/vips", list[VipState])
+
+    async def delete_vip(self, address: IPv4Address) -> Change:
+        """Withdraw a VIP and remove it."""
+        return await self.call("DELETE", f"/v1/vips/{address}", Change)
+
+    async def announce_vip(self, address: IPv4Address) -> Change:
+        """Announce a VIP that the mux holds."""
+        return await self.call("POST", f"/v1/vips/{address}/announce", Change)
+
+    async def withdraw_vip(self, address: IPv4Address) -> Change:
+        """Withdraw a VIP, which the mux keeps."""
+        return await self.call("POST", f"/v1/vips/{address}/withdraw", Change)
+
+    async def put_dip(
+        self, vip: IPv4Address, dip: Dip, *, protocol: Protocol | None = None, port: int | None = None
+    ) -> Change:
+        """Add a DIP to a VIP's default group, or to that of a port."""
+        query = {"protocol": protocol, "port": port}
+        return await self.call("PUT", f"/v1/vips/{vip}/dips/{dip.address}", Change, body=dip, query=query)
+
+    async def delete_dip(
+        self, vip: IPv4Address, dip: IPv4Address, *, protocol: Protocol | None = None, port: int | None = None
+    ) -> Change:
+        """Remove a DIP from a VIP: from all its groups, or from that of a port."""
+        query = {"protocol": protocol, "port": port}
+        return await self.call("DELETE", f"/v1/vips/{vip}/dips/{dip}", Change, query=query)
+
+    async def put_tip(self, tip: MuxTip, *, announce: bool = True) -> Change:
+        """Have the mux hold `tip` exactly as given, and announce it."""
+        return await self.call(
+            "PUT", f"/v1/tips/{tip.address}", Change, body=tip, query={"announce": announce}
+        )
+
+    async def get_tip(self, address: IPv4Address) -> TipState:
+        """Return one TIP the mux holds."""
+        return await self.call("GET", f"/v1/tips/{address}", TipState)
+
+    async def get_tips(self) -> list[TipState]:
+        """Return every TIP the mux holds, ordered by address."""
+        return await self.call("GET", "/v1/tips", list[TipState])
+
+    async def delete_tip(self, address: IPv4Address) -> Change:
+        """Withdraw a TIP and remove it."""
+        return await self.call("DELETE", f"/v1/tips/{address}", Change)
+
+    async def announce_tip(self, address: IPv4Address) -> Change:
+        """Announce a TIP that the mux holds."""
+        return await self.call("POST", f"/v1/tips/{address}/announce", Change)
+
+    async def withdraw_tip(self, address: IPv4Address) -> Change:
+        """Withdraw a TIP, which the mux keeps."""
+        return await self.call("POST", f"/v1/tips/{address}/withdraw", Change)
+
+    async def status(self) -> MuxStatus:
+        """Return the mux at a glance."""
+        return await self.call("GET", "/v1/status", MuxStatus)
+
+    async def counters(self) -> MuxCounters:
+        """Read the counters of the mux's data path."""
+        return await self.call("GET", "/v1/counters", MuxCounters)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _problem(reply: httpx.Response) -> Problem:
+    if reply.headers.get("content-type", "").startswith(MEDIA_TYPE):
+        return Problem.model_validate_json(reply.content)
+    return Problem(title=reply.reason_phrase, status=reply.status_code, detail=reply.text[:500])
