@@ -1,0 +1,174 @@
+"""What a data plane offers to whoever drives it: the contract between the P4Runtime server and XDP.
+
+The caller has checked every request against the P4Info: names exist, values fit their widths, keys
+are canonical (no value bits under a mask's zeros), entries to modify or delete are there. The data
+plane remembers no more than it needs, and raises only what the caller cannot know: TableFullError, and
+BpfError or OSError where the kernel fails.
+
+Names are those of the P4Info. A key is a tuple with one element per match field, in P4Info order:
+
+| match kind | element | matches everything |
+| --- | --- | --- |
+| exact | value | - |
+| lpm | (value, prefix length) | (0, 0) |
+| ternary | (value, mask) | (0, 0) |
+| range | (low, high) | (0, 2**width - 1) |
+| optional | value or None | None |
+
+Every update is atomic for the packets: one sees the entry as it was or as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from finsy.proto import p4i
+
+FieldValue = int | tuple[int, int] | None
+MatchValues = tuple[FieldValue, ...]
+Count = tuple[int, int]
+"""Packets, bytes."""
+
+
+class TableFullError(Exception):
+    """A table, or an action profile, has no room for another entry; the message names it and its size."""
+
+
+class UnsupportedError(Exception):
+    """A P4 program uses what this switch does not support; the message names it and its P4 source line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An action by name, with its arguments in the order of its parameters."""
+
+    action: str
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberHandle:
+    """A member of the table's action profile."""
+
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHandle:
+    """A group of the table's action selector."""
+
+    handle: int
+
+
+TargetAction = Call | MemberHandle | GroupHandle
+
+
+@dataclass(frozen=True, slots=True)
+class InitialEntry:
+    """An entry that the P4 program itself states; priorities as in P4Runtime, the highest wins."""
+
+    key: MatchValues
+    priority: int
+    action: Call
+    is_const: bool
+
+
+class Pipeline(Protocol):
+    """A program that runs on the switch's ports, with its tables and state."""
+
+    def initial_entries(self, table: str) -> Sequence[InitialEntry]:
+        """Return the entries that the program states; they are in the table from the start."""
+
+    def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
+        """Add an entry. Raises TableFullError, with the table as it was."""
+
+    def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
+        """Give an entry another action; its direct counter goes on counting."""
+
+    def delete(self, table: str, key: MatchValues, priority: int) -> None:
+        """Remove an entry, and its direct counter with it."""
+
+    def default_action(self, table: str) -> Call | None:
+        """Return the default action that the program states, or None for a table with an action profile."""
+
+    def set_default(self, table: str, action: TargetAction | None) -> None:
+        """Set the default action; None goes back to the program's."""
+
+    def read_direct(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[Count]:
+        """Return the direct counters of entries, given as (key, priority)."""
+
+    def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
+        """Set the direct counter of an entry."""
+
+    def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
+        """Return `number` cells of a counter array from `first` on."""
+
+    def write_counter(self, counter: str, index: int, count: Count) -> None:
+        """Set one cell of a counter array."""
+
+    def read_register(self, register: str, first: int, number: int) -> list[int]:
+        """Return `number` cells of a register array from `first` on."""
+
+    def write_register(self, register: str, index: int, value: int) -> None:
+        """Set one cell of a register array."""
+
+    def set_member(self, profile: str, handle: int, action: Call) -> None:
+        """Add a member under a number of the caller's, or change what it does."""
+
+    def delete_member(self, profile: str, handle: int) -> None:
+        """Remove a member that no group and no entry refers to."""
+
+    def set_group(self, profile: str, handle: int, members: Sequence[int]) -> None:
+        """Add a group, or change its members.
+
+        The n-th member of `members` takes the packets whose hash mod len(members) is n; one that is
+        listed twice gets twice the share. An empty group misses, which drops nothing by itself.
+        """
+
+    def delete_group(self, profile: str, handle: int) -> None:
+        """Remove a group that no entry refers to."""
+
+    def packet_out(self, frame: bytes) -> None:
+        """Run a packet, its packet_out header in front, as one that came in by the CPU port."""
+
+    def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
+        """Run one frame through the tables as they are and return what would leave, as (port, frame).
+
+        For tests: nothing is sent, but counters and registers change as for a packet from outside.
+        """
+
+    def close(self) -> None:
+        """Free the program, its tables and its state."""
+
+
+class Device(Protocol):
+    """The ports of a switch, and the one pipeline that runs on them.
+
+    `packet_in_fd` becomes readable when a packet was sent to the CPU port; None without a CPU port.
+    """
+
+    packet_in_fd: int | None
+
+    def add_port(self, number: int, interface: str) -> None:
+        """Add an interface of this network namespace; before or after a pipeline is loaded."""
+
+    def verify(self, config: bytes, info: p4i.P4Info) -> None:
+        """Compile a program and let the kernel verify it, changing nothing.
+
+        Raises UnsupportedError, ValueError where `config` is no BMv2 JSON or does not fit `info`, and
+        BpfError where the kernel refuses.
+        """
+
+    def load(self, config: bytes, info: p4i.P4Info) -> Pipeline:
+        """Verify a program and put it on all ports in place of the one before, which is then closed.
+
+        Raises as `verify` does; the old pipeline then goes on.
+        """
+
+    def receive(self) -> bytes | None:
+        """Return the next packet-in, its packet_in header in front, or None where there is none now."""
+
+    def close(self) -> None:
+        """Detach from every port and free everything."""
