@@ -34,6 +34,7 @@ class TableSizes(Model):
     ecmp: int = Field(default=4096, ge=0)
     tunneling: int = Field(default=512, ge=0)
     acl: int = Field(default=1024, ge=0)
+    pinned: int = Field(default=1024, ge=0)
 
 
 class Switch(Model):

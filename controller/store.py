@@ -67,6 +67,9 @@ class VipRecord(Model):
     held: bool = Field(
         default=False, description="An operator placed it by hand; the engine does not move it"
     )
+    returning: str | None = Field(
+        default=None, description="The switch it goes back to once the flows of a change have settled"
+    )
     revision: int = 1
 
     @property

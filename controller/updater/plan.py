@@ -13,16 +13,27 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from controller.store import VipRecord
 from duet_p4.model import Model, MuxTip, MuxVip
 
 Entry = MuxVip | MuxTip
 
 
-@dataclass
-class MuxState:
-    """What one mux holds, or shall hold: VIPs and TIPs by address, and which of them it announces."""
+class DeviceKind(StrEnum):
+    """What a device is to the updater. Only switches are changed in the two middle waves."""
 
+    SWITCH = "switch"
+    SMUX = "smux"
+    SERVER = "server"
+
+
+@dataclass
+class DeviceState:
+    """What one device holds, or shall hold, by VIP or TIP, and which of them it announces.
+
+    A server announces nothing; what it holds counts as announced, so that states compare.
+    """
+
+    kind: DeviceKind
     entries: dict[IPv4Address, Entry] = field(default_factory=dict)
     announced: set[IPv4Address] = field(default_factory=set)
 
@@ -37,17 +48,17 @@ class Wave(StrEnum):
 
 
 class Action(StrEnum):
-    """What a step does on a mux; a put announces too."""
+    """What a step does on a device; a put announces too."""
 
     PUT = "put"
     DELETE = "delete"
 
 
 class Step(Model):
-    """One request to one mux."""
+    """One request to one device."""
 
     wave: Wave
-    mux: str
+    device: str
     action: Action
     address: IPv4Address
     why: str
@@ -63,45 +74,30 @@ class Plan(Model):
         return [step for step in self.steps if step.wave == wave]
 
 
-def wanted_states(
-    records: Mapping[IPv4Address, VipRecord], switches: list[str], smuxes: list[str]
-) -> dict[str, MuxState]:
-    """Return what every mux shall hold: the SMuxes everything, each switch what is placed on it."""
-    wanted = {name: MuxState() for name in (*switches, *smuxes)}
-    for record in records.values():
-        placed: list[tuple[Entry, str | None]] = [(record.layout, record.switch)]
-        placed += [(tip.tip, tip.switch) for tip in record.tips]
-        for entry, switch in placed:
-            for mux in [*smuxes, *([switch] if switch in wanted else [])]:
-                wanted[mux].entries[entry.address] = entry
-                wanted[mux].announced.add(entry.address)
-    return wanted
-
-
-def plan_update(wanted: Mapping[str, MuxState], observed: Mapping[str, MuxState], smuxes: list[str]) -> Plan:
-    """Return the steps from `observed` to `wanted`; a mux absent from `observed` is out of reach.
+def plan_update(wanted: Mapping[str, DeviceState], observed: Mapping[str, DeviceState]) -> Plan:
+    """Return the steps from `observed` to `wanted`; a device absent from `observed` is out of reach.
 
     What is right already gets no step. Steps are in a fixed order, so a plan can be compared.
     """
     steps: list[Step] = []
-    for mux in sorted(set(wanted) & set(observed)):
-        want, have = wanted[mux], observed[mux]
+    for device in sorted(set(wanted) & set(observed)):
+        want, have = wanted[device], observed[device]
         put_wave, delete_wave = (
-            (Wave.BACK_UP, Wave.CLEAN) if mux in smuxes else (Wave.ANNOUNCE, Wave.WITHDRAW)
+            (Wave.ANNOUNCE, Wave.WITHDRAW) if want.kind is DeviceKind.SWITCH else (Wave.BACK_UP, Wave.CLEAN)
         )
         for address in sorted(want.entries):
-            reason = _difference(want, have, address)
-            if reason:
-                steps.append(Step(wave=put_wave, mux=mux, action=Action.PUT, address=address, why=reason))
-        steps += [
-            Step(wave=delete_wave, mux=mux, action=Action.DELETE, address=address, why="not wanted here")
-            for address in sorted(set(have.entries) - set(want.entries))
-        ]
+            if why := _difference(want, have, address):
+                put = Step(wave=put_wave, device=device, action=Action.PUT, address=address, why=why)
+                steps.append(put)
+        for address in sorted(set(have.entries) - set(want.entries)):
+            why = "not wanted here"
+            delete = Step(wave=delete_wave, device=device, action=Action.DELETE, address=address, why=why)
+            steps.append(delete)
     order = list(Wave)
     return Plan(steps=tuple(sorted(steps, key=lambda step: order.index(step.wave))))
 
 
-def _difference(want: MuxState, have: MuxState, address: IPv4Address) -> str | None:
+def _difference(want: DeviceState, have: DeviceState, address: IPv4Address) -> str | None:
     held = have.entries.get(address)
     if held is None:
         return "missing"

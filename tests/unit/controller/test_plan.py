@@ -1,14 +1,24 @@
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.inventory import Inventory, Role, SMux, Switch
 from controller.store import VipRecord
-from controller.updater.plan import Action, MuxState, Wave, plan_update, wanted_states
+from controller.updater.plan import Action, DeviceState, Wave, plan_update
+from controller.updater.wanted import wanted_states
 from duet_p4.model import Dip, MuxVip, Vip
 
 SWITCHES = ["s1", "s2"]
-SMUXES = ["m1"]
+INVENTORY = Inventory(
+    switches=tuple(
+        Switch(name=name, role=Role.TOR, agent="http://x", loopback=IPv4Address("172.30.0.1"))
+        for name in SWITCHES
+    ),
+    smuxes=(SMux(name="m1", agent="http://x", switch="s1", address=IPv4Address("100.0.0.9")),),
+    vip_prefix=IPv4Network("10.0.0.0/16"),
+    tip_prefix=IPv4Network("20.0.0.0/24"),
+)
 
 
 def record(number: int, switch: str | None, dip_count: int = 2) -> VipRecord:
@@ -19,37 +29,37 @@ def record(number: int, switch: str | None, dip_count: int = 2) -> VipRecord:
     return VipRecord(spec=spec, layout=MuxVip.of(spec), switch=switch)
 
 
-def states(*records: VipRecord) -> dict[str, MuxState]:
-    return wanted_states({r.address: r for r in records}, SWITCHES, SMUXES)
+def states(*records: VipRecord) -> dict[str, DeviceState]:
+    return wanted_states(records, INVENTORY)
 
 
 def test_what_is_right_gets_no_step() -> None:
     wanted = states(record(1, "s1"), record(2, None))
-    assert plan_update(wanted, states(record(1, "s1"), record(2, None)), SMUXES).steps == ()
+    assert plan_update(wanted, states(record(1, "s1"), record(2, None))).steps == ()
 
 
 def test_a_migration_withdraws_before_it_announces() -> None:
-    plan = plan_update(states(record(1, "s2")), states(record(1, "s1")), SMUXES)
-    assert [(step.wave, step.mux, step.action) for step in plan.steps] == [
+    plan = plan_update(states(record(1, "s2")), states(record(1, "s1")))
+    assert [(step.wave, step.device, step.action) for step in plan.steps] == [
         (Wave.WITHDRAW, "s1", Action.DELETE),
         (Wave.ANNOUNCE, "s2", Action.PUT),
     ]
 
 
 def test_a_new_vip_reaches_the_smuxes_before_the_switch() -> None:
-    plan = plan_update(states(record(1, "s1")), states(), SMUXES)
-    assert [(step.wave, step.mux) for step in plan.steps] == [(Wave.BACK_UP, "m1"), (Wave.ANNOUNCE, "s1")]
+    plan = plan_update(states(record(1, "s1")), states())
+    assert [(step.wave, step.device) for step in plan.steps] == [(Wave.BACK_UP, "m1"), (Wave.ANNOUNCE, "s1")]
 
 
 def test_a_removed_vip_leaves_the_switch_before_the_smuxes() -> None:
-    plan = plan_update(states(), states(record(1, "s1")), SMUXES)
-    assert [(step.wave, step.mux) for step in plan.steps] == [(Wave.WITHDRAW, "s1"), (Wave.CLEAN, "m1")]
+    plan = plan_update(states(), states(record(1, "s1")))
+    assert [(step.wave, step.device) for step in plan.steps] == [(Wave.WITHDRAW, "s1"), (Wave.CLEAN, "m1")]
 
 
 def test_a_mux_out_of_reach_gets_no_step() -> None:
     observed = states()
     del observed["s1"]
-    assert {step.mux for step in plan_update(states(record(1, "s1")), observed, SMUXES).steps} == {"m1"}
+    assert {step.device for step in plan_update(states(record(1, "s1")), observed).steps} == {"m1"}
 
 
 placements = st.dictionaries(st.integers(1, 12), st.sampled_from([None, *SWITCHES]), max_size=8)
@@ -61,11 +71,11 @@ def test_every_plan_converges_and_never_holds_a_vip_on_two_switches(
 ) -> None:
     wanted = states(*(record(n, s) for n, s in after.items()))
     held = states(*(record(n, s) for n, s in before.items()))
-    plan = plan_update(wanted, held, SMUXES)
+    plan = plan_update(wanted, held)
     for step in plan.steps:
-        state = held[step.mux]
+        state = held[step.device]
         if step.action is Action.PUT:
-            state.entries[step.address] = wanted[step.mux].entries[step.address]
+            state.entries[step.address] = wanted[step.device].entries[step.address]
             state.announced.add(step.address)
         else:
             del state.entries[step.address]

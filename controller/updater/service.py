@@ -1,0 +1,330 @@
+"""The updater at work: every change of what is wanted, and every repair of what is there.
+
+A change is first made in the store, then on the devices; a crash in between is healed by `resync`,
+which reads the devices back and repairs only what differs. Changes that would move live flows to
+another DIP take the paper's detour: the VIP goes to the SMuxes, whose connection tables hold its
+flows; those that the new slots would move are pinned; then the VIP returns to its switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ipaddress import IPv4Address
+
+from controller.events import EventLog
+from controller.inventory import Inventory
+from controller.store import PlacedTip, Store, VipRecord
+from controller.updater.devices import Device
+from controller.updater.executor import Outcome, execute
+from controller.updater.layout import change, lay_out, tip_allocator
+from controller.updater.pinning import LiveFlow, disturbs, pins
+from controller.updater.plan import DeviceState, Plan, plan_update
+from controller.updater.wanted import wanted_states
+from duet_p4.model import Model, MuxVip, Vip
+from duet_p4.rest.client import RefusedError, RestError
+from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
+
+logger = logging.getLogger(__name__)
+
+FlowSource = Callable[[VipRecord], Awaitable[list[LiveFlow]]]
+"""Asks the host agents of a VIP's DIPs for its live flows."""
+
+
+class Placement(Model):
+    """Where one VIP or TIP shall live; None leaves it to the SMuxes."""
+
+    address: IPv4Address
+    switch: str | None
+
+
+class Report(Model):
+    """What an update did: steps done and failed, table entries written, duration of each wave (ms)."""
+
+    done: int
+    failed: tuple[str, ...] = ()
+    writes: int
+    wave_ms: dict[str, float]
+
+
+class Updater:
+    """Keeps switches, SMuxes and servers in step with the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        inventory: Inventory,
+        devices: Mapping[str, Device],
+        live_flows: FlowSource,
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._inventory = inventory
+        self._devices = devices
+        self._live_flows = live_flows
+        self._unreachable: set[str] = set()
+        self.dirty: set[str] = set()
+        self._lock = asyncio.Lock()
+        self.fan_out = min(switch.tables.tunneling for switch in inventory.switches)
+
+    # What is wanted
+
+    def vips(self) -> list[VipRecord]:
+        """Return every wanted VIP."""
+        return list(self._store.vips().values())
+
+    def vip(self, address: IPv4Address) -> VipRecord:
+        """Return one wanted VIP, or raise `UnknownError`."""
+        record = self._store.vip(address)
+        if record is None:
+            raise UnknownError(f"there is no VIP {address}")
+        return record
+
+    async def add_vip(self, spec: Vip, placement: Mapping[IPv4Address, str | None]) -> VipRecord:
+        """Add a VIP and bring it up where `placement` says; `ConflictError` where it exists."""
+        async with self._lock:
+            if self._store.vip(spec.address):
+                raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
+            record = _placed(self.prepare(spec), placement)
+            self._store.put_vips([record])
+            self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
+            await self._apply([], [record])
+        return self.vip(spec.address)
+
+    def prepare(self, spec: Vip) -> VipRecord:
+        """Spell out a new VIP without adding it; refuses what no layout can serve."""
+        if spec.address not in self._inventory.vip_prefix:
+            raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
+        for dip in spec.all_dips():
+            for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
+                if dip.address in prefix:
+                    raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
+        return lay_out(spec, self.fan_out, self._tips())
+
+    async def change_vip(self, spec: Vip) -> VipRecord:
+        """Replace a VIP's DIPs, weights or options. Live flows of DIPs that stay are kept."""
+        async with self._lock:
+            old = self.vip(spec.address)
+            self.prepare(spec)
+            await self._change(old, spec)
+        return self.vip(spec.address)
+
+    async def remove_vip(self, address: IPv4Address) -> None:
+        """Remove a VIP from switches first, then from the SMuxes."""
+        async with self._lock:
+            record = self.vip(address)
+            self._store.delete_vip(address)
+            self._events.add("vip-removed", str(address))
+            await self._apply([record], [])
+
+    async def place(self, placements: Iterable[Placement], *, held: bool | None = None) -> Report:
+        """Move VIPs and TIPs to where `placements` says, in two waves through the SMuxes.
+
+        `held` marks the VIPs as placed by hand (True) or as the engine's (False); None leaves that.
+        """
+        async with self._lock:
+            before, after = self._with_placements({p.address: p.switch for p in placements}, held)
+            self._store.put_vips(after)
+            outcome = await self._apply(before, after)
+            for record in after:
+                self._events.add("vip-placed", str(record.address), switch=record.switch)
+            return _report(outcome)
+
+    async def plan(self, placements: Iterable[Placement]) -> Plan:
+        """Return what `place` would do, without doing it."""
+        async with self._lock:
+            _, after = self._with_placements({p.address: p.switch for p in placements}, None)
+            records = {**self._store.vips(), **{record.address: record for record in after}}
+            wanted = wanted_states(records.values(), self._inventory)
+            return plan_update(wanted, await self._observe(wanted))
+
+    # What happens to it
+
+    async def set_dip_health(self, dip: IPv4Address, *, up: bool) -> None:
+        """Take a DIP out of service, or back into it; its health is remembered over restarts."""
+        async with self._lock:
+            if (dip in self._store.down_dips()) == (not up):
+                return
+            self._store.set_dip_down(dip, not up)
+            self._events.add("dip-up" if up else "dip-down", str(dip))
+            for record in self.vips():
+                if any(known.address == dip for known in record.spec.all_dips()):
+                    await self._change(record, record.spec)
+
+    def set_reachable(self, device: str, *, reachable: bool) -> None:
+        """Note that an agent does or does not answer; what does not answer gets no requests."""
+        if reachable:
+            self._unreachable.discard(device)
+        else:
+            self._unreachable.add(device)
+
+    async def resync(self, only: Iterable[str] | None = None) -> Report:
+        """Read devices back (all, or `only` some) and repair what differs from the store."""
+        async with self._lock:
+            wanted = wanted_states(self._store.vips().values(), self._inventory)
+            if only is not None:
+                wanted = {name: wanted[name] for name in only}
+            observed = await self._observe(wanted)
+            self.dirty -= set(observed)
+            plan = plan_update(wanted, observed)
+            outcome = await execute(plan, wanted, self._devices)
+            self._note_failures(outcome)
+            if plan.steps:
+                self._events.add("resync", "controller", steps=len(plan.steps), writes=outcome.writes)
+            return _report(outcome)
+
+    async def settle(self) -> None:
+        """Unpin flows that have ended, and return VIPs to the switch they left for a change of DIPs."""
+        async with self._lock:
+            for record in self.vips():
+                if not record.layout.pinned and record.returning is None:
+                    continue
+                try:
+                    flows = await self._live_flows(record)
+                except RestError as error:
+                    logger.warning(
+                        "VIP %s stays as it is: its live flows are unknown: %s", record.address, error
+                    )
+                    continue
+                await self._return(record, flows)
+
+    # How
+
+    async def _change(self, old: VipRecord, spec: Vip) -> None:
+        new = change(old, spec, self._store.down_dips(), self.fan_out, self._tips())
+        new = new.model_copy(update={"revision": old.revision + 1})
+        if not disturbs(old.layout, new.layout):
+            new = new.model_copy(update={"layout": _repinned(new, old)})
+            self._store.put_vips([new])
+            self._events.add("vip-changed", str(spec.address), dips=len(spec.all_dips()))
+            await self._apply([old], [new])
+            return
+        detour = old.model_copy(update={"switch": None, "returning": old.switch or old.returning})
+        self._store.put_vips([detour])
+        await self._apply([old], [detour])
+        flows = await self._live_flows(old)
+        layout = new.layout.model_copy(update={"pinned": pins(new.layout, flows)})
+        new = new.model_copy(update={"layout": layout, "switch": None, "returning": detour.returning})
+        self._store.put_vips([new])
+        self._events.add(
+            "vip-changed", str(spec.address), dips=len(spec.all_dips()), pinned=len(layout.pinned)
+        )
+        await self._apply([detour], [new])
+        await self._return(new, await self._live_flows(new))
+
+    async def _return(self, record: VipRecord, flows: list[LiveFlow]) -> None:
+        """Refresh a VIP's pins, and let it return to its switch if the pins fit there."""
+        layout = record.layout.model_copy(update={"pinned": pins(record.layout, flows)})
+        switch, returning = record.switch, record.returning
+        if returning is not None and self._pins_fit(record.address, returning, len(layout.pinned)):
+            switch, returning = returning, None
+        after = record.model_copy(update={"layout": layout, "switch": switch, "returning": returning})
+        if after != record:
+            self._store.put_vips([after])
+            await self._apply([record], [after])
+
+    def _pins_fit(self, address: IPv4Address, switch: str, count: int) -> bool:
+        others = sum(
+            len(record.layout.pinned)
+            for record in self.vips()
+            if record.switch == switch and record.address != address
+        )
+        return others + count <= self._inventory.switch(switch).tables.pinned
+
+    async def _apply(self, before: Iterable[VipRecord], after: Iterable[VipRecord]) -> Outcome:
+        """Take the devices from one state of some VIPs to another, without reading them back.
+
+        Requests are idempotent, so a device that was not as `before` says ends up right all the
+        same, and one that refuses or does not answer is left to `resync`.
+        """
+        wanted = wanted_states(after, self._inventory)
+        assumed = wanted_states(before, self._inventory)
+        reachable = {name: assumed[name] for name in self._devices if name not in self._unreachable}
+        outcome = await execute(plan_update(wanted, reachable), wanted, self._devices)
+        self._note_failures(outcome)
+        return outcome
+
+    async def _observe(self, wanted: Mapping[str, DeviceState]) -> dict[str, DeviceState]:
+        async def observe(name: str) -> tuple[str, DeviceState | None]:
+            try:
+                return name, await self._devices[name].observe()
+            except RestError as error:
+                logger.warning("%s cannot be read back: %s", name, error)
+                return name, None
+
+        names = [name for name in wanted if name in self._devices and name not in self._unreachable]
+        states = await asyncio.gather(*(observe(name) for name in names))
+        return {name: state for name, state in states if state is not None}
+
+    def _note_failures(self, outcome: Outcome) -> None:
+        """Log what failed, and leave to the SMuxes what a switch has no room for."""
+        for step, error in outcome.failed:
+            self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
+            if isinstance(error, RefusedError) and error.problem.type.endswith(":table-full"):
+                self._store.put_vips(self._with_placements({step.address: None}, None)[1])
+                self._events.add("left-to-smuxes", str(step.address), device=step.device)
+            else:
+                self.dirty.add(step.device)
+
+    def _with_placements(
+        self, placements: Mapping[IPv4Address, str | None], held: bool | None
+    ) -> tuple[list[VipRecord], list[VipRecord]]:
+        """Return the records that `placements` changes, before and after; nothing is changed yet.
+
+        Raises `UnknownError` for an address or a switch that is not there.
+        """
+        records = self._store.vips()
+        owners = {address: record.address for record in records.values() for address in _addresses(record)}
+        names = {switch.name for switch in self._inventory.switches}
+        for address, switch in placements.items():
+            if address not in owners:
+                raise UnknownError(f"there is no VIP or TIP {address}")
+            if switch is not None and switch not in names:
+                raise UnknownError(f"no switch is called {switch!r}; there are {', '.join(sorted(names))}")
+        before, after = [], []
+        for owner in sorted({owners[address] for address in placements}):
+            old = records[owner]
+            new = _placed(old, placements)
+            if held is not None:
+                new = new.model_copy(update={"held": held})
+            if new != old:
+                before.append(old)
+                after.append(new)
+        return before, after
+
+    def _tips(self) -> Callable[[], IPv4Address]:
+        used = {placed.tip.address for record in self.vips() for placed in record.tips}
+        return tip_allocator(self._inventory.tip_prefix, used)
+
+
+def _placed(record: VipRecord, placements: Mapping[IPv4Address, str | None]) -> VipRecord:
+    tips = tuple(
+        PlacedTip(tip=placed.tip, switch=placements.get(placed.tip.address, placed.switch))
+        for placed in record.tips
+    )
+    switch = placements.get(record.address, record.switch)
+    return record.model_copy(update={"switch": switch, "tips": tips})
+
+
+def _addresses(record: VipRecord) -> list[IPv4Address]:
+    return [record.address, *(placed.tip.address for placed in record.tips)]
+
+
+def _repinned(new: VipRecord, old: VipRecord) -> MuxVip:
+    """Keep the pins of the old layout whose DIPs are still there."""
+    known = {dip.address for group in new.layout.groups() for dip in group.members}
+    kept = tuple(pin for pin in old.layout.pinned if pin.dip in known)
+    return new.layout.model_copy(update={"pinned": kept})
+
+
+def _report(outcome: Outcome) -> Report:
+    return Report(
+        done=len(outcome.done),
+        failed=tuple(
+            f"{step.device} {step.action} {step.address}: {error}" for step, error in outcome.failed
+        ),
+        writes=outcome.writes,
+        wave_ms={wave.value: round(ms, 3) for wave, ms in outcome.wave_ms.items()},
+    )

@@ -1,0 +1,244 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from controller.events import EventLog
+from controller.inventory import Inventory, Role, SMux, Switch, TableSizes
+from controller.store import Store, VipRecord
+from controller.updater.devices import MuxDevice
+from controller.updater.pinning import LiveFlow
+from controller.updater.plan import DeviceKind
+from controller.updater.service import Placement, Updater
+from duet_p4.flow_hash import Flow, flow_hash
+from duet_p4.model import Dip, Vip
+from duet_p4.rest.client import MuxClient
+from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
+from tests.unit.controller.memory_mux import MemoryMux, served
+
+VIP = IPv4Address("10.0.0.1")
+
+
+def dips(count: int) -> tuple[Dip, ...]:
+    return tuple(Dip(address=IPv4Address("100.0.0.1") + i) for i in range(count))
+
+
+class Network:
+    """Two switches and an SMux, an updater over them, and the flows that servers would report."""
+
+    def __init__(self, store: Store, muxes: dict[str, MemoryMux], devices: dict[str, MuxDevice]) -> None:
+        self.log = muxes["s1"].log
+        self.muxes = muxes
+        self.flows: list[LiveFlow] = []
+        self.store = store
+        switches = tuple(
+            Switch(
+                name=name,
+                role=Role.TOR,
+                agent=devices[name].client.url,
+                loopback=IPv4Address("172.30.0.1"),
+                tables=TableSizes(tunneling=8, pinned=20),
+            )
+            for name in ("s1", "s2")
+        )
+        inventory = Inventory(
+            switches=switches,
+            smuxes=(SMux(name="m1", agent="http://x", switch="s1", address=IPv4Address("100.9.0.9")),),
+            vip_prefix=IPv4Network("10.0.0.0/16"),
+            tip_prefix=IPv4Network("20.0.0.0/24"),
+        )
+        self.updater = Updater(store, EventLog(store), inventory, devices, self.live_flows)
+
+    async def live_flows(self, record: VipRecord) -> list[LiveFlow]:
+        self.log.append("flows asked for")
+        return self.flows
+
+    def on(self, mux: str) -> set[str]:
+        return {str(address) for address in self.muxes[mux].held}
+
+
+@asynccontextmanager
+async def network(path: Path) -> AsyncIterator[Network]:
+    log: list[str] = []
+    muxes = {name: MemoryMux(name, 8 if name != "m1" else 10_000, log) for name in ("s1", "s2", "m1")}
+    async with AsyncExitStack() as stack:
+        devices = {}
+        for name, mux in muxes.items():
+            client = await stack.enter_async_context(MuxClient(await stack.enter_async_context(served(mux))))
+            devices[name] = MuxDevice(client, DeviceKind.SMUX if name == "m1" else DeviceKind.SWITCH)
+        store = Store(path / "duet.db")
+        yield Network(store, muxes, devices)
+        store.close()
+
+
+def run(path: Path, scenario: Callable[[Network], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with network(path) as net:
+            await scenario(net)
+
+    asyncio.run(main())
+
+
+def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        assert net.log == [f"m1 put {VIP}", f"s1 put {VIP}"]
+        net.log.clear()
+        report = await net.updater.place([Placement(address=VIP, switch="s2")])
+        assert net.log == [f"s1 delete {VIP}", f"s2 put {VIP}"]
+        assert set(report.wave_ms) == {"withdraw", "announce"}
+        net.log.clear()
+        await net.updater.remove_vip(VIP)
+        assert net.log == [f"s2 delete {VIP}", f"m1 delete {VIP}"]
+
+    run(tmp_path, scenario)
+
+
+def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        vip = Vip(address=VIP, dips=dips(2))
+        await net.updater.add_vip(vip, {})
+        net.log.clear()
+        with pytest.raises(ConflictError, match=r"10\.0\.0\.1 exists already"):
+            await net.updater.add_vip(vip, {})
+        with pytest.raises(InvalidError, match=r"11\.0\.0\.1 is outside the VIP prefix"):
+            await net.updater.add_vip(Vip(address=IPv4Address("11.0.0.1"), dips=dips(1)), {})
+        with pytest.raises(UnknownError, match="no switch is called 's9'"):
+            await net.updater.place([Placement(address=VIP, switch="s9")])
+        with pytest.raises(UnknownError, match=r"no VIP or TIP 10\.0\.0\.9"):
+            await net.updater.place([Placement(address=IPv4Address("10.0.0.9"), switch="s1")])
+        with pytest.raises(UnknownError, match=r"no VIP 10\.0\.0\.9"):
+            await net.updater.remove_vip(IPv4Address("10.0.0.9"))
+        assert net.log == []
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_a_switch_has_no_room_for_stays_on_the_smuxes(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(5)), {VIP: "s1"})
+        other = IPv4Address("10.0.0.2")
+        record = await net.updater.add_vip(Vip(address=other, dips=dips(5)), {other: "s1"})
+        assert record.switch is None
+        assert net.on("s1") == {str(VIP)} and str(other) in net.on("m1")
+        assert "left-to-smuxes" in [event.kind for event in net.store.events()]
+
+    run(tmp_path, scenario)
+
+
+def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_would_move(
+    tmp_path: Path,
+) -> None:
+    async def scenario(net: Network) -> None:
+        spec = Vip(address=VIP, dips=dips(2))
+        record = await net.updater.add_vip(spec, {VIP: "s1"})
+        assert record.layout.group is not None
+        for port in range(40):
+            key = Flow(IPv4Address("100.9.0.1"), VIP, 6, 5000 + port, 80)
+            dip = record.layout.group.member(flow_hash(key)).address
+            flow = LiveFlow(
+                protocol=6, source=key.source, source_port=5000 + port, destination_port=80, dip=dip
+            )
+            net.flows.append(flow)
+        net.log.clear()
+        after = await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        assert after.switch == "s1" and after.returning is None
+        assert net.log[0] == f"s1 delete {VIP}"
+        assert net.log.index("flows asked for") < net.log.index(f"m1 put {VIP}")
+        assert net.log[-1] == f"s1 put {VIP}"
+        pinned = {pin.source_port: pin.dip for pin in after.layout.pinned}
+        assert pinned, "a third DIP takes a third of the slots, so some flows must be pinned"
+        for flow in net.flows:
+            key = Flow(flow.source, VIP, 6, flow.source_port, 80)
+            assert after.layout.group is not None
+            by_slot = after.layout.group.member(flow_hash(key)).address
+            assert pinned.get(flow.source_port, by_slot) == flow.dip
+
+        net.flows.clear()
+        await net.updater.settle()
+        assert net.updater.vip(VIP).layout.pinned == ()
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_with_more_pins_than_fit_waits_on_the_smuxes_until_its_flows_end(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), {VIP: "s1"})
+        only = record.layout.groups()[0].members[0].address
+        net.flows = [
+            LiveFlow(
+                protocol=6, source=IPv4Address("100.9.0.1"), source_port=p, destination_port=80, dip=only
+            )
+            for p in range(2000, 2200)
+        ]
+        waiting = await net.updater.change_vip(Vip(address=VIP, dips=dips(2)))
+        assert (waiting.switch, waiting.returning) == (None, "s1")
+        assert net.on("s1") == set()
+        net.flows = net.flows[:10]
+        await net.updater.settle()
+        settled = net.updater.vip(VIP)
+        assert (settled.switch, settled.returning) == ("s1", None)
+
+    run(tmp_path, scenario)
+
+
+def test_a_dead_dip_loses_its_slots_and_gets_them_back(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), {VIP: "s1"})
+        dead = dips(3)[1].address
+        await net.updater.set_dip_health(dead, up=False)
+        members = net.updater.vip(VIP).layout.groups()[0].members
+        assert dead not in {member.address for member in members}
+        await net.updater.set_dip_health(dead, up=True)
+        members = net.updater.vip(VIP).layout.groups()[0].used()
+        assert dead in {member.address for member in members}
+
+    run(tmp_path, scenario)
+
+
+def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(20)), {VIP: "s1"})
+        other = IPv4Address("10.0.0.2")
+        await net.updater.add_vip(Vip(address=other, dips=dips(2)), {other: "s2"})
+        net.log.clear()
+        assert (await net.updater.resync()).writes == 0
+        assert net.log == []
+        stray = net.muxes["s2"].held.pop(other)
+        net.muxes["s1"].held[other] = stray
+        net.muxes["m1"].held.clear()
+        await net.updater.resync()
+        assert net.on("s2") == {str(other)} and str(other) not in net.on("s1")
+        assert (await net.updater.resync()).done == 0
+
+    run(tmp_path, scenario)
+
+
+def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None:
+    async def before(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+
+    async def after(net: Network) -> None:
+        assert net.on("s1") == set()
+        await net.updater.resync()
+        assert net.on("s1") == {str(VIP)}
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        net.log.clear()
+        plan = await net.updater.plan([Placement(address=VIP, switch="s2")])
+        assert [(step.wave.value, step.device) for step in plan.steps] == [
+            ("withdraw", "s1"),
+            ("announce", "s2"),
+        ]
+        assert net.log == [] and net.updater.vip(VIP).switch == "s1"
+
+    run(tmp_path, scenario)
