@@ -139,7 +139,6 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
 
     The suffix of `path` is ignored. Ids and metadata are fixed: the same data gives the same bytes.
     """
-    import matplotlib as mpl
     import matplotlib.pyplot as plt
     from matplotlib import style
 
