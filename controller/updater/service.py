@@ -13,16 +13,18 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
+from pydantic import ValidationError
+
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.store import PlacedTip, Store, VipRecord
 from controller.updater.devices import Device
 from controller.updater.executor import Outcome, execute
-from controller.updater.layout import change, lay_out, tip_allocator
+from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
 from controller.updater.pinning import LiveFlow, disturbs, pins
 from controller.updater.plan import DeviceState, Plan, plan_update
-from controller.updater.wanted import wanted_states
-from duet_p4.model import Model, MuxVip, Vip
+from controller.updater.wanted import mux_entries, wanted_states
+from duet_p4.model import Dip, Model, MuxVip, Vip
 from duet_p4.rest.client import RefusedError, RestError
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 
@@ -82,12 +84,22 @@ class Updater:
             raise UnknownError(f"there is no VIP {address}")
         return record
 
-    async def add_vip(self, spec: Vip, placement: Mapping[IPv4Address, str | None]) -> VipRecord:
+    def placements(self) -> tuple[Placement, ...]:
+        """Return where every VIP and TIP shall live."""
+        return tuple(
+            Placement(address=address, switch=switch)
+            for record in self.vips()
+            for address, (_, switch) in mux_entries(record).items()
+        )
+
+    async def add_vip(
+        self, spec: Vip, placement: Mapping[IPv4Address, str | None], *, held: bool = False
+    ) -> VipRecord:
         """Add a VIP and bring it up where `placement` says; `ConflictError` where it exists."""
         async with self._lock:
             if self._store.vip(spec.address):
                 raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
-            record = _placed(self.prepare(spec), placement)
+            record = _placed(self.prepare(spec), placement).model_copy(update={"held": held})
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
             await self._apply([], [record])
@@ -101,7 +113,16 @@ class Updater:
             for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
-        return lay_out(spec, self.fan_out, self._tips())
+        try:
+            return lay_out(spec, self.fan_out, self._tips())
+        except LayoutError as error:
+            raise InvalidError(str(error)) from error
+
+    def check_switch(self, name: str) -> None:
+        """Raise `UnknownError` unless a switch has that name."""
+        names = sorted(switch.name for switch in self._inventory.switches)
+        if name not in names:
+            raise UnknownError(f"no switch is called {name!r}; there are {', '.join(names)}")
 
     async def change_vip(self, spec: Vip) -> VipRecord:
         """Replace a VIP's DIPs, weights or options. Live flows of DIPs that stay are kept."""
@@ -110,6 +131,27 @@ class Updater:
             self.prepare(spec)
             await self._change(old, spec)
         return self.vip(spec.address)
+
+    async def drain_dip(self, vip: IPv4Address, dip: IPv4Address) -> VipRecord:
+        """Set a DIP's weight to 0 in every group of a VIP: it keeps its flows and gets no new ones."""
+        spec = self.vip(vip).spec
+
+        def drained(dips: tuple[Dip, ...]) -> tuple[Dip, ...]:
+            return tuple(d.model_copy(update={"weight": 0}) if d.address == dip else d for d in dips)
+
+        if all(known.address != dip for known in spec.all_dips()):
+            raise UnknownError(f"VIP {vip} has no DIP {dip}")
+        fields = {
+            **spec.model_dump(),
+            "dips": drained(spec.dips),
+            "ports": [{**port.model_dump(), "dips": drained(port.dips)} for port in spec.ports],
+        }
+        try:
+            return await self.change_vip(Vip.model_validate(fields))
+        except ValidationError as error:
+            raise ConflictError(
+                f"DIP {dip} is the last one of VIP {vip} that takes flows", "no-dips"
+            ) from error
 
     async def remove_vip(self, address: IPv4Address) -> None:
         """Remove a VIP from switches first, then from the SMuxes."""
@@ -277,12 +319,11 @@ class Updater:
         """
         records = self._store.vips()
         owners = {address: record.address for record in records.values() for address in _addresses(record)}
-        names = {switch.name for switch in self._inventory.switches}
         for address, switch in placements.items():
             if address not in owners:
                 raise UnknownError(f"there is no VIP or TIP {address}")
-            if switch is not None and switch not in names:
-                raise UnknownError(f"no switch is called {switch!r}; there are {', '.join(sorted(names))}")
+            if switch is not None:
+                self.check_switch(switch)
         before, after = [], []
         for owner in sorted({owners[address] for address in placements}):
             old = records[owner]

@@ -42,7 +42,8 @@ class RestClient:
     """Calls one service; an asynchronous context manager that keeps its connections open.
 
     `token` goes with every request; `ca` is the certificate authority that an `https` service must
-    be signed by. Proxies of the environment are ignored: agents are on the management network.
+    be signed by; `local` is the Unix socket that the service is reached through, if not TCP. Proxies
+    of the environment are ignored: agents are on the management network.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class RestClient:
         *,
         token: str | None = None,
         ca: Path | None = None,
+        local: Path | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
             base_url=url,
+            transport=httpx.AsyncHTTPTransport(uds=str(local)) if local else None,
             headers=headers,
             verify=ssl.create_default_context(cafile=ca) if ca else url.startswith("https:"),
             timeout=timeout_s,

@@ -60,6 +60,23 @@ async def serve(app: FastAPI, host: str, port: int, tls: Tls | None = None) -> A
     Raises OSError, naming the address, where it cannot be bound.
     """
     listener = _listen(host, port)
+    async with _serving(app, listener, f"{host}:{port}", tls):
+        yield f"{'https' if tls else 'http'}://{host}:{listener.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def serve_local(app: FastAPI, path: Path) -> AsyncIterator[None]:
+    """Serve `app` on a Unix socket that only its owner may open, while the context lasts.
+
+    A socket file that an earlier process left is replaced.
+    """
+    listener = _listen_locally(path)
+    async with _serving(app, listener, str(path), None):
+        yield
+
+
+@asynccontextmanager
+async def _serving(app: FastAPI, listener: socket.socket, where: str, tls: Tls | None) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -72,13 +89,13 @@ async def serve(app: FastAPI, host: str, port: int, tls: Tls | None = None) -> A
         ssl_keyfile=tls.key if tls else None,
     )
     server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"rest {host}:{port}")
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"rest {where}")
     ready = asyncio.create_task(server.ready.wait())
     try:
         await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        yield f"{'https' if tls else 'http'}://{host}:{listener.getsockname()[1]}"
+        yield
     finally:
         ready.cancel()
         server.stopping.set()
@@ -94,5 +111,14 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_locally(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o600)
     listener.setblocking(False)
     return listener
