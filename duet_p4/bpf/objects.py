@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -234,7 +235,7 @@ class Object:
                 f"cannot open {path}: {libbpf.take_warnings() or os.strerror(libbpf.last_error())}"
             )
         self._loaded = False
-        self._shared: list[Map] = []
+        self._bss: mmap.mmap | None = None
 
     def load(
         self,
@@ -285,6 +286,22 @@ class Object:
             raise BpfError(f"{self.path.name} has no program {name}")
         return Program(name, self._library.bpf_program__fd(handle))
 
+    def memory(self, name: str) -> memoryview:
+        """Return a zero-initialized global variable (in .bss) of a loaded object, as the program sees it.
+
+        Writes are seen by the program at once. The view outlives `close`.
+        """
+        if not self._loaded:
+            raise BpfError(f"{self.path.name} is not loaded: {name} has no memory yet")
+        address, size = self._variable(".bss", name)
+        handle = self._section_map(".bss")
+        if self._bss is None:
+            room = self._library.bpf_map__value_size(handle)
+            whole = (room + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+            self._bss = mmap.mmap(self._library.bpf_map__fd(handle), whole)
+        start = address - self._library.bpf_map__initial_value(handle, c.byref(c.c_size_t()))
+        return memoryview(self._bss)[start : start + size]
+
     def close(self) -> None:
         """Release everything; attached links keep their program until they are closed."""
         if self._handle:
@@ -307,33 +324,37 @@ class Object:
             handle = self._library.bpf_object__next_map(self._handle, handle)
         raise BpfError(f"{self.path.name} has no map {name}")
 
-    def _rodata_map(self) -> int:
+    def _section_map(self, section: str) -> int:
         handle = self._library.bpf_object__next_map(self._handle, None)
         while handle:
-            if self._library.bpf_map__name(handle).endswith(b".rodata"):
+            if self._library.bpf_map__name(handle).decode().endswith(section):
                 return int(handle)
             handle = self._library.bpf_object__next_map(self._handle, handle)
-        raise BpfError(f"{self.path.name} has no read-only data")
+        raise BpfError(f"{self.path.name} has no global variables in {section}")
 
-    def _set_rodata(self, name: str, value: bytes) -> None:
+    def _variable(self, section: str, name: str) -> tuple[int, int]:
+        """Return the address of a global variable in this process, and its size."""
         library = self._library
         btf = library.bpf_object__btf(self._handle)
-        section = library.btf__find_by_name_kind(btf, b".rodata", _DATASEC)
+        index = library.btf__find_by_name_kind(btf, section.encode(), _DATASEC)
+        if index < 0:
+            raise BpfError(f"{self.path.name} has no global variable {name}")
         size = c.c_size_t()
-        start = library.bpf_map__initial_value(self._rodata_map(), c.byref(size))
-        if section < 0 or not start:
-            raise BpfError(f"{self.path.name} has no read-only variable {name}")
-        at = library.btf__type_by_id(btf, section)
+        start = library.bpf_map__initial_value(self._section_map(section), c.byref(size))
+        at = library.btf__type_by_id(btf, index)
         _, info, _ = struct.unpack("=III", c.string_at(at, 12))
-        for index in range(info & 0xFFFF):
-            kind, offset, room = struct.unpack("=III", c.string_at(at + 12 + 12 * index, 12))
+        for number in range(info & 0xFFFF):
+            kind, offset, room = struct.unpack("=III", c.string_at(at + 12 + 12 * number, 12))
             (name_offset,) = struct.unpack("=I", c.string_at(library.btf__type_by_id(btf, kind), 4))
             if library.btf__name_by_offset(btf, name_offset).decode() == name:
-                if room != len(value):
-                    raise BpfError(f"{name} of {self.path.name} has {room} bytes, not {len(value)}")
-                c.memmove(start + offset, value, room)
-                return
-        raise BpfError(f"{self.path.name} has no read-only variable {name}")
+                return int(start) + offset, room
+        raise BpfError(f"{self.path.name} has no global variable {name}")
+
+    def _set_rodata(self, name: str, value: bytes) -> None:
+        address, room = self._variable(".rodata", name)
+        if room != len(value):
+            raise BpfError(f"{name} of {self.path.name} has {room} bytes, not {len(value)}")
+        c.memmove(address, value, room)
 
     def _select_programs(self, wanted: set[str]) -> None:
         handle = self._library.bpf_object__next_program(self._handle, None)

@@ -17,6 +17,8 @@ PROGRAM = """
 
 const volatile __u32 verdict = 1;
 const volatile __u64 unused = 7;
+__u32 before[5];
+__u32 cells[1000];
 
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 4);
          __type(key, __u32); __type(value, __u64); } table SEC(".maps");
@@ -32,6 +34,7 @@ SEC("xdp") int count(struct xdp_md *ctx)
     value = bpf_map_lookup_elem(&table, &key);
     if (value)
         *value += ctx->data_end - ctx->data;
+    cells[999] = cells[0] + before[4] + 1;
     return verdict + (unused == 0);
 }
 
@@ -146,6 +149,15 @@ def test_a_test_run_returns_verdict_data_and_time(loaded: bpf.Object) -> None:
     ranged = loaded.map("counts").lookup_range(0, 3)
     assert [sum(struct.unpack("=Q", v)[0] for v in values) for values in ranged] == [0, 10, 0]
     assert loaded.map("counts").lookup_range(1, 1) == ranged[1:2]
+
+
+def test_global_variables_are_shared_memory(loaded: bpf.Object) -> None:
+    cells = loaded.memory("cells").cast("I")
+    cells[0] = 41
+    loaded.program("count").test_run(bytes(60))
+    assert (len(cells), cells[999]) == (1000, 42)
+    with pytest.raises(bpf.BpfError, match="no global variable gone"):
+        loaded.memory("gone")
 
 
 def test_the_verifier_log_is_in_the_error(source: Path) -> None:
