@@ -1,0 +1,117 @@
+"""Indexed counters and registers: arrays that live in the data plane only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finsy.proto import p4r
+
+from duet_p4.xdp_switch.dataplane import Count, Pipeline
+from duet_p4.xdp_switch.p4runtime import values
+from duet_p4.xdp_switch.p4runtime.errors import invalid_argument, out_of_range, unimplemented
+from duet_p4.xdp_switch.p4runtime.p4info import Counter, Register, Schema
+
+READ_AT_ONCE = 4096
+
+
+def decode_count(data: p4r.CounterData) -> Count:
+    """Return (packets, bytes); raises INVALID_ARGUMENT for a negative one."""
+    if data.packet_count < 0 or data.byte_count < 0:
+        raise invalid_argument(f"a count of {data.packet_count} packets, {data.byte_count} bytes is negative")
+    return data.packet_count, data.byte_count
+
+
+def fill_count(count: Count, data: p4r.CounterData) -> None:
+    """Write (packets, bytes) into a message."""
+    data.packet_count, data.byte_count = count
+
+
+class Arrays:
+    """Write and read the counters and registers of one pipeline."""
+
+    def __init__(self, schema: Schema, pipeline: Pipeline) -> None:
+        self._schema = schema
+        self._pipeline = pipeline
+
+    def write_counter(self, kind: int, message: p4r.CounterEntry) -> None:
+        """Set one cell, or without an index all of them; without data, nothing."""
+        counter = self._counter(message.counter_id)
+        _only_modify(kind, f"counter {counter.name}")
+        indexes = _indexes(message, counter)
+        if message.HasField("data"):
+            count = decode_count(message.data)
+            for index in indexes:
+                self._pipeline.write_counter(counter.name, index, count)
+
+    def read_counters(self, message: p4r.CounterEntry) -> Iterator[p4r.CounterEntry]:
+        """Yield one cell, all cells of a counter, or for id 0 all cells of all counters."""
+        if message.counter_id:
+            counters = [self._counter(message.counter_id)]
+        else:
+            counters = list(self._schema.counters.values())
+        for counter in counters:
+            for first, number in _chunks(_indexes(message, counter)):
+                counts = self._pipeline.read_counter(counter.name, first, number)
+                for index, count in enumerate(counts, first):
+                    entry = p4r.CounterEntry(counter_id=counter.id, index=p4r.Index(index=index))
+                    fill_count(count, entry.data)
+                    yield entry
+
+    def write_register(self, kind: int, message: p4r.RegisterEntry) -> None:
+        """Set one cell, or without an index all of them."""
+        register, width = self._register(message.register_id)
+        _only_modify(kind, f"register {register.name}")
+        indexes = _indexes(message, register)
+        if message.data.WhichOneof("data") != "bitstring":
+            raise invalid_argument(f"register {register.name} holds bit<{width}>: data.bitstring is needed")
+        value = values.decode(message.data.bitstring, width, f"register {register.name}")
+        for index in indexes:
+            self._pipeline.write_register(register.name, index, value)
+
+    def read_registers(self, message: p4r.RegisterEntry) -> Iterator[p4r.RegisterEntry]:
+        """Yield one cell, all cells of a register, or for id 0 all cells of all registers."""
+        ids = [message.register_id] if message.register_id else list(self._schema.registers)
+        for register_id in ids:
+            register, _ = self._register(register_id)
+            for first, number in _chunks(_indexes(message, register)):
+                found = self._pipeline.read_register(register.name, first, number)
+                for index, value in enumerate(found, first):
+                    entry = p4r.RegisterEntry(register_id=register.id, index=p4r.Index(index=index))
+                    entry.data.bitstring = values.encode(value)
+                    yield entry
+
+    def _counter(self, counter_id: int) -> Counter:
+        counter = self._schema.counters.get(counter_id)
+        if counter is None:
+            raise invalid_argument(f"{counter_id} is no indexed counter of this P4 program")
+        return counter
+
+    def _register(self, register_id: int) -> tuple[Register, int]:
+        register = self._schema.registers.get(register_id)
+        if register is None:
+            raise invalid_argument(f"{register_id} is no register of this P4 program")
+        if register.width is None:
+            raise unimplemented(f"register {register.name} does not hold bit<n>")
+        return register, register.width
+
+
+def _indexes(message: p4r.CounterEntry | p4r.RegisterEntry, array: Counter | Register) -> range:
+    """Return the cells that a message means: one, or all."""
+    if not message.HasField("index"):
+        return range(array.size)
+    index = message.index.index
+    if index < 0:
+        raise invalid_argument(f"{array.name}: index {index} is negative")
+    if index >= array.size:
+        raise out_of_range(f"{array.name}: index {index} is not in 0..{array.size - 1}")
+    return range(index, index + 1)
+
+
+def _chunks(indexes: range) -> Iterator[tuple[int, int]]:
+    for first in range(indexes.start, indexes.stop, READ_AT_ONCE):
+        yield first, min(READ_AT_ONCE, indexes.stop - first)
+
+
+def _only_modify(kind: int, what: str) -> None:
+    if kind != p4r.Update.MODIFY:
+        raise invalid_argument(f"{what} is always there: only MODIFY is possible")
