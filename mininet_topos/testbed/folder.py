@@ -1,0 +1,124 @@
+"""The folder of a testbed: where each of its files is."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/run/duet")
+DEFAULT_NAME = "paper"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+class TestbedError(Exception):
+    """Something the user can act upon; the text says what is wrong and what to do next."""
+
+    __test__ = False
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`/run/duet/<name>`; all that a testbed leaves on the machine is below it."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no plain file name."""
+        if not _NAME.fullmatch(self.name):
+            raise TestbedError(
+                f"{self.name!r} is no name for a testbed: use up to 32 of a-z, 0-9 and -, "
+                "and begin with a letter or digit"
+            )
+
+    @property
+    def path(self) -> Path:
+        """The folder itself."""
+        return ROOT / self.name
+
+    @property
+    def plan(self) -> Path:
+        """What was asked for: size, target, VIPs, who launched it."""
+        return self.path / "plan.json"
+
+    @property
+    def namespaces(self) -> Path:
+        """The namespaces, one file each."""
+        return self.path / "netns"
+
+    @property
+    def root(self) -> Path:
+        """The testbed's own root namespace: the launcher and the management bridge are in it."""
+        return self.namespaces / "root"
+
+    @property
+    def logs(self) -> Path:
+        """Logs, `<node>.<process>.log`."""
+        return self.path / "log"
+
+    @property
+    def configs(self) -> Path:
+        """Configurations of the processes, `<node>.<process>.json`."""
+        return self.path / "config"
+
+    @property
+    def credentials(self) -> Path:
+        """Token, certificate authority and certificates."""
+        return self.path / "credentials"
+
+    @property
+    def socket(self) -> Path:
+        """Where the launcher answers."""
+        return self.path / "launcher.sock"
+
+    @property
+    def inventory(self) -> Path:
+        """What the controller controls (`controller.inventory`)."""
+        return self.path / "inventory.json"
+
+    @property
+    def vips(self) -> Path:
+        """The operator's VIP file, as it was when the testbed came up."""
+        return self.path / "vips.yaml"
+
+    def namespace(self, node: str) -> Path:
+        """The namespace of a node."""
+        return self.namespaces / node
+
+    def log(self, node: str, process: str) -> Path:
+        """The log of a node's process."""
+        return self.logs / f"{node}.{process}.log"
+
+    def config(self, node: str, process: str) -> Path:
+        """The configuration of a node's process."""
+        return self.configs / f"{node}.{process}.json"
+
+    def state(self, node: str) -> Path:
+        """Where a node's processes keep what must survive them."""
+        return self.path / "state" / node
+
+    def bound(self) -> list[Path]:
+        """Every namespace file there is."""
+        return sorted(self.namespaces.iterdir()) if self.namespaces.is_dir() else []
+
+    def create(self) -> None:
+        """Make the folder and those in it, private to root; its name must be free."""
+        ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700)
+        except FileExistsError:
+            raise TestbedError(
+                f"there is a testbed named {self.name!r} already: `duet testbed down --name {self.name}` "
+                "removes it, `--name` gives another name"
+            ) from None
+        for folder in (self.namespaces, self.logs, self.configs):
+            folder.mkdir()
+
+
+def existing() -> list[Folder]:
+    """Return every testbed that left a folder on this machine."""
+    if not ROOT.is_dir():
+        return []
+    names = (entry for entry in os.listdir(ROOT) if _NAME.fullmatch(entry))  # noqa: PTH208
+    return [Folder(name) for name in sorted(names)]

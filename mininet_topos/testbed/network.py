@@ -1,0 +1,155 @@
+"""The FatTree as a Mininet network.
+
+Mininet's objects come in two ways: the launcher's make namespaces and links, a shell's only attach to
+those there are. Shells inside nodes start when a command is first sent to the node, not with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+from mininet.link import Intf, Link
+from mininet.net import Mininet
+from mininet.node import Node
+from mininet.topo import Topo
+
+from mininet_topos import fattree
+from mininet_topos.testbed import namespaces, wiring
+from mininet_topos.testbed.folder import Folder
+
+# Mininet's own initialization raises limits of the whole machine, which a testbed must not touch.
+Mininet.inited = True
+
+
+class NamespaceNode(Node):  # type: ignore[misc]
+    """A Mininet node that is one of the testbed's namespaces."""
+
+    def __init__(self, name: str, *, spec: fattree.Node, folder: Folder, **params: Any) -> None:
+        self.spec = spec
+        self.path = folder.namespace(name)
+        super().__init__(name, **(params | {"inNamespace": False}))
+
+    def startShell(self, mnopts: str | None = None) -> None:  # noqa: N802
+        """Make the namespace, unless it is there; the shell can wait."""
+        if not namespaces.is_bound(self.path):
+            namespaces.create(self.path)
+
+    def open_shell(self) -> None:
+        """Start the shell that Mininet's `cmd` and CLI talk to, unless it runs."""
+        if self.shell is None:
+            super().startShell()
+
+    def cmd(self, *args: Any, **kwargs: Any) -> str:
+        """Run a command in the node's shell and return what it printed."""
+        self.open_shell()
+        output: str = super().cmd(*args, **kwargs)
+        return output
+
+    def sendCmd(self, *args: Any, **kwargs: Any) -> None:  # noqa: N802
+        """Send a command to the node's shell."""
+        self.open_shell()
+        super().sendCmd(*args, **kwargs)
+
+    def popen(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a process in the namespace."""
+        kwargs.setdefault("mncmd", ["nsenter", f"--net={self.path}", "--"])
+        return super().popen(*args, **kwargs)
+
+    def _popen(self, cmd: list[str], **params: Any) -> Any:
+        if cmd[0] == "mnexec":
+            cmd = ["nsenter", f"--net={self.path}", "--", *cmd]
+        return super()._popen(cmd, **params)
+
+    def config(self, **params: Any) -> dict[str, Any]:
+        """Leave the interfaces as they are: they are configured once, over netlink."""
+        return {}
+
+
+class NamespaceSwitch(NamespaceNode):
+    """A switch; Mininet lists it apart from hosts."""
+
+
+class NamespaceIntf(Intf):  # type: ignore[misc]
+    """An interface whose address, for Mininet's CLI, is that which its node is known by."""
+
+    def updateIP(self) -> str:  # noqa: N802
+        """Return the address of the node: `client1 ping server3` means that one."""
+        self.ip = str(self.node.spec.address)
+        return self.ip
+
+    def config(self, **params: Any) -> dict[str, Any]:
+        """Leave the interface as it is."""
+        return {}
+
+
+class VethLink(Link):  # type: ignore[misc]
+    """A link of the FatTree; `root` is the namespace to make it from, None if it is there already."""
+
+    def __init__(
+        self, node1: NamespaceNode, node2: NamespaceNode, *, link: fattree.Link, **params: Any
+    ) -> None:
+        root = params.pop("root", None)
+        if root is not None:
+            one, other = (node1, node2) if link.ends[0].node == node1.name else (node2, node1)
+            wiring.connect(root, one.path, other.path, link)
+        near, far = link.port(node1.name), link.port(node2.name)
+        super().__init__(
+            node1,
+            node2,
+            port1=near.number,
+            port2=far.number,
+            intfName1=near.name,
+            intfName2=far.name,
+            addr1=near.mac,
+            addr2=far.mac,
+            intf=NamespaceIntf,
+            fast=True,
+        )
+
+    @classmethod
+    def makeIntfPair(cls, *args: Any, **kwargs: Any) -> None:  # noqa: N802
+        """Do nothing: the pair was made with the link."""
+
+
+class FatTreeTopo(Topo):  # type: ignore[misc]
+    """The graph of `fattree.fattree` for Mininet."""
+
+    def build(self, graph: nx.Graph, folder: Folder, create: bool) -> None:
+        """Add every node and link; with `create`, building the network makes them."""
+        for node in fattree.nodes(graph):
+            if node.is_switch:
+                self.addSwitch(node.name, cls=NamespaceSwitch, spec=node, folder=folder)
+            else:
+                self.addHost(node.name, cls=NamespaceNode, spec=node, folder=folder)
+        for link in fattree.links(graph):
+            one, other = link.ends
+            root = folder.root if create else None
+            self.addLink(one.node, other.node, cls=VethLink, link=link, root=root)
+
+
+class Network(Mininet):  # type: ignore[misc]
+    """A testbed's network for Mininet's CLI and scripts."""
+
+    def __init__(self, graph: nx.Graph, folder: Folder, *, create: bool) -> None:
+        self.graph = graph
+        self.folder = folder
+        topo = FatTreeTopo(graph=graph, folder=folder, create=create)
+        super().__init__(topo=topo, controller=None, link=VethLink, build=False)
+        self.build()
+        if create:
+            self._configure()
+
+    def _configure(self) -> None:
+        for node in fattree.nodes(self.graph):
+            path = self.folder.namespace(node.name)
+            wiring.attach_management(self.folder.root, path, node)
+            wiring.configure(path, node, fattree.links(self.graph, node.name))
+
+    def configHosts(self) -> None:  # noqa: N802
+        """Leave hosts as they are."""
+
+    def close(self) -> None:
+        """End the shells this object started in nodes; the network stays."""
+        for node in self.values():
+            node.terminate()

@@ -1,0 +1,166 @@
+"""Links and addresses of the namespaces, over netlink: a whole testbed is wired in well under a second.
+
+Nodes with an IP stack of their own (hosts, SMuxes) get their addresses here; a switch's ports stay
+bare, since its P4 program is all that sees their packets.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from mininet_topos import addresses, fattree
+from mininet_topos.addresses import Kind
+from mininet_topos.testbed import namespaces
+
+BRIDGE = "mgmt"
+MANAGEMENT_PORT = "mgmt"
+"""The management interface of every node that has an agent; also the name of the bridge."""
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_OFF = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
+_ETHTOOL_SGRO = 0x2C
+
+_SYSCTLS = {
+    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/disable_ipv6": "1",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "0",
+    "net/ipv4/conf/all/ignore_routes_with_linkdown": "1",
+    "net/ipv4/conf/default/ignore_routes_with_linkdown": "1",
+    "net/ipv4/fib_multipath_hash_policy": "1",
+    "net/ipv4/ip_local_port_range": "10240 65535",
+}
+
+
+def prepare_root(path: Path) -> None:
+    """Make the testbed's root namespace usable: loopback, and the bridge of the management network."""
+    with namespaces.entered(path):
+        _sysctls({})
+        with IPRoute() as netlink:
+            _up(netlink, "lo")
+            netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_forward_delay=0)
+            _address(netlink, BRIDGE, IPv4Interface((addresses.CONTROLLER, addresses.MANAGEMENT.prefixlen)))
+            _up(netlink, BRIDGE)
+
+
+def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
+    """Lay a veth pair between two namespaces: its ends named, addressed and sized as the link says."""
+    one, other = link.ends
+    with (
+        _descriptor(first) as near,
+        _descriptor(second) as far,
+        namespaces.entered(root),
+        IPRoute() as netlink,
+    ):
+        netlink.link(
+            "add",
+            ifname=one.name,
+            kind="veth",
+            net_ns_fd=near,
+            address=one.mac,
+            mtu=one.mtu,
+            peer={"ifname": other.name, "net_ns_fd": far, "address": other.mac, "mtu": other.mtu},
+        )
+
+
+def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
+    """Connect a node to the management bridge."""
+    if node.management is None:
+        return
+    end = f"m{node.index}"
+    with _descriptor(path) as far, namespaces.entered(root), IPRoute() as netlink:
+        peer = {"ifname": MANAGEMENT_PORT, "net_ns_fd": far}
+        bridge = netlink.link_lookup(ifname=BRIDGE)[0]
+        netlink.link("add", ifname=end, kind="veth", peer=peer)
+        netlink.link("set", index=netlink.link_lookup(ifname=end)[0], master=bridge, state="up")
+
+
+def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> None:
+    """Bring up a node's interfaces; give those of hosts and SMuxes their addresses and routes."""
+    with namespaces.entered(path), IPRoute() as netlink:
+        _sysctls({"net/ipv4/ip_forward": "1"} if node.kind is Kind.SMUX else {})
+        _up(netlink, "lo")
+        if node.management is not None:
+            _address(netlink, MANAGEMENT_PORT, node.management)
+            _up(netlink, MANAGEMENT_PORT)
+        for link in links:
+            port = link.port(node.name)
+            if not node.is_switch:
+                _address(netlink, port.name, port.address)
+                _offloads(port.name)
+            _up(netlink, port.name)
+        if node.kind in (Kind.SERVER, Kind.CLIENT):
+            _host(netlink, node, [link.peer(node.name).address.ip for link in links])
+
+
+def set_port(path: Path, name: str, *, up: bool) -> None:
+    """Bring one interface of a namespace up or down; its peer sees the carrier go."""
+    with namespaces.entered(path), IPRoute() as netlink:
+        netlink.link("set", index=netlink.link_lookup(ifname=name)[0], state="up" if up else "down")
+
+
+def _host(netlink: IPRoute, node: fattree.Node, gateways: Sequence[IPv4Address]) -> None:
+    """Give a host its whole block, and a default route by every link it has."""
+    assert node.prefix is not None
+    loopback = netlink.link_lookup(ifname="lo")[0]
+    netlink.addr("add", index=loopback, address=str(node.address), prefixlen=32)
+    # Every address of the block is the host's own: a DIP can be added without touching the host.
+    netlink.route("add", type="local", table=255, dst=str(node.prefix), oif=loopback, scope=254)
+    hops = [{"gateway": str(gateway)} for gateway in gateways]
+    route: dict[str, object] = {"dst": str(IPv4Network("0.0.0.0/0")), "prefsrc": str(node.address)}
+    route |= {"multipath": hops} if len(hops) > 1 else hops[0]
+    # The interface takes encapsulated packets too; what the host itself sends must fit without them.
+    netlink.route("add", metrics={"mtu": fattree.HOST_MTU}, **route)
+
+
+def _address(netlink: IPRoute, interface: str, address: IPv4Interface) -> None:
+    index = netlink.link_lookup(ifname=interface)[0]
+    netlink.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+
+
+def _up(netlink: IPRoute, interface: str) -> None:
+    netlink.link("set", index=netlink.link_lookup(ifname=interface)[0], state="up")
+
+
+def _offloads(interface: str) -> None:
+    """Have the host fill in checksums and segment itself, and turn NAPI on.
+
+    A packet leaves a veth as it is, so the switch would see checksums that nobody filled in; and XDP
+    can redirect into a veth only if its peer has NAPI, which GRO turns on.
+    """
+    for command in _ETHTOOL_OFF.values():
+        _ethtool(interface, command, 0)
+    _ethtool(interface, _ETHTOOL_SGRO, 1)
+
+
+def _ethtool(interface: str, command: int, value: int) -> None:
+    request = array.array("B", struct.pack("II", command, value))
+    pointer, _ = request.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP", interface.encode(), pointer))
+
+
+def _sysctls(more: dict[str, str]) -> None:
+    for key, value in (_SYSCTLS | more).items():
+        path = Path("/proc/sys") / key
+        if path.exists():  # IPv6 may be compiled out or off.
+            path.write_text(value)
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
