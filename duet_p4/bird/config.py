@@ -1,0 +1,203 @@
+"""bird.conf, written whole from a model: eBGP in the manner of RFC 7938.
+
+Routes travel like this:
+
+- BGP -> `master4` -> the kernel's FIB, equal paths merged into one multipath route.
+- The kernel table of announcements -> `announced` -> `master4` -> BGP. An agent announces a prefix by
+  adding a route to that kernel table, and withdraws it by deleting the route.
+- Prefixes of the node itself (loopback, server subnets) are static routes, always announced.
+
+Only prefixes inside the data centre's own address space are accepted or announced.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from duet_p4.model import Model
+
+Asn = Annotated[int, Field(ge=1, le=4_294_967_294)]
+Milliseconds = Annotated[int, Field(ge=10, le=60_000)]
+
+
+class PrefixRange(Model):
+    """Prefixes inside `network` whose length lies in [`shortest`, `longest`]."""
+
+    network: IPv4Network
+    shortest: int = Field(ge=0, le=32)
+    longest: int = Field(ge=0, le=32)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.network.prefixlen <= self.shortest <= self.longest:
+            raise ValueError(
+                f"prefixes of {self.network} cannot have lengths {self.shortest} to {self.longest}"
+            )
+        return self
+
+
+class Bfd(Model):
+    """BFD timers: a neighbour silent for `interval_ms` x `multiplier` is down.
+
+    Links that lose carrier are noticed at once without BFD; it is for neighbours that go silent.
+    """
+
+    interval_ms: Milliseconds = 300
+    multiplier: int = Field(default=5, ge=2, le=50)
+
+
+class Timers(Model):
+    """BGP timers in seconds, short enough that a fabric converges within a few seconds of its start."""
+
+    connect_delay: int = Field(default=1, ge=1)
+    connect_retry: int = Field(default=1, ge=1)
+    error_wait_min: int = Field(default=1, ge=1)
+    error_wait_max: int = Field(default=4, ge=1)
+    hold: int = Field(default=9, ge=3)
+    keepalive: int = Field(default=3, ge=1)
+
+
+class Neighbor(Model):
+    """An eBGP neighbour at the other end of a link."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
+    interface: str = Field(pattern=r"^[^\s\"/]{1,15}$")
+    local: IPv4Address
+    address: IPv4Address
+    asn: Asn
+    bfd: bool = True
+
+    @property
+    def protocol(self) -> str:
+        """The name of the neighbour's protocol in BIRD."""
+        return "bgp_" + "".join(c if c.isalnum() else "_" for c in self.name)
+
+
+class BirdConfig(Model):
+    """A node's routing.
+
+    `transit` nodes (switches) pass on what they learn; others (SMuxes) announce their own prefixes
+    only. `allow_own_as` is how often the own AS may occur in a path that is accepted: a Core needs 1 to
+    reach what another Core of the same AS announces.
+    """
+
+    router_id: IPv4Address
+    asn: Asn
+    neighbors: tuple[Neighbor, ...]
+    space: tuple[PrefixRange, ...] = Field(min_length=1)
+    originated: tuple[IPv4Network, ...] = ()
+    transit: bool = True
+    allow_own_as: int = Field(default=0, ge=0, le=4)
+    fib_table: int = Field(default=254, ge=1)
+    announce_table: int = Field(default=100, ge=1)
+    max_paths: int = Field(default=16, ge=1, le=64)
+    bfd: Bfd = Bfd()
+    timers: Timers = Timers()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.fib_table == self.announce_table:
+            raise ValueError(f"kernel table {self.fib_table} cannot hold both the FIB and the announcements")
+        for what in ("name", "protocol", "address"):
+            seen: set[object] = set()
+            for neighbor in self.neighbors:
+                value = getattr(neighbor, what)
+                if value in seen:
+                    raise ValueError(f"two BGP neighbours have the {what} {value}")
+                seen.add(value)
+        for prefix in self.originated:
+            if not any(
+                prefix.subnet_of(r.network) and r.shortest <= prefix.prefixlen <= r.longest
+                for r in self.space
+            ):
+                raise ValueError(f"{prefix} is originated, but outside of the address space")
+        return self
+
+
+def render(config: BirdConfig, log: Path) -> str:
+    """Return the text of bird.conf; BIRD will log to the file `log`."""
+    space = ", ".join(f"{r.network}{{{r.shortest},{r.longest}}}" for r in config.space)
+    exported = "net ~ SPACE" if config.transit else "source != RTS_BGP && net ~ SPACE"
+    timers = config.timers
+    sections = [
+        _lines(
+            f'log "{log}" {{ info, remote, warning, error, auth, fatal, bug }};',
+            f"router id {config.router_id};",
+            "debug protocols { states };",
+            f"define SPACE = [ {space} ];",
+            "ipv4 table announced;",
+        ),
+        _block("protocol device", "scan time 60;"),
+        _block(
+            "protocol bfd",
+            f'interface "*" {{ interval {config.bfd.interval_ms} ms; multiplier {config.bfd.multiplier}; }};',
+        ),
+        _block(
+            "protocol kernel fib",
+            f"kernel table {config.fib_table};",
+            f"merge paths on limit {config.max_paths};",
+            "scan time 60;",
+            "ipv4 { import none; export where source = RTS_BGP; };",
+        ),
+        _block(
+            "protocol kernel announcements",
+            f"kernel table {config.announce_table};",
+            "learn;",
+            "scan time 60;",
+            # Above BGP's 100: what this node announces beats what it hears, or migration would deadlock.
+            "ipv4 { table announced; preference 200; import all; export none; };",
+        ),
+        _block(
+            "protocol pipe announcing",
+            "table announced;",
+            "peer table master4;",
+            "import none;",
+            "export all;",
+        ),
+        _block(
+            "protocol static own", "ipv4;", *(f"route {prefix} blackhole;" for prefix in config.originated)
+        ),
+        _block(
+            "template bgp fabric",
+            f"local as {config.asn};",
+            "direct;",
+            "check link yes;",
+            f"allow local as {config.allow_own_as};",
+            f"connect delay time {timers.connect_delay};",
+            f"connect retry time {timers.connect_retry};",
+            f"error wait time {timers.error_wait_min}, {timers.error_wait_max};",
+            f"hold time {timers.hold};",
+            f"startup hold time {timers.hold};",
+            f"keepalive time {timers.keepalive};",
+            "ipv4 {",
+            "  import where net ~ SPACE;",
+            f"  export where {exported};",
+            "  next hop self;",
+            "};",
+        ),
+        *(_neighbor(neighbor) for neighbor in config.neighbors),
+    ]
+    return "\n".join(sections)
+
+
+def _neighbor(neighbor: Neighbor) -> str:
+    return _block(
+        f"protocol bgp {neighbor.protocol} from fabric",
+        f'description "{neighbor.name}";',
+        f"neighbor {neighbor.address} as {neighbor.asn};",
+        f"source address {neighbor.local};",
+        f'interface "{neighbor.interface}";',
+        f"bfd {'on' if neighbor.bfd else 'off'};",
+    )
+
+
+def _block(head: str, *body: str) -> str:
+    return _lines(f"{head} {{", *(f"  {line}" for line in body), "}")
+
+
+def _lines(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,257 @@
+"""Runs BIRD in the current network namespace, keeps it running, and asks it for its state.
+
+BIRD outlives the process that started it: whoever comes next finds it by its control socket and
+takes over, so the death of an agent does not end a BGP session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from duet_p4.bird.config import BirdConfig, Neighbor, render
+
+logger = logging.getLogger(__name__)
+
+_MAX_SOCKET_PATH = 107
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 3.0
+_POLL_S = 0.01
+_RESTART_WAITS_S = (0.1, 0.5, 2.0, 5.0)
+_OK_RUN_S = 30.0
+
+
+class BirdError(Exception):
+    """BIRD is not there, does not start, or refuses what it was told."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A BGP session; `info` is BIRD's word on it, such as `Established` or `Active`."""
+
+    neighbor: Neighbor
+    state: str
+    since: str
+    info: str
+
+    @property
+    def established(self) -> bool:
+        """Whether routes are exchanged."""
+        return self.info == "Established"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A best route that BIRD holds; `via` is empty for a route of the node's own."""
+
+    prefix: IPv4Network
+    protocol: str
+    via: tuple[tuple[IPv4Address, str], ...]
+
+
+class Bird:
+    """One BIRD process, its files in `directory`: bird.conf, bird.ctl, bird.log."""
+
+    def __init__(self, config: BirdConfig, directory: Path) -> None:
+        self.config = config
+        self._conf = directory / "bird.conf"
+        self._ctl = directory / "bird.ctl"
+        self._log = directory / "bird.log"
+        if len(str(self._ctl)) > _MAX_SOCKET_PATH:
+            raise BirdError(f"{self._ctl} is too long for a socket's path: use a shorter run directory")
+        self._child: subprocess.Popen[bytes] | None = None
+        self.pid: int | None = None
+
+    def find(self) -> int | None:
+        """Return the process id of the BIRD that serves the control socket, if there is one."""
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(self._ctl))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+            peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid: int = struct.unpack("3i", peer)[0]
+        return pid
+
+    async def start(self, keep_open: Sequence[int] = ()) -> None:
+        """Take over the BIRD that runs here, or start one; it has the wanted configuration afterwards.
+
+        A BIRD that is started inherits the file descriptors `keep_open`. Raises `BirdError`.
+        """
+        wanted = render(self.config, self._log)
+        current = self._conf.read_text() if self._conf.exists() else None
+        self._conf.write_text(wanted)
+        self.pid = self.find()
+        if self.pid is None:
+            self._spawn(keep_open)
+            await self._answering()
+            logger.info("started BIRD, process %d", self.pid)
+        else:
+            logger.info("took over BIRD, process %d", self.pid)
+            if current != wanted:
+                await self.query(f'configure "{self._conf}"')
+
+    async def stop(self) -> None:
+        """End BIRD; its sessions close and its routes leave the kernel."""
+        pid, self.pid = self.pid or self.find(), None
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                try:
+                    async with asyncio.timeout(_STOP_TIMEOUT_S):
+                        await _exited(handle)
+                except TimeoutError:
+                    logger.warning("BIRD did not end in %g s: killing it", _STOP_TIMEOUT_S)
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    await _exited(handle)
+            finally:
+                os.close(handle)
+        self._reap()
+
+    async def supervise(self, keep_open: Callable[[], Sequence[int]] = tuple) -> None:
+        """Start BIRD again whenever it ends, more slowly if it keeps ending; runs until cancelled.
+
+        `keep_open` says which file descriptors the new one inherits.
+        """
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            if self.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    handle = os.pidfd_open(self.pid)
+                    try:
+                        await _exited(handle)
+                    finally:
+                        os.close(handle)
+                logger.error("BIRD, process %d, ended%s: starting it again", self.pid, self._reap())
+                self.pid = None
+            failures = 0 if loop.time() - started > _OK_RUN_S else failures + 1
+            await asyncio.sleep(_RESTART_WAITS_S[min(failures, len(_RESTART_WAITS_S)) - 1] if failures else 0)
+            try:
+                await self.start(keep_open())
+            except BirdError as error:
+                logger.error("%s", error)
+
+    async def query(self, command: str) -> list[str]:
+        """Send a command to BIRD and return the lines of its answer. Raises `BirdError`."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._ctl))
+        except OSError as error:
+            raise BirdError(f"no BIRD at {self._ctl}: {error.strerror}") from error
+        try:
+            await _reply(reader)
+            writer.write(f"{command}\n".encode())
+            return await _reply(reader)
+        finally:
+            writer.close()
+
+    async def sessions(self) -> list[Session]:
+        """Return the BGP sessions, in the order of the configuration."""
+        rows = {}
+        for line in await self.query("show protocols"):
+            name, *fields = line.split(maxsplit=5)
+            if len(fields) >= 4:
+                rows[name] = fields
+        sessions = []
+        for neighbor in self.config.neighbors:
+            fields = rows.get(neighbor.protocol, ["BGP", "---", "down", "", "unknown to BIRD"])
+            info = fields[4] if len(fields) > 4 else ""
+            sessions.append(Session(neighbor, state=fields[2], since=fields[3], info=info.strip()))
+        return sessions
+
+    async def routes(self, table: str = "master4") -> list[Route]:
+        """Return the best route to every prefix of a BIRD table, in BIRD's order."""
+        routes: list[Route] = []
+        for line in await self.query(f"show route table {table} primary"):
+            if head := re.match(r"(\d\S+/\d+)\s+\w+ \[(\S+) ", line):
+                routes.append(Route(IPv4Network(head[1]), head[2], ()))
+            elif hop := re.match(r"\s+via (\S+) on (\S+)", line):
+                last = routes[-1]
+                routes[-1] = Route(last.prefix, last.protocol, (*last.via, (IPv4Address(hop[1]), hop[2])))
+        return routes
+
+    def _spawn(self, keep_open: Sequence[int]) -> None:
+        binary = shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if binary is None:
+            raise BirdError("bird is not on PATH: install bird2")
+        checked = subprocess.run(
+            [binary, "-p", "-c", self._conf], capture_output=True, text=True, check=False
+        )
+        if checked.returncode:
+            raise BirdError(f"BIRD refuses {self._conf}: {checked.stderr.strip()}")
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [binary, "-f", "-c", self._conf, "-s", self._ctl],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=keep_open,
+            )
+        self.pid = self._child.pid
+
+    async def _answering(self) -> None:
+        """Wait until the control socket answers."""
+        child = self._child
+        assert child is not None
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                while self.find() != child.pid:
+                    if child.poll() is not None:
+                        raise BirdError(f"BIRD ended at once{self._reap()}: see {self._log}")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise BirdError(f"BIRD does not answer on {self._ctl}: see {self._log}") from None
+
+    def _reap(self) -> str:
+        """Collect a child that ended, and return what there is to say about its end."""
+        child, self._child = self._child, None
+        if child is None:
+            return ""
+        return f" with status {child.wait()}"
+
+
+async def _reply(reader: asyncio.StreamReader) -> list[str]:
+    """Read one answer: lines of a code and a text, until one whose code is final."""
+    lines: list[str] = []
+    code = ""
+    while raw := await reader.readline():
+        line = raw.decode(errors="replace").rstrip("\n")
+        if line.startswith((" ", "+")):
+            lines.append(line[1:])
+            continue
+        code, final, text = line[:4], line[4:5] != "-", line[5:]
+        if code[0] in "89":
+            raise BirdError(text)
+        if text:
+            lines.append(text)
+        if final:
+            return lines
+    raise BirdError("BIRD closed its control socket")
+
+
+async def _exited(pidfd: int) -> None:
+    """Wait until the process behind `pidfd` has ended."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
