@@ -1,0 +1,102 @@
+"""What the SMux agent asks of a data path, whichever it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Protocol as Interface
+from typing import Self
+
+from duet_p4.model import MuxTip, MuxVip, Protocol
+
+BPF_FOLDER = Path(__file__).parent / "bpf"
+
+EXITS: dict[str, str] = dict(
+    re.findall(r'X\((\w+),\s*"([^"]+)"\)', (BPF_FOLDER / "counters.h").read_text(encoding="utf-8"))
+)
+"""Every way a packet can leave a data path, with a sentence on whether that is normal, in table order."""
+
+
+class TableFullError(Exception):
+    """A table of the data path has no room; nothing was changed."""
+
+    def __init__(self, table: str, used: int, wanted: int, size: int) -> None:
+        super().__init__(f"table {table} has no room for {wanted} more: {used} of {size} entries are used")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many entries the tables have; `services` counts VIPs, ports of VIPs, and TIPs."""
+
+    services: int = 65_536
+    slots: int = 262_144
+    backends: int = 65_536
+    connections: int = 131_072
+    pinned: int = 65_536
+
+
+@dataclass(frozen=True)
+class Service:
+    """An address, or one port of a VIP, that has a group of its own."""
+
+    address: IPv4Address
+    protocol: Protocol | None = None
+    port: int | None = None
+
+
+@dataclass
+class Traffic:
+    """Packets, and their bytes as they came, Ethernet header included."""
+
+    packets: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.packets + other.packets, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a change wrote: entries, and how long DIPs and then the VIP itself took, in milliseconds."""
+
+    updates: int
+    dips_ms: float
+    vip_ms: float
+
+
+class Datapath(Interface):
+    """The SMux's forwarding: VIPs and TIPs in, counters out.
+
+    Changes are all or nothing and take effect for each group at once; TableFullError leaves
+    everything as it was.
+    """
+
+    def put_vip(self, vip: MuxVip) -> Written:
+        """Forward a VIP as stated; connections of DIPs that left are forgotten."""
+
+    def delete_vip(self, address: IPv4Address) -> Written:
+        """Stop to forward a VIP that was put."""
+
+    def put_tip(self, tip: MuxTip) -> Written:
+        """Pick a TIP's DIPs here, for packets tunneled to it and for VIPs that have it as a member."""
+
+    def delete_tip(self, address: IPv4Address) -> Written:
+        """Forget a TIP that was put."""
+
+    def service_traffic(self) -> Mapping[Service, Traffic]:
+        """Return what came for each VIP, port of a VIP, and TIP."""
+
+    def tunnel_traffic(self) -> Mapping[IPv4Address, Traffic]:
+        """Return what was encapsulated towards each address."""
+
+    def exits(self) -> Mapping[str, Traffic]:
+        """Return how packets left, by the names of `EXITS`."""
+
+    def table_use(self) -> Mapping[str, tuple[int, int]]:
+        """Return entries used and available, per table."""
+
+    def close(self) -> None:
+        """Stop forwarding."""

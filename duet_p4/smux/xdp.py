@@ -1,0 +1,374 @@
+"""The XDP data path: the tables of bpf/maps.h, filled from `MuxVip` and `MuxTip`.
+
+A change is made before the old state breaks: new DIPs and slots are written to free places, then each
+service entry is replaced as a whole, and only then what is no longer used is given back.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
+
+from duet_p4 import bpf
+from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow
+from duet_p4.smux.allocation import RangeAllocator
+from duet_p4.smux.datapath import (
+    BPF_FOLDER,
+    EXITS,
+    Service,
+    Sizes,
+    TableFullError,
+    Traffic,
+    Written,
+)
+
+_TIP, _PORTS, _PINNED = 1, 2, 4
+_INDEX = struct.Struct("=I")
+_SERVICE = struct.Struct("=IIII")
+_REFERENCE = struct.Struct("=II")
+_BACKEND = struct.Struct("=4sI")
+_FLOW = struct.Struct("!4s4sHHB3x")
+_TRAFFIC = struct.Struct("=QQ")
+_NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a service is to become; without a group, packets are dropped."""
+
+    group: Group | None
+    flags: int = 0
+
+
+@dataclass
+class _Held:
+    """What the tables hold for a service."""
+
+    counter: int
+    first: int = 0
+    group: Group | None = None
+    flags: int = 0
+    backends: dict[IPv4Address, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Address:
+    """What the tables hold for a VIP or TIP."""
+
+    services: dict[Service, _Held] = field(default_factory=dict)
+    pinned: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+
+
+class XdpDatapath:
+    """The SMux in XDP. Loaded on creation; `attach` makes it forward on an interface."""
+
+    def __init__(
+        self,
+        mux_address: IPv4Address,
+        announced: Iterable[IPv4Network],
+        *,
+        uplink_mtu: int = 1500,
+        idle_timeout_s: float = 60.0,
+        sizes: Sizes | None = None,
+    ) -> None:
+        sizes = sizes or Sizes()
+        self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
+        self._object.load(
+            rodata={
+                "mux_address": mux_address.packed,
+                "uplink_mtu": _INDEX.pack(uplink_mtu),
+                "idle_timeout": struct.pack("=Q", round(idle_timeout_s * _NANOSECONDS)),
+            },
+            max_entries={
+                "services": sizes.services,
+                "service_traffic": sizes.services,
+                "slots": sizes.slots,
+                "backends": sizes.backends,
+                "backend_traffic": sizes.backends,
+                "connections": sizes.connections,
+                "pinned": sizes.pinned,
+            },
+        )
+        self.program = self._object.program("smux")
+        self._maps = {
+            name: self._object.map(name)
+            for name in ("services", "slots", "backends", "pinned", "connections")
+        }
+        self._traffic = {
+            name: self._object.map(name) for name in ("service_traffic", "backend_traffic", "counters")
+        }
+        self._links: list[bpf.Link] = []
+        self._slots = RangeAllocator("slots", sizes.slots)
+        self._backends = RangeAllocator("backends", sizes.backends)
+        self._counters = RangeAllocator("services", sizes.services)
+        self._generations: dict[int, int] = {}
+        self._addresses: dict[IPv4Address, _Address] = {}
+        self._departed: dict[IPv4Address, Traffic] = {}
+        self._pinned_used = 0
+        prefixes = self._object.map("announced")
+        for prefix in announced:
+            key = _INDEX.pack(prefix.prefixlen) + prefix.network_address.packed
+            prefixes.update(key, _INDEX.pack(1))
+
+    def attach(self, ifindex: int, mode: Literal["native", "skb"] = "native") -> None:
+        """Forward packets that arrive on an interface; ends with this process."""
+        self._links.append(bpf.attach_xdp(self.program, ifindex, mode))
+
+    def close(self) -> None:
+        """Detach and free the tables."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        self._object.close()
+
+    def put_vip(self, vip: MuxVip) -> Written:
+        """See `Datapath.put_vip`."""
+        wanted = {Service(vip.address, port.protocol, port.port): _Wanted(port.group) for port in vip.ports}
+        flags = (_PORTS if vip.ports else 0) | (_PINNED if vip.pinned else 0)
+        wanted = {service: _Wanted(want.group, flags) for service, want in wanted.items()}
+        # The address itself last: it says that ports have groups of their own once they have.
+        wanted[Service(vip.address)] = _Wanted(vip.group, flags)
+        return self._replace(vip.address, wanted, vip.pinned)
+
+    def delete_vip(self, address: IPv4Address) -> Written:
+        """See `Datapath.delete_vip`."""
+        return self._replace(address, {}, ())
+
+    def put_tip(self, tip: MuxTip) -> Written:
+        """See `Datapath.put_tip`."""
+        return self._replace(tip.address, {Service(tip.address): _Wanted(tip.group, _TIP)}, ())
+
+    def delete_tip(self, address: IPv4Address) -> Written:
+        """See `Datapath.delete_tip`."""
+        return self._replace(address, {}, ())
+
+    def service_traffic(self) -> dict[Service, Traffic]:
+        """See `Datapath.service_traffic`."""
+        held = {s: h for entry in self._addresses.values() for s, h in entry.services.items()}
+        counts = self._read("service_traffic", (h.counter for h in held.values()))
+        return {service: counts[entry.counter] for service, entry in held.items()}
+
+    def tunnel_traffic(self) -> dict[IPv4Address, Traffic]:
+        """See `Datapath.tunnel_traffic`."""
+        total = dict(self._departed)
+        backends = list(self._live_backends())
+        counts = self._read("backend_traffic", (index for index, _ in backends))
+        for index, encap in backends:
+            total[encap] = total.get(encap, Traffic()) + counts[index]
+        return total
+
+    def exits(self) -> dict[str, Traffic]:
+        """See `Datapath.exits`."""
+        return dict(zip(EXITS, self._read("counters", range(len(EXITS))).values(), strict=True))
+
+    def table_use(self) -> dict[str, tuple[int, int]]:
+        """See `Datapath.table_use`."""
+        return {
+            "services": (self._counters.used, self._counters.size),
+            "slots": (self._slots.used, self._slots.size),
+            "backends": (self._backends.used, self._backends.size),
+            "pinned": (self._pinned_used, self._maps["pinned"].max_entries),
+        }
+
+    def _replace(
+        self, address: IPv4Address, wanted: Mapping[Service, _Wanted], pins: tuple[PinnedFlow, ...]
+    ) -> Written:
+        began = time.perf_counter()
+        before = self._addresses.get(address, _Address())
+        after = self._plan(before, wanted)
+        after.pinned = self._plan_pins(address, after, pins)
+        extra = len(after.pinned) - len(before.pinned)
+        if self._pinned_used + extra > self._maps["pinned"].max_entries:
+            self._cancel(before, after)
+            raise TableFullError(
+                "pinned", self._pinned_used, len(after.pinned), self._maps["pinned"].max_entries
+            )
+        updates = self._write_dips(before, after)
+        updates += self._write_pins(before, after)
+        dips_done = time.perf_counter()
+        updates += self._publish(before, after)
+        self._pinned_used += extra
+        if after.services:
+            self._addresses[address] = after
+        else:
+            self._addresses.pop(address, None)
+        done = time.perf_counter()
+        return Written(updates, (dips_done - began) * 1e3, (done - dips_done) * 1e3)
+
+    def _plan(self, before: _Address, wanted: Mapping[Service, _Wanted]) -> _Address:
+        """Reserve a place for everything that is new."""
+        after = _Address()
+        try:
+            for service, want in wanted.items():
+                old = before.services.get(service)
+                held = _Held(old.counter if old else self._counters.allocate(1), flags=want.flags)
+                after.services[service] = held
+                if want.group is None:
+                    continue
+                for dip in want.group.members:
+                    known = old.backends.get(dip.address) if old else None
+                    held.backends[dip.address] = self._new_backend() if known is None else known
+                if old and old.group and _owners(old.group, old) == _owners(want.group, held):
+                    held.first = old.first
+                else:
+                    held.first = self._slots.allocate(len(want.group.slots))
+                held.group = want.group
+        except TableFullError:
+            self._cancel(before, after)
+            raise
+        return after
+
+    def _cancel(self, before: _Address, after: _Address) -> None:
+        for service, held in after.services.items():
+            old = before.services.get(service)
+            for index in set(held.backends.values()) - set(old.backends.values() if old else ()):
+                self._backends.cancel(index, 1)
+            if held.group and not (old and old.group and old.first == held.first):
+                self._slots.cancel(held.first, len(held.group.slots))
+            if old is None:
+                self._counters.cancel(held.counter, 1)
+
+    def _new_backend(self) -> int:
+        index = self._backends.allocate(1)
+        self._generations[index] = self._generations.get(index, 0) + 1
+        return index
+
+    def _plan_pins(
+        self, address: IPv4Address, after: _Address, pins: tuple[PinnedFlow, ...]
+    ) -> dict[bytes, tuple[int, int]]:
+        planned = {}
+        for pin in pins:
+            number = pin.protocol
+            own = [
+                held
+                for service, held in after.services.items()
+                if service.protocol
+                and (service.protocol.number, service.port) == (number, pin.destination_port)
+            ]
+            index = next(
+                held.backends[pin.dip]
+                for held in (*own, *after.services.values())
+                if pin.dip in held.backends
+            )
+            key = _FLOW.pack(pin.source.packed, address.packed, pin.source_port, pin.destination_port, number)
+            planned[key] = (index, self._generations[index])
+        return planned
+
+    def _write_dips(self, before: _Address, after: _Address) -> int:
+        backends: list[tuple[bytes, bytes]] = []
+        slots: list[tuple[bytes, bytes]] = []
+        for service, held in after.services.items():
+            old = before.services.get(service)
+            if held.group is None:
+                continue
+            for dip in held.group.members:
+                index = held.backends[dip.address]
+                if old is None or old.backends.get(dip.address) != index:
+                    self._traffic["backend_traffic"].update(_INDEX.pack(index), bytes(_TRAFFIC.size))
+                elif _encap(old, dip.address) == dip.encap:
+                    continue
+                backends.append((_INDEX.pack(index), self._backend(dip, index)))
+            if old is None or old.group is None or old.first != held.first:
+                owners = _owners(held.group, held)
+                slots += ((_INDEX.pack(held.first + at), _INDEX.pack(own)) for at, own in enumerate(owners))
+        self._maps["backends"].update_batch(backends)
+        self._maps["slots"].update_batch(slots)
+        return len(backends) + len(slots)
+
+    def _backend(self, dip: Dip, index: int) -> bytes:
+        return _BACKEND.pack(dip.encap.packed, self._generations[index])
+
+    def _write_pins(self, before: _Address, after: _Address) -> int:
+        changed = [
+            (key, _REFERENCE.pack(*to)) for key, to in after.pinned.items() if before.pinned.get(key) != to
+        ]
+        self._maps["pinned"].update_batch(changed)
+        return len(changed)
+
+    def _publish(self, before: _Address, after: _Address) -> int:
+        """Switch over to the new services, then give back what only the old ones used."""
+        updates = 0
+        for service, held in after.services.items():
+            old = before.services.get(service)
+            if old is None:
+                self._traffic["service_traffic"].update(_INDEX.pack(held.counter), bytes(_TRAFFIC.size))
+            value = self._service(held)
+            if old is None or self._service(old) != value:
+                self._maps["services"].update(_service_key(service), value)
+                updates += 1
+        gone = [service for service in before.services if service not in after.services]
+        # The address itself first: without it, no packet asks for its ports.
+        for service in sorted(gone, key=lambda service: service.port or 0):
+            self._maps["services"].delete(_service_key(service))
+            self._counters.release(before.services[service].counter, 1)
+            updates += 1
+        for key in before.pinned.keys() - after.pinned.keys():
+            self._maps["pinned"].delete(key)
+            updates += 1
+        for service, old in before.services.items():
+            updates += self._give_back(old, after.services.get(service))
+        return updates
+
+    def _give_back(self, old: _Held, new: _Held | None) -> int:
+        if old.group and not (new and new.group and new.first == old.first):
+            self._slots.release(old.first, len(old.group.slots))
+        kept = set(new.backends.values()) if new else set()
+        left = [(address, index) for address, index in old.backends.items() if index not in kept]
+        for address, index in left:
+            # One write parts the DIP from all of its connections.
+            encap = _encap(old, address)
+            self._generations[index] += 1
+            self._maps["backends"].update(
+                _INDEX.pack(index), _BACKEND.pack(encap.packed, self._generations[index])
+            )
+            count = self._read("backend_traffic", [index])[index]
+            self._departed[encap] = self._departed.get(encap, Traffic()) + count
+            self._backends.release(index, 1)
+        return len(left)
+
+    def _service(self, held: _Held) -> bytes:
+        count = len(held.group.slots) if held.group else 0
+        return _SERVICE.pack(held.first, count, held.counter, held.flags)
+
+    def _live_backends(self) -> Iterable[tuple[int, IPv4Address]]:
+        for entry in self._addresses.values():
+            for held in entry.services.values():
+                for dip in held.group.members if held.group else ():
+                    yield held.backends[dip.address], dip.encap
+
+    def _read(self, name: str, indices: Iterable[int]) -> dict[int, Traffic]:
+        """Return the per-CPU sums of the given entries, in few system calls however many they are."""
+        wanted = list(indices)
+        if not wanted:
+            return {}
+        table = self._traffic[name]
+        if len(wanted) == 1:
+            return {wanted[0]: _sum(table.lookup_percpu(_INDEX.pack(wanted[0])))}
+        first, last = min(wanted), max(wanted)
+        values = table.lookup_range(first, last - first + 1)
+        return {index: _sum(values[index - first]) for index in wanted}
+
+
+def _owners(group: Group, held: _Held) -> list[int]:
+    """Return the backend index of each slot."""
+    indices = [held.backends[dip.address] for dip in group.members]
+    return [indices[member] for member in group.slots]
+
+
+def _encap(held: _Held, address: IPv4Address) -> IPv4Address:
+    members: tuple[Dip, ...] = held.group.members if held.group else ()
+    return next(dip.encap for dip in members if dip.address == address)
+
+
+def _service_key(service: Service) -> bytes:
+    number = service.protocol.number if service.protocol else 0
+    return struct.pack("!4sHBx", service.address.packed, service.port or 0, number)
+
+
+def _sum(values: list[bytes]) -> Traffic:
+    pairs = [_TRAFFIC.unpack(value) for value in values]
+    return Traffic(sum(packets for packets, _ in pairs), sum(size for _, size in pairs))
