@@ -1,0 +1,154 @@
+"""The engine against the reference, on networks of every shape."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller.engine import (
+    INTERNET,
+    Demand,
+    Demands,
+    FatTreeShape,
+    Greedy,
+    TableSizes,
+    TableUse,
+    TipDemand,
+    Topology,
+    assign,
+)
+from controller.engine.fattree import FatTreeLedger
+from controller.engine.ledger import DenseLedger
+from tests.unit.engine.reference import Reference
+
+BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+GBPS = 1e9
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Topology:
+    """A connected graph that is no FatTree: a random tree with more links, of unequal capacities."""
+    n = draw(st.integers(1, 7))
+    graph = nx.Graph()
+    graph.add_nodes_from(f"s{i}" for i in range(n))
+    capacity = st.integers(5, 40).map(lambda c: c * GBPS)
+    for i in range(1, n):
+        graph.add_edge(f"s{i}", f"s{draw(st.integers(0, i - 1))}", capacity_bps=draw(capacity))
+    for _ in range(draw(st.integers(0, 6)) if n > 2 else 0):
+        u, v = draw(st.lists(st.integers(0, n - 1), min_size=2, max_size=2, unique=True))
+        graph.add_edge(f"s{u}", f"s{v}", capacity_bps=draw(capacity))
+    entries = draw(st.sets(st.sampled_from(list(graph.nodes)), min_size=1, max_size=3))
+    sizes = st.builds(
+        TableSizes, st.integers(0, 9), st.integers(8, 120), st.integers(1, 15), st.integers(0, 4)
+    )
+    tables = {name: draw(sizes) for name in graph.nodes}
+    return Topology.from_graph(graph, entries=sorted(entries), tables=tables, routes=draw(st.integers(1, 12)))
+
+
+@st.composite
+def fat_trees(draw: st.DrawFn) -> Topology:
+    shape = FatTreeShape(
+        containers=draw(st.integers(1, 3)),
+        tors=draw(st.integers(1, 3)),
+        aggs=draw(st.integers(1, 3)),
+        cores_per_agg=draw(st.integers(1, 2)),
+        tor_agg_bps=10 * GBPS,
+        agg_core_bps=draw(st.sampled_from([10 * GBPS, 40 * GBPS])),
+    )
+    return Topology.fat_tree(shape, tables=TableSizes(20, 160, draw(st.integers(5, 20)), 4))
+
+
+@st.composite
+def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8) -> list[Demand]:
+    """VIPs with integer shares, some from the Internet, some with port groups, some over TIPs."""
+    tors = list(topology.names)
+    if topology.shape:
+        tors = tors[: topology.shape.tor_count]
+    places = st.dictionaries(st.sampled_from(tors), st.integers(1, 5), min_size=1, max_size=4)
+    found = []
+    for number in range(draw(st.integers(1, max_count))):
+        inside = draw(places)
+        outside = draw(st.integers(0, 5))
+        weights: dict[str, int] = {**inside, **({INTERNET: outside} if outside else {})}
+        if draw(st.integers(0, 5)) == 0:
+            weights = {INTERNET: 1}
+        sources = {name: w / sum(weights.values()) for name, w in weights.items()}
+        groups = [draw(places) for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3])))]
+        total = sum(sum(group.values()) for group in groups)
+        shares = [{name: w / total for name, w in group.items()} for group in groups]
+        uses = [TableUse(1, 2 * len(group), len(group), 0) for group in groups]
+        direct = draw(st.booleans()) or len(groups) == 1
+        tips = tuple(
+            TipDemand(f"tip{number}.{i}", share, use)
+            for i, (share, use) in enumerate(zip(shares, uses, strict=True))
+            if i or not direct
+        )
+        found.append(
+            Demand(
+                name=f"vip{number}",
+                traffic=draw(st.integers(0, 120)) / 8 * GBPS,
+                sources=sources,
+                dips=shares[0] if direct else {},
+                tables=TableUse(1, 4 * len(groups), len(groups), draw(st.sampled_from([0, 0, 0, 1, 2]))),
+                tips=tips,
+            )
+        )
+    return found
+
+
+def compare(
+    topology: Topology, demands: list[Demand], ledger_type: type[DenseLedger | FatTreeLedger]
+) -> None:
+    columns = Demands.of(demands, topology)
+    result = assign(topology, columns, Greedy(), ledger=ledger_type(topology, columns))
+    reference = Reference(topology)
+    assert result.placement() == reference.greedy(demands)
+    links = {
+        (topology.names[u], topology.names[v]): load
+        for u, v, load in zip(topology.source, topology.target, result.ledger.links, strict=True)
+    }
+    assert links == pytest.approx({link: reference.link[link] for link in links}, abs=1e-9)
+    used = {
+        (name, table): result.ledger.entries[i, table]
+        for i, name in enumerate(topology.names)
+        for table in range(4)
+    }
+    assert used == {key: reference.table[key] for key in used}
+
+
+@BOUNDED
+@given(data=st.data())
+def test_greedy_equals_the_brute_force_reference_on_any_graph(data: st.DataObject) -> None:
+    topology = data.draw(graphs())
+    compare(topology, data.draw(vips(topology)), DenseLedger)
+
+
+@BOUNDED
+@given(data=st.data())
+def test_the_fat_tree_ledger_equals_the_brute_force_reference(data: st.DataObject) -> None:
+    topology = data.draw(fat_trees())
+    compare(topology, data.draw(vips(topology)), FatTreeLedger)
+
+
+@BOUNDED
+@given(data=st.data())
+def test_every_cost_of_the_fat_tree_ledger_equals_the_dense_one(data: st.DataObject) -> None:
+    topology = data.draw(fat_trees())
+    columns = Demands.of(data.draw(vips(topology, 5)), topology)
+    dense, fast = DenseLedger(topology, columns), FatTreeLedger(topology, columns)
+    owners = columns.owners()
+    at: dict[int, int] = {}
+    for row in range(columns.row_count):
+        origin = None if row < columns.vip_count else at[int(owners[row])]
+        assert fast.costs(row, origin) == pytest.approx(dense.costs(row, origin), abs=1e-9)
+        at[row] = data.draw(st.integers(0, topology.switch_count - 1))
+        assert fast.place(row, at[row], origin)[1] == pytest.approx(
+            dense.place(row, at[row], origin)[1], abs=1e-9
+        )
+        assert fast.links == pytest.approx(dense.links, abs=1e-9)
+    for row in range(columns.row_count):
+        fast.remove(row, at[row], None if row < columns.vip_count else at[int(owners[row])])
+    assert fast.links == pytest.approx(np.zeros(topology.link_count), abs=1e-9)
