@@ -123,8 +123,8 @@ class Inventory(Model):
         return {dip: server for server in self.servers for dip in server.dips}
 
     def graph(self) -> nx.Graph:
-        """Return the switches and links as a graph; edges carry `capacity_bps`."""
+        """Return the switches and links as a graph: nodes carry `container`, edges `capacity_bps`."""
         graph = nx.Graph()
-        graph.add_nodes_from((switch.name, {"role": switch.role.value}) for switch in self.switches)
+        graph.add_nodes_from((switch.name, {"container": switch.container}) for switch in self.switches)
         graph.add_edges_from((*link.ends, {"capacity_bps": link.capacity_bps}) for link in self.links)
         return graph

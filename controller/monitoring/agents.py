@@ -1,0 +1,83 @@
+"""Which agents answer. An agent is out of reach once it has missed a few questions in a row."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+
+from pydantic import Field
+
+from duet_p4.model import Model
+from duet_p4.rest.app import State
+from duet_p4.rest.client import RestClient, RestError
+
+logger = logging.getLogger(__name__)
+
+
+class Reach(StrEnum):
+    """Whether an agent answers."""
+
+    UNKNOWN = "unknown"
+    READY = "ready"
+    UNWELL = "unwell"
+    LOST = "lost"
+
+
+class AgentState(Model):
+    """One agent as monitoring sees it; `since` is a Unix time."""
+
+    name: str
+    reach: Reach = Reach.UNKNOWN
+    detail: str = ""
+    since: float = Field(default_factory=time.time)
+
+
+Change = Callable[[AgentState], Awaitable[None]]
+
+
+class AgentWatch:
+    """Asks agents for their health, one loop each, and calls `changed` when the answer changes."""
+
+    def __init__(
+        self, clients: Mapping[str, RestClient], changed: Change, *, interval_s: float, misses: int
+    ) -> None:
+        self._clients = clients
+        self._changed = changed
+        self._interval_s = interval_s
+        self._misses = misses
+        self.states = {name: AgentState(name=name) for name in clients}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for position, (name, client) in enumerate(self._clients.items()):
+                # Spread over the interval, so that eighty agents are not asked in one burst.
+                delay = self._interval_s * position / len(self._clients)
+                group.create_task(self._watch(name, client, delay), name=f"watch {name}")
+
+    async def _watch(self, name: str, client: RestClient, delay: float) -> None:
+        await asyncio.sleep(delay)
+        missed = 0
+        while True:
+            reach, detail = await _ask(client)
+            missed = missed + 1 if reach is Reach.LOST else 0
+            state = self.states[name]
+            if reach is not state.reach and (reach is not Reach.LOST or missed >= self._misses):
+                self.states[name] = AgentState(name=name, reach=reach, detail=detail)
+                try:
+                    await self._changed(self.states[name])
+                except RestError as error:
+                    logger.warning("%s is %s, but nobody could be told: %s", name, reach, error)
+                    self.states[name] = state  # so that the next answer tells it again
+            await asyncio.sleep(self._interval_s)
+
+
+async def _ask(client: RestClient) -> tuple[Reach, str]:
+    try:
+        health = await client.health()
+    except RestError as error:
+        return Reach.LOST, str(error)
+    return (Reach.READY if health.state is State.READY else Reach.UNWELL), health.detail
