@@ -28,7 +28,7 @@ OUTER_TTL = 64
 _ICMP_ERRORS = {3, 4, 11, 12}
 _ICMP_ECHOES = {0, 8}
 _TCP, _UDP, _ICMP, _IPIP = 6, 17, 1, 4
-_IPV4 = 0x0800
+_IPV4 = b"\x08\x00"
 
 
 class Verdict(Enum):
@@ -112,7 +112,7 @@ class ScapyDatapath:
 
     def _forward(self, frame: bytes) -> Result:
         # What is not for a VIP or TIP belongs to the kernel.
-        if len(frame) < ETHERNET_LENGTH or Ether(frame).type != _IPV4:
+        if len(frame) < ETHERNET_LENGTH or frame[12:14] != _IPV4:
             raise _Leave("PASS_NOT_IPV4", Verdict.PASS)
         ethernet = Ether(frame[:ETHERNET_LENGTH])
         packet = frame[ETHERNET_LENGTH:]
@@ -167,7 +167,7 @@ class ScapyDatapath:
             flags="DF" if header.flags.DF else 0,
             len=header.len + OUTER_LENGTH,
         )
-        sent = bytes(Ether(src=ethernet.dst, dst=ethernet.src, type=_IPV4) / outer) + decrement_ttl(inner)
+        sent = bytes(Ether(src=ethernet.dst, dst=ethernet.src) / outer) + decrement_ttl(inner)
         return Result(Verdict.SEND, sent, how)
 
     def _service(self, address: IPv4Address, flow: Flow) -> tuple[Service, Group | None]:

@@ -1,0 +1,400 @@
+"""The packet fixtures on both data paths, and properties that both share with the model."""
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from duet_p4 import bpf
+from duet_p4.flow_hash import Flow, flow_hash, tip_hash
+from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
+from duet_p4.smux.datapath import EXITS, Datapath, Sizes, TableFullError
+from duet_p4.smux.scapy_datapath import ScapyDatapath
+from duet_p4.smux.xdp import XdpDatapath
+from tests.unit.smux import packets
+from tests.unit.smux.packets import ANNOUNCED, FIXTURES, MTU, MUX, Fixture, client, group, wire
+
+XDP_TX = 3
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root")
+PATHS = [
+    pytest.param("scapy"),
+    pytest.param("xdp", marks=[pytest.mark.root, needs_root]),
+]
+Run = Callable[[bytes], tuple[int, bytes]]
+
+
+class Mux:
+    """A data path with a way to run one frame through it."""
+
+    def __init__(self, kind: str, sizes: Sizes | None = None, idle_timeout_s: float = 60.0) -> None:
+        self.path: Datapath
+        if kind == "scapy":
+            scapy = ScapyDatapath(MUX, ANNOUNCED, uplink_mtu=MTU, idle_timeout_s=idle_timeout_s, sizes=sizes)
+            self.path = scapy
+            self._run: Run = lambda frame: (
+                (result := scapy.process(frame)).verdict.value,
+                result.frame,
+            )
+            return
+        xdp = XdpDatapath(MUX, ANNOUNCED, uplink_mtu=MTU, idle_timeout_s=idle_timeout_s, sizes=sizes)
+        self._poison = bpf.Object(bpf.compile_object(Path(__file__).parent / "poison.c")).load()
+        self._poison.map("next").update(struct.pack("=I", 0), struct.pack("=I", xdp.program.fd))
+        self.path = xdp
+        poison = self._poison.program("poison")
+
+        def run(frame: bytes) -> tuple[int, bytes]:
+            result = poison.test_run(b"\xaa" * 64 + frame)
+            return result.retval, result.data_out
+
+        self._run = run
+
+    def send(self, frame: bytes) -> tuple[str, bytes]:
+        """Run a frame and return how it left and what came out."""
+        before = self.path.exits()
+        verdict, out = self._run(frame)
+        changed = {
+            name: (count.packets - before[name].packets, count.bytes - before[name].bytes)
+            for name, count in self.path.exits().items()
+            if count != before[name]
+        }
+        assert len(changed) == 1, f"one exit expected, got {changed}"
+        name, counted = next(iter(changed.items()))
+        assert counted == (1, len(frame)), f"{name} counted {counted}, not one frame of {len(frame)} bytes"
+        expected = {"PASS": 2, "DROP": 1}.get(name.partition("_")[0], XDP_TX)
+        assert verdict == expected, f"{name} has verdict {verdict}, expected {expected}"
+        return name, out
+
+    def dip_of(self, frame: bytes) -> tuple[str, IPv4Address]:
+        """Run a frame that must be forwarded and return how, and to whom."""
+        name, out = self.send(frame)
+        assert name.startswith("FORWARD"), f"forwarded expected, got {name}"
+        return name, IPv4Address(out[30:34])
+
+    def close(self) -> None:
+        self.path.close()
+        if hasattr(self, "_poison"):
+            self._poison.close()
+
+
+@pytest.fixture(params=PATHS)
+def mux(request: pytest.FixtureRequest) -> Iterator[Mux]:
+    made = Mux(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=PATHS, scope="module")
+def world(request: pytest.FixtureRequest) -> Iterator[Mux]:
+    """A mux that holds every VIP and TIP of the fixtures."""
+    made = Mux(request.param, idle_timeout_s=0.0)
+    for vip in packets.VIPS:
+        made.path.put_vip(vip)
+    made.path.put_tip(packets.KNOWN_TIP)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("fixture", FIXTURES, ids=lambda fixture: fixture.description)
+def test_packet(world: Mux, fixture: Fixture) -> None:
+    frame = fixture.frame()
+    how, out = world.send(frame)
+    assert how == fixture.exit
+    if fixture.expected is None:
+        assert out == frame
+        return
+    expected = fixture.expected()
+    assert out == expected, f"expected {Ether(expected)!r}\ngot      {Ether(out)!r}"
+
+
+def test_every_exit_but_a_bug_has_a_fixture() -> None:
+    covered = {fixture.exit for fixture in FIXTURES}
+    assert set(EXITS) - covered == {"FORWARD_CONNECTION", "DROP_INTERNAL"}
+
+
+def tcp(port: int, flags: str = "A", vip: MuxVip = packets.PLAIN) -> bytes:
+    return wire(client(vip, TCP(sport=port, dport=80, flags=flags)))
+
+
+def udp(port: int, vip: MuxVip = packets.PLAIN) -> bytes:
+    return wire(client(vip, UDP(sport=port, dport=80)))
+
+
+def turned(vip: MuxVip) -> MuxVip:
+    """Return the VIP with each slot given to the next member: every flow hashes elsewhere."""
+    assert vip.group
+    count = len(vip.group.members)
+    slots = tuple((slot + 1) % count for slot in vip.group.slots)
+    return vip.model_copy(update={"group": vip.group.model_copy(update={"slots": slots})})
+
+
+def test_a_connection_keeps_its_dip_when_slots_change(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    _, dip = mux.dip_of(tcp(1, "S"))
+    mux.path.put_vip(turned(packets.PLAIN))
+    assert mux.dip_of(tcp(1)) == ("FORWARD_CONNECTION", dip)
+    how, new = mux.dip_of(tcp(1, "S"))
+    assert (how, new != dip) == ("FORWARD_HASH", True), "a SYN begins a new connection, by hash"
+    assert mux.dip_of(tcp(1)) == ("FORWARD_CONNECTION", new)
+
+
+def test_an_icmp_error_follows_the_connection(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    _, dip = mux.dip_of(tcp(1000, "S"))
+    mux.path.put_vip(turned(packets.PLAIN))
+    error = packets.quoting(packets.reply_of(packets.PLAIN, TCP(sport=80, dport=1000)))
+    assert mux.dip_of(wire(error)) == ("FORWARD_ICMP_ERROR", dip)
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_udp_is_forgotten_when_idle_and_tcp_is_not(kind: str) -> None:
+    mux = Mux(kind, idle_timeout_s=0.0)
+    mux.path.put_vip(packets.PLAIN)
+    first, tcp_dip = mux.dip_of(udp(1))[1], mux.dip_of(tcp(1, "S"))[1]
+    mux.path.put_vip(turned(packets.PLAIN))
+    # The data path's clock ticks every few milliseconds.
+    for _ in range(1000):
+        how, dip = mux.dip_of(udp(1))
+        if how == "FORWARD_HASH":
+            break
+        assert dip == first
+    assert (how, dip != first) == ("FORWARD_HASH", True)
+    assert mux.dip_of(tcp(1)) == ("FORWARD_CONNECTION", tcp_dip)
+    mux.close()
+
+
+def test_a_removed_dip_loses_its_connections_and_no_other_does(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 200)}
+    assert packets.PLAIN.group
+    gone = packets.PLAIN.group.members[1].address
+    rest = tuple(dip for dip in packets.PLAIN.group.members if dip.address != gone)
+    after = packets.PLAIN.model_copy(update={"group": packets.PLAIN.group.updated(rest)})
+    mux.path.put_vip(after)
+    assert gone in before.values()
+    for port, dip in before.items():
+        how, now = mux.dip_of(tcp(port))
+        if dip == gone:
+            assert (how, now != gone) == ("FORWARD_HASH", True)
+        else:
+            assert (how, now) == ("FORWARD_CONNECTION", dip)
+
+
+def test_a_dip_that_comes_back_does_not_get_old_connections_back(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    port = next(p for p in range(1, 100) if mux.dip_of(tcp(p, "S"))[1] == IPv4Address("100.1.1.2"))
+    assert packets.PLAIN.group
+    rest = tuple(d for d in packets.PLAIN.group.members if str(d.address) != "100.1.1.2")
+    mux.path.put_vip(packets.PLAIN.model_copy(update={"group": packets.PLAIN.group.updated(rest)}))
+    mux.path.put_vip(packets.PLAIN)
+    assert mux.dip_of(tcp(port))[0] == "FORWARD_HASH"
+
+
+def test_a_drained_dip_keeps_its_connections_and_gets_no_more(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 100)}
+    assert packets.PLAIN.group
+    first, *others = packets.PLAIN.group.members
+    drained = packets.PLAIN.group.updated((first.model_copy(update={"weight": 0}), *others))
+    mux.path.put_vip(packets.PLAIN.model_copy(update={"group": drained}))
+    assert first.address in before.values()
+    for port, dip in before.items():
+        assert mux.dip_of(tcp(port)) == ("FORWARD_CONNECTION", dip)
+    assert all(mux.dip_of(tcp(port, "S"))[1] != first.address for port in range(100, 300))
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_an_evicted_connection_falls_back_to_the_hash(kind: str) -> None:
+    mux = Mux(kind, sizes=Sizes(services=16, slots=256, backends=16, connections=64, pinned=1))
+    mux.path.put_vip(packets.PLAIN)
+    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 1000)}
+    how = {port: mux.dip_of(tcp(port)) for port in (1, 2, 3)}
+    assert how == {port: ("FORWARD_HASH", before[port]) for port in (1, 2, 3)}
+    mux.close()
+
+
+def test_a_deleted_vip_is_dropped_and_a_deleted_tip_left_to_others(mux: Mux) -> None:
+    mux.path.put_vip(packets.PLAIN)
+    mux.path.put_vip(packets.LARGE)
+    mux.path.put_tip(packets.KNOWN_TIP)
+    assert mux.dip_of(udp(1, packets.LARGE))[1] in {d.address for d in packets.KNOWN_TIP.group.members}
+    mux.path.delete_tip(packets.KNOWN_TIP.address)
+    assert mux.dip_of(udp(1, packets.LARGE))[1] == packets.KNOWN_TIP.address
+    mux.path.delete_vip(packets.PLAIN.address)
+    assert mux.send(udp(1))[0] == "DROP_UNKNOWN_VIP"
+
+
+def test_traffic_is_counted_per_vip_port_and_dip(mux: Mux) -> None:
+    mux.path.put_vip(packets.MIXED)
+    default, ftp = udp(1, packets.MIXED), wire(client(packets.MIXED, TCP(dport=21)))
+    for frame in (default, default, ftp):
+        mux.send(frame)
+    counts = {(s.protocol, s.port): (t.packets, t.bytes) for s, t in mux.path.service_traffic().items()}
+    assert counts == {(None, None): (2, 2 * len(default)), (Protocol.TCP, 21): (1, len(ftp))}
+    tunnels = {str(dip): (t.packets, t.bytes) for dip, t in mux.path.tunnel_traffic().items()}
+    assert tunnels == {"100.1.1.3": (2, 2 * len(default)), "110.0.0.9": (1, len(ftp))}
+    mux.path.delete_vip(packets.MIXED.address)
+    assert mux.path.tunnel_traffic()[IPv4Address("100.1.1.3")].packets == 2, "counts outlive the VIP"
+
+
+def test_putting_the_same_again_writes_nothing(mux: Mux) -> None:
+    assert mux.path.put_vip(packets.PORTS).updates > 0
+    assert mux.path.put_vip(packets.PORTS).updates == 0
+    assert mux.path.put_tip(packets.KNOWN_TIP).updates > 0
+    assert mux.path.put_tip(packets.KNOWN_TIP).updates == 0
+
+
+@pytest.mark.root
+@needs_root
+def test_a_full_table_changes_nothing() -> None:
+    mux = Mux("xdp", Sizes(services=2, slots=40, backends=5, connections=64, pinned=1))
+    mux.path.put_vip(packets.PLAIN)
+    before = mux.path.table_use()
+    for refused, table in (
+        (MuxVip(address="10.0.1.1", group=group("100.9.9.1", "100.9.9.2", "100.9.9.3")), "backends"),
+        (packets.MIXED, "services"),
+        (turned(packets.PLAIN), "slots"),
+    ):
+        with pytest.raises(TableFullError, match=table):
+            mux.path.put_vip(refused)
+        assert mux.path.table_use() == before
+    assert mux.send(udp(1))[0] == "FORWARD_HASH"
+    mux.close()
+
+
+@pytest.mark.root
+@needs_root
+def test_tables_do_not_leak() -> None:
+    mux = Mux("xdp", Sizes(services=8, slots=256, backends=32, connections=64, pinned=4))
+    for round_ in range(100):
+        mux.path.put_vip(packets.PLAIN)
+        mux.path.put_vip(turned(packets.PLAIN))
+        mux.path.put_vip(packets.PINNED)
+        mux.path.put_tip(packets.KNOWN_TIP)
+        assert mux.dip_of(udp(round_ + 1))[0] == "FORWARD_HASH"
+        for address in (packets.PLAIN.address, packets.PINNED.address):
+            mux.path.delete_vip(address)
+        mux.path.delete_tip(packets.KNOWN_TIP.address)
+    assert {used for used, _ in mux.path.table_use().values()} == {0}
+    mux.close()
+
+
+dips = st.lists(st.integers(1, 250), min_size=1, max_size=12, unique=True)
+flows = st.tuples(
+    st.ip_addresses(v=4).filter(lambda a: not a.is_multicast),
+    st.sampled_from([6, 17, 1, 47]),
+    st.integers(0, 65535),
+    st.integers(0, 65535),
+)
+
+
+@st.composite
+def groups(draw: st.DrawFn, network: str) -> Group:
+    hosts = draw(dips)
+    weights = draw(st.lists(st.integers(0, 4), min_size=len(hosts), max_size=len(hosts)).filter(any))
+    members = tuple(
+        Dip(address=f"{network}.{host}", weight=weight) for host, weight in zip(hosts, weights, strict=True)
+    )
+    return Group.of(members)
+
+
+@pytest.fixture(params=PATHS, scope="module")
+def shared(request: pytest.FixtureRequest) -> Iterator[Mux]:
+    made = Mux(request.param, idle_timeout_s=0.0)
+    yield made
+    made.close()
+
+
+def packet_of(flow: Flow) -> bytes:
+    ip = IP(src=str(flow.source), dst=str(flow.destination), proto=flow.protocol)
+    l4 = {
+        6: TCP(sport=flow.source_port, dport=flow.destination_port, flags="S"),
+        17: UDP(sport=flow.source_port, dport=flow.destination_port),
+        1: ICMP(type=8, id=flow.source_port),
+    }.get(flow.protocol, Raw(b"other"))
+    return wire(ip / l4)
+
+
+def flow_to(vip: str, drawn: tuple[IPv4Address, int, int, int]) -> Flow:
+    source, protocol, source_port, destination_port = drawn
+    if protocol == 1:
+        destination_port = 0
+    if protocol == 47:
+        source_port = destination_port = 0
+    return Flow(source, IPv4Address(vip), protocol, source_port, destination_port)
+
+
+@settings(max_examples=60, deadline=None)
+@given(default=groups("100.1.1"), http=groups("100.1.2"), drawn=st.lists(flows, min_size=1, max_size=8))
+def test_the_choice_of_a_dip_is_the_models(
+    shared: Mux, default: Group, http: Group, drawn: list[tuple[IPv4Address, int, int, int]]
+) -> None:
+    vip = MuxVip(
+        address="10.0.3.3",
+        group=default,
+        ports=(MuxPortGroup(protocol=Protocol.TCP, port=80, group=http),),
+    )
+    if vip.address in {service.address for service in shared.path.service_traffic()}:
+        shared.path.delete_vip(vip.address)
+    shared.path.put_vip(vip)
+    for one in (*drawn, (IPv4Address("1.2.3.4"), 6, drawn[0][2], 80)):
+        flow = flow_to("10.0.3.3", one)
+        chosen = http if (flow.protocol, flow.destination_port) == (6, 80) else default
+        assert shared.dip_of(packet_of(flow))[1] == chosen.member(flow_hash(flow)).address, flow
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=groups("100.1.1"), second=groups("100.1.2"), drawn=st.lists(flows, min_size=1, max_size=8))
+def test_both_levels_of_a_large_vip_are_the_models(
+    shared: Mux, first: Group, second: Group, drawn: list[tuple[IPv4Address, int, int, int]]
+) -> None:
+    tips = {IPv4Address("20.0.0.1"): first, IPv4Address("20.0.0.2"): second}
+    vip = MuxVip(address="10.0.4.4", group=group("20.0.0.1", "20.0.0.2"))
+    held = {service.address for service in shared.path.service_traffic()}
+    if vip.address in held:
+        shared.path.delete_vip(vip.address)
+    for address, members in tips.items():
+        if address in held:
+            shared.path.delete_tip(address)
+        shared.path.put_tip(MuxTip(address=address, group=members))
+    shared.path.put_vip(vip)
+    assert vip.group
+    for one in drawn:
+        flow = flow_to("10.0.4.4", one)
+        tip = vip.group.member(flow_hash(flow)).address
+        expected = tips[tip].member(tip_hash(flow)).address
+        frame = packet_of(flow)
+        assert shared.dip_of(frame)[1] == expected, flow
+        tunneled = wire(IP(src="172.30.0.1", dst=str(tip)) / IP(frame[14:]))
+        assert shared.dip_of(tunneled)[1] == expected, f"{flow} tunneled to {tip}"
+
+
+@pytest.mark.root
+@needs_root
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_mutated_frames_fare_alike_on_both_data_paths(both: tuple[Mux, Mux], data: st.DataObject) -> None:
+    frame = bytearray(data.draw(st.sampled_from(FIXTURES)).frame())
+    for _ in range(data.draw(st.integers(0, 4))):
+        frame[data.draw(st.integers(12, min(len(frame), 90) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(frame[: data.draw(st.integers(14, len(frame)))])
+    assert both[0].send(cut) == both[1].send(cut)
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[Mux, Mux]]:
+    pair = Mux("xdp", idle_timeout_s=0.0), Mux("scapy", idle_timeout_s=0.0)
+    for made in pair:
+        for vip in packets.VIPS:
+            made.path.put_vip(vip)
+        made.path.put_tip(packets.KNOWN_TIP)
+    yield pair
+    for made in pair:
+        made.close()
