@@ -1,0 +1,256 @@
+"""The Python face of hmux.p4: one function per table entry. No other module knows a P4 name.
+
+Every function returns a finsy entity; `+entity` inserts it, `~entity` modifies, `-entity` deletes
+(`default_*` and `configuration` can only be modified). For what each table is for, see the drawing at
+the top of p4src/hmux.p4; for the sizes, `pipeline.sizes`.
+
+Values are checked here only where the P4 program takes a value that would not make sense; widths are
+checked against P4Info when finsy encodes the entity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+from finsy import (
+    MACAddress,
+    P4CounterEntry,
+    P4PacketIn,
+    P4PacketOut,
+    P4TableAction,
+    P4TableEntry,
+    P4TableMatch,
+)
+
+from duet_p4.model import Protocol
+
+MIN_MTU: Final = 68
+"""The smallest MTU of an IPv4 link, bytes (RFC 791)."""
+
+ETHERTYPE_ARP: Final = 0x0806
+
+
+class DropReason(IntEnum):
+    """Why the pipeline dropped a packet: the index of its `drop_counter` (drop_reasons.p4)."""
+
+    NOT_CONFIGURED = 0
+    ETHER_TYPE = 1
+    MALFORMED = 2
+    BAD_CHECKSUM = 3
+    NO_GROUP = 4
+    TUNNELED_VIP = 5
+    BARE_TIP = 6
+    EMPTY_SLOT = 7
+    NO_ROUTE = 8
+    BLACKHOLE = 9
+    NO_NEXTHOP = 10
+    TTL_EXPIRED = 11
+    TOO_BIG = 12
+
+
+def configuration(loopback: IPv4Address, underlay_seed: int) -> P4TableEntry:
+    """Tell the switch its own address and its underlay hash seed (32 bits); IPv4 is dropped before.
+
+    `loopback` is the source of tunnels and of ICMP errors. Only modify (`~`) applies.
+    """
+    return P4TableEntry(
+        "switch_table",
+        action=P4TableAction("configure", loopback=loopback, underlay_seed=underlay_seed),
+        is_default_action=True,
+    )
+
+
+def punt(ether_type: int = ETHERTYPE_ARP) -> P4TableEntry:
+    """Send frames of this EtherType to the CPU; those of other types but IPv4 are dropped."""
+    return P4TableEntry("punt_table", match=P4TableMatch(ether_type=ether_type), action=P4TableAction("punt"))
+
+
+def vip(
+    address: IPv4Address,
+    first_slot: int,
+    slot_count: int,
+    *,
+    has_ports: bool = False,
+    has_pinned_flows: bool = False,
+) -> P4TableEntry:
+    """Host table: packets to a VIP take one of the slots [`first_slot`, `first_slot + slot_count`).
+
+    `has_ports` says that the ACL table has entries of this VIP; without it they are never looked at.
+    A VIP that serves ports only has `has_ports` and no slots: other packets to it are dropped.
+    `has_pinned_flows` says the same of the pinned-flow table, for packets that take these slots.
+    Raises ValueError where the packets would have nowhere to go.
+    """
+    if not slot_count and not has_ports:
+        raise ValueError(f"VIP {address} has neither slots nor ports")
+    return P4TableEntry(
+        "host_table",
+        match=P4TableMatch(dst_addr=address),
+        action=P4TableAction(
+            "vip",
+            first_slot=first_slot,
+            slot_count=slot_count,
+            has_ports=int(has_ports),
+            has_pinned_flows=int(has_pinned_flows),
+        ),
+    )
+
+
+def tip(address: IPv4Address, first_slot: int, slot_count: int) -> P4TableEntry:
+    """Host table: tunneled packets to a TIP lose their outer header and take one of its slots."""
+    _check_count(slot_count, f"TIP {address}")
+    return P4TableEntry(
+        "host_table",
+        match=P4TableMatch(dst_addr=address),
+        action=P4TableAction("tip", first_slot=first_slot, slot_count=slot_count),
+    )
+
+
+def port_group(
+    address: IPv4Address,
+    protocol: Protocol,
+    port: int,
+    first_slot: int,
+    slot_count: int,
+    *,
+    has_pinned_flows: bool = False,
+) -> P4TableEntry:
+    """ACL table: packets to one port of a VIP take slots of their own.
+
+    Effective once the VIP's host entry has `has_ports`. `has_pinned_flows` is as in `vip`.
+    """
+    _check_count(slot_count, f"VIP {address} {protocol}/{port}")
+    return P4TableEntry(
+        "acl_table",
+        match=P4TableMatch(dst_addr=address, protocol=protocol.number, dst_port=port),
+        action=P4TableAction(
+            "port_group",
+            first_slot=first_slot,
+            slot_count=slot_count,
+            has_pinned_flows=int(has_pinned_flows),
+        ),
+    )
+
+
+def slot(index: int, tunnel: int) -> P4TableEntry:
+    """ECMP table: the flows of a slot take this tunnel."""
+    return P4TableEntry(
+        "ecmp_table", match=P4TableMatch(slot=index), action=P4TableAction("set_tunnel", tunnel=tunnel)
+    )
+
+
+def pinned_flow(
+    source: IPv4Address,
+    destination: IPv4Address,
+    protocol: int,
+    source_port: int,
+    destination_port: int,
+    tunnel: int,
+) -> P4TableEntry:
+    """Pinned-flow table: this flow (`duet_p4.flow_hash.Flow`) takes a tunnel whatever its slot says.
+
+    Effective once the entry that leads to its slots, of the VIP or of its port, has `has_pinned_flows`.
+    """
+    return P4TableEntry(
+        "pinned_flow_table",
+        match=P4TableMatch(
+            src_addr=source,
+            dst_addr=destination,
+            protocol=protocol,
+            src_port=source_port,
+            dst_port=destination_port,
+        ),
+        action=P4TableAction("set_tunnel", tunnel=tunnel),
+    )
+
+
+def tunnel(index: int, encap: IPv4Address) -> P4TableEntry:
+    """Tunneling table: packets get an outer header from the switch's loopback to `encap`, a DIP or TIP."""
+    return P4TableEntry(
+        "tunneling_table",
+        match=P4TableMatch(tunnel=index),
+        action=P4TableAction("encapsulate", dst_addr=encap),
+    )
+
+
+def route(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
+    """Route table: packets to `prefix`, where no longer one matches, take this next-hop group."""
+    return _route(prefix, P4TableAction("to_nexthop_group", nexthop_group=nexthop_group))
+
+
+def route_to_cpu(prefix: IPv4Network) -> P4TableEntry:
+    """Route table: packets to `prefix`, an address of the switch itself, go to the CPU as they came."""
+    return _route(prefix, P4TableAction("to_cpu"))
+
+
+def route_to_nowhere(prefix: IPv4Network) -> P4TableEntry:
+    """Route table: packets to `prefix` are dropped and counted as `DropReason.BLACKHOLE`."""
+    return _route(prefix, P4TableAction("blackhole"))
+
+
+def nexthop_group(index: int, first_slot: int, slot_count: int) -> P4TableEntry:
+    """Next-hop group table: a group owns the next-hop slots [`first_slot`, `first_slot + slot_count`)."""
+    _check_count(slot_count, f"next-hop group {index}")
+    return P4TableEntry(
+        "nexthop_group_table",
+        match=P4TableMatch(nexthop_group=index),
+        action=P4TableAction("select_nexthop", first_slot=first_slot, slot_count=slot_count),
+    )
+
+
+def nexthop_slot(index: int, nexthop: int) -> P4TableEntry:
+    """Next-hop slot table: the flows of a next-hop slot take this next hop."""
+    return P4TableEntry(
+        "nexthop_slot_table",
+        match=P4TableMatch(slot=index),
+        action=P4TableAction("set_nexthop", nexthop=nexthop),
+    )
+
+
+def nexthop(
+    index: int, port: int, source: MACAddress | str | int, destination: MACAddress | str | int, mtu: int
+) -> P4TableEntry:
+    """Next-hop table: leave by `port`, with these Ethernet addresses.
+
+    `mtu` is the port's, bytes of IP packet. Raises ValueError where IPv4 forbids it.
+    """
+    if not MIN_MTU <= mtu <= 0xFFFF:
+        raise ValueError(f"next hop {index}: MTU {mtu} is not within {MIN_MTU} to 65535")
+    return P4TableEntry(
+        "nexthop_table",
+        match=P4TableMatch(nexthop=index),
+        action=P4TableAction("forward", port=port, src_addr=source, dst_addr=destination, mtu=mtu),
+    )
+
+
+def drop_counters() -> list[P4CounterEntry]:
+    """Return what to read for the drop counters, in the order of `DropReason`."""
+    return [P4CounterEntry("drop_counter", index=reason) for reason in DropReason]
+
+
+def drop_counts(counters: Iterable[P4CounterEntry]) -> dict[DropReason, int]:
+    """Return packets dropped by reason, from drop counters that were read."""
+    return {DropReason(counter.index or 0): counter.packet_count for counter in counters}
+
+
+def packet_out(egress_port: int, frame: bytes) -> P4PacketOut:
+    """Return a frame to leave by a port, past the pipeline."""
+    return P4PacketOut(frame, egress_port=egress_port, padding=0)
+
+
+def ingress_port(packet: P4PacketIn) -> int:
+    """Return the port by which a punted frame came in."""
+    return int(packet["ingress_port"])
+
+
+def _route(prefix: IPv4Network, action: P4TableAction) -> P4TableEntry:
+    # P4Runtime has the prefix of length 0 as a field left out.
+    match = P4TableMatch(dst_addr=prefix) if prefix.prefixlen else P4TableMatch()
+    return P4TableEntry("route_table", match=match, action=action)
+
+
+def _check_count(slot_count: int, where: str) -> None:
+    if slot_count < 1:
+        raise ValueError(f"{where} has {slot_count} slots; it needs at least one")

@@ -1,0 +1,51 @@
+// Which tunnel carries the flow: a pinned flow's own, or that of the slot its hash picks.
+#ifndef ECMP_P4
+#define ECMP_P4
+
+#include "flow_hash.p4"
+#include "sizes.p4"
+#include "v1model_target.p4"
+
+control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    bit<32> hash_value;
+
+    action set_tunnel(tunnel_t tunnel) { meta.tunnel = tunnel; }
+    action empty_slot() { drop(standard_metadata, DROP_EMPTY_SLOT); }
+
+    // Flows that stay on their DIP while the slots change.
+    table pinned_flow_table {
+        key = {
+            meta.flow.src_addr: exact @name("src_addr");
+            meta.flow.dst_addr: exact @name("dst_addr");
+            meta.flow.protocol: exact @name("protocol");
+            meta.flow.src_port: exact @name("src_port");
+            meta.flow.dst_port: exact @name("dst_port");
+        }
+        actions = { set_tunnel; @defaultonly NoAction; }
+        const default_action = NoAction;
+        size = PINNED_FLOW_TABLE_SIZE;
+    }
+
+    table ecmp_table {
+        key = { meta.slot: exact @name("slot"); }
+        actions = { set_tunnel; @defaultonly empty_slot; }
+        const default_action = empty_slot;
+        size = ECMP_TABLE_SIZE;
+    }
+
+    apply {
+        if (meta.balance != BALANCE_NOT) {
+            hash_value = meta.flow_hash;
+            if (meta.balance == BALANCE_TIP) {
+                hash_value = hash_value ^ TIP_SEED;
+                mix(hash_value);
+            }
+            if (meta.has_pinned_flows == 0 || !pinned_flow_table.apply().hit) {
+                pick_slot(hash_value, meta.first_slot, meta.slot_count, meta.slot);
+                ecmp_table.apply();
+            }
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,49 @@
+// What every router owes a packet: one off its TTL, and word to its sender where it cannot go on.
+#ifndef HOP_P4
+#define HOP_P4
+
+#include "v1model_target.p4"
+
+control Hop(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    // The checksum grows by what the TTL lost, with an end-around carry (RFC 1624).
+    action decrement_ttl(inout ipv4_header_t ipv4) {
+        ipv4.ttl = ipv4.ttl - 1;
+        ipv4.checksum = ipv4.checksum + (ipv4.checksum >= 0xfeff ? 16w0x0101 : 16w0x0100);
+    }
+
+    action refuse(bit<8> type, bit<8> code, bit<16> mtu, drop_reason_t reason) {
+        meta.refused = 1;
+        meta.refusal_type = type;
+        meta.refusal_code = code;
+        meta.refusal_mtu = mtu;
+        meta.refusal_reason = reason;
+    }
+
+    apply {
+        bit<16> room = meta.mtu;
+        bit<16> length = hdr.ipv4.total_len;
+        if (hdr.outer_ipv4.isValid()) {
+            room = room - IPV4_LENGTH;
+        }
+        if (meta.made_outer == 0 && hdr.outer_ipv4.isValid()) {
+            // In transit through a tunnel. What is too big for it is the client's to know.
+            if (hdr.outer_ipv4.ttl <= 1) {
+                drop(standard_metadata, DROP_TTL_EXPIRED);
+            }
+            length = hdr.outer_ipv4.total_len - IPV4_LENGTH;
+            decrement_ttl(hdr.outer_ipv4);
+        } else if (hdr.ipv4.ttl <= 1) {
+            refuse(ICMP_TIME_EXCEEDED, 0, 0, DROP_TTL_EXPIRED);
+        } else if (length <= room) {
+            decrement_ttl(hdr.ipv4);
+        }
+        if (length > room && meta.refused == 0) {
+            if (hdr.ipv4.dont_fragment == 0) {
+                drop(standard_metadata, DROP_TOO_BIG);
+            }
+            refuse(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, room, DROP_TOO_BIG);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,54 @@
+// Sends a refused packet's beginning back to its sender in an ICMP error (RFC 792), by the port it came from.
+#ifndef ICMP_ERRORS_P4
+#define ICMP_ERRORS_P4
+
+#include "v1model_target.p4"
+
+control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    action make_error() {
+        bit<16> quoted_len = (bit<16>)(hdr.ipv4.ihl ++ 2w0) + QUOTE_LENGTH;
+
+        hdr.ethernet.dst_addr = meta.previous_hop;
+        hdr.ethernet.src_addr = meta.my_mac;
+
+        hdr.outer_ipv4.setValid();
+        hdr.outer_ipv4.version = 4;
+        hdr.outer_ipv4.ihl = 5;
+        hdr.outer_ipv4.tos = TOS_INTERNETWORK_CONTROL;
+        hdr.outer_ipv4.total_len = IPV4_LENGTH + ICMP_LENGTH + quoted_len;
+        hdr.outer_ipv4.identification = 0;
+        hdr.outer_ipv4.reserved = 0;
+        hdr.outer_ipv4.dont_fragment = 1;
+        hdr.outer_ipv4.more_fragments = 0;
+        hdr.outer_ipv4.fragment_offset = 0;
+        hdr.outer_ipv4.ttl = TUNNEL_TTL;
+        hdr.outer_ipv4.protocol = PROTOCOL_ICMP;
+        hdr.outer_ipv4.src_addr = meta.loopback;
+        hdr.outer_ipv4.dst_addr = hdr.ipv4.src_addr;
+        meta.made_outer = 1;
+
+        hdr.icmp_error.setValid();
+        hdr.icmp_error.type = meta.refusal_type;
+        hdr.icmp_error.code = meta.refusal_code;
+        hdr.icmp_error.identifier = 0;
+        hdr.icmp_error.sequence = meta.refusal_mtu;
+
+        cut_frame(ETHERNET_LENGTH + IPV4_LENGTH + ICMP_LENGTH + quoted_len);
+        send(standard_metadata, standard_metadata.ingress_port);
+    }
+
+    apply {
+        if (meta.refused == 1) {
+            // No error about an error, about a later fragment, about a broadcast, or to nobody (RFC 1812, 4.3.2.7);
+            // none where there are no 8 bytes to quote.
+            if (hdr.icmp.isValid() || meta.has_quote == 0 || hdr.ipv4.fragment_offset != 0
+                    || meta.my_mac[40:40] == 1 || hdr.ipv4.src_addr == 0 || hdr.ipv4.src_addr[31:29] == 7) {
+                drop(standard_metadata, meta.refusal_reason);
+            }
+            count_drop(meta.refusal_reason);
+            make_error();
+        }
+    }
+}
+
+#endif

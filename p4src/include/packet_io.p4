@@ -1,0 +1,16 @@
+// Packets from the CPU leave by the port it names. Packets to it: see punt_to_cpu.
+#ifndef PACKET_IO_P4
+#define PACKET_IO_P4
+
+#include "v1model_target.p4"
+
+control PacketOut(inout headers_t hdr, inout standard_metadata_t standard_metadata) {
+    apply {
+        if (hdr.packet_out.isValid()) {
+            send(standard_metadata, hdr.packet_out.egress_port);
+            exit;
+        }
+    }
+}
+
+#endif

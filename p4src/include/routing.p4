@@ -1,0 +1,75 @@
+// The underlay: longest prefix -> next-hop group -> one of its next hops -> port and Ethernet addresses.
+#ifndef ROUTING_P4
+#define ROUTING_P4
+
+#include "flow_hash.p4"
+#include "sizes.p4"
+#include "v1model_target.p4"
+
+control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    bit<32> hash_value;
+
+    action no_route() { drop(standard_metadata, DROP_NO_ROUTE); }
+    action blackhole() { drop(standard_metadata, DROP_BLACKHOLE); }
+    action no_nexthop() { drop(standard_metadata, DROP_NO_NEXTHOP); }
+
+    // The switch's own addresses: BGP, BFD, ICMP, anything.
+    action to_cpu() { punt_to_cpu(hdr, standard_metadata); }
+
+    action to_nexthop_group(nexthop_group_t nexthop_group) { meta.nexthop_group = nexthop_group; }
+
+    table route_table {
+        key = { meta.dst_addr: lpm @name("dst_addr"); }
+        actions = { to_nexthop_group; to_cpu; blackhole; @defaultonly no_route; }
+        const default_action = no_route;
+        size = ROUTE_TABLE_SIZE;
+    }
+
+    // Each switch has its own seed, so that one stage's choice says nothing about the next's.
+    action select_nexthop(nexthop_slot_t first_slot, slot_count_t slot_count) {
+        hash_value = meta.flow_hash ^ meta.underlay_seed;
+        mix(hash_value);
+        pick_slot(hash_value, first_slot, slot_count, meta.nexthop_slot);
+    }
+
+    table nexthop_group_table {
+        key = { meta.nexthop_group: exact @name("nexthop_group"); }
+        actions = { select_nexthop; @defaultonly no_nexthop; }
+        const default_action = no_nexthop;
+        size = NEXTHOP_GROUP_TABLE_SIZE;
+    }
+
+    action set_nexthop(nexthop_t nexthop) { meta.nexthop = nexthop; }
+
+    table nexthop_slot_table {
+        key = { meta.nexthop_slot: exact @name("slot"); }
+        actions = { set_nexthop; @defaultonly no_nexthop; }
+        const default_action = no_nexthop;
+        size = NEXTHOP_SLOT_TABLE_SIZE;
+    }
+
+    action forward(port_t port, mac_t src_addr, mac_t dst_addr, bit<16> mtu) {
+        meta.previous_hop = hdr.ethernet.src_addr;
+        meta.my_mac = hdr.ethernet.dst_addr;
+        hdr.ethernet.src_addr = src_addr;
+        hdr.ethernet.dst_addr = dst_addr;
+        meta.mtu = mtu;
+        send(standard_metadata, port);
+    }
+
+    table nexthop_table {
+        key = { meta.nexthop: exact @name("nexthop"); }
+        actions = { forward; @defaultonly no_nexthop; }
+        const default_action = no_nexthop;
+        size = NEXTHOP_TABLE_SIZE;
+    }
+
+    apply {
+        route_table.apply();
+        nexthop_group_table.apply();
+        nexthop_slot_table.apply();
+        nexthop_table.apply();
+    }
+}
+
+#endif

@@ -1,0 +1,48 @@
+// IP-in-IP (RFC 2003) towards the tunnel's DIP or TIP. What arrived for a TIP loses its old header first.
+#ifndef TUNNELING_P4
+#define TUNNELING_P4
+
+#include "sizes.p4"
+#include "v1model_target.p4"
+
+control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    direct_counter(CounterType.packets_and_bytes) tunneling_counter;
+
+    // Type of service and "don't fragment" are the client's: congestion marks and path-MTU discovery
+    // work through the tunnel.
+    action encapsulate(ipv4_t dst_addr) {
+        hdr.outer_ipv4.setValid();
+        hdr.outer_ipv4.version = 4;
+        hdr.outer_ipv4.ihl = 5;
+        hdr.outer_ipv4.tos = hdr.ipv4.tos;
+        hdr.outer_ipv4.total_len = hdr.ipv4.total_len + IPV4_LENGTH;
+        hdr.outer_ipv4.identification = hdr.ipv4.identification;
+        hdr.outer_ipv4.reserved = 0;
+        hdr.outer_ipv4.dont_fragment = hdr.ipv4.dont_fragment;
+        hdr.outer_ipv4.more_fragments = 0;
+        hdr.outer_ipv4.fragment_offset = 0;
+        hdr.outer_ipv4.ttl = TUNNEL_TTL;
+        hdr.outer_ipv4.protocol = PROTOCOL_IPIP;
+        hdr.outer_ipv4.src_addr = meta.loopback;
+        hdr.outer_ipv4.dst_addr = dst_addr;
+        meta.dst_addr = dst_addr;
+        meta.made_outer = 1;
+    }
+    action no_tunnel() { drop(standard_metadata, DROP_EMPTY_SLOT); }
+
+    table tunneling_table {
+        key = { meta.tunnel: exact @name("tunnel"); }
+        actions = { encapsulate; @defaultonly no_tunnel; }
+        const default_action = no_tunnel;
+        size = TUNNELING_TABLE_SIZE;
+        counters = tunneling_counter;
+    }
+
+    apply {
+        if (meta.balance != BALANCE_NOT) {
+            tunneling_table.apply();
+        }
+    }
+}
+
+#endif
