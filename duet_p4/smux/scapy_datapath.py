@@ -28,6 +28,7 @@ OUTER_TTL = 64
 _ICMP_ERRORS = {3, 4, 11, 12}
 _ICMP_ECHOES = {0, 8}
 _TCP, _UDP, _ICMP, _IPIP = 6, 17, 1, 4
+_CONTROL = 0xC0
 _IPV4 = b"\x08\x00"
 
 
@@ -141,7 +142,8 @@ class ScapyDatapath:
             raise _Leave("DROP_NO_GROUP")
 
         # Packets that must not go on, and what their sender is told.
-        answerable = kind is not Kind.ICMP_ERROR and header.frag == 0
+        from_host = 0 < IPv4Address(header.src).packed[0] < 224
+        answerable = kind is not Kind.ICMP_ERROR and header.frag == 0 and from_host
         if header.ttl <= 1:
             if not answerable:
                 raise _Leave("DROP_TTL")
@@ -239,7 +241,7 @@ class ScapyDatapath:
         quoted = header.ihl * 4 + 8
         if header.len < quoted:
             return _Leave("DROP_MALFORMED")
-        outer = IP(src=str(self._mux_address), dst=header.src, ttl=OUTER_TTL, id=0)
+        outer = IP(src=str(self._mux_address), dst=header.src, ttl=OUTER_TTL, id=0, tos=_CONTROL, flags="DF")
         answer = Ether(src=ethernet.dst, dst=ethernet.src) / outer / error / inner[:quoted]
         return _Leave(how, Verdict.SEND, bytes(answer))
 
@@ -369,7 +371,7 @@ def _quoted_flow(quoted: bytes, sender: IPv4Address) -> Flow:
         raise _Leave("DROP_MALFORMED")
     l4 = quoted[header.ihl * 4 :]
     source_port = destination_port = 0
-    if not _is_fragment(header):
+    if header.frag == 0:
         if header.proto in (_TCP, _UDP):
             destination_port, source_port = _unpack(l4, 4)
         elif header.proto == _ICMP:

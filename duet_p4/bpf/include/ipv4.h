@@ -140,7 +140,9 @@ static __always_inline struct iphdr *icmp_quoted(const struct iphdr *ip, const v
     return quoted;
 }
 
-/* The flow that the packet quoted by an ICMP error answers. 8 bytes of its L4 are enough. */
+/* The flow that the packet quoted by an ICMP error answers. 8 bytes of its L4 are enough, and a first
+ * fragment has them.
+ */
 static __always_inline bool ipv4_quoted_flow(const struct iphdr *quoted, const void *end, struct flow *flow)
 {
     const __be16 *ports = (const void *)quoted + quoted->ihl * 4;
@@ -148,7 +150,7 @@ static __always_inline bool ipv4_quoted_flow(const struct iphdr *quoted, const v
     flow->source = quoted->daddr;
     flow->destination = quoted->saddr;
     flow->protocol = quoted->protocol;
-    if (ipv4_is_fragment(quoted))
+    if (quoted->frag_off & bpf_htons(IPV4_OFFSET))
         return true;
     if (quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP) {
         if ((const void *)(ports + 2) > end)

@@ -14,6 +14,7 @@
 #include "maps.h"
 
 #define OUTER_TTL 64
+#define INTERNETWORK_CONTROL 0xC0
 #define OUTER_LENGTH ((int)sizeof(struct iphdr))
 #define ICMP_OVERHEAD ((int)(sizeof(struct iphdr) + sizeof(struct icmphdr)))
 #define QUOTED_L4 8
@@ -227,6 +228,8 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
     turn_around(ethernet, &packet->ethernet);
     fill_outer(outer, mux_address, client, IPPROTO_ICMP, ICMP_OVERHEAD + quoted);
+    outer->tos = INTERNETWORK_CONTROL;
+    outer->frag_off = bpf_htons(IPV4_DF);
     outer->check = checksum_fold(checksum_add_header(outer));
     *icmp = (struct icmphdr){.type = type, .code = code, .un.frag.mtu = bpf_htons(mtu)};
 
@@ -242,10 +245,15 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
     return leave(how, packet->length, XDP_TX);
 }
 
-/* Whether an ICMP error may answer this packet (RFC 1122, 3.2.2). */
+/* Whether an ICMP error may answer this packet (RFC 1812, 4.3.2.7): not an error, not a later fragment,
+ * and from a host.
+ */
 static __always_inline bool may_answer(const struct packet *packet, const struct iphdr *inner)
 {
-    return packet->kind != FLOW_ICMP_ERROR && !(inner->frag_off & bpf_htons(IPV4_OFFSET));
+    __u8 network = bpf_ntohl(inner->saddr) >> 24;
+
+    return packet->kind != FLOW_ICMP_ERROR && !(inner->frag_off & bpf_htons(IPV4_OFFSET)) && network &&
+           network < 224;
 }
 
 static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet, __be32 destination,

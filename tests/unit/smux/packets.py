@@ -90,7 +90,7 @@ def encapsulated(packet: Packet, to: IPv4Address | str) -> bytes:
 
 def answered(packet: Packet, icmp: ICMP) -> bytes:
     quoted = bytes(packet)[: packet.ihl * 4 + 8 if packet.ihl else 28]
-    outer = IP(src=str(MUX), dst=CLIENT, ttl=64, id=0)
+    outer = IP(src=str(MUX), dst=CLIENT, ttl=64, id=0, tos=0xC0, flags="DF")
     return bytes(Ether(src=MUX_MAC, dst=TOR_MAC) / outer / icmp / Raw(quoted))
 
 
@@ -255,6 +255,12 @@ FIXTURES = (
         quoting(reply_of(PORTS, TCP(sport=80, dport=5)), vip=PORTS),
         PORTS.ports[0].group.member(flow_hash(flow(PORTS, 6, 5, 80))).encap,
     ),
+    forwards(
+        "so does an error about the first fragment of a reply",
+        "FORWARD_ICMP_ERROR",
+        quoting(IP(src="10.0.0.1", dst=CLIENT, flags="MF") / UDP(sport=53, dport=53000)),
+        _member(PLAIN, flow(PLAIN, 17, 53000, 53)),
+    ),
     drops(
         "an ICMP error about someone else's packet is dropped",
         "DROP_MALFORMED",
@@ -293,6 +299,11 @@ FIXTURES = (
         "REPLY_TTL",
         lambda: wire(client(PLAIN, UDP(), ttl=1)),
         lambda: answered(client(PLAIN, UDP(), ttl=1), ICMP(type=11, code=0)),
+    ),
+    drops(
+        "TTL at its end from nobody's address is not answered",
+        "DROP_TTL",
+        wire(IP(src="0.1.2.3", dst="10.0.0.1", ttl=1) / UDP()),
     ),
     drops(
         "TTL at its end on an ICMP error is never answered",

@@ -1,0 +1,54 @@
+"""The SMux agent's configuration: one JSON file."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from duet_p4.bird.config import BirdConfig
+from duet_p4.model import Model, Port
+from duet_p4.smux.datapath import Sizes
+
+
+class TableSizes(Model):
+    """Entries per table; `services` counts VIPs, ports of VIPs, and TIPs."""
+
+    services: int = Field(default=Sizes.services, ge=1, le=1 << 20)
+    slots: int = Field(default=Sizes.slots, ge=1, le=1 << 24)
+    backends: int = Field(default=Sizes.backends, ge=1, le=1 << 20)
+    connections: int = Field(default=Sizes.connections, ge=1, le=1 << 24)
+    pinned: int = Field(default=Sizes.pinned, ge=1, le=1 << 20)
+
+    def sizes(self) -> Sizes:
+        """Return the same for a data path."""
+        return Sizes(**self.model_dump())
+
+
+class SmuxConfig(Model):
+    """One SMux.
+
+    `address` is its own: the outer source of what it sends and the BGP router id. `announced` are the
+    prefixes that cover all VIPs and TIPs. `bird` has no originated prefixes: the agent adds `address` and
+    `announced`. `datapath` is `xdp`, or `scapy` to read along. UDP and ICMP flows are
+    forgotten after `idle_timeout_s`.
+    """
+
+    name: str
+    address: IPv4Address
+    uplinks: tuple[str, ...] = Field(min_length=1)
+    announced: tuple[IPv4Network, ...] = Field(min_length=1)
+    bird: BirdConfig
+    state_dir: Path
+    listen: IPv4Address
+    port: Port = 8443
+    token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    datapath: Literal["xdp", "scapy"] = "xdp"
+    xdp_mode: Literal["native", "skb"] = "native"
+    idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    tables: TableSizes = TableSizes()
+    log_level: str = "INFO"
