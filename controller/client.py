@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from controller.store import Event, VipRecord
-from controller.updater.api import Assignment, DipHealth, Target
+from controller.engine.api import Placed, Request, Result
+from controller.inventory import Inventory
+from controller.monitoring.agents import AgentState
+from controller.store import Event, TrafficSample, VipRecord
+from controller.updater.api import Assignment, DipHealth, Reach, Target
 from controller.updater.plan import Plan
-from controller.updater.service import Placement, Report
+from controller.updater.service import DeviceReach, Placement, Report
 from duet_p4.model import Vip
 from duet_p4.rest.client import RestClient
 
@@ -52,6 +55,10 @@ class UpdaterClient(RestClient):
         """Say whether a DIP is fit for traffic."""
         await self.call("PUT", f"/v1/dips/{dip}/health", DipHealth, body=DipHealth(up=up))
 
+    async def set_reach(self, device: str, reach: DeviceReach) -> None:
+        """Say whether a device answers."""
+        await self.call("PUT", f"/v1/devices/{device}", Reach, body=Reach(reach=reach))
+
     async def assignment(self) -> Assignment:
         """Return where every VIP and TIP shall live."""
         return await self.call("GET", "/v1/assignment", Assignment)
@@ -74,3 +81,39 @@ class UpdaterClient(RestClient):
         """List events."""
         query = {"after": after, "limit": limit}
         return await self.call("GET", "/v1/events", list[Event], query=query)
+
+
+class EngineClient(RestClient):
+    """Calls the DUET engine."""
+
+    async def compute(self, request: Request) -> Result:
+        """Compute an assignment; nothing is carried out."""
+        return await self.call("POST", "/v1/assignments", Result, body=request)
+
+    async def place(self, record: VipRecord) -> dict[IPv4Address, str | None]:
+        """Say where one VIP and its TIPs go, while everything else stays."""
+        return await self.call("POST", "/v1/placements", dict[IPv4Address, str | None], body=record)
+
+    async def explain(self, address: IPv4Address) -> Placed:
+        """Say why the last computed assignment put a VIP or TIP where it did."""
+        return await self.call("GET", f"/v1/explanations/{address}", Placed)
+
+
+class MonitoringClient(RestClient):
+    """Calls datacenter monitoring."""
+
+    async def inventory(self) -> Inventory:
+        """Return the network."""
+        return await self.call("GET", "/v1/inventory", Inventory)
+
+    async def agents(self) -> list[AgentState]:
+        """Return every agent as monitoring sees it."""
+        return await self.call("GET", "/v1/agents", list[AgentState])
+
+    async def traffic(self, seconds: float) -> list[TrafficSample]:
+        """Return the mean traffic matrix of the last `seconds`."""
+        return await self.call("GET", "/v1/traffic", list[TrafficSample], query={"seconds": seconds})
+
+
+class ControllerClient(UpdaterClient, EngineClient, MonitoringClient):
+    """Calls a controller whose three modules share an address, as the operator's commands do."""

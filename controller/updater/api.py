@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Annotated
 
@@ -17,12 +17,10 @@ from pydantic import Field
 from controller.events import EventLog
 from controller.store import Event, Store, VipRecord
 from controller.updater.plan import Plan
-from controller.updater.service import Placement, Report, Updater
+from controller.updater.service import DeviceReach, Placement, Placer, Report, Updater
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
 from duet_p4.rest.problems import InvalidError
-
-Placer = Callable[[VipRecord], Awaitable[Mapping[IPv4Address, str | None]]]
 
 
 class Target(Model):
@@ -35,6 +33,12 @@ class Assignment(Model):
     """A whole or partial assignment; what it does not name stays where it is."""
 
     placements: tuple[Placement, ...] = Field(max_length=100_000)
+
+
+class Reach(Model):
+    """Whether a device answers."""
+
+    reach: DeviceReach
 
 
 class DipHealth(Model):
@@ -103,6 +107,12 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
     async def set_dip_health(dip: IPv4Address, body: DipHealth) -> DipHealth:
         """Say whether a DIP is fit for traffic; monitoring does so."""
         await updater.set_dip_health(dip, up=body.up)
+        return body
+
+    @api.put("/devices/{name}", tags=["devices"], responses=found)
+    async def set_reach(name: str, body: Reach) -> Reach:
+        """Say whether a device answers; monitoring does so."""
+        await updater.set_reach(name, body.reach, place)
         return body
 
     @api.get("/assignment", tags=["assignment"])

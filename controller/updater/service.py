@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import StrEnum
 from ipaddress import IPv4Address
 
 from pydantic import ValidationError
@@ -30,6 +31,9 @@ from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 
 logger = logging.getLogger(__name__)
 
+Placer = Callable[[VipRecord], Awaitable[Mapping[IPv4Address, str | None]]]
+"""Asks the engine where a VIP and its TIPs go, while everything else stays."""
+
 FlowSource = Callable[[VipRecord], Awaitable[list[LiveFlow]]]
 """Asks the host agents of a VIP's DIPs for its live flows."""
 
@@ -39,6 +43,14 @@ class Placement(Model):
 
     address: IPv4Address
     switch: str | None
+
+
+class DeviceReach(StrEnum):
+    """What monitoring says of a device: `lost` is `unreachable` for so long that others step in."""
+
+    READY = "ready"
+    UNREACHABLE = "unreachable"
+    LOST = "lost"
 
 
 class Report(Model):
@@ -195,12 +207,33 @@ class Updater:
                 if any(known.address == dip for known in record.spec.all_dips()):
                     await self._change(record, record.spec)
 
-    def set_reachable(self, device: str, *, reachable: bool) -> None:
-        """Note that an agent does or does not answer; what does not answer gets no requests."""
-        if reachable:
-            self._unreachable.discard(device)
-        else:
+    async def set_reach(self, device: str, reach: DeviceReach, place: Placer) -> None:
+        """Note whether a device answers. One that does not gets no requests; one that does again is repaired.
+
+        A switch that is lost gives up its VIPs: each goes where `place` says.
+        """
+        if device not in self._devices:
+            raise UnknownError(f"no device is called {device!r}")
+        if reach is DeviceReach.READY:
+            if device in self._unreachable:
+                self._unreachable.discard(device)
+                self._events.add("device-back", device)
+            await self.resync([device])
+            return
+        if device not in self._unreachable:
             self._unreachable.add(device)
+            self._events.add("device-unreachable", device)
+        if reach is DeviceReach.LOST:
+            stranded = [p.address for p in self.placements() if p.switch == device]
+            self._events.add("device-lost", device, vips=len(stranded))
+            await self.place(Placement(address=address, switch=None) for address in stranded)
+            for owner in sorted({self._owner(address) for address in stranded}):
+                target = await place(self.vip(owner))
+                wanted = [Placement(address=a, switch=s) for a, s in target.items() if a in stranded]
+                await self.place(wanted)
+
+    def _owner(self, address: IPv4Address) -> IPv4Address:
+        return next(record.address for record in self.vips() if address in _addresses(record))
 
     async def resync(self, only: Iterable[str] | None = None) -> Report:
         """Read devices back (all, or `only` some) and repair what differs from the store."""

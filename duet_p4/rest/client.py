@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.types import ASGIApp
 
 from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
 from duet_p4.rest.app import Health
@@ -42,8 +43,9 @@ class RestClient:
     """Calls one service; an asynchronous context manager that keeps its connections open.
 
     `token` goes with every request; `ca` is the certificate authority that an `https` service must
-    be signed by; `local` is the Unix socket that the service is reached through, if not TCP. Proxies
-    of the environment are ignored: agents are on the management network.
+    be signed by; `local` is the Unix socket that the service is reached through, if not TCP,
+    and `app` the service itself where it runs in this process. Proxies of the environment are ignored:
+    agents are on the management network.
     """
 
     def __init__(
@@ -53,13 +55,14 @@ class RestClient:
         token: str | None = None,
         ca: Path | None = None,
         local: Path | None = None,
+        app: ASGIApp | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
             base_url=url,
-            transport=httpx.AsyncHTTPTransport(uds=str(local)) if local else None,
+            transport=_transport(local, app),
             headers=headers,
             verify=ssl.create_default_context(cafile=ca) if ca else url.startswith("https:"),
             timeout=timeout_s,
@@ -196,6 +199,12 @@ class MuxClient(RestClient):
     async def counters(self) -> MuxCounters:
         """Read the counters of the mux's data path."""
         return await self.call("GET", "/v1/counters", MuxCounters)
+
+
+def _transport(local: Path | None, app: ASGIApp | None) -> httpx.AsyncBaseTransport | None:
+    if app is not None:
+        return httpx.ASGITransport(app)
+    return httpx.AsyncHTTPTransport(uds=str(local)) if local else None
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,424 @@
+"""The operator's commands: `duet vip`, `duet assignment`, `duet events`, `duet status`.
+
+Exit codes: 0 done, 1 the controller refused or could not be reached, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from controller.client import ControllerClient
+from controller.engine.api import Request
+from controller.engine.planner import StrategyName
+from controller.store import Event, VipRecord
+from controller.updater.plan import Plan
+from controller.updater.service import Placement, Report
+from duet_p4.model import Dip, Vip
+from duet_p4.rest.client import RestError
+from duet_p4.rest.credentials import read_token
+
+RUN = Path("/run/duet/paper")
+"""Where the default testbed's controller listens and keeps its token."""
+
+_Answer = TypeVar("_Answer")
+_SMUXES = "smux"
+
+
+class Address(click.ParamType[IPv4Address]):
+    """An IPv4 address on the command line."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> IPv4Address:
+        """Parse it, or say what is wrong with it."""
+        try:
+            return IPv4Address(value)
+        except ValueError:
+            self.fail(f"{value!r} is no IPv4 address", param, ctx)
+
+
+ADDRESS = Address()
+
+
+@dataclass(frozen=True)
+class Session:
+    """How to reach the controller, and how to show what it says."""
+
+    socket: Path
+    token_file: Path
+    as_json: bool
+
+    def ask(self, question: Callable[[ControllerClient], Awaitable[_Answer]]) -> _Answer:
+        """Ask the controller something; a refusal ends the command with exit code 1."""
+
+        async def run() -> _Answer:
+            token = read_token(self.token_file)
+            async with ControllerClient("http://controller", token=token, local=self.socket) as client:
+                return await question(client)
+
+        try:
+            return asyncio.run(run())
+        except FileNotFoundError as error:
+            raise click.ClickException(
+                f"no controller here: {error.filename} does not exist. Bring up a testbed (duet testbed up), "
+                "or name its socket and token (--socket, --token-file)"
+            ) from error
+        except (RestError, OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+
+    def show(self, answer: Any, people: Callable[[], Iterable[Table | str]]) -> None:
+        """Print an answer as one line of JSON, or for people."""
+        if self.as_json:
+            plain = TypeAdapter(type(answer)).dump_python(answer, mode="json") if answer is not None else None
+            click.echo(json.dumps(_plain(answer) if isinstance(answer, (list, tuple)) else plain))
+            return
+        console = Console()
+        for part in people():
+            console.print(part)
+
+
+def _plain(answers: Sequence[BaseModel]) -> list[Any]:
+    return [answer.model_dump(mode="json") for answer in answers]
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every command has, and hand the command a `Session`."""
+
+    def run(socket: Path | None, token_file: Path | None, testbed: str, as_json: bool, **rest: Any) -> Any:
+        run_dir = RUN.parent / testbed
+        session = Session(
+            socket or run_dir / "controller.sock", token_file or run_dir / "credentials" / "token", as_json
+        )
+        return command(session, **rest)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    path = click.Path(path_type=Path, dir_okay=False)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON value as the last line."),
+        click.option("--testbed", default=RUN.name, show_default=True, help="Name of the running testbed."),
+        click.option("--token-file", type=path, envvar="DUET_TOKEN_FILE", help="The bearer token."),
+        click.option("--socket", type=path, envvar="DUET_SOCKET", help="The controller's Unix socket."),
+    ):
+        run = option(run)
+    return run
+
+
+@click.group(short_help="VIPs: what the operator wants.")
+def vip() -> None:
+    """VIPs: what the operator wants."""
+
+
+@vip.command("list")
+@_options
+def list_vips(session: Session) -> None:
+    """List VIPs, where they live, and their DIPs."""
+    records = session.ask(lambda c: c.vips())
+
+    def people() -> Iterable[Table]:
+        table = Table("VIP", "name", "on", "DIPs", "ports", "TIPs", "pinned")
+        for record in records:
+            spec = record.spec
+            ports = ", ".join(f"{port.protocol}/{port.port}" for port in spec.ports)
+            table.add_row(
+                str(record.address),
+                spec.name or "",
+                _where(record),
+                str(len(spec.all_dips())),
+                ports,
+                str(len(record.tips) or ""),
+                str(len(record.layout.pinned) or ""),
+            )
+        yield table
+
+    session.show(records, people)
+
+
+@vip.command("show")
+@click.argument("address", type=ADDRESS)
+@_options
+def show_vip(session: Session, address: IPv4Address) -> None:
+    """Show one VIP: its groups, and how many slots each DIP owns."""
+    record = session.ask(lambda c: c.vip(address))
+    session.show(record, lambda: _details(record))
+
+
+@vip.command("add")
+@click.argument("address", type=ADDRESS, required=False)
+@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP; may be repeated.")
+@click.option("--file", "file", type=click.File(), help="The whole VIP as JSON, instead of --dip.")
+@click.option("--name", help="A name for people.")
+@click.option("--switch", help="Carry it on this switch, instead of where the engine says.")
+@_options
+def add_vip(
+    session: Session,
+    address: IPv4Address | None,
+    dips: tuple[str, ...],
+    file: Any,
+    name: str | None,
+    switch: str | None,
+) -> None:
+    """Add a VIP, such as: duet vip add 10.0.0.9 --dip 100.1.1.1 --dip 100.1.2.1*3."""
+    spec = _spec(address, dips, file, name)
+    record = session.ask(lambda c: c.add_vip(spec, switch))
+    session.show(record, lambda: _details(record))
+
+
+@vip.command("change")
+@click.argument("address", type=ADDRESS, required=False)
+@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP; may be repeated.")
+@click.option("--file", "file", type=click.File(), help="The whole VIP as JSON, instead of --dip.")
+@click.option("--name", help="A name for people.")
+@_options
+def change_vip(
+    session: Session, address: IPv4Address | None, dips: tuple[str, ...], file: Any, name: str | None
+) -> None:
+    """Replace a VIP's DIPs; live connections to DIPs that stay are kept."""
+    spec = _spec(address, dips, file, name)
+    record = session.ask(lambda c: c.change_vip(spec))
+    session.show(record, lambda: _details(record))
+
+
+@vip.command("remove")
+@click.argument("address", type=ADDRESS)
+@_options
+def remove_vip(session: Session, address: IPv4Address) -> None:
+    """Remove a VIP."""
+    session.ask(lambda c: c.remove_vip(address))
+    session.show(None, lambda: [f"VIP {address} is removed"])
+
+
+@vip.command("migrate")
+@click.argument("address", type=ADDRESS)
+@click.argument("switch")
+@_options
+def migrate_vip(session: Session, address: IPv4Address, switch: str) -> None:
+    """Move a VIP to SWITCH, or with `smux` to the SMuxes; the engine then leaves it there."""
+    target = None if switch == _SMUXES else switch
+    report = session.ask(lambda c: c.migrate(address, target))
+    session.show(report, lambda: _report(report))
+
+
+@vip.command("release")
+@click.argument("address", type=ADDRESS)
+@_options
+def release_vip(session: Session, address: IPv4Address) -> None:
+    """Let the engine place a VIP again that was placed by hand."""
+    record = session.ask(lambda c: c.release(address))
+    session.show(record, lambda: [f"VIP {address} is the engine's to place; it is on {_where(record)}"])
+
+
+@vip.command("drain")
+@click.argument("address", type=ADDRESS)
+@click.argument("dip", type=ADDRESS)
+@_options
+def drain_dip(session: Session, address: IPv4Address, dip: IPv4Address) -> None:
+    """Give a DIP no new flows; those it has go on."""
+    record = session.ask(lambda c: c.drain(address, dip))
+    session.show(record, lambda: _details(record))
+
+
+@click.group(short_help="Which switch carries which VIP, and why.")
+def assignment() -> None:
+    """Which switch carries which VIP, and why."""
+
+
+def _strategy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", type=click.IntRange(0), default=0, help="Of random."),
+        click.option(
+            "--delta", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Of sticky."
+        ),
+        click.option(
+            "--strategy",
+            type=click.Choice([name.value for name in StrategyName]),
+            default=StrategyName.STICKY.value,
+            show_default=True,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@assignment.command("show")
+@_options
+def show_assignment(session: Session) -> None:
+    """Show where every VIP and TIP shall live."""
+    answer = session.ask(lambda c: c.assignment())
+
+    def people() -> Iterable[Table]:
+        table = Table("VIP or TIP", "on")
+        for placement in answer.placements:
+            table.add_row(str(placement.address), placement.switch or "SMuxes")
+        yield table
+
+    session.show(answer, people)
+
+
+@assignment.command("plan")
+@_strategy_options
+@_options
+def plan_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
+    """Compute an assignment and print the steps it would take; nothing is changed."""
+    request = Request(strategy=StrategyName(strategy), delta=delta, seed=seed)
+
+    async def question(client: ControllerClient) -> Plan:
+        result = await client.compute(request)
+        return await client.plan([Placement(address=p.address, switch=p.switch) for p in result.placements])
+
+    plan = session.ask(question)
+
+    def people() -> Iterable[Table | str]:
+        if not plan.steps:
+            yield "nothing to do"
+            return
+        table = Table("wave", "device", "step", "VIP or TIP", "why")
+        for step in plan.steps:
+            table.add_row(step.wave.value, step.device, step.action.value, str(step.address), step.why)
+        yield table
+
+    session.show(plan, people)
+
+
+@assignment.command("run")
+@_strategy_options
+@_options
+def run_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
+    """Compute an assignment and carry it out, in waves through the SMuxes."""
+    request = Request(strategy=StrategyName(strategy), delta=delta, seed=seed)
+
+    async def question(client: ControllerClient) -> Report:
+        result = await client.compute(request)
+        return await client.assign([Placement(address=p.address, switch=p.switch) for p in result.placements])
+
+    report = session.ask(question)
+    session.show(report, lambda: _report(report))
+
+
+@assignment.command("explain")
+@click.argument("address", type=ADDRESS)
+@_options
+def explain(session: Session, address: IPv4Address) -> None:
+    """Say why the last computed assignment put a VIP or TIP where it did."""
+    placed = session.ask(lambda c: c.explain(address))
+
+    def people() -> Iterable[str]:
+        yield f"{placed.address} on {placed.switch or 'the SMuxes'}: {placed.reason}"
+        if placed.bottleneck and placed.utilization is not None:
+            yield f"bottleneck: {placed.bottleneck} at {placed.utilization:.1%}"
+        if placed.runner_up and placed.runner_up_utilization is not None:
+            yield f"runner-up: {placed.runner_up} at {placed.runner_up_utilization:.1%}"
+
+    session.show(placed, people)
+
+
+@click.command(short_help="What happened.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--after", type=click.IntRange(0), default=0, help="Only events after this number.")
+@_options
+def events(session: Session, limit: int, after: int) -> None:
+    """What happened: failures, changes, repairs; the newest last."""
+    found = session.ask(lambda c: c.events(after, limit))
+
+    def people() -> Iterable[Table]:
+        table = Table("#", "time", "event", "subject", "detail")
+        for event in found:
+            table.add_row(str(event.id), _clock(event), event.kind, event.subject, _detail(event))
+        yield table
+
+    session.show(found, people)
+
+
+@click.command(short_help="The controller at a glance.")
+@_options
+def status(session: Session) -> None:
+    """The controller at a glance: agents, VIPs, and what is out of order."""
+
+    async def question(client: ControllerClient) -> dict[str, Any]:
+        agents, vips, assigned = await asyncio.gather(client.agents(), client.vips(), client.assignment())
+        reach: dict[str, int] = {}
+        for agent in agents:
+            reach[agent.reach.value] = reach.get(agent.reach.value, 0) + 1
+        return {
+            "agents": reach,
+            "out_of_order": [a.model_dump(mode="json") for a in agents if a.reach.value != "ready"],
+            "vips": len(vips),
+            "on_hmuxes": sum(1 for p in assigned.placements if p.switch is not None),
+            "on_smuxes": sum(1 for p in assigned.placements if p.switch is None),
+        }
+
+    found = session.ask(question)
+
+    def people() -> Iterable[str]:
+        yield "agents: " + ", ".join(f"{count} {reach}" for reach, count in found["agents"].items())
+        for agent in found["out_of_order"]:
+            yield f"  {agent['name']} is {agent['reach']}: {agent['detail']}"
+        hmuxes, smuxes = found["on_hmuxes"], found["on_smuxes"]
+        yield f"{found['vips']} VIPs; {hmuxes} VIPs and TIPs on HMuxes, {smuxes} on SMuxes"
+
+    session.show(found, people)
+
+
+def _spec(address: IPv4Address | None, dips: Sequence[str], file: Any, name: str | None) -> Vip:
+    if (address is None) == (file is None):
+        raise click.UsageError("give either an address with --dip, or --file")
+    try:
+        if file is not None:
+            return Vip.model_validate_json(file.read())
+        members = []
+        for text in dips:
+            dip, _, weight = text.partition("*")
+            members.append(Dip.model_validate({"address": dip, **({"weight": weight} if weight else {})}))
+        return Vip.model_validate({"address": address, "dips": members, "name": name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise click.UsageError(f"{where}: {first['msg']} (got {first['input']!r})") from error
+
+
+def _details(record: VipRecord) -> Iterable[Table | str]:
+    yield f"VIP {record.address} on {_where(record)}"
+    groups = [("default", record.layout.group)] if record.layout.group else []
+    groups += [(f"{port.protocol}/{port.port}", port.group) for port in record.layout.ports]
+    groups += [(f"TIP {placed.tip.address}", placed.tip.group) for placed in record.tips]
+    table = Table("group", "DIP or TIP", "weight", "slots")
+    for name, group in groups:
+        for index, member in enumerate(group.members):
+            held = sum(1 for owner in group.slots if owner == index)
+            table.add_row(name, str(member.address), str(member.weight), f"{held} of {len(group.slots)}")
+    yield table
+
+
+def _where(record: VipRecord) -> str:
+    where = record.switch or "SMuxes"
+    if record.returning:
+        where += f" (returning to {record.returning})"
+    return where + (" (by hand)" if record.held else "")
+
+
+def _report(report: Report) -> Iterable[str]:
+    yield f"{report.done} steps, {report.writes} table entries written"
+    for wave, ms in report.wave_ms.items():
+        yield f"  {wave}: {ms:.1f} ms"
+    for failure in report.failed:
+        yield f"  failed: {failure}"
+
+
+def _clock(event: Event) -> str:
+    return datetime.fromtimestamp(event.time).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _detail(event: Event) -> str:
+    return ", ".join(f"{key} {value}" for key, value in event.detail.items())

@@ -1,0 +1,80 @@
+"""The controller's configuration file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from controller.engine.planner import StrategyName
+from duet_p4.model import Model
+
+
+class Module(StrEnum):
+    """The controller's three parts."""
+
+    MONITORING = "monitoring"
+    ENGINE = "engine"
+    UPDATER = "updater"
+
+
+class Listen(Model):
+    """Where the controller answers over TLS (plain TCP without a certificate)."""
+
+    host: IPv4Address = IPv4Address("127.0.0.1")
+    port: int = Field(default=8080, ge=0, le=65535)
+
+
+class Intervals(Model):
+    """How often the controller does what it does by itself, in seconds."""
+
+    health: float = Field(default=0.5, gt=0)
+    dip_health: float = Field(default=1.0, gt=0)
+    traffic: float = Field(default=10.0, gt=0)
+    repair: float = Field(default=1.0, gt=0, description="retry what failed, settle pinned flows")
+    resync: float = Field(default=60.0, gt=0, description="read every device back")
+    assignment: float | None = Field(default=600.0, gt=0, description="the paper: 10 minutes; null: never")
+
+
+class ControllerConfig(Model):
+    """What `python -m controller --config FILE` reads.
+
+    `elsewhere` gives the URL of modules that run in other processes.
+    """
+
+    database: Path
+    inventory: Path
+    listen: Listen = Listen()
+    socket: Path | None = Field(default=None, description="Unix socket for the operator on this machine")
+    token_file: Path | None = None
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    modules: tuple[Module, ...] = tuple(Module)
+    elsewhere: dict[Module, str] = Field(default_factory=dict)
+    intervals: Intervals = Intervals()
+    strategy: StrategyName = StrategyName.STICKY
+    misses: int = Field(default=3, ge=1, description="health questions an agent may miss before it is lost")
+    switch_hold_s: float = Field(
+        default=10.0, ge=0, description="how long a switch may be lost before its VIPs go to others"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("a certificate needs its key, and a key its certificate")
+        for module in Module:
+            if module not in self.modules and module not in self.elsewhere:
+                raise ValueError(f"{module} runs neither here nor, as `elsewhere` says, anywhere")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a configuration; ValueError names the file and what is wrong in it."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except ValidationError as error:
+            raise ValueError(f"configuration {path}: {error}") from error

@@ -1,0 +1,43 @@
+"""Monitoring's REST interface: the network, its agents, its DIPs, its traffic."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from controller.inventory import Inventory
+from controller.monitoring.agents import AgentState
+from controller.monitoring.service import Monitoring
+from controller.store import TrafficSample
+from duet_p4.rest.app import problem_responses
+
+Seconds = Annotated[float, Query(gt=0, le=10_800, description="how far back")]
+
+
+def router(monitoring: Monitoring) -> APIRouter:
+    """Return monitoring's paths."""
+    api = APIRouter(prefix="/v1", tags=["monitoring"])
+
+    @api.get("/inventory")
+    async def get_inventory() -> Inventory:
+        """Return the network: switches, SMuxes, servers, links."""
+        return monitoring.inventory
+
+    @api.get("/agents")
+    async def get_agents() -> list[AgentState]:
+        """Return every agent, and whether it answers."""
+        return monitoring.agents()
+
+    @api.get("/dips")
+    async def get_dips() -> dict[IPv4Address, bool]:
+        """Return the DIPs that host agents check, and whether they are fit."""
+        return monitoring.dips
+
+    @api.get("/traffic", responses=problem_responses(422))
+    async def get_traffic(seconds: Seconds = 600.0) -> list[TrafficSample]:
+        """Return the mean traffic matrix: VIP by ingress switch by DIP."""
+        return monitoring.traffic(seconds)
+
+    return api

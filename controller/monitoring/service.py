@@ -1,0 +1,137 @@
+"""Monitoring at work: watches agents, DIPs and traffic, and tells the updater what it must act upon."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address
+
+from controller.client import UpdaterClient
+from controller.inventory import Inventory
+from controller.monitoring.agents import AgentState, AgentWatch, Reach
+from controller.monitoring.hosts import HostReader
+from controller.monitoring.traffic import TrafficMeter
+from controller.store import Store, TrafficSample
+from controller.updater.service import DeviceReach
+from duet_p4.rest.client import RestClient, RestError
+
+logger = logging.getLogger(__name__)
+
+
+class Monitoring:
+    """Watches the network of `inventory` through its agents.
+
+    `switch_hold_s` is how long a switch may be out of reach before its VIPs are given to others: the
+    SMuxes have them all the while, so there is no hurry.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        store: Store,
+        updater: UpdaterClient,
+        clients: Mapping[str, RestClient],
+        hosts: Mapping[str, HostReader],
+        *,
+        health_s: float,
+        dip_health_s: float,
+        traffic_s: float,
+        misses: int,
+        switch_hold_s: float,
+    ) -> None:
+        self.inventory = inventory
+        self._store = store
+        self._updater = updater
+        self._hosts = hosts
+        self._dip_health_s = dip_health_s
+        self._traffic_s = traffic_s
+        self._switch_hold_s = switch_hold_s
+        self._switches = {switch.name for switch in inventory.switches}
+        self._watch = AgentWatch(clients, self._changed, interval_s=health_s, misses=misses)
+        prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
+        self._meter = TrafficMeter(prefixes)
+        self._holds: dict[str, asyncio.Task[None]] = {}
+        self.dips: dict[IPv4Address, bool] = {}
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch.run(), name="agents")
+                group.create_task(self._repeat(self._dip_health_s, self._read_dip_health), name="dip health")
+                group.create_task(self._repeat(self._traffic_s, self._read_traffic), name="traffic")
+        finally:
+            for hold in self._holds.values():
+                hold.cancel()
+
+    def agents(self) -> list[AgentState]:
+        """Return every agent, ordered by name."""
+        return sorted(self._watch.states.values(), key=lambda state: state.name)
+
+    def traffic(self, seconds: float) -> list[TrafficSample]:
+        """Return the mean traffic matrix of the last `seconds`."""
+        return self._store.traffic(time.time() - seconds)
+
+    async def _changed(self, state: AgentState) -> None:
+        if hold := self._holds.pop(state.name, None):
+            hold.cancel()
+        if state.reach is not Reach.LOST:
+            await self._updater.set_reach(state.name, DeviceReach.READY)
+            return
+        await self._updater.set_reach(state.name, DeviceReach.UNREACHABLE)
+        if state.name in self._switches:
+            self._holds[state.name] = asyncio.create_task(self._hold(state.name), name=f"hold {state.name}")
+
+    async def _hold(self, name: str) -> None:
+        await asyncio.sleep(self._switch_hold_s)
+        try:
+            await self._updater.set_reach(name, DeviceReach.LOST)
+        except RestError as error:
+            logger.warning("switch %s is lost, but the updater could not be told: %s", name, error)
+
+    async def _repeat(self, interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await job()
+            await asyncio.sleep(interval_s)
+
+    def _in_reach(self) -> dict[str, HostReader]:
+        states = self._watch.states
+        return {name: host for name, host in self._hosts.items() if states[name].reach is not Reach.LOST}
+
+    async def _read_dip_health(self) -> None:
+        async def read(name: str, host: HostReader) -> None:
+            try:
+                found = await host.dip_health()
+            except RestError as error:
+                logger.debug("%s tells no health: %s", name, error)
+                return
+            for dip, up in found.items():
+                if self.dips.get(dip, True) != up:
+                    await self._updater.set_dip_health(dip, up=up)
+                self.dips[dip] = up
+
+        await self._gather(read)
+
+    async def _read_traffic(self) -> None:
+        samples: list[TrafficSample] = []
+
+        async def read(name: str, host: HostReader) -> None:
+            try:
+                counts = await host.counts()
+            except RestError as error:
+                logger.debug("%s tells no traffic: %s", name, error)
+                return
+            samples.extend(self._meter.read(time.time(), counts))
+
+        await self._gather(read)
+        self._store.add_traffic(time.time(), samples)
+
+    async def _gather(self, read: Callable[[str, HostReader], Awaitable[None]]) -> None:
+        results = await asyncio.gather(
+            *(read(name, host) for name, host in self._in_reach().items()), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                logger.warning("a reading was lost: %s", result)
