@@ -1,0 +1,194 @@
+"""Hashes and checksums in C.
+
+BMv2 concatenates the inputs, leaves out the fields of headers that are not valid, fills the last byte
+with zero bits, and hashes the bytes. So one calculation may see inputs of several lengths: the C tests
+the validity of each header among the inputs and has straight code for each combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.expressions import Expressions
+from duet_p4.xdp_switch.compiler.layout import Layout, identifier, indent
+
+_WIDTHS = {"crc32": 32, "crc16": 16, "csum16": 16, "xor16": 16, "identity": 64}
+_MAX_HEADERS = 4
+
+
+class Calculations:
+    """Compiles the calculations of a program, each into a C function of its own."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._program = layout.program
+        self._all = dict(self._program.calculations)
+        for profile in self._program.profiles().values():
+            if profile.algorithm is not None:
+                pieces = tuple(ir.Piece(e, self._expression_width(e, profile.source)) for e in profile.inputs)
+                name = self.selector(profile)
+                self._all[name] = ir.Calculation(name, profile.algorithm, pieces, profile.source)
+
+    @staticmethod
+    def selector(profile: ir.Profile) -> str:
+        """Return the name of the calculation that picks a member of a group."""
+        return f"selector_{profile.name}"
+
+    def width(self, name: str) -> int:
+        """Return the width of a calculation's result; raises UnsupportedError for an unknown algorithm."""
+        calculation = self._all[name]
+        if calculation.algorithm not in _WIDTHS:
+            raise ir.unsupported(f"hash algorithm {calculation.algorithm}", calculation.source)
+        return _WIDTHS[calculation.algorithm]
+
+    def call(self, name: str) -> str:
+        """Return the C expression for a calculation's result."""
+        return f"{identifier('calculate_' + name)}(s)"
+
+    def functions(self) -> Iterator[str]:
+        """Yield the C functions of every calculation."""
+        for name, calculation in self._all.items():
+            width = self.width(name)
+            yield f"/* {calculation.algorithm}, {calculation.source} */"
+            yield f"static __always_inline __u{width} {identifier('calculate_' + name)}(struct scratch *s)"
+            yield "{"
+            optional = list(dict.fromkeys(h for p in calculation.inputs for h in self._headers(p)))
+            if len(optional) > _MAX_HEADERS:
+                raise ir.unsupported(
+                    f"a calculation over fields of more than {_MAX_HEADERS} headers", calculation.source
+                )
+            yield from indent(self._variants(calculation, optional, set()))
+            yield "}"
+            yield ""
+
+    def _headers(self, piece: ir.Piece) -> list[str]:
+        value = piece.value
+        if isinstance(value, ir.Named):
+            return [value.name]
+        if isinstance(value, ir.FieldRef) and not self._program.headers[value.header].metadata:
+            return [value.header]
+        return []
+
+    def _variants(
+        self, calculation: ir.Calculation, optional: Sequence[str], absent: set[str]
+    ) -> Iterator[str]:
+        if optional:
+            yield f"if (!{self._layout.valid(optional[0])}) {{"
+            yield from indent(self._variants(calculation, optional[1:], absent | {optional[0]}))
+            yield "}"
+            yield from self._variants(calculation, optional[1:], absent)
+            return
+        present = [p for p in calculation.inputs if not absent.intersection(self._headers(p))]
+        pieces = self._merge(present)
+        length = sum(width for _, width in pieces)
+        words = _words(pieces, 32)
+        algorithm = calculation.algorithm
+        if algorithm == "identity":
+            code = "0"
+            for word in _words(_head(pieces, 64), 32):
+                code = f"(__u64){code} << 32 | {word}"
+            kept = min((length + 7) // 8, 8)
+            padded = (min(length, 64) + 31) // 32 * 32
+            shift = padded - 8 * kept
+            yield f"return ({code}) >> {shift};" if padded else "return 0;"
+            return
+        if algorithm == "csum16":
+            yield "__u64 sum = 0;"
+            for word in words:
+                yield f"sum += {word};"
+            yield "return csum16_fold(sum);"
+            return
+        if algorithm == "xor16":
+            yield "__u32 sum = 0;"
+            for word in words:
+                yield f"sum ^= {word};"
+            yield "return sum ^ sum >> 16;"
+            return
+        yield f"__u32 crc = {'0xffffffff' if algorithm == 'crc32' else '0'};"
+        left = (length + 7) // 8
+        for word in words:
+            count = min(left, 4)
+            left -= count
+            if count == 4 and algorithm == "crc32":
+                yield f"crc = crc32_word(crc, {word});"
+            else:
+                for byte in range(count):
+                    yield f"crc = {algorithm}_byte(crc, {word} >> {24 - 8 * byte});"
+        yield "return ~crc;" if algorithm == "crc32" else "return crc;"
+
+    def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[str, int]]:
+        """Return (C code, width) of inputs at most 64 bits wide, adjacent fields of a header in one load."""
+        regions: list[tuple[str | None, int, int, ir.Expr | None]] = []
+        for piece in pieces:
+            value = piece.value
+            region: tuple[str | None, int, int, ir.Expr | None]
+            if isinstance(value, ir.Named):
+                region = (value.name, 0, piece.width, None)
+            elif isinstance(value, ir.FieldRef) and not self._program.headers[value.header].metadata:
+                region = (value.header, self._program.field(value).offset, piece.width, None)
+            else:
+                regions.append((None, 0, piece.width, value))
+                continue
+            if regions and regions[-1][0] == region[0] and regions[-1][1] + regions[-1][2] == region[1]:
+                name, first, width, _ = regions.pop()
+                region = (name, first, width + region[2], None)
+            regions.append(region)
+        merged = []
+        for name, first, width, expression in regions:
+            if name is None and expression is not None:
+                merged += self._expression_pieces(expression, width)
+                continue
+            at = 0
+            while at < width and name is not None:
+                step = min(32 - (first + at) % 32, width - at)
+                merged.append((self._layout.load_bits(name, first + at, step), step))
+                at += step
+        return merged
+
+    def _expression_pieces(self, expression: ir.Expr, width: int) -> list[tuple[str, int]]:
+        if width > 128:
+            raise ir.unsupported(f"an input of {width} bits, more than 128, to a hash", ir.Source())
+        code = Expressions(self._layout, ir.Source()).assignable(expression, width)
+        if width <= 64:
+            return [(f"(__u64){code}", width)]
+        return [(f"(__u64)({code} >> 64)", width - 64), (f"(__u64){code}", 64)]
+
+    def _expression_width(self, expression: ir.Expr, source: ir.Source) -> int:
+        if isinstance(expression, ir.FieldRef):
+            return self._program.field(expression).width
+        raise ir.unsupported("a selector input that is no field", source)
+
+
+def _head(pieces: Sequence[tuple[str, int]], bits: int) -> list[tuple[str, int]]:
+    """Return the first `bits` bits of the pieces."""
+    head: list[tuple[str, int]] = []
+    left = bits
+    for code, width in pieces:
+        if left <= 0:
+            break
+        take = min(width, left)
+        head.append((code if take == width else f"({code} >> {width - take})", take))
+        left -= take
+    return head
+
+
+def _words(pieces: Sequence[tuple[str, int]], size: int) -> list[str]:
+    """Pack pieces, most significant bit first, into words of `size` bits; zeros fill the last one."""
+    words: list[list[str]] = []
+    position = 0
+    for code, width in pieces:
+        done = 0
+        while done < width:
+            index, inside = divmod(position + done, size)
+            if index == len(words):
+                words.append([])
+            take = min(width - done, size - inside)
+            part = f"({code} >> {width - done - take})" if width - done - take else code
+            if done:
+                part = f"({part} & {hex((1 << take) - 1)}ull)"
+            shift = size - inside - take
+            words[index].append(f"(__u32){part} << {shift}" if shift else f"(__u32){part}")
+            done += take
+        position += width
+    return [f"({' | '.join(parts)})" for parts in words]

@@ -1,0 +1,338 @@
+"""Expressions in C, with BMv2's semantics.
+
+BMv2 computes with integers of unbounded size, and cuts off only where a value is stored or where p4c
+put an explicit mask. C computes modulo 2^64 (or 2^128 where an operand is wider than 64 bits), which is
+the same for as long as only the low bits matter. So every value carries the exact interval of what BMv2
+would hold: a comparison, a right shift or a division, which look at all bits, is compiled only where that
+interval fits the C type. p4c masks after every operation, so programs hardly ever meet this limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.layout import Layout, identifier
+from duet_p4.xdp_switch.dataplane import UnsupportedError
+
+_COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
+_LOGIC = {"and": "&&", "or": "||"}
+_BOOLEAN_OPS = _COMPARISONS | {"and", "or", "not", "d2b", "valid"}
+_MAX_SHIFT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """C code whose value is congruent to BMv2's, and the interval [low, high] of BMv2's value."""
+
+    code: str
+    low: int
+    high: int
+
+
+class Expressions:
+    """Compiles expressions of one program; `parameters` are those of the action at hand."""
+
+    def __init__(self, layout: Layout, source: ir.Source, parameters: tuple[Value, ...] = ()) -> None:
+        self._layout = layout
+        self._program = layout.program
+        self._source = source
+        self._parameters = parameters
+        self._bits = 64
+
+    def value(self, expr: ir.Expr) -> Value:
+        """Compile an arithmetic expression.
+
+        Raises UnsupportedError where it needs numbers wider than 128 bits.
+        """
+        self._bits = 64 if self._width(expr) <= 64 else 128
+        try:
+            return self._value(expr)
+        except _TooWideError:
+            if self._bits == 64:
+                self._bits = 128
+                try:
+                    return self._value(expr)
+                except _TooWideError as error:
+                    raise self._refusal(str(error))
+            raise
+
+    def assignable(self, expr: ir.Expr, width: int) -> str:
+        """Compile an expression and cut it to `width` bits, as a store into a field does."""
+        return cut(self.value(expr), width)
+
+    def condition(self, expr: ir.Expr) -> str:
+        """Compile a boolean expression into a C condition."""
+        return self._boolean(expr)
+
+    def is_boolean(self, expr: ir.Expr) -> bool:
+        """Tell a boolean expression from an arithmetic one."""
+        if isinstance(expr, ir.Bool):
+            return True
+        if not isinstance(expr, ir.Op):
+            return False
+        return expr.op in _BOOLEAN_OPS or (expr.op == "?" and self.is_boolean(_present(expr.left)))
+
+    def _width(self, expr: ir.Expr | None) -> int:
+        """Return the width of the widest operand of an expression."""
+        if isinstance(expr, ir.FieldRef):
+            return self._program.field(expr).width
+        if isinstance(expr, ir.Const):
+            return expr.value.bit_length()
+        if isinstance(expr, ir.Param):
+            return self._parameters[expr.index].high.bit_length()
+        if isinstance(expr, ir.Op):
+            return max(self._width(expr.left), self._width(expr.right), self._width(expr.condition))
+        return 0
+
+    def _refusal(self, what: str) -> UnsupportedError:
+        return ir.unsupported(what, self._source)
+
+    def _value(self, expr: ir.Expr) -> Value:
+        if isinstance(expr, ir.Const):
+            return self._constant(expr.value)
+        if isinstance(expr, ir.FieldRef):
+            return self._field(expr)
+        if isinstance(expr, ir.Param):
+            return self._parameters[expr.index]
+        if isinstance(expr, ir.Op):
+            return self._operation(expr)
+        raise self._refusal(f"{type(expr).__name__} as a number")
+
+    def _constant(self, value: int) -> Value:
+        cut_value = value & (1 << self._bits) - 1
+        if cut_value >> 64:
+            code = f"((__u128){hex(cut_value >> 64)}ull << 64 | {hex(cut_value & (1 << 64) - 1)}ull)"
+        else:
+            code = f"{hex(cut_value) if cut_value > 9 else cut_value}ull"
+        return Value(code, value, value)
+
+    def _field(self, reference: ir.FieldRef) -> Value:
+        member = self._program.field(reference)
+        code = self._layout.load(reference)
+        if not member.signed:
+            return Value(code, 0, (1 << member.width) - 1)
+        half = 1 << member.width - 1
+        return Value(self._sign_extend(code, member.width), -half, half - 1)
+
+    def _sign_extend(self, code: str, width: int) -> str:
+        shift = self._bits - width
+        return f"(({self._unsigned})((__s{self._bits})(({self._unsigned})({code}) << {shift}) >> {shift}))"
+
+    @property
+    def _unsigned(self) -> str:
+        return f"__u{self._bits}"
+
+    def _operation(self, expr: ir.Op) -> Value:
+        op = expr.op
+        if op == "b2d":
+            return Value(f"(({self._boolean(_present(expr.right))}) ? 1ull : 0ull)", 0, 1)
+        if op == "?":
+            condition = self._boolean(_present(expr.condition))
+            left, right = self._value(_present(expr.left)), self._value(_present(expr.right))
+            code = f"(({condition}) ? {self._wide(left)} : {self._wide(right)})"
+            return Value(code, min(left.low, right.low), max(left.high, right.high))
+        if op in ("last_stack_index", "size_stack"):
+            return self._stack_count(expr)
+        if op == "~":
+            inner = self._value(_present(expr.right))
+            return Value(f"(~{self._wide(inner)})", ~inner.high, ~inner.low)
+        left, right = self._value(_present(expr.left)), self._value(_present(expr.right))
+        if op in ("two_comp_mod", "sat_cast", "usat_cast"):
+            return self._cast(op, left, right)
+        if op in ("<<", ">>"):
+            return self._shift(op, left, right)
+        if op in ("/", "%"):
+            return self._divide(op, left, right)
+        if op in ("+", "-", "*", "&", "|", "^"):
+            low, high = _interval(op, left, right)
+            return Value(f"({self._wide(left)} {op} {self._wide(right)})", low, high)
+        raise self._refusal(f"operator {op}")
+
+    def _wide(self, value: Value) -> str:
+        """Return the value's code with the type this expression computes in, so that nothing is promoted."""
+        return value.code if value.code.endswith("ull") else f"({self._unsigned}){value.code}"
+
+    def _fits_unsigned(self, *values: Value) -> bool:
+        return all(v.low >= 0 and v.high < 1 << self._bits for v in values)
+
+    def _fits_signed(self, *values: Value) -> bool:
+        half = 1 << self._bits - 1
+        return all(-half <= v.low and v.high < half for v in values)
+
+    def _operand_type(self, what: str, *values: Value) -> str:
+        if self._fits_unsigned(*values):
+            return self._unsigned
+        if self._fits_signed(*values):
+            return f"__s{self._bits}"
+        raise _TooWideError(f"{what} of numbers that need more than {self._bits} bits")
+
+    def _cast(self, op: str, left: Value, width: Value) -> Value:
+        if width.low != width.high or not 0 < width.low <= self._bits:
+            raise self._refusal(f"{op} to a width that is no constant up to {self._bits}")
+        bits = width.low
+        half = 1 << bits - 1
+        if op == "two_comp_mod":
+            return Value(self._sign_extend(left.code, bits), -half, half - 1)
+        low, high = (0, (1 << bits) - 1) if op == "usat_cast" else (-half, half - 1)
+        kind = self._operand_type(op, left)
+        code = f"({kind}){left.code}"
+        if left.high > high:
+            above = f"({kind}){self._constant(high).code}"
+            code = f"({code} > {above} ? {above} : {code})"
+        if left.low < low:
+            below = f"({kind}){self._constant(low).code}"
+            code = f"(({kind}){left.code} < {below} ? {below} : {code})"
+        return Value(
+            f"({self._unsigned}){code}", max(low, min(left.low, high)), min(high, max(left.high, low))
+        )
+
+    def _shift(self, op: str, left: Value, right: Value) -> Value:
+        if right.low < 0:
+            raise self._refusal(f"{op} by a negative number")
+        if self._bits == 128 and right.low != right.high:
+            raise self._refusal(f"{op} of more than 64 bits by a variable amount")
+        if op == ">>":
+            if left.low < 0 or not self._fits_unsigned(left):
+                if left.low < 0:
+                    raise self._refusal(">> of a negative number")
+                raise _TooWideError(f">> of a number that needs more than {self._bits} bits")
+            low, high = left.low >> min(right.high, _MAX_SHIFT), left.high >> right.low
+        else:
+            if right.high > _MAX_SHIFT and left.high:
+                raise ir.unsupported(f"<< by up to {right.high} bits", self._source)
+            bounds = [
+                left.low << right.low,
+                left.low << right.high,
+                left.high << right.low,
+                left.high << right.high,
+            ]
+            low, high = min(bounds), max(bounds)
+        if right.low == right.high:
+            amount = right.low
+            if amount >= self._bits:
+                return Value("0ull", low, high)
+            return Value(f"({self._wide(left)} {op} {amount})", low, high)
+        shifted = f"({self._wide(left)} {op} {right.code})"
+        if right.high < self._bits:
+            return Value(shifted, low, high)
+        return Value(f"({right.code} < {self._bits} ? {shifted} : 0)", low, high)
+
+    def _divide(self, op: str, left: Value, right: Value) -> Value:
+        if self._bits == 128:
+            raise self._refusal(f"{op} of numbers of more than 64 bits")
+        if left.low < 0 or right.low < 0:
+            raise self._refusal(f"{op} of negative numbers")
+        if not self._fits_unsigned(left, right):
+            raise _TooWideError(f"{op} of numbers that need more than {self._bits} bits")
+        kind = "__u32" if max(left.high, right.high) < 1 << 32 else "__u64"
+        code = f"({kind}){left.code} {op} ({kind}){right.code}"
+        if right.low == 0:
+            code = f"({right.code} ? {code} : 0)"
+        high = left.high // max(right.low, 1) if op == "/" else max(right.high - 1, 0)
+        return Value(f"({code})", 0, high)
+
+    def _stack_count(self, expr: ir.Op) -> Value:
+        stack = expr.left or expr.right
+        if not isinstance(stack, ir.Named):
+            raise self._refusal(f"{expr.op} of what is no header stack")
+        count = f"s->{identifier('next_' + stack.name)}"
+        size = len(self._program.stacks[stack.name].headers)
+        if expr.op == "size_stack":
+            return Value(count, 0, size)
+        return Value(f"((__u64){count} - 1)", -1, size - 1)
+
+    def _boolean(self, expr: ir.Expr) -> str:
+        if isinstance(expr, ir.Bool):
+            return "1" if expr.value else "0"
+        if not isinstance(expr, ir.Op):
+            raise self._refusal(f"{type(expr).__name__} as a condition")
+        op = expr.op
+        if op in _LOGIC:
+            return (
+                f"({self._boolean(_present(expr.left))} {_LOGIC[op]} {self._boolean(_present(expr.right))})"
+            )
+        if op == "not":
+            return f"(!{self._boolean(_present(expr.right))})"
+        if op == "valid":
+            return self._layout.valid(_named(_present(expr.right)))
+        if op == "d2b":
+            inner = expr.right
+            if isinstance(inner, ir.FieldRef) and inner.field == ir.VALID:
+                return self._layout.valid(inner.header)
+            return f"({self._value(_present(inner)).code} != 0)"
+        if op == "?":
+            parts = [self._boolean(_present(e)) for e in (expr.condition, expr.left, expr.right)]
+            return f"({parts[0]} ? {parts[1]} : {parts[2]})"
+        if op in _COMPARISONS:
+            return self._comparison(expr)
+        raise self._refusal(f"operator {op} as a condition")
+
+    def _comparison(self, expr: ir.Op) -> str:
+        left, right = _present(expr.left), _present(expr.right)
+        if isinstance(left, ir.Named):
+            raise self._refusal(f"comparison {expr.op} of whole headers")
+        if self.is_boolean(left):
+            return f"(!{self._boolean(left)} {expr.op} !{self._boolean(right)})"
+        before = self._bits
+        if max(self._width(left), self._width(right)) > 64:
+            self._bits = 128
+        try:
+            a, b = self._value(left), self._value(right)
+            kind = self._operand_type(f"comparison {expr.op}", a, b)
+        except _TooWideError:
+            if self._bits == 128:
+                raise self._refusal(f"comparison {expr.op} of numbers of more than 128 bits")
+            self._bits = 128
+            a, b = self._value(left), self._value(right)
+            kind = self._operand_type(f"comparison {expr.op}", a, b)
+        finally:
+            self._bits = before
+        return f"(({kind}){a.code} {expr.op} ({kind}){b.code})"
+
+
+class _TooWideError(Exception):
+    """The C type at hand cannot hold the value exactly."""
+
+
+def cut(value: Value, width: int) -> str:
+    """Return C for the low `width` bits of a value."""
+    if value.low >= 0 and value.high < 1 << width:
+        return value.code
+    if width == 64:
+        return f"(__u64){value.code}"
+    if width == 128:
+        return f"(__u128){value.code}"
+    mask = (1 << width) - 1
+    if width > 64:
+        return f"({value.code} & ((__u128){hex(mask >> 64)}ull << 64 | {hex((1 << 64) - 1)}ull))"
+    return f"((__u64){value.code} & {hex(mask)}ull)"
+
+
+def _interval(op: str, a: Value, b: Value) -> tuple[int, int]:
+    if op == "+":
+        return a.low + b.low, a.high + b.high
+    if op == "-":
+        return a.low - b.high, a.high - b.low
+    if op == "*":
+        bounds = [a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high]
+        return min(bounds), max(bounds)
+    if op == "&":
+        highs = [v.high for v in (a, b) if v.low >= 0]
+        if highs:
+            return 0, min(highs)
+    bits = max(bound.bit_length() for bound in (a.low, a.high, b.low, b.high))
+    low = 0 if min(a.low, b.low) >= 0 else -(1 << bits)
+    return low, (1 << bits) - 1
+
+
+def _present(expr: ir.Expr | None) -> ir.Expr:
+    if expr is None:
+        raise ValueError("the BMv2 JSON contradicts itself: an operator lacks an operand")
+    return expr
+
+
+def _named(expr: ir.Expr) -> str:
+    if not isinstance(expr, ir.Named):
+        raise ValueError(f"the BMv2 JSON contradicts itself: {expr} names nothing")
+    return expr.name

@@ -1,0 +1,353 @@
+"""A P4 program as the compiler sees it: p4c's BMv2 JSON, typed.
+
+The JSON's format is documented in behavioral-model, docs/JSON_format.md. What this switch cannot do is
+refused here or where code for it would be made, always by `unsupported`, with the P4 source line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from duet_p4.xdp_switch.dataplane import UnsupportedError
+
+STANDARD_METADATA = "standard_metadata"
+VALID = "$valid$"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where in the P4 source something stands; `line` is 0 where p4c did not say."""
+
+    file: str = ""
+    line: int = 0
+    fragment: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else "a place p4c did not record"
+
+
+def unsupported(what: str, source: Source) -> UnsupportedError:
+    """Return the error for a construct this switch does not support."""
+    quoted = f" ({source.fragment})" if source.fragment else ""
+    return UnsupportedError(f"{what} is not supported, at {source}{quoted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a header type; `offset` is in bits from the start of the header."""
+
+    name: str
+    width: int
+    signed: bool
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderType:
+    """A header or metadata layout."""
+
+    name: str
+    fields: dict[str, Field]
+    source: Source
+
+    @property
+    def bits(self) -> int:
+        """The width of the whole header."""
+        return sum(f.width for f in self.fields.values())
+
+    @property
+    def bytes(self) -> int:
+        """The length of the whole header in a packet."""
+        return self.bits // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header instance, or a metadata struct where `metadata`; `index` is its validity bit."""
+
+    name: str
+    type: HeaderType
+    metadata: bool
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A header stack: the names of its elements."""
+
+    name: str
+    headers: tuple[str, ...]
+
+
+# Expressions. Every node is one of these; `Expr` is their union.
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """An integer."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bool:
+    """A truth value."""
+
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRef:
+    """A field of a header or metadata instance; `field` may be `VALID`."""
+
+    header: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class StackField:
+    """A field of the last extracted element of a stack."""
+
+    stack: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lookahead:
+    """Bits ahead of the parser's cursor."""
+
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A parameter of the enclosing action."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A named object as an argument: a header, stack, calculation, counter or register array."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An operation."""
+
+    op: str
+    left: Expr | None
+    right: Expr | None
+    condition: Expr | None = None
+
+
+Expr = Const | Bool | FieldRef | StackField | Lookahead | Param | Named | Op
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """One step of an action, or of a parser state."""
+
+    op: str
+    arguments: tuple[Expr, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of an action."""
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An action; tables have copies of their own, so `name` is not unique, `id` is."""
+
+    id: int
+    name: str
+    parameters: tuple[Parameter, ...]
+    primitives: tuple[Primitive, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One element of a table's key."""
+
+    name: str
+    kind: str
+    field: FieldRef
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A const entry: one (kind-dependent) value per key element, as `dataplane.MatchValues`."""
+
+    key: tuple[int | tuple[int, int] | None, ...]
+    priority: int
+    action_id: int
+    arguments: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A match-action table; `keys` is empty for a direct action call."""
+
+    name: str
+    keys: tuple[Key, ...]
+    kind: str
+    size: int
+    profile: str | None
+    with_counter: bool
+    actions: tuple[int, ...]
+    next_by_action: dict[int, str | None]
+    next_hit: tuple[str | None] | None
+    next_miss: tuple[str | None] | None
+    default_next: str | None
+    default_action: int | None
+    default_arguments: tuple[int, ...]
+    default_const: bool
+    entries: tuple[Entry, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Conditional:
+    """A branch of a pipeline."""
+
+    name: str
+    condition: Expr
+    if_true: str | None
+    if_false: str | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """An action profile, with the hash of its selector where it has one."""
+
+    name: str
+    size: int
+    algorithm: str | None
+    inputs: tuple[Expr, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A control: a graph of tables and conditionals."""
+
+    name: str
+    start: str | None
+    tables: dict[str, Table]
+    conditionals: dict[str, Conditional]
+    profiles: dict[str, Profile]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A way out of a parser state: taken where key & mask == value; `mask` None is the default."""
+
+    value: int
+    mask: int | None
+    next_state: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParserState:
+    """A parser state; `key_widths` are the widths of the key's elements in bits."""
+
+    name: str
+    operations: tuple[Primitive, ...]
+    key: tuple[Expr, ...]
+    transitions: tuple[Transition, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An input of a calculation: an expression of `width` bits, or a whole header (`Named`)."""
+
+    value: Expr
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calculation:
+    """A hash or checksum over a list of inputs."""
+
+    name: str
+    algorithm: str
+    inputs: tuple[Piece, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A checksum field that is verified after the parser or updated before the deparser."""
+
+    target: FieldRef
+    calculation: str
+    verify: bool
+    update: bool
+    condition: Expr | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class CounterArray:
+    """An indexed counter, or a direct one where `table`."""
+
+    name: str
+    size: int
+    table: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterArray:
+    """A register array of bit<width>."""
+
+    name: str
+    size: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A whole program."""
+
+    name: str
+    headers: dict[str, Header]
+    stacks: dict[str, Stack]
+    errors: dict[str, int]
+    parser_start: str | None
+    parser: dict[str, ParserState]
+    deparser: tuple[str, ...]
+    actions: dict[int, Action]
+    ingress: Pipeline
+    egress: Pipeline
+    calculations: dict[str, Calculation]
+    checksums: tuple[Checksum, ...]
+    counters: dict[str, CounterArray] = field(default_factory=dict)
+    registers: dict[str, RegisterArray] = field(default_factory=dict)
+
+    def field(self, reference: FieldRef) -> Field:
+        """Return the field a reference names."""
+        if reference.field == VALID:
+            return Field(VALID, 1, False, 0)
+        return self.headers[reference.header].type.fields[reference.field]
+
+    def tables(self) -> dict[str, Table]:
+        """Return every table of both pipelines by name."""
+        return {**self.ingress.tables, **self.egress.tables}
+
+    def profiles(self) -> dict[str, Profile]:
+        """Return every action profile of both pipelines by name."""
+        return {**self.ingress.profiles, **self.egress.profiles}

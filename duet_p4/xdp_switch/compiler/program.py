@@ -1,0 +1,249 @@
+"""The whole program: from p4c's JSON to the C of an XDP program, and what Python must know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.actions import Actions
+from duet_p4.xdp_switch.compiler.calculations import Calculations
+from duet_p4.xdp_switch.compiler.expressions import Expressions
+from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, identifier, indent
+from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
+from duet_p4.xdp_switch.compiler.parser import Parser
+from duet_p4.xdp_switch.compiler.reader import read
+from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
+from duet_p4.xdp_switch.compiler.uses import fields_read
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled program: the C source, and the layout of its tables and profiles by P4 name."""
+
+    program: ir.Program
+    source: str
+    tables: dict[str, TableLayout]
+    profiles: dict[str, ActionSet]
+
+
+def compile_program(config: bytes) -> Compiled:
+    """Compile a BMv2 JSON to C.
+
+    Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
+    switch does not support.
+    """
+    program = optimize(read(config))
+    layout = Layout(program, fields_read(program))
+    calculations = Calculations(layout)
+    actions = Actions(layout, calculations)
+    tables = Tables(layout, actions, calculations)
+    generator = _Generator(program, layout, calculations, actions, tables)
+    return Compiled(program, "\n".join(generator.lines()) + "\n", tables.layouts, tables.profiles)
+
+
+class _Generator:
+    def __init__(
+        self,
+        program: ir.Program,
+        layout: Layout,
+        calculations: Calculations,
+        actions: Actions,
+        tables: Tables,
+    ) -> None:
+        self._program = program
+        self._layout = layout
+        self._calculations = calculations
+        self._actions = actions
+        self._tables = tables
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the C source."""
+        program = self._program
+        yield f"/* {program.name}, compiled from p4c's BMv2 JSON. Generated: do not edit. */"
+        yield '#include "runtime.h"'
+        yield ""
+        yield from self._layout.declarations()
+        yield ""
+        yield '#include "packet.h"'
+        yield ""
+        for counter in program.counters.values():
+            if counter.table is None:
+                yield f"COUNTER_MAP({identifier('counter_' + counter.name)}, {counter.size});"
+        for register in program.registers.values():
+            width = next(w for w in (8, 16, 32, 64) if register.width <= w)
+            yield f"__u{width} {identifier('register_' + register.name)}[{register.size}];"
+        yield ""
+        yield from self._calculations.functions()
+        for action in program.actions.values():
+            yield from self._actions.function(action)
+        yield from self._tables.declarations()
+        yield from Parser(self._layout, self._actions).function()
+        yield from self._verify_checksums()
+        yield from self._pipeline(program.ingress)
+        yield from self._pipeline(program.egress)
+        yield from self._update_checksums()
+        yield from self._deparse()
+        yield from self._main()
+
+    def _standard(self, field: str) -> ir.FieldRef:
+        return ir.FieldRef(ir.STANDARD_METADATA, field)
+
+    def _set(self, field: str, code: str) -> list[str]:
+        """Return C that sets a field of the standard metadata, nothing where no one reads it."""
+        header = self._program.headers[ir.STANDARD_METADATA]
+        return self._layout.store(self._standard(field), code) if field in header.type.fields else []
+
+    def _verify_checksums(self) -> Iterator[str]:
+        yield "static __always_inline void verify_checksums(struct scratch *s)"
+        yield "{"
+        for checksum in self._program.checksums:
+            if not checksum.verify:
+                continue
+            expressions = Expressions(self._layout, checksum.source)
+            test = self._layout.valid(checksum.target.header)
+            if checksum.condition is not None:
+                test = f"{test} && {expressions.condition(checksum.condition)}"
+            yield f"    /* {checksum.target.header}.{checksum.target.field}, {checksum.source} */"
+            yield f"    if ({test}) {{"
+            value = self._layout.load(checksum.target)
+            yield f"        if ({self._calculations.call(checksum.calculation)} != {value}) {{"
+            yield from indent(self._set("checksum_error", "1"), 3)
+            yield "        }"
+            yield "    }"
+        yield "}"
+        yield ""
+
+    def _update_checksums(self) -> Iterator[str]:
+        yield "static __always_inline void update_checksums(struct scratch *s)"
+        yield "{"
+        for checksum in self._program.checksums:
+            if not checksum.update:
+                continue
+            expressions = Expressions(self._layout, checksum.source)
+            test = "1" if checksum.condition is None else expressions.condition(checksum.condition)
+            width = self._program.field(checksum.target).width
+            code = f"{self._calculations.call(checksum.calculation)}"
+            if self._calculations.width(checksum.calculation) > width:
+                code = f"({code} & {(1 << width) - 1:#x}ull)"
+            yield f"    /* {checksum.target.header}.{checksum.target.field}, {checksum.source} */"
+            yield f"    if ({test}) {{"
+            yield from indent(self._layout.store(checksum.target, code), 2)
+            yield "    }"
+        yield "}"
+        yield ""
+
+    def _pipeline(self, pipeline: ir.Pipeline) -> Iterator[str]:
+        goto = GotoMaker(pipeline.name)
+        yield f"static __always_inline void {pipeline.name}(struct scratch *s)"
+        yield "{"
+        reached = self._reachable(pipeline)
+        if pipeline.start is not None:
+            yield f"    {goto(pipeline.start)}"
+        for node in reached:
+            yield ""
+            if node in pipeline.tables:
+                yield from self._tables.apply(node, goto.label(node), goto)
+            else:
+                conditional = pipeline.conditionals[node]
+                expressions = Expressions(self._layout, conditional.source)
+                yield f"{goto.label(node)}: /* if ({conditional.source.fragment}), {conditional.source} */"
+                yield f"    if ({expressions.condition(conditional.condition)})"
+                yield f"        {goto(conditional.if_true)}"
+                yield f"    {goto(conditional.if_false)}"
+        yield ""
+        yield "finished: __attribute__((unused));"
+        yield "}"
+        yield ""
+
+    def _reachable(self, pipeline: ir.Pipeline) -> list[str]:
+        """Return the nodes of a pipeline that control can reach, in the order met."""
+        reached: list[str] = []
+        pending = [pipeline.start] if pipeline.start is not None else []
+        while pending:
+            node = pending.pop()
+            if node in reached:
+                continue
+            reached.append(node)
+            following: list[str | None] = []
+            if node in pipeline.tables:
+                table = pipeline.tables[node]
+                following += table.next_by_action.values()
+                following += [*(table.next_hit or ()), *(table.next_miss or ()), table.default_next]
+            else:
+                following += [pipeline.conditionals[node].if_true, pipeline.conditionals[node].if_false]
+            pending += [n for n in reversed(following) if n is not None]
+        return reached
+
+    def _deparse(self) -> Iterator[str]:
+        order = [self._program.headers[name] for name in self._program.deparser]
+        yield "/* Put the valid headers in front of the payload; false where the frame has no room. */"
+        yield "static __always_inline bool deparse(struct xdp_md *ctx, struct scratch *s)"
+        yield "{"
+        yield "    __u32 total = 0;"
+        for header in order:
+            yield f"    if {self._layout.valid(header.name)}"
+            yield f"        total += {header.type.bytes};"
+        yield "    if (total != s->parsed && bpf_xdp_adjust_head(ctx, (int)s->parsed - (int)total))"
+        yield "        return false;"
+        yield "    __u8 *data = (__u8 *)(long)ctx->data;"
+        yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
+        yield "    s->offset = 0;"
+        for header in order:
+            size = header.type.bytes
+            yield f"    if {self._layout.valid(header.name)} {{ /* {header.name} */"
+            yield "        __u8 *here = data + (*(volatile __u32 *)&s->offset & 0x3fff);"
+            yield "        HIDE(here);"
+            yield f"        if (here + {size} > data_end)"
+            yield "            return false;"
+            yield from indent(copy_bytes("here", self._layout.header(header.name), size), 2)
+            yield f"        s->offset += {size};"
+            yield "    }"
+        yield "    return true;"
+        yield "}"
+        yield ""
+
+    def _main(self) -> Iterator[str]:
+        yield 'SEC("xdp")'
+        yield "int pipeline(struct xdp_md *ctx)"
+        yield "{"
+        yield "    __u32 zero = 0;"
+        yield "    struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);"
+        yield "    if (!s)"
+        yield "        return XDP_ABORTED;"
+        yield "    __u32 ingress_port;"
+        yield "    if (!find_port(ctx, &ingress_port))"
+        yield "        return drop(DROP_PORT_UNKNOWN);"
+        yield ""
+        yield "    start_packet(ctx, s);"
+        yield from indent(self._set("ingress_port", "ingress_port"))
+        yield from indent(self._set("packet_length", "s->received"))
+        yield from indent(self._set("ingress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
+        yield "    parse(ctx, s);"
+        yield "    BARRIER();"
+        yield from indent(self._set("parser_error", "s->parser_error"))
+        yield "    verify_checksums(s);"
+        yield "    ingress(s);"
+        yield "    BARRIER();"
+        yield ""
+        spec = self._layout.load(self._standard("egress_spec"))
+        yield f"    __u32 egress_port = {spec};"
+        yield f"    if (egress_port == {DROP_PORT})"
+        yield "        return drop(DROP_BY_PROGRAM);"
+        yield from indent(self._set("egress_port", "egress_port"))
+        yield from indent(self._set("egress_spec", "0"))
+        yield from indent(self._set("packet_length", "s->length"))
+        yield from indent(self._set("egress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
+        yield "    s->egress_port = egress_port;"
+        yield "    egress(s);"
+        yield "    BARRIER();"
+        yield f"    if ({spec} == {DROP_PORT})"
+        yield "        return drop(DROP_BY_PROGRAM);"
+        yield ""
+        yield "    egress_port = s->egress_port;"
+        yield "    update_checksums(s);"
+        yield "    BARRIER();"
+        yield "    if (!deparse(ctx, s) || !truncate(ctx, s))"
+        yield "        return drop(DROP_NO_ROOM);"
+        yield "    return transmit(ctx, egress_port);"
+        yield "}"

@@ -1,0 +1,341 @@
+"""Read p4c's BMv2 JSON into `ir.Program`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.ir import Source, unsupported
+
+Json = Any
+
+_REFUSED_LISTS = {
+    "header_unions": "header union",
+    "header_union_stacks": "header union stack",
+    "meter_arrays": "meter",
+    "learn_lists": "digest",
+    "parse_vsets": "parser value set",
+    "extern_instances": "extern instance",
+}
+
+
+def read(config: bytes) -> ir.Program:
+    """Return the program of a BMv2 JSON.
+
+    Raises ValueError where `config` is none, UnsupportedError where it holds what this switch cannot do.
+    """
+    try:
+        document = json.loads(config)
+        version = tuple(document["__meta__"]["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the pipeline config is no BMv2 JSON: {error!r}") from error
+    if version[0] != 2:
+        raise ValueError(f"BMv2 JSON of version {version} is unknown, 2.x is expected")
+    try:
+        return _program(document)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
+
+
+def _program(document: Json) -> ir.Program:
+    for key, what in _REFUSED_LISTS.items():
+        for item in document.get(key, []):
+            raise unsupported(f"{what} {item['name']}", _source(item))
+    types = {t["name"]: _header_type(t) for t in document["header_types"]}
+    headers: dict[str, ir.Header] = {}
+    for item in document["headers"]:
+        kind = types[item["header_type"]]
+        metadata = bool(item["metadata"])
+        if not metadata and kind.bits % 8:
+            raise unsupported(f"header {item['name']} of {kind.bits} bits, no whole bytes,", kind.source)
+        index = sum(1 for h in headers.values() if not h.metadata)
+        headers[item["name"]] = ir.Header(item["name"], kind, metadata, index)
+    by_id = {item["id"]: item["name"] for item in document["headers"]}
+    stacks = {
+        s["name"]: ir.Stack(s["name"], tuple(by_id[i] for i in s["header_ids"]))
+        for s in document["header_stacks"]
+    }
+    actions = {a["id"]: _action(a) for a in document["actions"]}
+    pipelines = {p["name"]: _pipeline(p, headers) for p in document["pipelines"]}
+    if len(document["parsers"]) != 1 or len(document["deparsers"]) != 1:
+        raise ValueError("a v1model program has one parser and one deparser")
+    parser, deparser = document["parsers"][0], document["deparsers"][0]
+    for item in deparser.get("primitives", []):
+        raise unsupported(f"{item['op']} in a deparser", _source(item))
+    return ir.Program(
+        name=str(document.get("program", "")),
+        headers=headers,
+        stacks=stacks,
+        errors=dict(document["errors"]),
+        parser_start=parser["init_state"],
+        parser={s["name"]: _state(s) for s in parser["parse_states"]},
+        deparser=tuple(deparser["order"]),
+        actions=actions,
+        ingress=pipelines["ingress"],
+        egress=pipelines["egress"],
+        calculations={c["name"]: _calculation(c, headers) for c in document["calculations"]},
+        checksums=tuple(_checksum(c) for c in document["checksums"]),
+        counters={
+            c["name"]: ir.CounterArray(c["name"], c.get("size", 0), c.get("binding"))
+            for c in document["counter_arrays"]
+        },
+        registers={r["name"]: _register(r) for r in document["register_arrays"]},
+    )
+
+
+def _source(item: Json) -> Source:
+    info = item.get("source_info")
+    if not info:
+        return Source()
+    return Source(PurePath(info["filename"]).name, info["line"], info.get("source_fragment", ""))
+
+
+def _header_type(item: Json) -> ir.HeaderType:
+    fields: dict[str, ir.Field] = {}
+    offset = 0
+    for name, width, *rest in item["fields"]:
+        if not isinstance(width, int):
+            raise unsupported(f"varbit field {item['name']}.{name}", _source(item))
+        fields[name] = ir.Field(name, width, bool(rest and rest[0]), offset)
+        offset += width
+    return ir.HeaderType(item["name"], fields, _source(item))
+
+
+def _register(item: Json) -> ir.RegisterArray:
+    if item["bitwidth"] > 64:
+        raise unsupported(f"register {item['name']} of {item['bitwidth']} bits, more than 64,", _source(item))
+    return ir.RegisterArray(item["name"], item["size"], item["bitwidth"])
+
+
+def _expression(item: Json | None, source: Source) -> ir.Expr:
+    if item is None:
+        raise unsupported("an empty expression", source)
+    kind, value = item["type"], item.get("value")
+    if kind == "expression":
+        if "op" not in value:
+            return _expression(value, source)
+        if value["op"] in ("dereference_header_stack", "access_field", "access_union_header"):
+            raise unsupported("a header stack index known only at run time", source)
+        return ir.Op(
+            value["op"],
+            None if value["left"] is None else _expression(value["left"], source),
+            None if value["right"] is None else _expression(value["right"], source),
+            _expression(value["cond"], source) if value.get("cond") else None,
+        )
+    simple: dict[str, Callable[[Any], ir.Expr]] = {
+        "hexstr": lambda v: ir.Const(int(v, 16)),
+        "bool": lambda v: ir.Bool(bool(v)),
+        "field": lambda v: ir.FieldRef(v[0], v[1]),
+        "stack_field": lambda v: ir.StackField(v[0], v[1]),
+        "lookahead": lambda v: ir.Lookahead(v[0], v[1]),
+        "runtime_data": ir.Param,
+        "local": ir.Param,
+        "string": lambda v: ir.Named("string", v),
+        "parameters_vector": lambda v: ir.Named("parameters_vector", ""),
+        **{
+            name: (lambda v, name=name: ir.Named(name, v))  # type: ignore[misc]
+            for name in (
+                "header",
+                "header_stack",
+                "calculation",
+                "counter_array",
+                "register_array",
+                "regular",
+                "stack",
+            )
+        },
+    }
+    if kind not in simple:
+        raise unsupported(f"an operand of kind {kind}", source)
+    return simple[kind](value)
+
+
+def _primitive(item: Json) -> ir.Primitive:
+    source = _source(item)
+    arguments = tuple(_expression(p, source) for p in item["parameters"])
+    return ir.Primitive(item["op"], arguments, source)
+
+
+def _action(item: Json) -> ir.Action:
+    return ir.Action(
+        item["id"],
+        item["name"],
+        tuple(ir.Parameter(p["name"], p["bitwidth"]) for p in item["runtime_data"]),
+        tuple(_primitive(p) for p in item["primitives"]),
+        _source(item),
+    )
+
+
+def _state(item: Json) -> ir.ParserState:
+    operations = []
+    for operation in item["parser_ops"]:
+        if operation["op"] == "primitive":
+            inner = operation["parameters"][0]
+            merged = dict(inner, source_info=inner.get("source_info") or operation.get("source_info"))
+            operations.append(_primitive(merged))
+        else:
+            operations.append(_primitive(operation))
+    transitions = []
+    for t in item["transitions"]:
+        if t["type"] == "parse_vset":
+            raise unsupported(f"parser value set {t['value']}", _source(item))
+        if t["type"] == "default":
+            transitions.append(ir.Transition(0, None, t["next_state"]))
+            continue
+        digits = len(t["value"].removeprefix("0x"))
+        mask = (1 << 4 * digits) - 1 if t["mask"] is None else int(t["mask"], 16)
+        transitions.append(ir.Transition(int(t["value"], 16) & mask, mask, t["next_state"]))
+    return ir.ParserState(
+        item["name"],
+        tuple(operations),
+        tuple(_expression(k, _source(item)) for k in item["transition_key"]),
+        tuple(transitions),
+        _source(item),
+    )
+
+
+def _pipeline(item: Json, headers: dict[str, ir.Header]) -> ir.Pipeline:
+    for call in item.get("action_calls", []):
+        raise unsupported(f"action call {call['name']} outside of a table", _source(call))
+    return ir.Pipeline(
+        item["name"],
+        item["init_table"],
+        {t["name"]: _table(t, headers) for t in item["tables"]},
+        {
+            c["name"]: ir.Conditional(
+                c["name"],
+                _expression(c["expression"], _source(c)),
+                c["true_next"],
+                c["false_next"],
+                _source(c),
+            )
+            for c in item["conditionals"]
+        },
+        {p["name"]: _profile(p) for p in item["action_profiles"]},
+    )
+
+
+def _profile(item: Json) -> ir.Profile:
+    selector = item.get("selector")
+    source = _source(item)
+    return ir.Profile(
+        item["name"],
+        item["max_size"],
+        selector["algo"] if selector else None,
+        tuple(_expression(i, source) for i in selector["input"]) if selector else (),
+        source,
+    )
+
+
+def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
+    source = _source(item)
+    name = item["name"]
+    if item.get("direct_meters"):
+        raise unsupported(f"direct meter {item['direct_meters']} of table {name}", source)
+    if item.get("support_timeout"):
+        raise unsupported(f"idle timeout of table {name}", source)
+    keys = []
+    for key in item["key"]:
+        header, member = key["target"]
+        width = 1 if member == ir.VALID else headers[header].type.fields[member].width
+        if key.get("mask"):
+            raise unsupported(f"the static mask of key {key.get('name')} of table {name}", source)
+        keys.append(
+            ir.Key(
+                key.get("name", f"{header}.{member}"), key["match_type"], ir.FieldRef(header, member), width
+            )
+        )
+    names = item["actions"]
+    following = item["next_tables"]
+    default = item.get("default_entry")
+    by_action = {
+        number: following.get(action, item.get("base_default_next"))
+        for number, action in zip(item["action_ids"], names, strict=True)
+    }
+    return ir.Table(
+        name=name,
+        keys=tuple(keys),
+        kind=item["match_type"],
+        size=item["max_size"],
+        profile=item.get("action_profile"),
+        with_counter=bool(item["with_counters"]),
+        actions=tuple(item["action_ids"]),
+        next_by_action=by_action,
+        next_hit=(following["__HIT__"],) if "__HIT__" in following else None,
+        next_miss=(following["__MISS__"],) if "__MISS__" in following else None,
+        default_next=item.get("base_default_next"),
+        default_action=default["action_id"] if default else None,
+        default_arguments=tuple(int(v, 16) for v in default["action_data"]) if default else (),
+        default_const=bool(default and default.get("action_entry_const")),
+        entries=_entries(item.get("entries", []), keys),
+        source=source,
+    )
+
+
+def _entries(items: Sequence[Json], keys: Sequence[ir.Key]) -> tuple[ir.Entry, ...]:
+    lowest = max((e.get("priority", 0) for e in items), default=0) + 1
+    entries = []
+    for item in items:
+        values: list[int | tuple[int, int] | None] = []
+        for match, key in zip(item["match_key"], keys, strict=True):
+            kind = match["match_type"]
+            if kind == "exact":
+                value = int(match["key"], 16)
+                values.append(value)
+            elif kind == "lpm":
+                length = match["prefix_length"]
+                mask = (1 << key.width) - (1 << key.width - length)
+                values.append((int(match["key"], 16) & mask, length))
+            elif kind == "ternary":
+                mask = int(match["mask"], 16) & (1 << key.width) - 1
+                value = int(match["key"], 16) & mask
+                values.append((value if mask else None) if key.kind == "optional" else (value, mask))
+            elif kind == "optional":
+                values.append(int(match["key"], 16) if match.get("key") is not None else None)
+            else:
+                values.append((int(match["start"], 16), int(match["end"], 16)))
+        action = item["action_entry"]
+        entries.append(
+            ir.Entry(
+                tuple(values),
+                lowest - item.get("priority", 0),
+                action["action_id"],
+                tuple(int(v, 16) for v in action["action_data"]),
+            )
+        )
+    return tuple(entries)
+
+
+def _calculation(item: Json, headers: dict[str, ir.Header]) -> ir.Calculation:
+    source = _source(item)
+    pieces = []
+    for given in item["input"]:
+        kind, value = given["type"], given.get("value")
+        if kind == "payload":
+            raise unsupported(f"calculation {item['name']} over the payload", source)
+        if kind == "hexstr":
+            pieces.append(ir.Piece(ir.Const(int(value, 16)), given["bitwidth"]))
+        elif kind == "header":
+            pieces.append(ir.Piece(ir.Named("header", value), headers[value].type.bits))
+        elif kind == "field":
+            width = headers[value[0]].type.fields[value[1]].width
+            pieces.append(ir.Piece(ir.FieldRef(value[0], value[1]), width))
+        else:
+            raise unsupported(f"an input of kind {kind} of calculation {item['name']}", source)
+    return ir.Calculation(item["name"], item["algo"], tuple(pieces), source)
+
+
+def _checksum(item: Json) -> ir.Checksum:
+    source = _source(item)
+    condition = item.get("if_cond")
+    return ir.Checksum(
+        ir.FieldRef(*item["target"]),
+        item["calculation"],
+        item.get("verify", True),
+        item.get("update", True),
+        _expression(condition, source) if condition else None,
+        source,
+    )

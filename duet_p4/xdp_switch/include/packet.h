@@ -1,0 +1,105 @@
+/* The life of a packet around the P4 program: where it came from, where it goes. */
+#pragma once
+
+#define MAX_IFINDEX 65536
+#define MAX_PORTS 512
+#define REPLAYED 0x10000
+
+/* Loopback is no port; test runs come in by it, and report the egress port as REPLAYED + port. */
+#define LOOPBACK_IFINDEX 1
+
+/* Why a packet did not leave. A program's own drops are normal; each of the others deserves a look. */
+enum drop_reason {
+    DROP_BY_PROGRAM, /* mark_to_drop */
+    DROP_PORT_UNKNOWN, /* it came by an interface that is no port */
+    DROP_NO_ROOM, /* no headroom for the headers added, or fewer than 14 bytes left */
+    DROP_NO_EGRESS, /* the egress port does not exist */
+    DROP_REASONS,
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct scratch);
+} scratches SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, DROP_REASONS);
+    __type(key, __u32);
+    __type(value, __u64);
+} drops SEC(".maps");
+
+/* Egress port -> interface; shared by all programs of a switch. */
+struct {
+    __uint(type, BPF_MAP_TYPE_DEVMAP);
+    __uint(max_entries, MAX_PORTS);
+    __type(key, __u32);
+    __type(value, __u32);
+} egress_ports SEC(".maps");
+
+/* Interface index -> ingress port + 1, 0 for an interface that is no port; shared likewise. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, MAX_IFINDEX);
+    __type(key, __u32);
+    __type(value, __u32);
+} ingress_ports SEC(".maps");
+
+static __always_inline bool find_port(struct xdp_md *ctx, __u32 *port)
+{
+    __u32 ifindex = ctx->ingress_ifindex;
+    __u32 *found = bpf_map_lookup_elem(&ingress_ports, &ifindex);
+
+    if (!found || *found == 0)
+        return false;
+    *port = *found - 1;
+    return true;
+}
+
+static __always_inline void start_packet(struct xdp_md *ctx, struct scratch *s)
+{
+    s->valid = 0;
+    s->received = ctx->data_end - ctx->data;
+    s->length = s->received;
+    s->truncated = 0xffffffff;
+    s->parser_error = 0;
+    __builtin_memset(&s->m, 0, sizeof(s->m));
+}
+
+static __always_inline int drop(enum drop_reason reason)
+{
+    __u32 key = reason;
+    __u64 *count = bpf_map_lookup_elem(&drops, &key);
+
+    if (count)
+        *count += 1;
+    return XDP_DROP;
+}
+
+static __always_inline void count_packet(struct scratch *s, void *map, __u32 index)
+{
+    struct count *count = bpf_map_lookup_elem(map, &index);
+
+    if (count) {
+        count->packets += 1;
+        count->bytes += s->received;
+    }
+}
+
+static __always_inline bool truncate(struct xdp_md *ctx, struct scratch *s)
+{
+    __u32 length = ctx->data_end - ctx->data;
+
+    return length <= s->truncated || !bpf_xdp_adjust_tail(ctx, (int)s->truncated - (int)length);
+}
+
+static __always_inline int transmit(struct xdp_md *ctx, __u32 port)
+{
+    if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+        return REPLAYED + port;
+    return bpf_redirect_map(&egress_ports, port, XDP_DROP);
+}
+
+char _license[] SEC("license") = "GPL";

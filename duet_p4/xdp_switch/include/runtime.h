@@ -1,0 +1,87 @@
+/* What every compiled program needs before its own declarations: loads, stores, maps, hashes. */
+#pragma once
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "crc_tables.h"
+
+typedef unsigned __int128 __u128;
+typedef __int128 __s128;
+
+/* Headers have no alignment, and the machines that run this need none. */
+typedef __u8 __attribute__((__may_alias__)) any8;
+typedef __u16 __attribute__((__may_alias__)) any16;
+typedef __u32 __attribute__((__may_alias__)) any32;
+typedef __u64 __attribute__((__may_alias__)) any64;
+
+#define COPY8(to, from) (*(any8 *)(to) = *(const any8 *)(from))
+#define COPY16(to, from) (*(any16 *)(to) = *(const any16 *)(from))
+#define COPY32(to, from) (*(any32 *)(to) = *(const any32 *)(from))
+#define COPY64(to, from) (*(any64 *)(to) = *(const any64 *)(from))
+
+/* Fields are in network byte order, values in host byte order. */
+#define LOAD8(at) (*(const any8 *)(at))
+#define LOAD16(at) bpf_ntohs(*(const any16 *)(at))
+#define LOAD32(at) bpf_ntohl(*(const any32 *)(at))
+#define LOAD64(at) bpf_be64_to_cpu(*(const any64 *)(at))
+#define STORE8(at, value) (*(any8 *)(at) = (__u8)(value))
+#define STORE16(at, value) (*(any16 *)(at) = bpf_htons((__u16)(value)))
+#define STORE32(at, value) (*(any32 *)(at) = bpf_htonl((__u32)(value)))
+#define STORE64(at, value) (*(any64 *)(at) = bpf_cpu_to_be64((__u64)(value)))
+
+/* Keep clang from deriving one packet pointer from another: the verifier would lose track of its bounds. */
+#define HIDE(pointer) __asm__ volatile("" : "+r"(pointer))
+/* Make clang read the scratch anew: what it knows of one path would make the verifier walk each path alone. */
+#define BARRIER() __asm__ volatile("" ::: "memory")
+
+struct count {
+    __u64 packets;
+    __u64 bytes;
+};
+
+#define COUNTER_MAP(name, size)                                                                    \
+    struct {                                                                                       \
+        __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                   \
+        __uint(max_entries, size);                                                                 \
+        __type(key, __u32);                                                                        \
+        __type(value, struct count);                                                               \
+    } name SEC(".maps")
+
+#define HASH_MAP(name, key_type, value_type, size)                                                 \
+    struct {                                                                                       \
+        __uint(type, BPF_MAP_TYPE_HASH);                                                           \
+        __uint(max_entries, size);                                                                 \
+        __type(key, key_type);                                                                     \
+        __type(value, value_type);                                                                 \
+    } name SEC(".maps")
+
+static __always_inline __u32 crc32_byte(__u32 crc, __u32 byte)
+{
+    return crc >> 8 ^ crc32_table[0][(crc ^ byte) & 0xff];
+}
+
+/* Four bytes at once, given as a number whose first byte is the most significant one. */
+static __always_inline __u32 crc32_word(__u32 crc, __u32 word)
+{
+    crc ^= __builtin_bswap32(word);
+    return crc32_table[3][crc & 0xff] ^ crc32_table[2][crc >> 8 & 0xff] ^
+           crc32_table[1][crc >> 16 & 0xff] ^ crc32_table[0][crc >> 24];
+}
+
+static __always_inline __u32 crc16_byte(__u32 crc, __u32 byte)
+{
+    return crc >> 8 ^ crc16_table[(crc ^ byte) & 0xff];
+}
+
+static __always_inline __u16 csum16_fold(__u64 sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return ~sum;
+}
