@@ -1,3 +1,58 @@
+// HMux: a switch that balances VIPs over DIPs (DUET, SIGCOMM 2014, section 3.1).
+//
+//   from CPU ──────────────────────────────────────────────────────────────────────────────> its egress port
+//
+//   frame ──> parser: the client's packet, its tunnel, its flow (that of the quoted packet for ICMP errors)
+//               │
+//               v
+//         ┌───────────┐  EtherType   ┌────────────┐
+//         │ admission ├─────────────>│ punt_table ├──> CPU (ARP)
+//         └─────┬─────┘  not IPv4    └────────────┘
+//               │  switch_table: own address, hash seed
+//               v
+//         ┌───────────┐
+//         │ flow_hash │  CRC-32 of the flow, the same in SMuxes
+//         └─────┬─────┘
+//               v
+//   vips  ┌────────────┐ VIP with ports ┌───────────┐
+//         │ host_table ├───────────────>│ acl_table │  VIP + protocol + port
+//         └─┬───┬──────┘                └─────┬─────┘
+//   neither │   │ VIP, or TIP: slots          │ slots
+//           │   v                             v
+//   ecmp    │ ┌───────────────────┐ none  slot = first + hash mod count   ┌────────────┐
+//           │ │ pinned_flow_table ├──────────────────────────────────────>│ ecmp_table │
+//           │ └─────────┬─────────┘       (TIP: second hash)              └──────┬─────┘
+//           │           └───────────────────────┬────────────────────────────────┘
+//   tunneling                                   v tunnel
+//           │                          ┌─────────────────┐
+//           │                          │ tunneling_table │  IP-in-IP to a DIP or TIP
+//           │                          └────────┬────────┘
+//           └──────────────────┬────────────────┘
+//   routing                    v
+//                       ┌─────────────┐ own address
+//                       │ route_table ├─────────────> CPU (BGP, BFD, ICMP, anything)
+//                       └──────┬──────┘
+//                              v group
+//               ┌─────────────────────┐      ┌────────────────────┐      ┌───────────────┐
+//               │ nexthop_group_table ├─────>│ nexthop_slot_table ├─────>│ nexthop_table │  rewrite
+//               └─────────────────────┘ slot └────────────────────┘      └───────┬───────┘
+//                  first + hash mod count, hash seeded per switch                │
+//                                                                                v
+//                                                                             ┌─────┐  good
+//                                                                             │ hop ├────────> egress port
+//                                                                             └──┬──┘  TTL - 1
+//                                            TTL expired, too big for the port   v
+//                                                                         ┌─────────────┐
+//                                                                         │ icmp_errors ├────> ingress port
+//                                                                         └─────────────┘
+//
+// Every way to be dropped has its counter (include/drop_reasons.p4). Limits of this program:
+// - A packet too big for its port that allows fragmentation is dropped: a switch cannot fragment.
+// - What is too big inside a tunnel is answered to the client, not to the tunnel's source, which could not tell whose
+//   packet it was; a tunnel header whose own TTL expires, as in a routing loop, is only counted.
+// - Tunnels within tunnels, and tunnel headers with options, are routed as they are.
+// - Fragments have no ports, nor has an ICMP error that quotes a later fragment or IPv4 options: they go where a flow
+//   with ports 0 goes, so a VIP that serves ports only drops them.
 #include <core.p4>
 #include <v1model.p4>
 #include "include/parser.p4"

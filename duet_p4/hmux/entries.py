@@ -162,7 +162,7 @@ def pinned_flow(
             src_port=source_port,
             dst_port=destination_port,
         ),
-        action=P4TableAction("set_tunnel", tunnel=tunnel),
+        action=P4TableAction("pin", tunnel=tunnel),
     )
 
 

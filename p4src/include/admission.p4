@@ -6,7 +6,7 @@
 #include "v1model_target.p4"
 
 control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
-    action not_configured() { drop(standard_metadata, DROP_NOT_CONFIGURED); }
+    action not_configured() { DROP(DROP_NOT_CONFIGURED); }
 
     // This switch's own address, the source of its tunnels and ICMP errors, and its underlay hash seed.
     action configure(ipv4_t loopback, bit<32> underlay_seed) {
@@ -21,8 +21,8 @@ control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_met
         size = 1;
     }
 
-    action punt() { punt_to_cpu(hdr, standard_metadata); }
-    action unwanted() { drop(standard_metadata, DROP_ETHER_TYPE); }
+    action punt() { PUNT(); }
+    action unwanted() { DROP(DROP_ETHER_TYPE); }
 
     // EtherTypes for the CPU, such as ARP.
     table punt_table {
@@ -34,24 +34,24 @@ control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_met
 
     apply {
         if (standard_metadata.parser_error != error.NoError) {
-            drop(standard_metadata, DROP_MALFORMED);
+            DROP(DROP_MALFORMED);
         }
         if (!hdr.ipv4.isValid()) {
             punt_table.apply();
         }
         if (standard_metadata.checksum_error == 1) {
-            drop(standard_metadata, DROP_BAD_CHECKSUM);
+            DROP(DROP_BAD_CHECKSUM);
         }
         bit<16> total_len = hdr.ipv4.total_len;
         if (hdr.outer_ipv4.isValid()) {
             total_len = hdr.outer_ipv4.total_len;
             if (total_len < 2 * IPV4_LENGTH || hdr.ipv4.total_len > total_len - IPV4_LENGTH) {
-                drop(standard_metadata, DROP_MALFORMED);
+                DROP(DROP_MALFORMED);
             }
         }
         if (hdr.ipv4.total_len < (bit<16>)(hdr.ipv4.ihl ++ 2w0)
                 || standard_metadata.packet_length < (bit<32>)ETHERNET_LENGTH + (bit<32>)total_len) {
-            drop(standard_metadata, DROP_MALFORMED);
+            DROP(DROP_MALFORMED);
         }
         switch_table.apply();
     }

@@ -10,7 +10,12 @@ control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata)
     bit<32> hash_value;
 
     action set_tunnel(tunnel_t tunnel) { meta.tunnel = tunnel; }
-    action empty_slot() { drop(standard_metadata, DROP_EMPTY_SLOT); }
+    action empty_slot() { DROP(DROP_EMPTY_SLOT); }
+
+    action pin(tunnel_t tunnel) {
+        meta.tunnel = tunnel;
+        meta.is_pinned = 1;
+    }
 
     // Flows that stay on their DIP while the slots change.
     table pinned_flow_table {
@@ -21,7 +26,7 @@ control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata)
             meta.flow.src_port: exact @name("src_port");
             meta.flow.dst_port: exact @name("dst_port");
         }
-        actions = { set_tunnel; @defaultonly NoAction; }
+        actions = { pin; @defaultonly NoAction; }
         const default_action = NoAction;
         size = PINNED_FLOW_TABLE_SIZE;
     }
@@ -35,13 +40,16 @@ control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata)
 
     apply {
         if (meta.balance != BALANCE_NOT) {
-            hash_value = meta.flow_hash;
-            if (meta.balance == BALANCE_TIP) {
-                hash_value = hash_value ^ TIP_SEED;
-                mix(hash_value);
+            if (meta.has_pinned_flows == 1) {
+                pinned_flow_table.apply();
             }
-            if (meta.has_pinned_flows == 0 || !pinned_flow_table.apply().hit) {
-                pick_slot(hash_value, meta.first_slot, meta.slot_count, meta.slot);
+            if (meta.is_pinned == 0) {
+                hash_value = meta.flow_hash;
+                if (meta.balance == BALANCE_TIP) {
+                    hash_value = hash_value ^ TIP_SEED;
+                    mix(hash_value);
+                }
+                PICK_SLOT(meta.slot, hash_value, meta.first_slot, meta.slot_count);
                 ecmp_table.apply();
             }
         }

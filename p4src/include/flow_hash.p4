@@ -15,7 +15,8 @@ action mix(inout bit<32> value) {
 
 control FlowHash(inout metadata_t meta) {
     apply {
-        hash_flow(meta.flow, meta.flow_hash);
+        CRC32(meta.flow_hash,
+              meta.flow.src_addr, meta.flow.dst_addr, meta.flow.protocol, meta.flow.src_port, meta.flow.dst_port);
     }
 }
 

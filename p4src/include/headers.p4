@@ -93,6 +93,7 @@ struct metadata_t {
     slot_count_t slot_count;
     bit<1>       has_ports;
     bit<1>       has_pinned_flows;
+    bit<1>       is_pinned;
     slot_t       slot;
     tunnel_t     tunnel;
     bit<1>       made_outer;        // The outer header was written here.

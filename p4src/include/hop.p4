@@ -6,9 +6,9 @@
 
 control Hop(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
     // The checksum grows by what the TTL lost, with an end-around carry (RFC 1624).
-    action decrement_ttl(inout ipv4_header_t ipv4) {
-        ipv4.ttl = ipv4.ttl - 1;
-        ipv4.checksum = ipv4.checksum + (ipv4.checksum >= 0xfeff ? 16w0x0101 : 16w0x0100);
+    action decrement(inout bit<8> ttl, inout bit<16> checksum) {
+        ttl = ttl - 1;
+        checksum = checksum + (checksum >= 0xfeff ? 16w0x0101 : 16w0x0100);
     }
 
     action refuse(bit<8> type, bit<8> code, bit<16> mtu, drop_reason_t reason) {
@@ -28,18 +28,18 @@ control Hop(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_
         if (meta.made_outer == 0 && hdr.outer_ipv4.isValid()) {
             // In transit through a tunnel. What is too big for it is the client's to know.
             if (hdr.outer_ipv4.ttl <= 1) {
-                drop(standard_metadata, DROP_TTL_EXPIRED);
+                DROP(DROP_TTL_EXPIRED);
             }
             length = hdr.outer_ipv4.total_len - IPV4_LENGTH;
-            decrement_ttl(hdr.outer_ipv4);
+            decrement(hdr.outer_ipv4.ttl, hdr.outer_ipv4.checksum);
         } else if (hdr.ipv4.ttl <= 1) {
             refuse(ICMP_TIME_EXCEEDED, 0, 0, DROP_TTL_EXPIRED);
         } else if (length <= room) {
-            decrement_ttl(hdr.ipv4);
+            decrement(hdr.ipv4.ttl, hdr.ipv4.checksum);
         }
         if (length > room && meta.refused == 0) {
             if (hdr.ipv4.dont_fragment == 0) {
-                drop(standard_metadata, DROP_TOO_BIG);
+                DROP(DROP_TOO_BIG);
             }
             refuse(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, room, DROP_TOO_BIG);
         }

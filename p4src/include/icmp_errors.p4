@@ -33,8 +33,8 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
         hdr.icmp_error.identifier = 0;
         hdr.icmp_error.sequence = meta.refusal_mtu;
 
-        cut_frame(ETHERNET_LENGTH + IPV4_LENGTH + ICMP_LENGTH + quoted_len);
-        send(standard_metadata, standard_metadata.ingress_port);
+        CUT_FRAME(ETHERNET_LENGTH + IPV4_LENGTH + ICMP_LENGTH + quoted_len);
+        SEND(standard_metadata.ingress_port);
     }
 
     apply {
@@ -43,9 +43,9 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
             // none where there are no 8 bytes to quote.
             if (hdr.icmp.isValid() || meta.has_quote == 0 || hdr.ipv4.fragment_offset != 0
                     || meta.my_mac[40:40] == 1 || hdr.ipv4.src_addr == 0 || hdr.ipv4.src_addr[31:29] == 7) {
-                drop(standard_metadata, meta.refusal_reason);
+                DROP(meta.refusal_reason);
             }
-            count_drop(meta.refusal_reason);
+            COUNT_DROP(meta.refusal_reason);
             make_error();
         }
     }

@@ -1,4 +1,4 @@
-// Packets from the CPU leave by the port it names. Packets to it: see punt_to_cpu.
+// Packets from the CPU leave by the port it names. Packets to it: see PUNT.
 #ifndef PACKET_IO_P4
 #define PACKET_IO_P4
 
@@ -7,7 +7,7 @@
 control PacketOut(inout headers_t hdr, inout standard_metadata_t standard_metadata) {
     apply {
         if (hdr.packet_out.isValid()) {
-            send(standard_metadata, hdr.packet_out.egress_port);
+            SEND(hdr.packet_out.egress_port);
             exit;
         }
     }

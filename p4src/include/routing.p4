@@ -9,12 +9,12 @@
 control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
     bit<32> hash_value;
 
-    action no_route() { drop(standard_metadata, DROP_NO_ROUTE); }
-    action blackhole() { drop(standard_metadata, DROP_BLACKHOLE); }
-    action no_nexthop() { drop(standard_metadata, DROP_NO_NEXTHOP); }
+    action no_route() { DROP(DROP_NO_ROUTE); }
+    action blackhole() { DROP(DROP_BLACKHOLE); }
+    action no_nexthop() { DROP(DROP_NO_NEXTHOP); }
 
     // The switch's own addresses: BGP, BFD, ICMP, anything.
-    action to_cpu() { punt_to_cpu(hdr, standard_metadata); }
+    action to_cpu() { PUNT(); }
 
     action to_nexthop_group(nexthop_group_t nexthop_group) { meta.nexthop_group = nexthop_group; }
 
@@ -29,7 +29,7 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
     action select_nexthop(nexthop_slot_t first_slot, slot_count_t slot_count) {
         hash_value = meta.flow_hash ^ meta.underlay_seed;
         mix(hash_value);
-        pick_slot(hash_value, first_slot, slot_count, meta.nexthop_slot);
+        PICK_SLOT(meta.nexthop_slot, hash_value, first_slot, slot_count);
     }
 
     table nexthop_group_table {
@@ -54,7 +54,7 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
         hdr.ethernet.src_addr = src_addr;
         hdr.ethernet.dst_addr = dst_addr;
         meta.mtu = mtu;
-        send(standard_metadata, port);
+        SEND(port);
     }
 
     table nexthop_table {

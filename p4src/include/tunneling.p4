@@ -28,7 +28,7 @@ control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_met
         meta.dst_addr = dst_addr;
         meta.made_outer = 1;
     }
-    action no_tunnel() { drop(standard_metadata, DROP_EMPTY_SLOT); }
+    action no_tunnel() { DROP(DROP_EMPTY_SLOT); }
 
     table tunneling_table {
         key = { meta.tunnel: exact @name("tunnel"); }

@@ -7,42 +7,30 @@
 
 counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 
-action count_drop(in drop_reason_t reason) {
-    drop_counter.count((bit<32>)reason);
-}
+// Macros, because an action copies its inout parameters and an exit inside it would lose the copies.
+#define COUNT_DROP(reason) drop_counter.count((bit<32>)(reason))
 
-action drop(inout standard_metadata_t standard_metadata, in drop_reason_t reason) {
-    count_drop(reason);
-    mark_to_drop(standard_metadata);
-    exit;
-}
+#define DROP(reason) \
+    COUNT_DROP(reason); \
+    mark_to_drop(standard_metadata); \
+    exit
 
-action send(inout standard_metadata_t standard_metadata, in port_t port) {
-    standard_metadata.egress_spec = port;
-}
+#define SEND(port) standard_metadata.egress_spec = port
 
-action cut_frame(in bit<16> length) {
-    truncate((bit<32>)length);
-}
+#define PUNT() \
+    hdr.packet_in.setValid(); \
+    hdr.packet_in.ingress_port = standard_metadata.ingress_port; \
+    hdr.packet_in.padding = 0; \
+    SEND(CPU_PORT); \
+    exit
 
-action punt_to_cpu(inout headers_t hdr, inout standard_metadata_t standard_metadata) {
-    hdr.packet_in.setValid();
-    hdr.packet_in.ingress_port = standard_metadata.ingress_port;
-    hdr.packet_in.padding = 0;
-    send(standard_metadata, CPU_PORT);
-    exit;
-}
+#define CUT_FRAME(length) truncate((bit<32>)(length))
 
-action hash_flow(in flow_t flow, out bit<32> result) {
-    hash(result, HashAlgorithm.crc32, 32w0,
-         { flow.src_addr, flow.dst_addr, flow.protocol, flow.src_port, flow.dst_port },
-         64w0x100000000);
-}
+#define CRC32(result, ...) hash(result, HashAlgorithm.crc32, 32w0, { __VA_ARGS__ }, 64w0x100000000)
 
-// first + hash mod count.
-action pick_slot(in bit<32> hash_value, in slot_t first, in slot_count_t count, out slot_t slot) {
-    hash(slot, HashAlgorithm.identity, first, { hash_value }, count);
-}
+// first + hash_value mod count.
+#define PICK_SLOT(slot, hash_value, first, count) \
+    hash(slot, HashAlgorithm.identity, first, { hash_value }, count)
 
 control HmuxVerifyChecksum(inout headers_t hdr, inout metadata_t meta) {
     apply {

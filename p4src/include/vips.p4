@@ -55,16 +55,16 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
         host_table.apply();
         if (meta.balance == BALANCE_VIP) {
             if (hdr.outer_ipv4.isValid()) {
-                drop(standard_metadata, DROP_TUNNELED_VIP);
+                DROP(DROP_TUNNELED_VIP);
             }
             if (meta.has_ports == 1) {
                 acl_table.apply();
             }
             if (meta.slot_count == 0) {
-                drop(standard_metadata, DROP_NO_GROUP);
+                DROP(DROP_NO_GROUP);
             }
         } else if (meta.balance == BALANCE_TIP && !hdr.outer_ipv4.isValid()) {
-            drop(standard_metadata, DROP_BARE_TIP);
+            DROP(DROP_BARE_TIP);
         }
     }
 }
