@@ -62,10 +62,14 @@ class Route:
 
 
 class Bird:
-    """One BIRD process, its files in `directory`: bird.conf, bird.ctl, bird.log."""
+    """One BIRD process, its files in `directory`: bird.conf, bird.ctl, bird.log.
 
-    def __init__(self, config: BirdConfig, directory: Path) -> None:
+    With `die_with_parent`, the kernel kills it when the process that started it ends.
+    """
+
+    def __init__(self, config: BirdConfig, directory: Path, *, die_with_parent: bool = False) -> None:
         self.config = config
+        self._prefix = ["setpriv", "--pdeathsig", "KILL"] if die_with_parent else []
         self._conf = directory / "bird.conf"
         self._ctl = directory / "bird.ctl"
         self._log = directory / "bird.log"
@@ -197,7 +201,7 @@ class Bird:
             raise BirdError(f"BIRD refuses {self._conf}: {checked.stderr.strip()}")
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                [binary, "-f", "-c", self._conf, "-s", self._ctl],
+                [*self._prefix, binary, "-f", "-c", self._conf, "-s", self._ctl],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,56 @@
+"""Facts about network interfaces, and settings of theirs, in the caller's network namespace."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+from pathlib import Path
+
+_SIOCGIFFLAGS = 0x8913
+_SIOCGIFMTU = 0x8921
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_SGRO = 0x2C
+_IFF_UP_AND_RUNNING = 0x1 | 0x40
+
+
+def index(name: str) -> int:
+    """Return an interface's index. Raises OSError naming an interface that is not there."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise OSError(error.errno, f"there is no interface {name}") from error
+
+
+def mtu(name: str) -> int:
+    """Return the largest IP packet that an interface sends, in bytes."""
+    (value,) = struct.unpack_from("i", _ioctl(name, _SIOCGIFMTU), 16)
+    return int(value)
+
+
+def is_up(name: str) -> bool:
+    """Return whether an interface is up and has carrier."""
+    flags = int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
+    return flags & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
+
+
+def set_gro(name: str, *, on: bool) -> None:
+    """Turn generic receive offload on or off."""
+    request = array.array("B", struct.pack("II", _ETHTOOL_SGRO, on))
+    pointer, _ = request.buffer_info()
+    _ioctl(name, _SIOCETHTOOL, struct.pack("P", pointer))
+
+
+def set_ipv4_option(name: str, option: str, value: int) -> None:
+    """Set `net.ipv4.conf.<name>.<option>`."""
+    Path(f"/proc/sys/net/ipv4/conf/{name}/{option}").write_text(f"{value}\n", encoding="ascii")
+
+
+def _ioctl(name: str, request: int, argument: bytes = b"") -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        filled = struct.pack("16s", name.encode()) + argument.ljust(24, b"\0")
+        try:
+            return fcntl.ioctl(control, request, filled)
+        except OSError as error:
+            raise OSError(error.errno, f"interface {name}: {error.strerror}") from error

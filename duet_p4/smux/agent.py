@@ -1,0 +1,212 @@
+"""The SMux agent: one process that holds the data path, its BIRD, and the REST interface.
+
+They share one fate. The XDP program is attached through a link that dies with this process, and BIRD is
+told to die with it too. So an SMux either forwards and announces or does neither, and the fabric
+moves its VIPs to the other SMuxes as soon as the BGP session closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from duet_p4 import log, netdev
+from duet_p4.bird.config import BirdConfig
+from duet_p4.bird.daemon import Bird, BirdError
+from duet_p4.bpf import BpfError
+from duet_p4.journal import JournalError
+from duet_p4.model import Model
+from duet_p4.rest.app import Health, State, create_app
+from duet_p4.rest.credentials import read_token
+from duet_p4.rest.mux import PortStatus, SessionStatus, router
+from duet_p4.rest.server import Tls, serve
+from duet_p4.smux.config import SmuxConfig
+from duet_p4.smux.datapath import EXITS, Datapath
+from duet_p4.smux.service import SmuxService
+from duet_p4.smux.xdp import XdpDatapath
+
+logger = logging.getLogger(__name__)
+
+
+class Exit(Model):
+    """A way packets left the data path; `meaning` says whether that is normal."""
+
+    name: str
+    packets: int
+    bytes: int
+    meaning: str
+
+
+class Surroundings:
+    """The SMux's uplinks and BGP sessions."""
+
+    def __init__(self, uplinks: Sequence[str], bird: Bird) -> None:
+        self._uplinks = uplinks
+        self._bird = bird
+
+    def ports(self) -> list[PortStatus]:
+        """Return the uplinks, numbered from 1."""
+        return [
+            PortStatus(number=number, name=name, up=netdev.is_up(name))
+            for number, name in enumerate(self._uplinks, start=1)
+        ]
+
+    async def sessions(self) -> list[SessionStatus]:
+        """Return the BGP sessions; none while BIRD does not answer."""
+        try:
+            sessions = await self._bird.sessions()
+        except BirdError as error:
+            logger.warning("%s", error)
+            return []
+        return [
+            SessionStatus(
+                name=session.neighbor.name,
+                neighbor=session.neighbor.address,
+                asn=session.neighbor.asn,
+                established=session.established,
+                state=session.info or session.state,
+                since=session.since,
+            )
+            for session in sessions
+        ]
+
+
+@contextmanager
+def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
+    """Yield the configured data path, attached to the uplinks once the caller returns to the loop."""
+    mtu = min(map(netdev.mtu, config.uplinks))
+    with ExitStack() as stack:
+        datapath: Datapath
+        for uplink in config.uplinks:
+            # What the data path leaves to the kernel is for this node, never for another.
+            netdev.set_ipv4_option(uplink, "forwarding", 0)
+        if config.datapath == "xdp":
+            xdp = XdpDatapath(
+                config.address,
+                config.announced,
+                uplink_mtu=mtu,
+                idle_timeout_s=config.idle_timeout_s,
+                sizes=config.tables.sizes(),
+            )
+            stack.callback(xdp.close)
+            datapath = xdp
+            for uplink in config.uplinks:
+                xdp.attach(netdev.index(uplink), config.xdp_mode)
+        else:
+            from duet_p4.smux.raw_port import RawPort
+            from duet_p4.smux.scapy_datapath import ScapyDatapath
+
+            scapy = ScapyDatapath(
+                config.address,
+                config.announced,
+                uplink_mtu=mtu,
+                idle_timeout_s=config.idle_timeout_s,
+                sizes=config.tables.sizes(),
+            )
+            datapath = scapy
+            for uplink in config.uplinks:
+                # Merged packets would look too big.
+                netdev.set_gro(uplink, on=False)
+                stack.callback(RawPort(uplink, scapy.process).close)
+        yield datapath
+
+
+def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, bird: Bird) -> FastAPI:
+    """Return the REST interface."""
+
+    def health() -> Health:
+        if bird.pid is None:
+            return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
+        return Health(state=State.READY)
+
+    token = read_token(config.token_file) if config.token_file else None
+    app = create_app(f"SMux {config.name}", token=token, health=health)
+    app.include_router(router(service))
+
+    @app.get("/v1/exits", tags=["status"])
+    async def get_exits() -> list[Exit]:
+        """Say how packets left the data path, one entry per way there is."""
+        return [
+            Exit(name=name.lower(), packets=traffic.packets, bytes=traffic.bytes, meaning=EXITS[name])
+            for name, traffic in datapath.exits().items()
+        ]
+
+    return app
+
+
+async def run(config: SmuxConfig) -> None:
+    """Be an SMux until told to end."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    _own_address(config.address)
+    bird = Bird(_bird_config(config), config.state_dir, die_with_parent=True)
+    with forwarding(config) as datapath:
+        service = SmuxService(
+            config.name,
+            config.datapath,
+            datapath,
+            config.announced,
+            config.state_dir,
+            Surroundings(config.uplinks, bird),
+        )
+        tls = Tls(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
+        app = application(config, service, datapath, bird)
+        await bird.start()
+        supervising = asyncio.create_task(bird.supervise(), name="BIRD")
+        try:
+            async with serve(app, str(config.listen), config.port, tls) as url:
+                logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
+                await ended.wait()
+        finally:
+            # Withdraw first: what is still on its way finds the data path.
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
+            await bird.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the SMux agent; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="duet_p4.smux", description="The SMux of a DUET network.")
+    parser.add_argument("--config", type=Path, required=True, help="the SMux's JSON configuration")
+    parser.add_argument("--datapath", choices=("xdp", "scapy"), help="in place of the configured one")
+    options = parser.parse_args(argv)
+    try:
+        config = SmuxConfig.model_validate_json(options.config.read_bytes())
+    except (OSError, ValidationError) as error:
+        print(f"{options.config}: {error}", file=sys.stderr)
+        return 2
+    if options.datapath:
+        config = config.model_copy(update={"datapath": options.datapath})
+    log.setup(config.name, config.log_level)
+    try:
+        asyncio.run(run(config))
+    except (OSError, BpfError, BirdError, JournalError) as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def _bird_config(config: SmuxConfig) -> BirdConfig:
+    own = f"{config.address}/32"
+    return BirdConfig.model_validate(
+        config.bird.model_dump() | {"originated": (*config.bird.originated, own, *config.announced)}
+    )
+
+
+def _own_address(address: IPv4Address) -> None:
+    """Give the node its address, on lo."""
+    subprocess.run(["ip", "address", "replace", f"{address}/32", "dev", "lo"], check=True)
