@@ -1,0 +1,85 @@
+"""The xdp switch takes simple_switch_grpc's command line, and says what is wrong with a bad one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from duet_p4.xdp_switch import cli
+
+
+def test_the_command_line_of_simple_switch_grpc_is_understood() -> None:
+    options = cli.parse(
+        "--device-id 7 -i 1@eth1 -i 2@eth2 --no-p4 --log-console -L warn --thrift-port 9090 "
+        "-- --grpc-server-addr 127.0.0.1:50051 --cpu-port 510".split()
+    )
+    assert options == cli.Options(
+        device_id=7,
+        ports={1: "eth1", 2: "eth2"},
+        address="127.0.0.1:50051",
+        cpu_port=510,
+        config=None,
+        p4info=None,
+        log_level="WARNING",
+    )
+
+
+def test_what_is_left_out_has_simple_switch_grpcs_default() -> None:
+    options = cli.parse(["--no-p4"])
+    assert (options.device_id, options.ports, options.cpu_port) == (0, {}, None)
+    assert options.address == "0.0.0.0:9559"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "--no-p4"),
+        ("--no-p4 -i 1", "'1' is not PORT@INTERFACE"),
+        ("--no-p4 -i 511@eth1", "'511@eth1'"),
+        ("--no-p4 -i x@eth1", "'x@eth1'"),
+        ("--no-p4 -i 1@", "'1@'"),
+        ("--no-p4 -i 1@eth1 -i 1@eth2", "port 1 is given twice"),
+        ("--no-p4 -i 1@eth1 -i 2@eth1", "eth1 is given to two ports"),
+        ("--no-p4 --device-id -1", "device-id"),
+        ("--no-p4 --device-id x", "'x' is not an integer"),
+        ("--no-p4 -- --grpc-server-addr 9559", "'9559' is neither HOST:PORT nor unix:PATH"),
+        ("--no-p4 -- --grpc-server-addr :9559", "':9559'"),
+        ("--no-p4 -- --grpc-server-addr h:99999", "'h:99999'"),
+        ("--no-p4 -- --cpu-port 512", "'512'"),
+        ("--no-p4 -i 510@eth1 -- --cpu-port 510", "port 510 is the CPU port"),
+        ("missing.json", "there is no file 'missing.json'"),
+        ("--no-p4 --frobnicate", "--frobnicate"),
+    ],
+)
+def test_a_bad_command_line_is_refused_with_a_reason(capsys, line: str, said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.parse(line.split())
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_program_needs_its_p4info(tmp_path: Path) -> None:
+    program = tmp_path / "basic.json"
+    program.write_text("{}")
+    with pytest.raises(cli.StartError, match=r"basic\.json needs its P4Info.*basic\.p4info\.txtpb"):
+        cli.find_p4info(program, None)
+    beside = tmp_path / "basic.p4info.txtpb"
+    beside.write_text("")
+    assert cli.find_p4info(program, None) == beside
+    other = tmp_path / "other.txt"
+    with pytest.raises(cli.StartError, match=r"other\.txt"):
+        cli.find_p4info(program, other)
+
+
+def test_a_missing_interface_an_old_kernel_and_missing_rights_are_named(monkeypatch) -> None:
+    monkeypatch.setattr(cli, "missing_capabilities", list)
+    options = cli.parse(["--no-p4", "-i", "1@duet-no-such-if"])
+    with pytest.raises(cli.StartError, match="port 1: .*no interface duet-no-such-if"):
+        cli.check_host(options)
+    monkeypatch.setattr(cli, "missing_capabilities", lambda: ["CAP_BPF", "CAP_NET_ADMIN"])
+    with pytest.raises(cli.StartError, match="CAP_BPF and CAP_NET_ADMIN missing"):
+        cli.check_host(options)
+    monkeypatch.setattr(cli.platform, "release", lambda: "5.4.0-generic")
+    with pytest.raises(cli.StartError, match=r"kernel 5\.4\.0-generic is too old: 5\.18"):
+        cli.check_host(options)
