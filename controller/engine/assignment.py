@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from controller.engine.demand import Demands
 from controller.engine.ledger import Ledger, ledger_for
-from controller.engine.strategies import SMUX, Candidates, Strategy
+from controller.engine.strategies import SMUX, Candidates, Strategy, turn_of
 from controller.engine.topology import Floats, Ints, Topology
 
 FULL = 1 + 1e-9
@@ -161,6 +161,7 @@ class _Run:
         self.choose = strategy.begin(topology, demands, previous)
         self.carried = np.zeros(topology.switch_count)
         self.shares = demands.row_share()
+        self.turn = [turn_of(name, topology.switch_count) for name in demands.names]
 
     def run(self) -> Assignment:
         demands = self.demands
@@ -202,7 +203,7 @@ class _Run:
         if self.excluded is not None:
             costs[self.excluded] = np.inf
         current = SMUX if self.previous is None else int(self.previous[row])
-        switch = self.choose(Candidates(row, traffic, costs, current, self.carried))
+        switch = self.choose(Candidates(row, traffic, costs, current, self.carried, self.turn[row]))
         if switch == SMUX:
             self.cost[row] = costs.min()
             return False

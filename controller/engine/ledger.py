@@ -34,8 +34,9 @@ class Ledger(ABC):
         self.topology = topology
         self.demands = demands
         self.links: Floats = np.zeros(topology.link_count)
-        self.entries = np.zeros((topology.switch_count, len(TABLES)))
-        self._sizes = topology.tables.astype(np.float64)
+        self.entries = np.zeros((topology.switch_count, len(TABLES)), order="F")
+        with np.errstate(divide="ignore"):
+            self._per_entry = np.asfortranarray(1 / topology.tables)
         self._row_share = demands.row_share()
 
     def costs(self, row: int, origin: int | None = None) -> Floats:
@@ -52,10 +53,9 @@ class Ledger(ABC):
         """Put `row` on a switch; return the most utilized resource it touches, and its utilization."""
         link, busiest = self._add(*self._flow(row, origin), switch, 1.0)
         self.entries[switch] += self.demands.tables[row]
-        filled = self._fill(switch, row)
-        table = int(filled.argmax())
-        if filled[table] >= busiest:
-            return self.topology.link_count + switch * len(TABLES) + table, float(filled[table])
+        table, filled = self._fullest(row, switch)
+        if filled >= busiest:
+            return self.topology.link_count + switch * len(TABLES) + table, filled
         return link, busiest
 
     def remove(self, row: int, switch: int, origin: int | None = None) -> None:
@@ -92,19 +92,19 @@ class Ledger(ABC):
         return int(np.searchsorted(self.demands.tip_start, tip, side="right")) - 1
 
     def _table_costs(self, row: int) -> Floats:
-        need = self.demands.tables[row]
         worst = np.zeros(self.topology.switch_count)
-        for table in np.flatnonzero(need):
-            size = self._sizes[:, table]
-            with np.errstate(divide="ignore"):
-                np.maximum(worst, (self.entries[:, table] + need[table]) / size, out=worst)
+        for table, need in enumerate(self.demands.tables[row].tolist()):
+            if need:
+                np.maximum(worst, (self.entries[:, table] + need) * self._per_entry[:, table], out=worst)
         return worst
 
-    def _fill(self, switch: int, row: int) -> Floats:
-        need = self.demands.tables[row]
-        sizes = np.where(need > 0, self._sizes[switch], np.inf)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(need > 0, self.entries[switch] / sizes, 0.0)
+    def _fullest(self, row: int, switch: int) -> tuple[int, float]:
+        filled = [
+            (self.entries[switch, table] * self._per_entry[switch, table] if need else 0.0)
+            for table, need in enumerate(self.demands.tables[row].tolist())
+        ]
+        table = max(range(len(filled)), key=filled.__getitem__)
+        return table, float(filled[table])
 
     @abstractmethod
     def _link_costs(

@@ -5,11 +5,13 @@ To write one: a frozen dataclass with a `name` and a `begin` that returns the ru
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.engine.demand import Demands
 from controller.engine.topology import Floats, Ints, Topology
@@ -18,7 +20,9 @@ SMUX = -1
 """In place of a switch: the VIP is on the SMuxes."""
 
 TIE = 1e-9
-"""Costs this close are equal: the first switch wins."""
+"""Costs this close are equal. Ties are frequent: where a source's or a DIP's own link is the bottleneck, it
+is so wherever the VIP goes. The paper breaks them at random; here the name of the VIP decides, so that
+the same VIP finds the same switch in every run."""
 
 _FULL = 1 + 1e-9
 
@@ -29,7 +33,8 @@ class Candidates:
 
     `traffic` of the VIP or TIP in bit/s; `costs` per switch: the maximum utilization over the resources
     that placing it there touches, feasible up to 1; `current`, where it was before, or `SMUX`;
-    `carried`, the bit/s that each switch carries so far, which fall back to the SMuxes should it fail.
+    `carried`, the bit/s that each switch carries so far, which fall back to the SMuxes should it fail;
+    `turn`, the switch from which ties are broken, see `turn_of`.
     """
 
     row: int
@@ -37,15 +42,26 @@ class Candidates:
     costs: Floats
     current: int
     carried: Floats
+    turn: int
 
     def best(self) -> int:
         """Return the switch of the smallest cost, `SMUX` where even that is infeasible."""
         least = float(self.costs.min())
-        return int((self.costs <= least + TIE).argmax()) if least <= _FULL else SMUX
+        return self.first(self.costs <= least + TIE) if least <= _FULL else SMUX
+
+    def first(self, chosen: NDArray[np.bool_]) -> int:
+        """Return the first switch of those chosen, counting round from `turn`; at least one must be."""
+        after = int(chosen[self.turn :].argmax()) + self.turn
+        return after if chosen[after] else int(chosen.argmax())
 
     def stays(self) -> bool:
         """Whether it is on a switch and fits there again."""
         return self.current != SMUX and bool(self.costs[self.current] <= _FULL)
+
+
+def turn_of(name: str, switches: int) -> int:
+    """Return the switch from which the ties of a VIP or TIP of this name are broken."""
+    return zlib.crc32(name.encode()) % switches
 
 
 Rule = Callable[[Candidates], int]
@@ -151,9 +167,8 @@ class Balanced:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        container = topology.container
-        inside = container >= 0
-        boxes = int(container.max(initial=-1)) + 1
+        boxes = int(topology.container.max(initial=-1)) + 1
+        box = np.where(topology.container < 0, boxes, topology.container)
         worst = min(self.switches, topology.switch_count)
 
         def rule(candidates: Candidates) -> int:
@@ -162,15 +177,14 @@ class Balanced:
                 return SMUX
             carried = candidates.carried
             others = np.sort(np.partition(carried, -worst)[-worst:])
-            # The busiest `switches - 1` others: without the switch itself where it is one of them.
-            top = others[1:].sum()
-            lost = carried + np.where(carried >= others[0], others.sum() - carried, top) + candidates.traffic
-            if boxes:
-                per_box = np.bincount(container[inside], weights=carried[inside], minlength=boxes)
-                lost[inside] = np.maximum(lost[inside], per_box[container[inside]] + candidates.traffic)
+            # Together with the busiest others; a switch that is one of those itself is counted once.
+            lost = np.minimum(carried + others[1:].sum(), others.sum()) + candidates.traffic
+            per_box = np.bincount(box, weights=carried, minlength=boxes + 1)
+            per_box[boxes] = 0.0
+            lost = np.maximum(lost, per_box[box] + candidates.traffic)
             lost[~feasible] = np.inf
-            ties = lost <= lost.min() * (1 + TIE)
-            return int(np.where(ties, candidates.costs, np.inf).argmin())
+            ties = np.where(lost <= lost.min() * (1 + TIE), candidates.costs, np.inf)
+            return candidates.first(ties <= ties.min() + TIE)
 
         return rule
 
@@ -187,4 +201,5 @@ __all__ = [
     "Rule",
     "Sticky",
     "Strategy",
+    "turn_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections import defaultdict
 from functools import cache
 
@@ -91,7 +92,11 @@ class Reference:
         least = min(costs)
         if least > 1 + 1e-9:
             return None, least
-        return next(n for n, c in zip(self.topology.names, costs, strict=True) if c <= least + 1e-9), least
+        n = len(costs)
+        turn = zlib.crc32(what.name.encode()) % n
+        return next(
+            self.topology.names[i % n] for i in range(turn, turn + n) if costs[i % n] <= least + 1e-9
+        ), least
 
     def greedy(self, demands: list[Demand]) -> dict[str, str | None]:
         placed: dict[str, str | None] = {d.name: None for d in demands}

@@ -1,0 +1,192 @@
+"""How good an assignment can be at all: linear programs that no assignment beats.
+
+Three variables per VIP: the share of it on ToRs, on Aggs, on Cores. Every constraint is one that each
+real assignment meets, summed over switches or over failures, so the optimum is a bound:
+
+- at most `routes` /32 routes; per tier no more tunneling entries than its switches have; one VIP once;
+- a VIP that alone exceeds every switch of a tier is not on that tier;
+- the links between ToRs and Aggs together, and those between Aggs and Cores, each way: a VIP loads them
+  at least with what it sends and receives, less the best that standing beside its own sources and DIPs
+  could save;
+- SMuxes are provisioned for the worst container, which is no less than the average over containers; for
+  the worst three Cores, no less than three average ones; and for the switches of the three largest VIPs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix, hstack, vstack
+
+from controller.engine.demand import Demands
+from controller.engine.ledger import ledger_for
+from controller.engine.topology import Floats, Topology
+
+FAILED_SWITCHES = 3
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`hmux_share`: no assignment puts a larger share of the traffic on HMuxes. `fallback_bps`: none has
+    less traffic on the SMuxes in its worst failure.
+    """
+
+    hmux_share: float
+    fallback_bps: float
+
+
+def bound(topology: Topology, demands: Demands) -> Bound:
+    """Solve both linear programs for a FatTree. Raises ValueError for another topology."""
+    if topology.shape is None:
+        raise ValueError("the bound needs a FatTree; build the topology with Topology.fat_tree")
+    if not demands.total:
+        return Bound(hmux_share=1.0, fallback_bps=0.0)
+    program = _Program(topology, demands)
+    return Bound(
+        hmux_share=program.most_hmux_traffic() / demands.total, fallback_bps=program.least_fallback()
+    )
+
+
+class _Program:
+    def __init__(self, topology: Topology, demands: Demands) -> None:
+        shape = topology.shape
+        assert shape is not None
+        self.topology, self.demands, self.shape = topology, demands, shape
+        self.vips = demands.vip_count
+        self.scale = demands.total
+        self.traffic = demands.traffic / self.scale
+        self._shares()
+        self.upper = self._feasible().astype(np.float64).reshape(-1)
+        self.rows, self.limits = self._capacity_rows()
+
+    def _shares(self) -> None:
+        """Find what standing beside one ToR, or in one container, saves a VIP at most."""
+        demands, tors = self.demands, self.shape.tor_count
+        owner = np.repeat(np.arange(self.vips), np.diff(demands.source_start))
+        dip_owner = demands.owners()[np.repeat(np.arange(demands.row_count), np.diff(demands.dip_start))]
+        pairs = np.concatenate((owner * tors + demands.source_switch, dip_owner * tors + demands.dip_switch))
+        both = np.concatenate((demands.source_share, demands.dip_share))
+        self.save_tor = _largest(pairs, both, tors, self.vips)
+        boxes = pairs // tors * self.shape.containers + pairs % tors // self.shape.tors
+        self.save_box = _largest(boxes, both, self.shape.containers, self.vips)
+        count = len(owner)
+        self.source_box = _largest(boxes[:count], both[:count], self.shape.containers, self.vips)
+        self.source_tor = _largest(pairs[:count], both[:count], tors, self.vips)
+        self.inside = 1 - demands.internet
+
+    def _feasible(self) -> Floats:
+        """Return for VIP and tier whether some switch of the tier could carry the VIP alone."""
+        shape = self.shape
+        ledger = ledger_for(self.topology, self.demands)
+        at = [0, shape.tor_count, shape.tor_count + shape.agg_count]
+        feasible = np.zeros((self.vips, 3), bool)
+        for vip in range(self.vips):
+            feasible[vip] = np.minimum.reduceat(ledger.costs(vip), at) <= 1 + 1e-9
+        return feasible
+
+    def _capacity_rows(self) -> tuple[csr_matrix, Floats]:
+        demands, shape, topology = self.demands, self.shape, self.topology
+        traffic, inside, internet = self.traffic, self.inside, demands.internet
+        tips = np.diff(demands.tip_start)
+        crossing = internet * (shape.aggs - 1) / shape.aggs
+        from_cores = internet * (shape.core_count - 1) / shape.core_count
+        # A TIP's switch is free to choose, so only the way to the VIP's own switch counts.
+        direct = (tips == 0).astype(np.float64)
+        tor_down = _tiers(1 + direct - self.save_tor, direct + crossing, direct + crossing)
+        tor_up = _tiers(inside + direct - self.save_tor, inside + crossing, inside + crossing)
+        within = inside + direct - self.save_box
+        core_down = _tiers(internet + within, internet + within, from_cores + direct)
+        core_up = _tiers(within, within, inside + from_cores)
+        usable = topology.usable / self.scale
+        low = float(usable[: shape.tor_count * shape.aggs].sum())
+        high = float(usable[2 * shape.tor_count * shape.aggs :].sum()) / 2
+        rows = [
+            (np.maximum(use, 0.0) * traffic[:, None], limit)
+            for use, limit in ((tor_down, low), (tor_up, low), (core_down, high), (core_up, high))
+        ]
+        rows.append((np.tile((1.0 + tips)[:, None], 3), float(topology.routes)))
+        tunnels = topology.tables[:, 2]
+        first = [0, shape.tor_count, shape.tor_count + shape.agg_count, shape.switch_count]
+        own = demands.tables[: self.vips, 2].astype(np.float64)
+        for tier in range(3):
+            row = np.zeros((self.vips, 3))
+            row[:, tier] = own
+            rows.append((row, float(tunnels[first[tier] : first[tier + 1]].sum())))
+        entries = np.bincount(demands.owners(), weights=demands.tables[:, 2], minlength=self.vips)
+        rows.append((np.tile(entries[:, None], 3), float(tunnels.sum())))
+        capacity = csr_matrix(np.stack([row.reshape(-1) for row, _ in rows]))
+        once = csr_matrix(
+            (np.ones(3 * self.vips), (np.repeat(np.arange(self.vips), 3), np.arange(3 * self.vips)))
+        )
+        limits = np.concatenate(([limit for _, limit in rows], np.ones(self.vips)))
+        return vstack([capacity, once], format="csr"), limits
+
+    def most_hmux_traffic(self) -> float:
+        """Return the most traffic that fits, bit/s."""
+        gain = np.repeat(self.traffic, 3)
+        box = np.stack((np.zeros_like(gain), self.upper), axis=1)
+        solved = linprog(-gain, A_ub=self.rows, b_ub=self.limits, bounds=box, method="highs-ipm")
+        return -float(_optimum(solved)) * self.scale
+
+    def least_fallback(self) -> float:
+        """Return the least traffic on SMuxes in the worst failure, bit/s."""
+        traffic, shape = self.traffic, self.shape
+        alive = 1 - self.source_box
+        # Each row: traffic on SMuxes in one (averaged) failure <= worst.
+        failures = []
+        lost = np.zeros((self.vips, 3))
+        lost[:, :2] = (traffic * alive / shape.containers)[:, None]
+        failures.append((lost - (traffic * alive)[:, None], float((traffic * alive).sum())))
+        lost = np.zeros((self.vips, 3))
+        lost[:, 2] = traffic * min(1.0, FAILED_SWITCHES / shape.core_count)
+        failures.append((lost - traffic[:, None], float(traffic.sum())))
+        sent = traffic * np.maximum(0.0, 1 - FAILED_SWITCHES * self.source_tor)
+        lost = np.zeros((self.vips, 3))
+        largest = np.argsort(-sent, kind="stable")[:FAILED_SWITCHES]
+        lost[largest] = sent[largest, None]
+        failures.append((lost - sent[:, None], float(sent.sum())))
+        matrix = csr_matrix(np.stack([row.reshape(-1) for row, _ in failures]))
+        worst = csr_matrix(np.full((len(failures), 1), -1.0))
+        rows = vstack(
+            [
+                hstack([self.rows, csr_matrix((self.rows.shape[0], 1))]),
+                hstack([matrix, worst]),
+            ],
+            format="csr",
+        )
+        limits = np.concatenate((self.limits, [-unplaced for _, unplaced in failures]))
+        cost = np.zeros(3 * self.vips + 1)
+        cost[-1] = 1.0
+        upper = np.append(self.upper, np.inf)
+        solved = linprog(
+            cost,
+            A_ub=rows,
+            b_ub=limits,
+            bounds=np.stack((np.zeros_like(upper), upper), axis=1),
+            method="highs",
+        )
+        return float(_optimum(solved)) * self.scale
+
+
+def _optimum(solved: object) -> float:
+    if getattr(solved, "status", 1) != 0:
+        raise RuntimeError(f"the linear program was not solved: {getattr(solved, 'message', solved)}")
+    return float(solved.fun)  # type: ignore[attr-defined]
+
+
+def _tiers(tor: Floats, agg: Floats, core: Floats) -> Floats:
+    return np.stack((tor, agg, core), axis=1)
+
+
+def _largest(pairs: Floats, values: Floats, per_vip: int, vips: int) -> Floats:
+    """Sum values of equal (vip, place) pairs, and return the largest sum of every VIP."""
+    keys, position = np.unique(pairs, return_inverse=True)
+    sums = np.bincount(position, weights=values)
+    largest = np.zeros(vips)
+    np.maximum.at(largest, (keys // per_vip).astype(np.int64), sums)
+    return largest
+
+
+__all__ = ["Bound", "bound"]
