@@ -10,10 +10,11 @@ from duet_p4.xdp_switch import cli
 
 
 def test_the_command_line_of_simple_switch_grpc_is_understood() -> None:
-    options = cli.parse(
+    line = (
         "--device-id 7 -i 1@eth1 -i 2@eth2 --no-p4 --log-console -L warn --thrift-port 9090 "
-        "-- --grpc-server-addr 127.0.0.1:50051 --cpu-port 510".split()
+        "-- --grpc-server-addr 127.0.0.1:50051 --cpu-port 510"
     )
+    options = cli.parse(line.split())
     assert options == cli.Options(
         device_id=7,
         ports={1: "eth1", 2: "eth2"},
@@ -75,7 +76,7 @@ def test_a_program_needs_its_p4info(tmp_path: Path) -> None:
 def test_a_missing_interface_an_old_kernel_and_missing_rights_are_named(monkeypatch) -> None:
     monkeypatch.setattr(cli, "missing_capabilities", list)
     options = cli.parse(["--no-p4", "-i", "1@duet-no-such-if"])
-    with pytest.raises(cli.StartError, match="port 1: .*no interface duet-no-such-if"):
+    with pytest.raises(cli.StartError, match=r"port 1: .*no interface duet-no-such-if"):
         cli.check_host(options)
     monkeypatch.setattr(cli, "missing_capabilities", lambda: ["CAP_BPF", "CAP_NET_ADMIN"])
     with pytest.raises(cli.StartError, match="CAP_BPF and CAP_NET_ADMIN missing"):
