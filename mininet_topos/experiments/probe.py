@@ -1,0 +1,289 @@
+"""A prober: pings every target every few milliseconds, with the kernel's timestamps on both ways.
+
+The kernel stamps a request when it leaves (SO_TIMESTAMPING) and a reply when it arrives, so scheduling
+of this process shifts when a request is sent, never how long its round trip seems. How late requests
+were is measured too (`Samples.lateness`), and a run in which the prober stalled can be told from a run
+in which the network did.
+
+Run it inside a node's network namespace: `python -m mininet_topos.experiments.probe --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SO_TIMESTAMPING = 37
+_SCM_TIMESTAMPING = _SO_TIMESTAMPING
+_TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE, _OPT_ID, _OPT_TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 11
+_IP_RECVERR = 11
+_SCHED_PRIORITY = 50
+_PAYLOAD = struct.Struct("!8sII")  # magic of this run, target, round
+_ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_DRAIN_S = 1.0
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What a run measured: arrays of shape (rounds, targets), times in seconds of the realtime clock.
+
+    `due` (rounds,) is when a round should have been sent. `sent` is when each request left the kernel,
+    `received` when its reply arrived: NaN where there was none.
+    """
+
+    targets: tuple[IPv4Address, ...]
+    interval_s: float
+    due: Floats
+    sent: Floats
+    received: Floats
+
+    @property
+    def rtt(self) -> Floats:
+        """Round-trip times in seconds; NaN for a lost probe."""
+        rtt: Floats = self.received - self.sent
+        return rtt
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """Which probes were never answered."""
+        lost: NDArray[np.bool_] = np.isnan(self.received)
+        return lost
+
+    @property
+    def lateness(self) -> Floats:
+        """How long after it was due each request left, in seconds: the prober's own error."""
+        lateness: Floats = self.sent - self.due[:, None]
+        return lateness
+
+    def stalled(self, tolerance_s: float | None = None) -> bool:
+        """Whether the prober itself was too late to be trusted (by default: half an interval, at p99)."""
+        limit = self.interval_s / 2 if tolerance_s is None else tolerance_s
+        return bool(np.quantile(self.lateness, 0.99) > limit)
+
+    def outages(self, target: int) -> list[tuple[float, float]]:
+        """Return each outage of a target as (start, seconds).
+
+        An outage lasts from the first lost request to the next answered one; the interval is the
+        resolution. One that never ends lasts until the last request.
+        """
+        sent, lost = self.sent[:, target], self.lost[:, target]
+        found = []
+        start: float | None = None
+        for when, gone in zip(sent.tolist(), lost.tolist(), strict=True):
+            if gone and start is None:
+                start = when
+            elif not gone and start is not None:
+                found.append((start, when - start))
+                start = None
+        if start is not None:
+            found.append((start, float(sent[-1]) - start + self.interval_s))
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the samples to a .npz file."""
+        np.savez_compressed(
+            path,
+            targets=np.array([int(target) for target in self.targets], np.uint32),
+            interval_s=self.interval_s,
+            due=self.due,
+            sent=self.sent,
+            received=self.received,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Samples:
+        """Read what `save` wrote."""
+        with np.load(path) as data:
+            return cls(
+                targets=tuple(IPv4Address(int(target)) for target in data["targets"]),
+                interval_s=float(data["interval_s"]),
+                due=data["due"],
+                sent=data["sent"],
+                received=data["received"],
+            )
+
+
+class Prober:
+    """Sends one echo request to every target each `interval_s`, for `rounds` rounds or until `stop`.
+
+    Each target is one flow: its ICMP identifier never changes, so a mux sends it to one DIP. Raises
+    PermissionError without CAP_NET_RAW.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[IPv4Address],
+        interval_s: float,
+        rounds: int,
+        *,
+        source: IPv4Address | None = None,
+        identifier: int = 0,
+    ) -> None:
+        if not targets:
+            raise ValueError("a prober needs at least one target")
+        if interval_s <= 0 or rounds < 1:
+            raise ValueError(f"cannot probe for {rounds} rounds every {interval_s} s")
+        self._targets = tuple(targets)
+        self._interval_s = interval_s
+        self._rounds = rounds
+        self._identifier = identifier or os.getpid() & 0x7FFF
+        self._magic = os.urandom(8)
+        shape = (rounds, len(targets))
+        self._due = np.full(rounds, np.nan)
+        self._sent = np.full(shape, np.nan)
+        self._received = np.full(shape, np.nan)
+        self._stopped = False
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        if source is not None:
+            self._socket.bind((str(source), 0))
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 0)
+        flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
+        self._keys: list[tuple[int, int]] = []
+
+    def stop(self) -> None:
+        """End after the round under way."""
+        self._stopped = True
+
+    def run(self) -> Samples:
+        """Probe, wait for the last replies, and return what was measured."""
+        _prefer()
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLERR)
+        addresses = [(str(target), 0) for target in self._targets]
+        start = time.clock_gettime(time.CLOCK_MONOTONIC) + self._interval_s
+        offset = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+        done = 0
+        for number in range(self._rounds):
+            due = start + number * self._interval_s
+            self._wait(poller, due)
+            if self._stopped:
+                break
+            self._due[number] = due + offset
+            for target, address in enumerate(addresses):
+                self._send(number, target, address)
+            done = number + 1
+        self._wait(poller, time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S, until_all=done)
+        self._socket.close()
+        return Samples(
+            self._targets, self._interval_s, self._due[:done], self._sent[:done], self._received[:done]
+        )
+
+    def _send(self, number: int, target: int, address: tuple[str, int]) -> None:
+        body = _PAYLOAD.pack(self._magic, target, number)
+        identifier = (self._identifier + target) & 0xFFFF
+        header = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF)
+        checksum = _checksum(header + body)
+        packet = struct.pack("!BBHHH", _ECHO_REQUEST, 0, checksum, identifier, number & 0xFFFF) + body
+        # Until the kernel's own stamp comes; a request that finds no route or no neighbour never gets one.
+        self._sent[number, target] = time.clock_gettime(time.CLOCK_REALTIME)
+        try:
+            self._socket.sendto(packet, address)
+        except OSError as error:
+            if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENOBUFS, errno.EAGAIN):
+                raise
+            return
+        self._keys.append((number, target))
+
+    def _wait(self, poller: select.poll, until: float, until_all: int | None = None) -> None:
+        while (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) > 0:
+            if until_all is not None and not np.isnan(self._received[:until_all]).any():
+                return
+            # poll() counts whole milliseconds: the last one is spent spinning, to be on time.
+            if poller.poll(max(0, int(left * 1000) - 1)):
+                self._read_stamps()
+                self._read_replies()
+
+    def _read_stamps(self) -> None:
+        while True:
+            try:
+                _, ancillary, _, _ = self._socket.recvmsg(512, 512, socket.MSG_ERRQUEUE)
+            except BlockingIOError:
+                return
+            stamp, key = None, None
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
+                    stamp = _stamp(data)
+                elif level == socket.IPPROTO_IP and kind == _IP_RECVERR:
+                    key = struct.unpack_from("=IBBBBII", data)[6]
+            if stamp is not None and key is not None and key < len(self._keys):
+                self._sent[self._keys[key]] = stamp
+
+    def _read_replies(self) -> None:
+        while True:
+            try:
+                packet, ancillary, _, peer = self._socket.recvmsg(2048, 512)
+            except BlockingIOError:
+                return
+            header = (packet[0] & 15) * 4
+            if packet[header] != _ECHO_REPLY or len(packet) < header + 8 + _PAYLOAD.size:
+                continue
+            magic, target, number = _PAYLOAD.unpack_from(packet, header + 8)
+            if magic != self._magic or IPv4Address(peer[0]) != self._targets[target]:
+                continue
+            stamp = next((_stamp(data) for level, kind, data in ancillary if kind == _SCM_TIMESTAMPING), None)
+            if np.isnan(self._received[number, target]):
+                self._received[number, target] = stamp or time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def _stamp(data: bytes) -> float:
+    seconds, nanoseconds = struct.unpack_from("=qq", data)
+    return float(seconds) + float(nanoseconds) * 1e-9
+
+
+def _checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+
+def _prefer() -> None:
+    """Run before ordinary processes where that is allowed, and never be paged out."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_SCHED_PRIORITY))
+    except PermissionError:
+        print("probe: no right to real-time scheduling; requests may leave late", file=sys.stderr)
+    ctypes.CDLL(None, use_errno=True).mlockall(3)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Probe, and write the samples."""
+    parser = argparse.ArgumentParser(prog="probe", description="Ping targets with kernel timestamps.")
+    parser.add_argument("targets", nargs="+", type=IPv4Address)
+    parser.add_argument("--interval-ms", type=float, default=3.0)
+    parser.add_argument("--duration-s", type=float, default=10.0, help="at most; a SIGTERM ends it earlier")
+    parser.add_argument("--source", type=IPv4Address)
+    parser.add_argument("--out", type=Path, required=True, help="samples (.npz)")
+    options = parser.parse_args(argv)
+    interval = options.interval_ms / 1000
+    rounds = max(1, round(options.duration_s / interval))
+    prober = Prober(options.targets, interval, rounds, source=options.source)
+    signal.signal(signal.SIGTERM, lambda *_: prober.stop())
+    samples = prober.run()
+    samples.save(options.out)
+    lost, late = int(samples.lost.sum()), float(np.quantile(samples.lateness, 0.99)) * 1e3
+    print(f"{samples.sent.size} probes, {lost} lost, 99% left at most {late:.3f} ms late", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
