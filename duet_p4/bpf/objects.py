@@ -33,16 +33,27 @@ class Map:
     Failures raise OSError with the kernel's errno and the map's name.
     """
 
-    def __init__(self, name: str, fd: int, kind: int, key_size: int, value_size: int, max_entries: int):
+    def __init__(
+        self,
+        name: str,
+        fd: int,
+        kind: int,
+        key_size: int,
+        value_size: int,
+        max_entries: int,
+        *,
+        own: bool = False,
+    ):
+        self._own = own
         self.name = name
         self.fd = fd
         self.key_size = key_size
         self.value_size = value_size
         self.max_entries = max_entries
         self.per_cpu = kind in _PERCPU_TYPES
-        slots = libbpf.possible_cpus() if self.per_cpu else 1
+        self.cpus = libbpf.possible_cpus() if self.per_cpu else 1
         self._stride = (value_size + 7) // 8 * 8 if self.per_cpu else value_size
-        self._buffer_size = self._stride * slots
+        self._buffer_size = self._stride * self.cpus
 
     def lookup(self, key: bytes) -> bytes | None:
         """Return the value of `key`, or None where there is none."""
@@ -119,6 +130,12 @@ class Map:
             raise self._error()
         size = self._buffer_size
         return [self._split(values.raw[size * index : size * (index + 1)]) for index in range(number.value)]
+
+    def close(self) -> None:
+        """Let go of a map made by `create_map`; maps of an object are closed with it."""
+        if self._own and self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _split(self, raw: bytes) -> list[bytes]:
         return [raw[at : at + self.value_size] for at in range(0, len(raw), self._stride)]
@@ -382,7 +399,7 @@ def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries
     if fd < 0:
         code = libbpf.last_error()
         raise OSError(code, f"{os.strerror(code)} (map {name})")
-    return Map(name, fd, kind, key_size, value_size, max_entries)
+    return Map(name, fd, kind, key_size, value_size, max_entries, own=True)
 
 
 def attach_xdp(program: Program, ifindex: int, mode: Literal["native", "skb"] = "native") -> Link:

@@ -54,7 +54,7 @@ class Expressions:
                 try:
                     return self._value(expr)
                 except _TooWideError as error:
-                    raise self._refusal(str(error))
+                    raise self._refusal(str(error)) from error
             raise
 
     def assignable(self, expr: ir.Expr, width: int) -> str:
@@ -280,9 +280,9 @@ class Expressions:
         try:
             a, b = self._value(left), self._value(right)
             kind = self._operand_type(f"comparison {expr.op}", a, b)
-        except _TooWideError:
+        except _TooWideError as error:
             if self._bits == 128:
-                raise self._refusal(f"comparison {expr.op} of numbers of more than 128 bits")
+                raise self._refusal(str(error)) from error
             self._bits = 128
             a, b = self._value(left), self._value(right)
             kind = self._operand_type(f"comparison {expr.op}", a, b)

@@ -1,0 +1,380 @@
+"""A compiled program in the kernel: its tables, counters, registers and action profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from finsy.proto import p4i
+
+from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
+from duet_p4.xdp_switch.compiler.layout import identifier
+from duet_p4.xdp_switch.compiler.tables import (
+    GROUP_FLAG,
+    ActionSet,
+    TableLayout,
+    group_capacity,
+    member_capacity,
+    slot_capacity,
+)
+from duet_p4.xdp_switch.dataplane import (
+    Call,
+    Count,
+    GroupHandle,
+    InitialEntry,
+    MatchValues,
+    TableFullError,
+    TargetAction,
+)
+from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
+
+INCLUDE = Path(__file__).parent / "include"
+REPLAYED = 0x10000
+LOOPBACK_IFINDEX = 1
+NO_DEFAULT = 2
+
+
+class XdpPipeline:
+    """A loaded program; see `dataplane.Pipeline` for what each method promises."""
+
+    def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map]) -> None:
+        """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does."""
+        self.compiled = compile_program(config)
+        self._check(info)
+        self._shared = shared
+        self._object = bpf.Object(build(self.compiled))
+        try:
+            self._object.load(share=shared)
+            self.program = self._object.program("pipeline")
+            self._profiles = {
+                name: _Profile(self.compiled.program.profiles()[name], actions, self._object)
+                for name, actions in self.compiled.profiles.items()
+            }
+            self._tables = {
+                name: _Table(layout, self._object) for name, layout in self.compiled.tables.items()
+            }
+            self._initial = {name: self._initial_entries(name, info) for name in self._tables}
+            for name, entries in self._initial.items():
+                for entry in entries:
+                    self.insert(name, entry.key, entry.priority, entry.action)
+        except BaseException:
+            self._object.close()
+            raise
+
+    def initial_entries(self, table: str) -> Sequence[InitialEntry]:
+        """Return the entries that the program states."""
+        return self._initial[table]
+
+    def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
+        """Add an entry."""
+        self._tables[table].insert((key, priority), action)
+
+    def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
+        """Give an entry another action."""
+        self._tables[table].modify((key, priority), action)
+
+    def delete(self, table: str, key: MatchValues, priority: int) -> None:
+        """Remove an entry."""
+        self._tables[table].delete((key, priority))
+
+    def default_action(self, table: str) -> Call | None:
+        """Return the default action that the program states."""
+        stated = self.compiled.program.tables()[table]
+        if stated.default_action is None:
+            return None
+        return Call(self.compiled.program.actions[stated.default_action].name, stated.default_arguments)
+
+    def set_default(self, table: str, action: TargetAction | None) -> None:
+        """Set the default action; None goes back to the program's."""
+        self._tables[table].set_default(action if action is not None else self.default_action(table))
+
+    def read_direct(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[Count]:
+        """Return the direct counters of entries."""
+        return self._tables[table].read_counters(list(keys))
+
+    def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
+        """Set the direct counter of an entry."""
+        self._tables[table].write_counter((key, priority), count)
+
+    def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
+        """Return cells of a counter array."""
+        return read_counts(self._object.map(identifier(f"counter_{counter}")), first, number)
+
+    def write_counter(self, counter: str, index: int, count: Count) -> None:
+        """Set one cell of a counter array."""
+        write_count(self._object.map(identifier(f"counter_{counter}")), index, count)
+
+    def read_register(self, register: str, first: int, number: int) -> list[int]:
+        """Return cells of a register array."""
+        return [int(value) for value in self._register(register)[first : first + number]]
+
+    def write_register(self, register: str, index: int, value: int) -> None:
+        """Set one cell of a register array."""
+        self._register(register)[index] = value
+
+    def set_member(self, profile: str, handle: int, action: Call) -> None:
+        """Add or change a member."""
+        self._profiles[profile].set_member(handle, action)
+
+    def delete_member(self, profile: str, handle: int) -> None:
+        """Remove a member."""
+        self._profiles[profile].delete_member(handle)
+
+    def set_group(self, profile: str, handle: int, members: Sequence[int]) -> None:
+        """Add or change a group."""
+        self._profiles[profile].set_group(handle, members)
+
+    def delete_group(self, profile: str, handle: int) -> None:
+        """Remove a group."""
+        self._profiles[profile].delete_group(handle)
+
+    def packet_out(self, frame: bytes) -> None:
+        """Run a packet as one from the CPU port; set by the device that owns the port."""
+        raise ValueError("this switch has no CPU port: start it with one to send packets")
+
+    def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
+        """Run one frame and return what would leave."""
+        loopback = LOOPBACK_IFINDEX.to_bytes(4, "little")
+        self._shared["ingress_ports"].update(loopback, (ingress_port + 1).to_bytes(4, "little"))
+        result = self.program.test_run(frame)
+        if result.retval < REPLAYED:
+            return []
+        return [(result.retval - REPLAYED, result.data_out)]
+
+    def drops(self) -> dict[str, int]:
+        """Return how many packets did not leave, by reason."""
+        names = ("by_program", "port_unknown", "no_room", "no_egress")
+        cells = self._object.map("drops").lookup_range(0, len(names))
+        return {
+            name: sum(int.from_bytes(v, "little") for v in cell)
+            for name, cell in zip(names, cells, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free the program, its tables and its state."""
+        self._object.close()
+
+    def _register(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
+        width = self.compiled.program.registers[name].width
+        memory = self._object.memory(identifier(f"register_{name}"))
+        return np.frombuffer(memory, dtype=f"u{next(w for w in (8, 16, 32, 64) if width <= w) // 8}")
+
+    def _check(self, info: p4i.P4Info) -> None:
+        """Refuse a P4Info that is not this program's."""
+        tables = self.compiled.program.tables()
+        for message in info.tables:
+            name = message.preamble.name
+            if name not in tables:
+                raise ValueError(f"the P4Info has a table {name}, the pipeline config has none")
+            stated = [(f.name, f.bitwidth) for f in message.match_fields]
+            keys = [(k.name, k.width) for k in tables[name].keys]
+            if [width for _, width in stated] != [width for _, width in keys]:
+                raise ValueError(
+                    f"the key of table {name} is {stated} in the P4Info, {keys} in the pipeline config"
+                )
+        known = {a.name: tuple(p.width for p in a.parameters) for a in self.compiled.program.actions.values()}
+        for action in info.actions:
+            widths = tuple(p.bitwidth for p in action.params)
+            if known.get(action.preamble.name, widths) != widths:
+                raise ValueError(f"the parameters of action {action.preamble.name} differ from the P4Info's")
+
+    def _initial_entries(self, name: str, info: p4i.P4Info) -> list[InitialEntry]:
+        table = self.compiled.program.tables()[name]
+        message = next((t for t in info.tables if t.preamble.name == name), None)
+        needs_priority = table.kind in ("ternary", "range")
+        entries = []
+        for entry in table.entries:
+            key = list(entry.key)
+            for number, field in enumerate(message.match_fields if message is not None else ()):
+                value = key[number]
+                if field.match_type == p4i.MatchField.OPTIONAL and isinstance(value, tuple):
+                    key[number] = value[0] if value[1] else None
+            action = Call(self.compiled.program.actions[entry.action_id].name, entry.arguments)
+            is_const = message is None or message.is_const_table
+            entries.append(
+                InitialEntry(tuple(key), entry.priority if needs_priority else 0, action, is_const)
+            )
+        return entries
+
+
+class _Table:
+    """One table: its store, its default, its counters, and which handle each entry has."""
+
+    def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
+        self._layout = layout
+        self._table = layout.table
+        self._store: Store | None = make_store(layout, loaded)
+        self._handles: dict[Key, int] = {}
+        self._free = Pool(layout.table.size + 1)
+        self._counter = loaded.map(layout.counter) if layout.counter and self._store else None
+        self._default: memoryview | None = None
+        if not layout.table.default_const:
+            self._default = loaded.memory(f"default_{layout.symbol}")
+            self._default_at = loaded.memory(f"default_at_{layout.symbol}").cast("I")
+            self._default_at[0] = NO_DEFAULT
+            if layout.table.default_action is not None:
+                number = layout.entry.numbers[layout.table.default_action]
+                self._write_default(layout.entry.pack(number, 0, layout.table.default_arguments))
+
+    def insert(self, key: Key, action: TargetAction) -> None:
+        """Add an entry; TableFullError where there is no room."""
+        if len(self._handles) >= self._table.size or self._store is None:
+            raise TableFullError(f"table {self._table.name} is full: it holds {self._table.size} entries")
+        handle = self._free.take()
+        try:
+            if self._counter is not None:
+                write_count(self._counter, handle, (0, 0))
+            self._store.insert(key, self._pack(action, handle))
+        except BaseException:
+            self._free.give_back(handle)
+            raise
+        self._handles[key] = handle
+
+    def modify(self, key: Key, action: TargetAction) -> None:
+        """Give an entry another action."""
+        assert self._store is not None
+        self._store.modify(key, self._pack(action, self._handles[key]))
+
+    def delete(self, key: Key) -> None:
+        """Remove an entry."""
+        assert self._store is not None
+        self._store.delete(key)
+        self._free.give_back(self._handles.pop(key))
+
+    def set_default(self, action: TargetAction | None) -> None:
+        """Set the default action."""
+        if self._default is None:
+            raise ValueError(f"the default action of table {self._table.name} is const")
+        if action is None:
+            self._default_at[0] = NO_DEFAULT
+        else:
+            self._write_default(self._pack(action, 0))
+
+    def read_counters(self, keys: Sequence[Key]) -> list[Count]:
+        """Return the direct counters of entries."""
+        if self._counter is None:
+            raise ValueError(f"table {self._table.name} has no direct counter")
+        if len(keys) < 8:
+            return [read_counts(self._counter, self._handles[key], 1)[0] for key in keys]
+        every = read_counts(self._counter, 0, self._table.size + 1)
+        return [every[self._handles[key]] for key in keys]
+
+    def write_counter(self, key: Key, count: Count) -> None:
+        """Set the direct counter of an entry."""
+        if self._counter is None:
+            raise ValueError(f"table {self._table.name} has no direct counter")
+        write_count(self._counter, self._handles[key], count)
+
+    def _pack(self, action: TargetAction, handle: int) -> bytes:
+        if isinstance(action, Call):
+            return self._layout.entry.pack(
+                self._layout.entry.by_name[action.action], handle, action.arguments
+            )
+        reference = action.handle | (GROUP_FLAG if isinstance(action, GroupHandle) else 0)
+        return reference.to_bytes(4, "little") + handle.to_bytes(4, "little")
+
+    def _write_default(self, data: bytes) -> None:
+        assert self._default is not None
+        size = len(self._default) // 2
+        other = 1 if self._default_at[0] == 0 else 0
+        self._default[other * size : other * size + len(data)] = data
+        self._default_at[0] = other
+
+
+class _Profile:
+    """An action profile or selector: members by handle, groups as ranges of slots."""
+
+    def __init__(self, profile: ir.Profile, actions: ActionSet, loaded: bpf.Object) -> None:
+        symbol = identifier(profile.name)
+        self._profile = profile
+        self._actions = actions
+        self._places = Places(loaded.memory(f"members_{symbol}"), member_capacity(profile))
+        self._member_at = loaded.memory(f"member_at_{symbol}").cast("I")
+        self._ranges: dict[int, tuple[int, int]] = {}
+        self._next = 0
+        if profile.algorithm is not None:
+            self._groups = loaded.memory(f"groups_{symbol}").cast("Q")
+            self._slots = loaded.memory(f"slots_{symbol}").cast("I")
+
+    def set_member(self, handle: int, action: Call) -> None:
+        """Add or change a member."""
+        if handle >= len(self._member_at):
+            raise self._full()
+        old = self._member_at[handle]
+        try:
+            data = self._actions.pack(self._actions.by_name[action.action], handle, action.arguments)
+            self._member_at[handle] = self._places.add(data)
+        except IndexError:
+            raise self._full() from None
+        if old:
+            self._places.remove(old)
+
+    def delete_member(self, handle: int) -> None:
+        """Remove a member."""
+        old = self._member_at[handle]
+        self._member_at[handle] = 0
+        self._places.remove(old)
+
+    def set_group(self, handle: int, members: Sequence[int]) -> None:
+        """Add or change a group."""
+        if handle >= group_capacity(self._profile):
+            raise self._full()
+        first = self._find_room(len(members))
+        for offset, member in enumerate(members):
+            self._slots[first + offset] = member
+        self._groups[handle] = first << 32 | len(members)
+        self._ranges[handle] = (first, len(members))
+
+    def delete_group(self, handle: int) -> None:
+        """Remove a group."""
+        self._groups[handle] = 0
+        del self._ranges[handle]
+
+    def _find_room(self, count: int) -> int:
+        """Return the first of `count` slots that no group uses, looking on from the last place found."""
+        capacity = slot_capacity(self._profile)
+        used = sorted(span for span in self._ranges.values() if span[1])
+        for start in (self._next, 0):
+            at = start
+            for first, length in used:
+                if first >= at + count:
+                    break
+                at = max(at, first + length)
+            if at + count <= capacity:
+                self._next = at + count
+                return at
+        raise self._full()
+
+    def _full(self) -> TableFullError:
+        size = self._profile.size
+        return TableFullError(f"action profile {self._profile.name} is full: it has room for {size} members")
+
+
+def build(compiled: Compiled) -> Path:
+    """Compile the C of a program to an object file, cached by content."""
+    with TemporaryDirectory(prefix="duet-p4-") as folder:
+        source = Path(folder) / "pipeline.c"
+        source.write_text(compiled.source)
+        return bpf.compile_object(source, [INCLUDE])
+
+
+def read_counts(counter: bpf.Map, first: int, number: int) -> list[Count]:
+    """Return cells of a counter map, summed over the CPUs."""
+    cells = counter.lookup_range(first, number)
+    return [
+        (
+            sum(int.from_bytes(value[:8], "little") for value in cell),
+            sum(int.from_bytes(value[8:], "little") for value in cell),
+        )
+        for cell in cells
+    ]
+
+
+def write_count(counter: bpf.Map, index: int, count: Count) -> None:
+    """Set one cell of a counter map."""
+    own = count[0].to_bytes(8, "little") + count[1].to_bytes(8, "little")
+    others = [bytes(16)] * (counter.cpus - 1)
+    counter.update_percpu(index.to_bytes(4, "little"), [own, *others])
