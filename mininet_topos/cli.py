@@ -65,8 +65,14 @@ bench = LazyGroup(
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    lazy={},
+    lazy={
+        "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),
+    },
 )
 @click.version_option(package_name="duet-p4")
 def main() -> None:
     """DUET: load balancing with the switches a data centre already has, and few software muxes."""
+
+
+if __name__ == "__main__":
+    main()

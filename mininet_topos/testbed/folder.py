@@ -9,6 +9,9 @@ from pathlib import Path
 
 ROOT = Path("/run/duet")
 DEFAULT_NAME = "paper"
+ROOT_NODE = "root"
+"""What the testbed's own root namespace is called among the nodes."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -50,7 +53,7 @@ class Folder:
     @property
     def root(self) -> Path:
         """The testbed's own root namespace: the launcher and the management bridge are in it."""
-        return self.namespaces / "root"
+        return self.namespace(ROOT_NODE)
 
     @property
     def logs(self) -> Path:
@@ -73,14 +76,14 @@ class Folder:
         return self.path / "launcher.sock"
 
     @property
+    def controller_socket(self) -> Path:
+        """Where the controller answers on this machine."""
+        return self.path / "controller.sock"
+
+    @property
     def inventory(self) -> Path:
         """What the controller controls (`controller.inventory`)."""
         return self.path / "inventory.json"
-
-    @property
-    def vips(self) -> Path:
-        """The operator's VIP file, as it was when the testbed came up."""
-        return self.path / "vips.yaml"
 
     def namespace(self, node: str) -> Path:
         """The namespace of a node."""
@@ -98,6 +101,19 @@ class Folder:
         """Where a node's processes keep what must survive them."""
         return self.path / "state" / node
 
+    def not_up(self) -> TestbedError:
+        """Return the error for a testbed that is not there."""
+        return TestbedError(
+            f"no testbed named {self.name!r} is up: start it with `duet testbed up --name {self.name}`"
+        )
+
+    def in_use(self) -> str:
+        """Say that the name is taken, and what to do about it."""
+        return (
+            f"there is a testbed named {self.name!r} already: `duet testbed down --name {self.name}` "
+            "removes it, `--name` gives another name"
+        )
+
     def bound(self) -> list[Path]:
         """Every namespace file there is."""
         return sorted(self.namespaces.iterdir()) if self.namespaces.is_dir() else []
@@ -108,10 +124,7 @@ class Folder:
         try:
             self.path.mkdir(mode=0o700)
         except FileExistsError:
-            raise TestbedError(
-                f"there is a testbed named {self.name!r} already: `duet testbed down --name {self.name}` "
-                "removes it, `--name` gives another name"
-            ) from None
+            raise TestbedError(self.in_use()) from None
         for folder in (self.namespaces, self.logs, self.configs):
             folder.mkdir()
 

@@ -1,0 +1,120 @@
+"""The agents of a running testbed, over REST: whether they are ready, what they hold, putting VIPs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import networkx as nx
+
+from duet_p4.rest import credentials
+from duet_p4.rest.app import State
+from duet_p4.rest.client import MuxClient, RestClient, RestError
+from mininet_topos import fattree
+from mininet_topos.addresses import SWITCHES, Kind
+from mininet_topos.testbed import namespaces
+from mininet_topos.testbed.folder import Folder, TestbedError
+
+PORT = 8443
+"""Where every agent answers, on its management address."""
+
+Result = TypeVar("Result")
+
+_POLL_S = 0.05
+_PARALLEL = 16
+
+
+def url(node: fattree.Node) -> str:
+    """Return where a node's agent answers."""
+    if node.management is None:
+        raise TestbedError(f"{node.name} has no agent")
+    return f"https://{node.management.ip}:{PORT}"
+
+
+@dataclass
+class Agents:
+    """Clients of all agents, by node name."""
+
+    graph: nx.Graph
+    switches: dict[str, MuxClient]
+    smuxes: dict[str, MuxClient]
+    servers: dict[str, RestClient]
+
+    @property
+    def muxes(self) -> dict[str, MuxClient]:
+        """Switches and SMuxes."""
+        return self.switches | self.smuxes
+
+    @property
+    def all(self) -> Mapping[str, RestClient]:
+        """Every agent."""
+        return {**self.switches, **self.smuxes, **self.servers}
+
+
+@asynccontextmanager
+async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
+    """Yield clients of every agent; meanwhile the calling thread is in the testbed's root namespace."""
+    files = credentials.Credentials(folder.credentials)
+    token = credentials.read_token(files.token_file)
+    with namespaces.entered(folder.root):
+        async with AsyncExitStack() as stack:
+
+            async def client(kind: type[RestClient], node: fattree.Node) -> RestClient:
+                return await stack.enter_async_context(kind(url(node), token=token, ca=files.ca))
+
+            found = Agents(graph, {}, {}, {})
+            for node in fattree.nodes(graph, *SWITCHES, Kind.SMUX):
+                mux = await client(MuxClient, node)
+                assert isinstance(mux, MuxClient)
+                (found.switches if node.is_switch else found.smuxes)[node.name] = mux
+            for node in fattree.nodes(graph, Kind.SERVER):
+                if node.is_dip:
+                    found.servers[node.name] = await client(RestClient, node)
+            yield found
+
+
+async def await_ready(agents: Agents, deadline: float, tell: Callable[[int, int], None]) -> None:
+    """Wait until every agent says it is ready; `tell` hears how many are, of how many.
+
+    Raises `TestbedError` naming those that are not at `deadline` (`time.monotonic`), and what they say.
+    """
+    waiting = dict.fromkeys(agents.all, "no answer yet")
+    told = -1
+
+    async def look(name: str) -> None:
+        try:
+            health = await agents.all[name].health()
+        except (RestError, ValueError) as error:
+            waiting[name] = str(error)
+            return
+        if health.state is State.READY:
+            del waiting[name]
+        else:
+            waiting[name] = f"{health.state}: {health.detail or 'gives no reason'}"
+
+    while waiting:
+        await gather([look(name) for name in waiting])
+        ready = len(agents.all) - len(waiting)
+        if ready != told:
+            told = ready
+            tell(ready, len(agents.all))
+        if waiting and time.monotonic() > deadline:
+            lines = "\n".join(f"  - {name}: {why}" for name, why in waiting.items())
+            raise TestbedError(f"{len(waiting)} agents are not ready in time:\n{lines}")
+        if waiting:
+            await asyncio.sleep(_POLL_S)
+
+
+async def gather(work: Sequence[Awaitable[Result]]) -> list[Result]:
+    """Await all, a few at a time."""
+    slots = asyncio.Semaphore(_PARALLEL)
+
+    async def one(item: Awaitable[Result]) -> Result:
+        async with slots:
+            return await item
+
+    return list(await asyncio.gather(*(one(item) for item in work)))

@@ -1,0 +1,294 @@
+"""The self-check: what a working testbed does, seen from its clients.
+
+Every check is a name, a verdict and a sentence that says what was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address
+from math import sqrt
+from typing import Any
+
+import networkx as nx
+
+from duet_p4.flow_hash import Flow, flow_hash, tip_hash
+from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
+from mininet_topos import fattree
+from mininet_topos.addresses import Kind
+from mininet_topos.testbed import agents as agents_module
+from mininet_topos.testbed import probe
+from mininet_topos.testbed.agents import Agents
+from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.probe import Exchange
+from mininet_topos.testbed.protocol import Answer
+from mininet_topos.testbed.supervisor import State
+
+HTTP_PORT = 80
+_TIMEOUT_S = 2.0
+_PARALLEL = 32
+_CONNECTIONS = 24
+"""TCP connections from each client to each port of each VIP."""
+
+_PINGS = 2
+_Z_LIMIT = 4.0
+"""How many standard deviations a spread may be off: one in 30,000 right ones fails by chance."""
+
+
+class Check(Model):
+    """One verdict."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the muxes hold: by mux name, each VIP and TIP, and which of them they announce."""
+
+    vips: Mapping[str, Mapping[IPv4Address, MuxVip]]
+    tips: Mapping[str, Mapping[IPv4Address, MuxTip]]
+    announced: Mapping[str, frozenset[IPv4Address]]
+
+
+def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
+    """Run every check on a running testbed."""
+
+    async def ask() -> tuple[Held, Check]:
+        async with agents_module.connect(folder, graph) as agents:
+            return await held(agents), await sessions(agents)
+
+    state, bgp = asyncio.run(ask())
+    return [processes(launcher), bgp, slots_agree(state), *traffic(folder, graph, state)]
+
+
+async def held(agents: Agents) -> Held:
+    """Read back what every mux holds."""
+
+    async def one(
+        name: str,
+    ) -> tuple[str, dict[IPv4Address, MuxVip], dict[IPv4Address, MuxTip], frozenset[IPv4Address]]:
+        client = agents.muxes[name]
+        vips, tips = await asyncio.gather(client.get_vips(), client.get_tips())
+        announced = frozenset(
+            [state.vip.address for state in vips if state.announced]
+            + [state.tip.address for state in tips if state.announced]
+        )
+        return (
+            name,
+            {state.vip.address: state.vip for state in vips},
+            {state.tip.address: state.tip for state in tips},
+            announced,
+        )
+
+    rows = await agents_module.gather([one(name) for name in agents.muxes])
+    return Held(
+        {name: vips for name, vips, _, _ in rows},
+        {name: tips for name, _, tips, _ in rows},
+        {name: announced for name, _, _, announced in rows},
+    )
+
+
+def processes(answer: Answer) -> Check:
+    """Every process runs, and none has ended by itself."""
+    wrong = [p for p in answer.processes if p.state is not State.RUNNING or p.restarts]
+    detail = f"{len(answer.processes)} processes run"
+    if wrong:
+        detail = "; ".join(f"{p.node}/{p.name} is {p.state}, {p.restarts} restarts, {p.exit}" for p in wrong)
+    return Check(name="processes", ok=not wrong, detail=detail)
+
+
+async def sessions(agents: Agents) -> Check:
+    """Every BGP session of every switch and SMux is established."""
+    statuses = await agents_module.gather([client.status() for client in agents.muxes.values()])
+    rows = [(status.name, session) for status in statuses for session in status.sessions]
+    down = [f"{name} to {session.name}: {session.state}" for name, session in rows if not session.established]
+    expected = _expected_sessions(agents.graph)
+    detail = f"{len(rows) - len(down)} of {expected} ends of BGP sessions are established"
+    return Check(name="bgp", ok=not down and len(rows) == expected, detail="; ".join([detail, *down]))
+
+
+def slots_agree(state: Held) -> Check:
+    """A VIP or TIP has the same slots on every mux that holds it."""
+    wrong = []
+    smuxes = [name for name in state.vips if name.startswith(Kind.SMUX)]
+    for table in (state.vips, state.tips):
+        seen: dict[IPv4Address, tuple[str, Any]] = {}
+        for name, entries in table.items():
+            for address, entry in entries.items():
+                first, expected = seen.setdefault(address, (name, entry))
+                if entry != expected:
+                    wrong.append(f"{address} differs between {first} and {name}")
+    everywhere = {address for name in state.vips for address in state.vips[name]}
+    wrong += [
+        f"{name} does not hold VIP {address}"
+        for name in smuxes
+        for address in sorted(everywhere - set(state.vips[name]))
+    ]
+    detail = f"{len(everywhere)} VIPs are the same on all muxes that hold them, and on every SMux"
+    return Check(name="slots", ok=not wrong, detail="; ".join(wrong) or detail)
+
+
+def traffic(folder: Folder, graph: nx.Graph, state: Held) -> list[Check]:
+    """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot."""
+    clients = fattree.nodes(graph, Kind.CLIENT)
+    reference = next((name for name in sorted(state.vips) if name.startswith(Kind.SMUX)), None)
+    if reference is None or not state.vips[reference]:
+        return []
+    vips, tips = state.vips[reference], state.tips[reference]
+    jobs = {
+        client.name: (folder.namespace(client.name), partial(_exchanges, client.address, list(vips.values())))
+        for client in clients
+    }
+    found = probe.run_in(jobs)
+    checks = []
+    for address, vip in sorted(vips.items()):
+        own = {
+            name: [exchange for exchange in exchanges if exchange.flow.destination == address]
+            for name, exchanges in found.items()
+        }
+        checks.append(_answered(vip, own))
+        checks.append(_by_slot(vip, tips, own.values()))
+        checks += _spread(vip, tips, own.values())
+    return checks
+
+
+def expected_dip(flow: Flow, vip: MuxVip, tips: Mapping[IPv4Address, MuxTip]) -> IPv4Address | None:
+    """Return the DIP that a flow to a VIP must reach, by the slots; None if its port has none."""
+    group = _group(flow, vip)
+    if group is None:
+        return None
+    member = group.member(flow_hash(flow)).address
+    return tips[member].group.member(tip_hash(flow)).address if member in tips else member
+
+
+async def _exchanges(source: IPv4Address, vips: Sequence[MuxVip]) -> list[Exchange]:
+    slots = asyncio.Semaphore(_PARALLEL)
+
+    async def one(work: Callable[[], Coroutine[Any, Any, Exchange]]) -> Exchange:
+        async with slots:
+            return await work()
+
+    work: list[Callable[[], Coroutine[Any, Any, Exchange]]] = []
+    for vip in vips:
+        for port in tcp_ports(vip):
+            work += [partial(probe.http, source, vip.address, port, _TIMEOUT_S)] * _CONNECTIONS
+        if vip.group is not None:
+            work.append(partial(probe.udp, source, vip.address, probe.UDP_ECHO_PORT, _TIMEOUT_S))
+            work += [partial(probe.ping, source, vip.address, _TIMEOUT_S)] * _PINGS
+    return list(await asyncio.gather(*(one(item) for item in work)))
+
+
+def tcp_ports(vip: MuxVip) -> list[int]:
+    """Return the TCP ports of a VIP that HTTP is expected on."""
+    ports = [group.port for group in vip.ports if group.protocol is Protocol.TCP]
+    return sorted({*ports, HTTP_PORT} if vip.group is not None else set(ports))
+
+
+def _answered(vip: MuxVip, found: Mapping[str, Sequence[Exchange]]) -> Check:
+    total = sum(map(len, found.values()))
+    wrong = [
+        f"{client} {_name(exchange.flow)}: {exchange.error}"
+        for client, exchanges in found.items()
+        for exchange in exchanges
+        if exchange.error is not None
+    ]
+    slowest = max((exchange.seconds for exchanges in found.values() for exchange in exchanges), default=0)
+    detail = (
+        f"{total} TCP, UDP and ICMP exchanges from {len(found)} clients, the slowest {slowest * 1000:.0f} ms"
+    )
+    if wrong:
+        detail = f"{len(wrong)} of {total} failed: {'; '.join(wrong[:5])}"
+    return Check(name=f"vip {vip.address} answers", ok=not wrong and total > 0, detail=detail)
+
+
+def _by_slot(vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], found: Iterable[Sequence[Exchange]]) -> Check:
+    answered = [exchange for exchanges in found for exchange in exchanges if exchange.dip is not None]
+    wrong = [
+        f"{_name(exchange.flow)} reached {exchange.dip}, its slot says {expected}"
+        for exchange in answered
+        if (expected := expected_dip(exchange.flow, vip, tips)) != exchange.dip
+    ]
+    detail = f"{len(answered)} flows reached the DIP that the SMuxes' slots say"
+    return Check(
+        name=f"vip {vip.address} dips", ok=bool(answered) and not wrong, detail="; ".join(wrong[:5]) or detail
+    )
+
+
+def _spread(
+    vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], found: Iterable[Sequence[Exchange]]
+) -> list[Check]:
+    """Compare how often each DIP answered with its share of slots, for each group (chi-square)."""
+    answered = [exchange for exchanges in found for exchange in exchanges if exchange.dip is not None]
+    checks = []
+    for port in tcp_ports(vip):
+        flows = [exchange for exchange in answered if exchange.flow.destination_port == port]
+        if not flows:
+            continue
+        group = _group(flows[0].flow, vip)
+        assert group is not None
+        shares = _shares(group, tips)
+        seen = Counter(exchange.dip for exchange in flows)
+        z = chi_square_z([seen[dip] for dip in shares], [share * len(flows) for share in shares.values()])
+        detail = (
+            f"{len(flows)} flows over {len(seen)} of {len(shares)} DIPs, chi-square at {z:+.1f} deviations"
+        )
+        checks.append(Check(name=f"vip {vip.address} spread port {port}", ok=z < _Z_LIMIT, detail=detail))
+    return checks
+
+
+def chi_square_z(observed: Sequence[int], expected: Sequence[float]) -> float:
+    """Return a chi-square statistic as standard deviations above its mean (Wilson-Hilferty).
+
+    Cells are merged until each expects five or more, as the test requires.
+    """
+    cells: list[tuple[int, float]] = []
+    count, weight = 0, 0.0
+    for seen, wanted in zip(observed, expected, strict=True):
+        count, weight = count + seen, weight + wanted
+        if weight >= 5:
+            cells.append((count, weight))
+            count, weight = 0, 0.0
+    if weight and cells:
+        cells[-1] = (cells[-1][0] + count, cells[-1][1] + weight)
+    freedom = len(cells) - 1
+    if freedom < 1:
+        return 0.0
+    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in cells)
+    spread = 2 / (9 * freedom)
+    return float(((statistic / freedom) ** (1 / 3) - (1 - spread)) / sqrt(spread))
+
+
+def _shares(group: Group, tips: Mapping[IPv4Address, MuxTip]) -> dict[IPv4Address, float]:
+    shares: dict[IPv4Address, float] = {}
+    for owner, slots in Counter(group.slots).items():
+        address = group.members[owner].address
+        share = slots / len(group.slots)
+        if address in tips:
+            for dip, part in _shares(tips[address].group, {}).items():
+                shares[dip] = shares.get(dip, 0) + share * part
+        else:
+            shares[address] = shares.get(address, 0) + share
+    return shares
+
+
+def _group(flow: Flow, vip: MuxVip) -> Group | None:
+    for port in vip.ports:
+        if (port.protocol.number, port.port) == (flow.protocol, flow.destination_port):
+            return port.group
+    return vip.group
+
+
+def _expected_sessions(graph: nx.Graph) -> int:
+    speakers = {node.name for node in fattree.nodes(graph) if node.asn is not None}
+    return sum(2 for link in fattree.links(graph) if all(port.node in speakers for port in link.ends))
+
+
+def _name(flow: Flow) -> str:
+    protocol = {6: "TCP", 17: "UDP", probe.ICMP: "ping"}[flow.protocol]
+    return f"{protocol} {flow.source}:{flow.source_port} to {flow.destination}:{flow.destination_port}"

@@ -1,0 +1,349 @@
+"""`duet testbed`: the life of a testbed from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+from rich.console import Console
+
+from mininet_topos import fattree
+from mininet_topos.fattree import PAPER, FatTree
+from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
+from mininet_topos.testbed.plan import Plan, SmuxPath, Target
+from mininet_topos.testbed.protocol import Progress, Request, ask
+
+Arguments = ParamSpec("Arguments")
+
+output = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
+
+
+class _Group(click.Group):
+    """Says an error the user can act upon as one sentence, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except TestbedError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, short_help="The paper's FatTree, alive in namespaces.")
+def testbed() -> None:
+    """The paper's FatTree, alive in network namespaces: P4 switches, SMuxes, servers, clients.
+
+    Several testbeds can be up at once under different names. Nothing outside of a testbed's own
+    namespaces and /run/duet/NAME is touched. All commands need root.
+    """
+
+
+def _named(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command `--name`, as the testbed's folder."""
+
+    @click.option(
+        "--name", default=DEFAULT_NAME, envvar="DUET_TESTBED", show_default=True, help="Which testbed."
+    )
+    @wraps(command)
+    def with_folder(name: str, **rest: Any) -> None:
+        command(folder=Folder(name), **rest)
+
+    return with_folder
+
+
+def _size_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command the options that make a plan."""
+    options = [
+        click.option("--target", type=click.Choice(list(Target)), default=Target.XDP, show_default=True,
+                     help="What runs the P4 program."),
+        click.option("--vips", type=click.Path(path_type=Path, dir_okay=False),
+                     help="The VIP file; by default the example, if the size is the paper's."),
+        click.option("--containers", type=int, default=PAPER.containers, show_default=True),
+        click.option("--tors", type=int, default=PAPER.tors, show_default=True, help="ToRs per container."),
+        click.option("--aggs", type=int, default=PAPER.aggs, show_default=True, help="Aggs per container."),
+        click.option("--cores", type=int, default=PAPER.cores, show_default=True),
+        click.option("--servers", type=int, default=PAPER.servers, show_default=True, help="Per ToR."),
+        click.option("--dips", type=int, help="Servers with DIPs; by default 34, or all."),
+        click.option("--smux-tors", default=",".join(map(str, PAPER.smux_tors)), show_default=True,
+                     help="ToRs with an SMux, from 1."),
+        click.option("--smux-path", type=click.Choice(list(SmuxPath)), default=SmuxPath.XDP,
+                     show_default=True, help="The SMuxes' data path."),
+        click.option("--controller/--no-controller", default=True, show_default=True,
+                     help="Without a controller, VIPs are placed once, by the testbed."),
+        click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO",
+                     show_default=True),
+    ]  # fmt: skip
+
+    @wraps(command)
+    def with_plan(
+        target: str,
+        containers: int,
+        tors: int,
+        aggs: int,
+        cores: int,
+        servers: int,
+        dips: int | None,
+        smux_tors: str,
+        smux_path: str,
+        controller: bool,
+        log_level: str,
+        **rest: Any,
+    ) -> None:
+        try:
+            size = FatTree(
+                containers=containers,
+                tors=tors,
+                aggs=aggs,
+                cores=cores,
+                servers=servers,
+                dip_servers=min(PAPER.dip_servers, containers * tors * servers) if dips is None else dips,
+                smux_tors=tuple(int(tor) for tor in smux_tors.split(",") if tor),
+            )
+        except ValueError as error:
+            raise TestbedError(str(error)) from error
+        plan = Plan(
+            size=size,
+            target=Target(target),
+            smux_path=SmuxPath(smux_path),
+            controller=controller,
+            log_level=log_level,
+        )
+        command(plan=plan, **rest)
+
+    wrapped: Callable[..., None] = with_plan
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+
+
+@testbed.command()
+@_named
+@_size_options
+@_json
+def up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> None:
+    """Bring a testbed up and check it; it stays up."""
+    _up(folder, plan, vips, as_json)
+
+
+@testbed.command()
+@_named
+@_size_options
+@click.option("--shell/--no-shell", "shell", default=None, help="By default a shell opens on a terminal.")
+def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> None:
+    """Bring a testbed up, check it, show it, open its shell; then take it down (`make testbed`).
+
+    Without a terminal the verdict of the check is the exit code.
+    """
+    from mininet_topos.testbed import lifecycle
+    from mininet_topos.testbed.shell import interact
+
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() if shell is None else shell
+    try:
+        ok = _up(folder, plan, vips, as_json=False)
+        _show(folder)
+        if interactive:
+            interact(folder)
+    finally:
+        lifecycle.down(folder)
+        notes.print(f"testbed {folder.name!r} is down, nothing of it is left")
+    if not interactive and not ok:
+        sys.exit(1)
+
+
+@testbed.command()
+@_named
+@_json
+def down(folder: Folder, as_json: bool) -> None:
+    """Take a testbed down: all that is left of it, also after a crash, and nothing else."""
+    from mininet_topos.testbed import lifecycle
+
+    started = time.monotonic()
+    found = lifecycle.down(folder)
+    seconds = time.monotonic() - started
+    if as_json:
+        click.echo(json.dumps({"ok": True, "found": found, "seconds": round(seconds, 3)}))
+    elif found:
+        output.print(f"testbed {folder.name!r} is down after {seconds:.1f} s, nothing of it is left")
+    else:
+        output.print(f"there is no testbed named {folder.name!r}")
+
+
+@testbed.command()
+@_named
+@_json
+def status(folder: Folder, as_json: bool) -> None:
+    """Show switches, BGP sessions, VIPs, and processes that have ended."""
+    from mininet_topos.testbed import tables
+
+    answer = ask(folder, Request(do="status"))
+    now = asyncio.run(tables.view(folder, fattree.fattree(Plan.load(folder).size), answer))
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "muxes": {name: status.model_dump(mode="json") for name, status in now.statuses.items()},
+                    "vips": [row.model_dump(mode="json") for row in now.vips],
+                    **answer.model_dump(mode="json", include={"processes", "crashes", "failed"}),
+                }
+            )
+        )
+        return
+    tables.show(output, now)
+    for crash in answer.crashes[-5:]:
+        output.print(f"[red]{time.strftime('%H:%M:%S', time.localtime(crash.at))}[/] {crash.text()}")
+
+
+@testbed.command()
+@_named
+@_json
+def check(folder: Folder, as_json: bool) -> None:
+    """Check a running testbed from its clients; exit code 1 if anything fails."""
+    started = time.monotonic()
+    if not _check(folder, as_json, started):
+        sys.exit(1)
+
+
+@testbed.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_named
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec(folder: Folder, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in a node; `root` is the testbed's own namespace, where the controller is."""
+    from mininet_topos.testbed import namespaces
+
+    path = folder.namespace(node)
+    if not namespaces.is_bound(path):
+        raise _no_node(folder, node)
+    namespaces.enter(path)
+    command = command[1:] if command[0] == "--" and len(command) > 1 else command
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise TestbedError(f"cannot run {command[0]!r}: {error.strerror}") from error
+
+
+@testbed.command()
+@_named
+@click.argument("node")
+@click.option("--lines", "-n", default=40, show_default=True, help="How many of each log.")
+@click.option("--follow", "-f", is_flag=True, help="Go on as lines come.")
+def logs(folder: Folder, node: str, lines: int, follow: bool) -> None:
+    """Show the logs of a node's processes; `launcher` is a node here too."""
+    files = sorted(folder.logs.glob(f"{node}.*.log"))
+    files += sorted(folder.state(node).glob("*.log"))
+    if not files:
+        raise _no_node(folder, node)
+    if follow:
+        os.execvp("tail", ["tail", "-n", str(lines), "-F", *map(str, files)])
+    os.execvp("tail", ["tail", "-v", "-n", str(lines), *map(str, files)])
+
+
+@testbed.command()
+@_named
+@click.argument("what")
+def fail(folder: Folder, what: str) -> None:
+    """Let a node (`tor1`) or link (`tor1-agg1`) fail, as if by power or cable."""
+    ask(folder, Request(do="fail", what=what))
+    output.print(f"{what} has failed; `duet testbed restore {what}` brings it back")
+
+
+@testbed.command()
+@_named
+@click.argument("what", required=False)
+def restore(folder: Folder, what: str | None) -> None:
+    """Bring back a node or link that was made to fail; without one, all."""
+    ask(folder, Request(do="restore", what=what))
+    output.print(f"{what or 'everything'} is restored")
+
+
+@testbed.command()
+@_named
+def shell(folder: Folder) -> None:
+    """Open the shell of a running testbed: the Mininet CLI and these commands, with completion."""
+    from mininet_topos.testbed.shell import interact
+
+    interact(folder)
+
+
+def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
+    from mininet_topos.testbed import lifecycle, vipfile
+    from mininet_topos.testbed.operation import operate
+
+    started = time.monotonic()
+    graph = fattree.fattree(plan.size)
+    source = vips or (vipfile.EXAMPLE if plan.size == PAPER else None)
+    stated = vipfile.read(source, graph) if source else []
+    with notes.status(f"testbed {folder.name!r} ...") as line:
+
+        def tell(progress: Progress) -> None:
+            count = f" {progress.done}/{progress.total}" if progress.done else ""
+            count = count or (f" {progress.total}" if progress.total else "")
+            text = f"{time.monotonic() - started:5.1f} s  {progress.step}{count}"
+            line.update(text)
+            if not notes.is_terminal:
+                notes.print(text)
+
+        lifecycle.launch(folder, plan, tell)
+        try:
+            asyncio.run(operate(folder, graph, stated, tell))
+        except TestbedError as error:
+            raise TestbedError(
+                f"{error}\nThe testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows "
+                f"why, `duet testbed down --name {folder.name}` removes it"
+            ) from error
+    return _check(folder, as_json, started)
+
+
+def _check(folder: Folder, as_json: bool, started: float) -> bool:
+    from mininet_topos.testbed import tables
+
+    verdicts = _verdicts(folder)
+    ok = all(check.ok for check in verdicts)
+    seconds = time.monotonic() - started
+    tables.show_checks(notes if as_json else output, verdicts)
+    if as_json:
+        rows = [check.model_dump() for check in verdicts]
+        click.echo(json.dumps({"ok": ok, "seconds": round(seconds, 2), "checks": rows}))
+    else:
+        failed = sum(not check.ok for check in verdicts)
+        said = (
+            f"[red]{failed} of {len(verdicts)} checks fail[/]"
+            if failed
+            else f"all {len(verdicts)} checks pass"
+        )
+        output.print(f"{said} after {seconds:.1f} s")
+    return ok
+
+
+def _verdicts(folder: Folder) -> Sequence[Any]:
+    from mininet_topos.testbed import checks
+
+    graph = fattree.fattree(Plan.load(folder).size)
+    return checks.run(folder, graph, ask(folder, Request(do="status")))
+
+
+def _show(folder: Folder) -> None:
+    from mininet_topos.testbed import tables
+
+    graph = fattree.fattree(Plan.load(folder).size)
+    now = asyncio.run(tables.view(folder, graph, ask(folder, Request(do="status"))))
+    tables.show(output, now)
+
+
+def _no_node(folder: Folder, node: str) -> TestbedError:
+    if not folder.path.exists():
+        return folder.not_up()
+    names = ", ".join(path.name for path in folder.bound())
+    return TestbedError(f"testbed {folder.name!r} has no node {node!r}; nodes are {names}")

@@ -1,0 +1,200 @@
+"""The launcher: builds the network, starts the processes, watches them, and answers on a socket.
+
+It runs in the root namespace of its testbed and knows nothing of BGP or VIPs: it is to the testbed what
+an init system and a power switch are to a data centre.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import networkx as nx
+from pydantic import ValidationError
+
+from duet_p4 import log
+from mininet_topos import fattree
+from mininet_topos.testbed import nodes, wiring
+from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.network import Network
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.protocol import Answer, Progress, Request
+from mininet_topos.testbed.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_TIMEOUT_S = 3.0
+_CRASHES_TOLD = 50
+
+
+class Launcher:
+    """A testbed that is up."""
+
+    def __init__(self, folder: Folder, plan: Plan, report: Reporter) -> None:
+        self.folder = folder
+        self.graph: nx.Graph = fattree.fattree(plan.size)
+        self.failed: dict[str, list[tuple[Path, str]]] = {}
+        report(Progress(step="network", total=len(self.graph)))
+        wiring.prepare_root(folder.root)
+        Network(self.graph, folder, create=True)
+        report(Progress(step="programs"))
+        processes = nodes.processes(self.graph, folder, plan)
+        self.supervisor = Supervisor(processes, self._open_descriptors)
+        self.listener = _listen(folder.socket)
+        report(Progress(step="processes", total=len(processes)))
+        self.supervisor.start()
+
+    def run(self) -> None:
+        """Serve until killed."""
+        while True:
+            due = self.supervisor.tick()
+            poll = select.poll()
+            for descriptor in (self.listener.fileno(), *self.supervisor.descriptors()):
+                poll.register(descriptor, select.POLLIN)
+            for descriptor, _ in poll.poll(None if due is None else 1000 * due + 1):
+                if descriptor == self.listener.fileno():
+                    self._serve()
+                else:
+                    self.supervisor.reap(descriptor)
+
+    def answer(self, request: Request) -> Answer:
+        """Carry out a request; raises `TestbedError` if it names nothing there is."""
+        match request.do:
+            case "fail":
+                self._fail(request.what or "")
+            case "restore":
+                for what in [request.what] if request.what else list(self.failed):
+                    self._restore(what)
+            case "status":
+                return Answer(
+                    ready=True,
+                    processes=tuple(self.supervisor.statuses()),
+                    crashes=tuple(self.supervisor.crashes[-_CRASHES_TOLD:]),
+                    failed=tuple(self.failed),
+                )
+        return Answer(ready=True, failed=tuple(self.failed))
+
+    def _fail(self, what: str) -> None:
+        if what in self.failed:
+            raise TestbedError(f"{what} has failed already: `duet testbed restore {what}` brings it back")
+        ports = self._ports(what)
+        # Processes and ports go together, as when a switch loses power.
+        if what in self.graph:
+            self.supervisor.stop(what)
+        for path, name in ports:
+            wiring.set_port(path, name, up=False)
+        if what in self.graph:
+            self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
+        self.failed[what] = ports
+        logger.info("failed %s", what)
+
+    def _restore(self, what: str) -> None:
+        if what not in self.failed:
+            self._ports(what)
+            raise TestbedError(f"{what} has not failed")
+        ports = self.failed.pop(what)
+        still_down = {port for others in self.failed.values() for port in others}
+        for path, name in ports:
+            if (path, name) not in still_down:
+                wiring.set_port(path, name, up=True)
+        if what in self.graph:
+            self.supervisor.start(what)
+        logger.info("restored %s", what)
+
+    def _ports(self, what: str) -> list[tuple[Path, str]]:
+        """Return the ports to bring down for a node or link to fail.
+
+        Those of switches only: a host whose own interface went down would lose its routes for good,
+        while one whose peer did sees the cable pulled.
+        """
+        one, dash, other = what.partition("-")
+        if dash and self.graph.has_edge(one, other):
+            links = [self.graph.edges[one, other]["link"]]
+        elif what in self.graph:
+            links = fattree.links(self.graph, what)
+        else:
+            raise TestbedError(
+                f"there is no node or link {what!r}: nodes are {', '.join(sorted(self.graph))}; "
+                "a link is two of them, such as tor1-agg1"
+            )
+        by_name = {node.name: node for node in fattree.nodes(self.graph)}
+        ends = [port for link in links for port in link.ends if by_name[port.node].is_switch]
+        if what in self.graph and by_name[what].is_switch:
+            ends = [port for port in ends if port.node == what]
+        return [(self.folder.namespace(port.node), port.name) for port in ends]
+
+    def _serve(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection:
+            connection.settimeout(5)
+            try:
+                with connection.makefile() as stream:
+                    request = Request.model_validate_json(stream.readline())
+                answer = self.answer(request)
+            except TestbedError as error:
+                answer = Answer(error=str(error))
+            except (ValidationError, OSError) as error:
+                answer = Answer(error=f"the launcher cannot make sense of the request: {error}")
+            try:
+                connection.sendall(answer.model_dump_json().encode() + b"\n")
+            except OSError as error:
+                logger.warning("an answer was not taken: %s", error)
+
+    def _open_descriptors(self) -> list[int]:
+        return [self.listener.fileno(), *self.supervisor.descriptors()]
+
+
+class Reporter:
+    """Tells whoever started the launcher how far it is, over a pipe that they may have closed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe: int | None = descriptor
+
+    def __call__(self, progress: Progress) -> None:
+        """Send one step; the last one closes the pipe."""
+        if self._pipe is None:
+            return
+        try:
+            os.write(self._pipe, progress.model_dump_json().encode() + b"\n")
+        except BrokenPipeError:
+            logger.warning("nobody waits for this launch any more; it goes on")
+        if progress.ready or progress.error is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the launcher of the testbed named first, reporting to the descriptor given second."""
+    name, descriptor = argv or sys.argv[1:]
+    folder = Folder(name)
+    log.setup("launcher")
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.set_inheritable(int(descriptor), False)
+    report = Reporter(int(descriptor))
+    try:
+        plan = Plan.model_validate_json(folder.plan.read_text())
+        launcher = Launcher(folder, plan, report)
+    except Exception as error:
+        logger.exception("the launch failed")
+        report(Progress(step="failed", error=f"{type(error).__name__}: {error}"))
+        return 1
+    report(Progress(step="launched", ready=True))
+    launcher.run()
+    return 0
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(16)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""A testbed's life: up, down, and what is left of it in between when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import networkx as nx
+
+from duet_p4.rest import credentials
+from mininet_topos import addresses, fattree
+from mininet_topos.testbed import namespaces, preflight
+from mininet_topos.testbed.folder import ROOT, Folder, TestbedError
+from mininet_topos.testbed.nodes import CONTROLLER
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.protocol import Progress
+from mininet_topos.testbed.supervisor import tail
+
+_KILL_TIMEOUT_S = 4.0
+
+Tell = Callable[[Progress], None]
+
+
+def launch(folder: Folder, plan: Plan, tell: Tell) -> None:
+    """Build the network and start every process; returns once all are started.
+
+    Raises `TestbedError` before anything is built if something is missing; what fails later is taken
+    down again.
+    """
+    preflight.check(folder, plan)
+    graph = fattree.fattree(plan.size)
+    folder.create()
+    try:
+        folder.plan.write_text(plan.model_dump_json(indent=2))
+        tell(Progress(step="credentials"))
+        credentials.create(folder.credentials, _services(graph))
+        namespaces.create(folder.root)
+        _follow(_start_launcher(folder), folder, tell)
+    except BaseException:
+        down(folder)
+        raise
+
+
+def down(folder: Folder) -> bool:
+    """Remove all that a testbed left, whoever of it still lives; returns whether there was anything.
+
+    Raises `TestbedError` naming the processes that did not end.
+    """
+    if not folder.path.exists():
+        return False
+    # The launcher is in a namespace of the testbed like all the others: nothing starts anything again.
+    left = namespaces.kill(folder.bound(), _KILL_TIMEOUT_S)
+    if left:
+        raise TestbedError(
+            f"processes {', '.join(map(str, left))} of testbed {folder.name!r} do not end, even when "
+            "killed: they hang in the kernel; try again"
+        )
+    for path in folder.bound():
+        namespaces.remove(path)
+    shutil.rmtree(folder.path)
+    if not any(ROOT.iterdir()):
+        ROOT.rmdir()
+    return True
+
+
+def _start_launcher(folder: Folder) -> int:
+    """Start the launcher in the testbed's root namespace; return the pipe that it reports to."""
+    read, write = os.pipe()
+    log = folder.log("launcher", "launcher")
+    command = [sys.executable, "-m", "mininet_topos.testbed.launcher", folder.name, str(write)]
+    with namespaces.entered(folder.root), log.open("ab") as stream:
+        subprocess.Popen(
+            command,
+            cwd="/",
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            pass_fds=(write,),
+            start_new_session=True,
+        )
+    os.close(write)
+    return read
+
+
+def _follow(pipe: int, folder: Folder, tell: Tell) -> None:
+    with os.fdopen(pipe) as reports:
+        for line in reports:
+            progress = Progress.model_validate_json(line)
+            if progress.error is not None:
+                raise TestbedError(f"the launch failed: {progress.error}{_log_end(folder)}")
+            tell(progress)
+            if progress.ready:
+                return
+    raise TestbedError(f"the launcher ended before it was done{_log_end(folder)}")
+
+
+def _log_end(folder: Folder) -> str:
+    lines = tail(folder.log("launcher", "launcher"))
+    return "".join(f"\n    {line}" for line in lines)
+
+
+def _services(graph: nx.Graph) -> dict[str, list[IPv4Address]]:
+    """Return who needs a certificate: every node with an agent, and the controller."""
+    services = {node.name: [node.management.ip] for node in fattree.nodes(graph) if node.management}
+    return services | {CONTROLLER: [addresses.CONTROLLER]}

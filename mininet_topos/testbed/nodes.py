@@ -1,0 +1,222 @@
+"""What runs in each node, and the configuration it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from typing import Any
+
+import networkx as nx
+from pydantic import BaseModel
+
+from controller import inventory
+from controller.config import ControllerConfig, Listen
+from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.host_agent.config import HostConfig
+from duet_p4.rest.credentials import Credentials
+from duet_p4.smux.config import SmuxConfig
+from mininet_topos import addresses, fattree
+from mininet_topos.addresses import SWITCHES, Kind
+from mininet_topos.testbed import agents
+from mininet_topos.testbed.folder import ROOT_NODE, Folder
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.supervisor import Process
+
+CONTROLLER = "controller"
+"""The controller's name among the services that have a certificate."""
+
+_SPACE = tuple(
+    PrefixRange(network=network, shortest=shortest, longest=longest)
+    for network, shortest, longest in (
+        (addresses.VIPS, addresses.VIPS.prefixlen, 32),
+        (addresses.TIPS, addresses.TIPS.prefixlen, 32),
+        (addresses.SERVERS, 24, 24),
+        (addresses.LOOPBACKS, 32, 32),
+        (addresses.OUTSIDE, addresses.OUTSIDE.prefixlen, addresses.OUTSIDE.prefixlen),
+    )
+)
+
+
+def processes(graph: nx.Graph, folder: Folder, plan: Plan) -> list[Process]:
+    """Write every configuration, and return every process, in the order in which to start them."""
+    return list(_Nodes(graph, folder, plan).processes())
+
+
+def inventory_of(graph: nx.Graph) -> inventory.Inventory:
+    """Return what the controller must know of a testbed."""
+    by_name = {node.name: node for node in fattree.nodes(graph)}
+    switches = [
+        inventory.Switch(
+            name=node.name,
+            role=inventory.Role(node.kind.value),
+            agent=agents.url(node),
+            container=node.container,
+            loopback=node.address,
+            prefixes=_entering(graph, node),
+        )
+        for node in fattree.nodes(graph, *SWITCHES)
+    ]
+    return inventory.Inventory(
+        switches=tuple(switches),
+        smuxes=tuple(
+            inventory.SMux(
+                name=node.name,
+                agent=agents.url(node),
+                switch=next(iter(graph[node.name])),
+                address=node.address,
+            )
+            for node in fattree.nodes(graph, Kind.SMUX)
+        ),
+        servers=tuple(
+            inventory.Server(
+                name=node.name,
+                agent=agents.url(node),
+                switch=next(iter(graph[node.name])),
+                dips=tuple(node.prefix) if node.prefix else (),
+            )
+            for node in fattree.nodes(graph, Kind.SERVER)
+            if node.is_dip
+        ),
+        links=tuple(
+            inventory.Link(ends=(link.ends[0].node, link.ends[1].node), capacity_bps=link.capacity_bps)
+            for link in fattree.links(graph)
+            if all(by_name[port.node].is_switch for port in link.ends)
+        ),
+        vip_prefix=addresses.VIPS,
+        tip_prefix=addresses.TIPS,
+    )
+
+
+def _entering(graph: nx.Graph, node: fattree.Node) -> tuple[IPv4Network, ...]:
+    """Return the sources that enter the network at a switch: a ToR's hosts, or a Core's clients."""
+    if node.prefix is not None:
+        return (node.prefix,)
+    peers = (graph.nodes[link.peer(node.name).node]["node"] for link in fattree.links(graph, node.name))
+    return tuple(peer.prefix for peer in peers if peer.kind is Kind.CLIENT)
+
+
+class _Nodes:
+    def __init__(self, graph: nx.Graph, folder: Folder, plan: Plan) -> None:
+        self.graph = graph
+        self.folder = folder
+        self.plan = plan
+        self.files = Credentials(folder.credentials)
+        self.by_name = {node.name: node for node in fattree.nodes(graph)}
+
+    def processes(self) -> Iterator[Process]:
+        for smux in fattree.nodes(self.graph, Kind.SMUX):
+            yield self._configured(smux.name, "smux", "duet_p4.smux.agent:main", self._smux(smux))
+        for server in fattree.nodes(self.graph, Kind.SERVER):
+            if server.is_dip:
+                yield self._dip_server(server)
+                yield self._configured(
+                    server.name, "host-agent", "duet_p4.host_agent.agent:main", self._host(server)
+                )
+
+        if self.plan.controller:
+            self.folder.inventory.write_text(inventory_of(self.graph).model_dump_json(indent=2))
+            yield self._configured(ROOT_NODE, "controller", "controller.__main__:main", self._controller())
+
+    def _configured(self, node: str, name: str, function: str, config: BaseModel) -> Process:
+        path = self.folder.config(node, name)
+        path.write_text(config.model_dump_json(indent=2))
+        return self._process(node, name, function, "--config", str(path))
+
+    def _process(self, node: str, name: str, function: str | None, *arguments: str) -> Process:
+        return Process(
+            node=node,
+            name=name,
+            function=function,
+            arguments=arguments,
+            namespace=self.folder.namespace(node),
+            log=self.folder.log(node, name),
+        )
+
+    def _smux(self, node: fattree.Node) -> SmuxConfig:
+        assert node.loopback is not None
+        return SmuxConfig(
+            **self._agent(node),
+            address=node.loopback,
+            uplinks=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
+            announced=(addresses.VIPS, addresses.TIPS),
+            bird=self._bird(node),
+            datapath=self.plan.smux_path.value,
+        )
+
+    def _host(self, node: fattree.Node) -> HostConfig:
+        return HostConfig(
+            **self._agent(node),
+            interfaces=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
+            snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
+            report_url=f"https://{addresses.CONTROLLER}:{agents.PORT}" if self.plan.controller else None,
+            report_ca=self.files.ca,
+        )
+
+    def _controller(self) -> ControllerConfig:
+        tls = self.files.tls(CONTROLLER)
+        state = self.folder.state(CONTROLLER)
+        state.mkdir(parents=True, exist_ok=True)
+        return ControllerConfig(
+            database=state / "controller.db",
+            inventory=self.folder.inventory,
+            listen=Listen(host=addresses.CONTROLLER, port=agents.PORT),
+            socket=self.folder.controller_socket,
+            token_file=self.files.token_file,
+            ca=self.files.ca,
+            certificate=tls.certificate,
+            key=tls.key,
+        )
+
+    def _agent(self, node: fattree.Node) -> dict[str, Any]:
+        """Return what every agent's configuration has."""
+        assert node.management is not None
+        tls = self.files.tls(node.name)
+        state = self.folder.state(node.name)
+        state.mkdir(parents=True, exist_ok=True)
+        return {
+            "name": node.name,
+            "state_dir": state,
+            "listen": node.management.ip,
+            "port": agents.PORT,
+            "token_file": self.files.token_file,
+            "tls_cert": tls.certificate,
+            "tls_key": tls.key,
+            "log_level": self.plan.log_level,
+        }
+
+    def _bird(self, node: fattree.Node) -> BirdConfig:
+        """Return a node's BGP: every link to another node that speaks it is a session."""
+        assert node.loopback is not None
+        assert node.asn is not None
+        neighbors = []
+        for link in fattree.links(self.graph, node.name):
+            own, theirs = link.port(node.name), link.peer(node.name)
+            peer = self.by_name[theirs.node]
+            if peer.asn is not None:
+                neighbors.append(
+                    Neighbor(
+                        name=peer.name,
+                        interface=own.name,
+                        local=own.address.ip,
+                        address=theirs.address.ip,
+                        asn=peer.asn,
+                    )
+                )
+        return BirdConfig(
+            router_id=node.loopback,
+            asn=node.asn,
+            neighbors=tuple(neighbors),
+            space=_SPACE,
+            transit=node.is_switch,
+            # RFC 7938: another switch of the same tier is reached through its neighbours.
+            allow_own_as=1 if node.kind in (Kind.CORE, Kind.AGG) else 0,
+        )
+
+    def _dip_server(self, node: fattree.Node) -> Process:
+        assert node.prefix is not None
+        ports = [word for port in self.plan.tcp_ports for word in ("--http", str(port))]
+        ports += [word for port in self.plan.udp_ports for word in ("--udp", str(port))]
+        dips = map(str, node.prefix)
+        return self._process(
+            node.name, "dip-server", "duet_p4.dip_server.server:main", *dips, "--name", node.name, *ports
+        )

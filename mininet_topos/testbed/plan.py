@@ -1,0 +1,49 @@
+"""What a testbed was asked to be; the launcher reads it, and so does every later command."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import ValidationError
+
+from duet_p4.model import Model, Port
+from mininet_topos.fattree import PAPER, FatTree
+from mininet_topos.testbed.folder import Folder, TestbedError
+
+
+class Target(StrEnum):
+    """What runs the P4 program."""
+
+    XDP = "xdp"
+    BMV2 = "bmv2"
+
+
+class SmuxPath(StrEnum):
+    """An SMux's data path: XDP, or the Scapy one that is there to be read."""
+
+    XDP = "xdp"
+    SCAPY = "scapy"
+
+
+class Plan(Model):
+    """A testbed's size, and what its nodes run. The ports are those that every DIP serves."""
+
+    size: FatTree = PAPER
+    target: Target = Target.XDP
+    smux_path: SmuxPath = SmuxPath.XDP
+    tcp_ports: tuple[Port, ...] = (80,)
+    udp_ports: tuple[Port, ...] = (7,)
+    controller: bool = True
+    log_level: str = "INFO"
+
+    @classmethod
+    def load(cls, folder: Folder) -> Plan:
+        """Read the plan of a testbed that is up; raises `TestbedError` if there is none."""
+        try:
+            return cls.model_validate_json(folder.plan.read_text())
+        except FileNotFoundError:
+            raise folder.not_up() from None
+        except ValidationError as error:
+            raise TestbedError(
+                f"{folder.plan} is damaged: `duet testbed down --name {folder.name}` cleans up ({error})"
+            ) from None

@@ -1,0 +1,69 @@
+"""The arithmetic of the testbed's self-check."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from ipaddress import IPv4Address
+
+from duet_p4.flow_hash import Flow
+from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
+from mininet_topos.testbed.checks import chi_square_z, expected_dip, tcp_ports
+
+VIP = IPv4Address("10.0.0.1")
+
+
+def dips(first: int, count: int) -> tuple[Dip, ...]:
+    return tuple(Dip(address=IPv4Address("100.1.1.0") + first + n) for n in range(count))
+
+
+def flow(port: int = 80, source_port: int = 4321) -> Flow:
+    return Flow(IPv4Address("192.0.2.1"), VIP, 6, source_port, port)
+
+
+def test_an_even_spread_passes_and_a_skewed_one_does_not() -> None:
+    chance = random.Random(1)
+    even = Counter(chance.randrange(8) for _ in range(4000))
+    assert abs(chi_square_z([even[n] for n in range(8)], [500.0] * 8)) < 4
+    assert chi_square_z([700, 500, 500, 500, 500, 500, 500, 300], [500.0] * 8) > 4
+
+
+def test_a_dip_that_is_never_chosen_shows() -> None:
+    assert chi_square_z([1000, 1000, 0], [666.7, 666.7, 666.7]) > 10
+
+
+def test_rare_dips_are_counted_together() -> None:
+    assert chi_square_z([1] * 50, [1.0] * 50) < 4
+    assert chi_square_z([50] + [0] * 49, [1.0] * 50) > 4
+
+
+def test_few_flows_say_nothing() -> None:
+    assert chi_square_z([1, 0], [0.5, 0.5]) == 0
+
+
+def test_a_port_of_its_own_has_dips_of_its_own() -> None:
+    vip = MuxVip(
+        address=VIP,
+        group=Group.of(dips(0, 4)),
+        ports=(MuxPortGroup(protocol=Protocol.TCP, port=21, group=Group.of(dips(100, 4))),),
+    )
+    assert tcp_ports(vip) == [21, 80]
+    assert {expected_dip(flow(80, n), vip, {}) for n in range(99)} == {dip.address for dip in dips(0, 4)}
+    assert {expected_dip(flow(21, n), vip, {}) for n in range(99)} == {dip.address for dip in dips(100, 4)}
+
+
+def test_a_vip_of_ports_only_expects_nothing_elsewhere() -> None:
+    vip = MuxVip(
+        address=VIP, ports=(MuxPortGroup(protocol=Protocol.TCP, port=21, group=Group.of(dips(0, 1))),)
+    )
+    assert tcp_ports(vip) == [21]
+    assert expected_dip(flow(80), vip, {}) is None
+
+
+def test_tips_lead_to_every_dip_behind_them() -> None:
+    tips = {IPv4Address("20.0.0.1") + n: Group.of(dips(8 * n, 8)) for n in range(2)}
+    vip = MuxVip(address=VIP, group=Group.of(tuple(Dip(address=tip) for tip in tips)))
+    held = {address: MuxTip(address=address, group=group) for address, group in tips.items()}
+    reached = Counter(expected_dip(flow(80, n), vip, held) for n in range(3200))
+    assert set(reached) == {dip.address for dip in dips(0, 16)}
+    assert chi_square_z([reached[dip.address] for dip in dips(0, 16)], [200.0] * 16) < 4
