@@ -1,0 +1,396 @@
+"""The underlay's tables of an HMux: prefixes, next-hop groups and next hops.
+
+`RouteTables` is told which gateways each prefix has, and which gateways are alive, and answers with
+plans as `tables.VipTables` does: make-before-break, minimal, all or nothing.
+
+Every prefix with the same gateways shares one next-hop group. When a gateway dies, the slots it had
+in each group go to the gateways that are left: one write per slot, however many prefixes there are,
+and flows of the other gateways stay where they are. A prefix none of whose gateways is alive leaves
+the table, so that a shorter prefix takes over: the SMuxes' covering prefix, for a VIP.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+from typing import TypeAlias
+
+from duet_p4.hmux.plan import Op, Plan, Pool, TableFullError, Update
+from duet_p4.hmux.rows import Key, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow, UnderlayRow
+
+_SHARES = 4
+"""Slots per gateway, where there are several: what a dead one's flows are spread by."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Gateway:
+    """A neighbour that packets are routed to: its address, and the port it is behind."""
+
+    port: int
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class Adjacency:
+    """How a frame reaches a gateway: the port's and the gateway's Ethernet address, the link's MTU."""
+
+    source: int
+    destination: int
+    mtu: int
+
+
+class Local(Enum):
+    """Where a prefix leads that has no gateway."""
+
+    PUNT = RouteRow.PUNT
+    DROP = RouteRow.DROP
+
+
+Target: TypeAlias = frozenset[Gateway] | Local
+
+
+@dataclass(frozen=True)
+class RouteSizes:
+    """How many entries each table of the underlay has."""
+
+    route: int
+    nexthop_group: int
+    nexthop_slot: int
+    nexthop: int
+
+
+def fill(gateways: frozenset[Gateway], alive: frozenset[Gateway]) -> tuple[Gateway, ...]:
+    """Return the owner of each slot of a group, given which of its gateways are alive.
+
+    The order is fixed, so a restarted agent fills a group as its predecessor did. A dead gateway's
+    slots are dealt out to the living in turn; those of the living do not move.
+    """
+    everyone, living = sorted(gateways), sorted(gateways & alive)
+    if not living:
+        return ()
+    count = len(everyone) * (_SHARES if len(everyone) > 1 else 1)
+    owners = []
+    orphans = 0
+    for slot in range(count):
+        owner = everyone[slot % len(everyone)]
+        if owner not in alive:
+            owner = living[orphans % len(living)]
+            orphans += 1
+        owners.append(owner)
+    return tuple(owners)
+
+
+class RouteTables:
+    """What the underlay's tables of one switch hold, and what they should.
+
+    `want` and `reach` state what should be; `plan` says how to get there; `apply` notes what the
+    switch has taken, and `settle` that it has taken a whole plan.
+    """
+
+    def __init__(self, sizes: RouteSizes, rows: Iterable[UnderlayRow] = ()) -> None:
+        """Start from the `rows` that a switch holds, wanting nothing yet.
+
+        State every prefix and adjacency before the first `plan`: it keeps of `rows` what serves.
+        """
+        self._sizes = sizes
+        self._rows: dict[Key, UnderlayRow] = {}
+        self._used: Counter[str] = Counter()
+        self._references: Counter[int] = Counter()
+        self._targets: dict[IPv4Network, Target] = {}
+        self._users: defaultdict[frozenset[Gateway], set[IPv4Network]] = defaultdict(set)
+        self._adjacencies: dict[Gateway, Adjacency] = {}
+        self._group_of: dict[frozenset[Gateway], int] = {}
+        self._dirty_prefixes: set[IPv4Network] = set()
+        self._dirty_groups: set[frozenset[Gateway]] = set()
+        self._suspect = True
+        self._draft: _Draft | None = None
+        self.unplaced: frozenset[IPv4Network] = frozenset()
+        """Prefixes that the last plan had no room for."""
+        self.apply(Update(Op.INSERT, row) for row in rows)
+
+    def want(self, routes: Mapping[IPv4Network, Target | None]) -> None:
+        """State where prefixes should lead; None for those that should be gone."""
+        for prefix, target in routes.items():
+            old = self._targets.pop(prefix, None)
+            if isinstance(old, frozenset):
+                self._users[old].discard(prefix)
+                self._dirty_groups.add(old)
+            if target is not None:
+                self._targets[prefix] = target
+            if isinstance(target, frozenset):
+                self._users[target].add(prefix)
+                self._dirty_groups.add(target)
+            self._dirty_prefixes.add(prefix)
+
+    def reach(self, adjacencies: Mapping[Gateway, Adjacency | None]) -> None:
+        """State how gateways are reached; None for those that are dead."""
+        changed = set()
+        for gateway, adjacency in adjacencies.items():
+            if self._adjacencies.get(gateway) != adjacency:
+                changed.add(gateway)
+            if adjacency is None:
+                self._adjacencies.pop(gateway, None)
+            else:
+                self._adjacencies[gateway] = adjacency
+        self._dirty_groups.update(group for group in self._users if group & changed)
+
+    def plan(self) -> Plan[UnderlayRow]:
+        """Return how to get from what the switch holds to what it should."""
+        self._draft = _Draft(
+            self._sizes, self._rows, self._used, self._references, self._adjacencies, self._group_of
+        )
+        groups, prefixes = set(self._dirty_groups), set(self._dirty_prefixes)
+        if self._suspect:
+            groups.update(self._users)
+            prefixes.update(self._targets, (r.prefix for r in self._rows.values() if isinstance(r, RouteRow)))
+        self._draft.place_groups({group: self._users[group] for group in groups})
+        prefixes.update(*(self._users[group] for group in self._draft.rerouted))
+        self._draft.place_routes({prefix: self._targets.get(prefix) for prefix in prefixes})
+        if self._suspect:
+            self._draft.sweep()
+        self._draft.free_nexthops()
+        return self._draft.plan()
+
+    def apply(self, updates: Iterable[Update[UnderlayRow]]) -> None:
+        """Note updates that the switch has taken."""
+        for update in updates:
+            row = update.row
+            old = self._rows.pop(row.key, None)
+            if old is not None:
+                self._count(old, -1)
+            if update.op is not Op.DELETE:
+                self._rows[row.key] = row
+                self._count(row, 1)
+        self._suspect = True
+
+    def settle(self) -> None:
+        """Note that the switch has taken the whole of the last `plan`."""
+        draft = self._draft
+        assert draft is not None
+        self.apply(draft.plan())
+        self._group_of = draft.group_of
+        for group in [group for group, users in self._users.items() if not users]:
+            del self._users[group]
+        self.unplaced = frozenset(draft.unplaced)
+        self._dirty_prefixes = set(draft.unplaced)
+        self._dirty_groups = {t for p in draft.unplaced if isinstance(t := self._targets[p], frozenset)}
+        self._suspect = False
+
+    def used(self) -> dict[str, tuple[int, int]]:
+        """Return, per table, how many entries are used and how many there are."""
+        return {table: (self._used[table], size) for table, size in vars(self._sizes).items()}
+
+    def rows(self) -> list[UnderlayRow]:
+        """Return every row, in no particular order."""
+        return list(self._rows.values())
+
+    def _count(self, row: UnderlayRow, sign: int) -> None:
+        self._used[row.table] += sign
+        if isinstance(row, NextHopSlotRow):
+            self._references[row.nexthop] += sign
+
+
+class _Draft:
+    """A plan in the making: what groups, slots and next hops it would use."""
+
+    def __init__(
+        self,
+        sizes: RouteSizes,
+        rows: Mapping[Key, UnderlayRow],
+        used: Mapping[str, int],
+        references: Mapping[int, int],
+        adjacencies: Mapping[Gateway, Adjacency],
+        group_of: Mapping[frozenset[Gateway], int],
+    ) -> None:
+        self._rows = rows
+        self._references = references
+        self._adjacencies = adjacencies
+        self._alive = frozenset(adjacencies)
+        self.group_of = dict(group_of)
+        self._groups = Pool(NextHopGroupRow.table, sizes.nexthop_group)
+        self._slots = Pool(NextHopSlotRow.table, sizes.nexthop_slot)
+        self._nexthops = Pool(NextHopRow.table, sizes.nexthop)
+        self._room = sizes.route - used[RouteRow.table]
+        self._nexthop_of: dict[tuple[int, Adjacency], int] = {}
+        for row in rows.values():
+            match row:
+                case NextHopGroupRow():
+                    self._groups.mark(row.group, taken=True)
+                case NextHopSlotRow():
+                    self._slots.mark(row.slot, taken=True)
+                case NextHopRow():
+                    self._nexthops.mark(row.nexthop, taken=True)
+                    self._nexthop_of[row.port, Adjacency(row.source, row.destination, row.mtu)] = row.nexthop
+        self._change: Counter[int] = Counter()
+        self.rerouted: set[frozenset[Gateway]] = set()
+        """Groups that came, went or got another number: the routes to them change."""
+        self.unplaced: set[IPv4Network] = set()
+        self._made: list[Update[UnderlayRow]] = []
+        self._moved: list[Update[UnderlayRow]] = []
+        self._routed: list[Update[UnderlayRow]] = []
+        self._unrouted: list[Update[UnderlayRow]] = []
+        self._freed_groups: list[Update[UnderlayRow]] = []
+        self._freed_slots: list[Update[UnderlayRow]] = []
+        self._freed_nexthops: list[Update[UnderlayRow]] = []
+
+    def place_groups(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
+        """Have each group that has users and living gateways in the tables, and no other of them."""
+        needed = {group: fill(group, self._alive) for group, prefixes in users.items() if prefixes}
+        wanted = {group: owners for group, owners in needed.items() if owners}
+        self._adopt({group: users[group] for group in wanted if group not in self.group_of})
+        for group, owners in wanted.items():
+            try:
+                self._place_group(group, owners)
+            except TableFullError:
+                self.unplaced.update(users[group])
+        for group in users:
+            if group not in wanted and group in self.group_of:
+                self._drop_group(self.group_of.pop(group))
+                self.rerouted.add(group)
+
+    def place_routes(self, targets: Mapping[IPv4Network, Target | None]) -> None:
+        """Have each prefix lead to its target; the shortest first, as they back up the others."""
+        for prefix in sorted(targets, key=lambda p: (p.prefixlen, p)):
+            target = targets[prefix]
+            held = self._rows.get(("route", prefix))
+            row = None
+            if isinstance(target, Local):
+                row = RouteRow(prefix, target.value)
+            elif target is not None and target in self.group_of:
+                row = RouteRow(prefix, self.group_of[target])
+            if row is None:
+                if held is not None:
+                    self._unrouted.append(Update(Op.DELETE, held, held))
+            elif held is not None:
+                if held != row:
+                    self._routed.append(Update(Op.MODIFY, row, held))
+            elif self._room:
+                self._room -= 1
+                self._routed.append(Update(Op.INSERT, row))
+            else:
+                self.unplaced.add(prefix)
+
+    def sweep(self) -> None:
+        """Free the groups and slots that an earlier agent, or a plan that failed, has left."""
+        owned = set(self.group_of.values())
+        dropped = {update.row.key for update in self._freed_groups}
+        covered: set[int] = set()
+        for row in self._rows.values():
+            if isinstance(row, NextHopGroupRow):
+                covered.update(range(row.first, row.first + row.count))
+                if row.group not in owned and row.key not in dropped:
+                    self._drop_group(row.group)
+        for row in self._rows.values():
+            if isinstance(row, NextHopSlotRow) and row.slot not in covered:
+                self._freed_slots.append(Update(Op.DELETE, row, row))
+                self._change[row.nexthop] -= 1
+            elif isinstance(row, NextHopRow):
+                self._change[row.nexthop] += 0
+
+    def free_nexthops(self) -> None:
+        """Delete the next hops that no slot refers to any more."""
+        for nexthop in sorted(self._change):
+            held = self._rows.get((NextHopRow.table, nexthop))
+            if held is not None and self._references[nexthop] + self._change[nexthop] == 0:
+                self._freed_nexthops.append(Update(Op.DELETE, held, held))
+
+    def plan(self) -> Plan[UnderlayRow]:
+        """Return the steps: what is new first, then what leads to it, then what is not used any more."""
+        return Plan.of(
+            ("nexthops", self._made),
+            ("nexthops", self._moved),
+            ("routes", self._routed),
+            ("routes", self._unrouted),
+            ("free", self._freed_groups),
+            ("free", self._freed_slots),
+            ("free", self._freed_nexthops),
+        )
+
+    def _adopt(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
+        """Keep groups of an earlier agent that are as wanted, best those that routes lead to already."""
+        owned = set(self.group_of.values())
+        strays: defaultdict[tuple[UnderlayRow | None, ...], list[int]] = defaultdict(list)
+        for row in self._rows.values():
+            if isinstance(row, NextHopGroupRow) and row.group not in owned:
+                strays[self._content(row)].append(row.group)
+        if not strays:
+            return
+        for group, prefixes in users.items():
+            matching = strays[self._wanted_content(fill(group, self._alive))]
+            if matching:
+                led = Counter(
+                    r.group for p in prefixes if isinstance(r := self._rows.get(("route", p)), RouteRow)
+                )
+                best = max(matching, key=lambda number: led[number])
+                matching.remove(best)
+                self.group_of[group] = best
+                self.rerouted.add(group)
+
+    def _content(self, row: NextHopGroupRow) -> tuple[UnderlayRow | None, ...]:
+        """Return the next hops of a group, slot by slot; None where a row is missing."""
+        slots = (self._rows.get((NextHopSlotRow.table, row.first + n)) for n in range(row.count))
+        return tuple(
+            self._rows.get((NextHopRow.table, slot.nexthop)) if isinstance(slot, NextHopSlotRow) else None
+            for slot in slots
+        )
+
+    def _wanted_content(self, owners: tuple[Gateway, ...]) -> tuple[UnderlayRow | None, ...]:
+        numbers = (self._nexthop_of.get((gw.port, self._adjacencies[gw])) for gw in owners)
+        return tuple(
+            self._rows.get((NextHopRow.table, number)) if number is not None else None for number in numbers
+        )
+
+    def _place_group(self, group: frozenset[Gateway], owners: tuple[Gateway, ...]) -> None:
+        nexthops = [self._nexthop(gateway) for gateway in owners]
+        if group in self.group_of:
+            row = self._rows[NextHopGroupRow.table, self.group_of[group]]
+            assert isinstance(row, NextHopGroupRow)
+            for slot, nexthop in enumerate(nexthops, row.first):
+                before = self._rows.get((NextHopSlotRow.table, slot))
+                self._write_slot(before, NextHopSlotRow(slot, nexthop), self._moved)
+            return
+        what = f"{len(owners)} next-hop slots"
+        number = self._groups.take(what)
+        first = self._slots.take_run(len(owners), what)
+        self._made.append(Update(Op.INSERT, NextHopGroupRow(number, first, len(owners))))
+        for slot, nexthop in enumerate(nexthops, first):
+            self._write_slot(None, NextHopSlotRow(slot, nexthop), self._made)
+        self.group_of[group] = number
+        self.rerouted.add(group)
+
+    def _nexthop(self, gateway: Gateway) -> int:
+        adjacency = self._adjacencies[gateway]
+        key = (gateway.port, adjacency)
+        if key not in self._nexthop_of:
+            number = self._nexthops.take(f"gateway {gateway.address}")
+            self._nexthop_of[key] = number
+            self._made.append(
+                Update(
+                    Op.INSERT,
+                    NextHopRow(number, gateway.port, adjacency.source, adjacency.destination, adjacency.mtu),
+                )
+            )
+        return self._nexthop_of[key]
+
+    def _write_slot(
+        self, before: UnderlayRow | None, row: NextHopSlotRow, into: list[Update[UnderlayRow]]
+    ) -> None:
+        if before == row:
+            return
+        into.append(Update(Op.MODIFY if before else Op.INSERT, row, before))
+        self._change[row.nexthop] += 1
+        if isinstance(before, NextHopSlotRow):
+            self._change[before.nexthop] -= 1
+
+    def _drop_group(self, number: int) -> None:
+        row = self._rows[NextHopGroupRow.table, number]
+        assert isinstance(row, NextHopGroupRow)
+        self._freed_groups.append(Update(Op.DELETE, row, row))
+        for slot in range(row.first, row.first + row.count):
+            held = self._rows.get((NextHopSlotRow.table, slot))
+            if isinstance(held, NextHopSlotRow):
+                self._freed_slots.append(Update(Op.DELETE, held, held))
+                self._change[held.nexthop] -= 1

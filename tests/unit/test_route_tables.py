@@ -1,0 +1,224 @@
+"""The HMux's underlay tables, checked against a model of the pipeline at every single write."""
+
+import random
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from duet_p4.hmux.plan import Op, Plan, Update
+from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteSizes, RouteTables, Target, fill
+from duet_p4.hmux.rows import Key, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow, UnderlayRow
+
+SIZES = RouteSizes(route=6, nexthop_group=16, nexthop_slot=128, nexthop=16)
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+GATEWAYS = [Gateway(port, IPv4Address(f"172.31.0.{port}")) for port in range(1, 5)]
+PREFIXES = [
+    IPv4Network(p)
+    for p in ("10.0.0.0/16", "10.0.0.1/32", "10.0.0.2/32", "10.0.0.0/24", "100.1.1.0/24", "172.30.0.1/32")
+]
+ADDRESSES = [IPv4Address(a) for a in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.9.9", "100.1.1.7", "1.1.1.1")]
+HASHES = range(0, 48, 7)
+
+
+def adjacency(gateway: Gateway, generation: int = 0) -> Adjacency:
+    return Adjacency(source=0x02_00 + gateway.port, destination=0x0A_00 + gateway.port + generation, mtu=1520)
+
+
+@dataclass
+class Pipeline:
+    """The underlay of the P4 pipeline as a dict of rows."""
+
+    rows: dict[Key, UnderlayRow] = field(default_factory=dict)
+
+    def write(self, update: Update[UnderlayRow]) -> None:
+        held = self.rows.get(update.row.key)
+        if update.op is Op.INSERT:
+            assert held is None, f"{update.row} is there already"
+            used = sum(row.table == update.row.table for row in self.rows.values())
+            assert used < vars(SIZES)[update.row.table], f"{update.row.table} is full"
+        else:
+            assert held is not None, f"{update.row} is not there"
+            assert held == update.before
+        if update.op is Op.DELETE:
+            del self.rows[update.row.key]
+        else:
+            self.rows[update.row.key] = update.row
+
+    def routes(self, address: IPv4Address) -> list[RouteRow]:
+        found = [r for r in self.rows.values() if isinstance(r, RouteRow) and address in r.prefix]
+        return sorted(found, key=lambda row: -row.prefix.prefixlen)
+
+    def leave(self, route: RouteRow, hashed: int) -> int:
+        """Return where a flow leaves: a port, or what else the route says."""
+        if route.group < 0:
+            return route.group
+        group = self.rows.get((NextHopGroupRow.table, route.group))
+        assert isinstance(group, NextHopGroupRow), f"{route} leads to a group that is not there"
+        slot = self.rows.get((NextHopSlotRow.table, group.first + hashed % group.count))
+        assert isinstance(slot, NextHopSlotRow), f"{group} leads to a slot that is not there"
+        nexthop = self.rows.get((NextHopRow.table, slot.nexthop))
+        assert isinstance(nexthop, NextHopRow), f"{slot} leads to a next hop that is not there"
+        return nexthop.port
+
+    def everywhere(self, address: IPv4Address, hashed: int) -> set[int | None]:
+        """Return where a flow leaves by each route that covers it; None for "by none"."""
+        return {None, *(self.leave(route, hashed) for route in self.routes(address))}
+
+    def best(self, address: IPv4Address, hashed: int) -> int | None:
+        routes = self.routes(address)
+        return self.leave(routes[0], hashed) if routes else None
+
+
+targets = st.one_of(
+    st.none(),
+    st.sampled_from(Local),
+    st.frozensets(st.sampled_from(GATEWAYS), min_size=1, max_size=4),
+)
+wishes = st.dictionaries(st.sampled_from(PREFIXES), targets, max_size=4)
+reaches = st.dictionaries(st.sampled_from(GATEWAYS), st.one_of(st.none(), st.integers(0, 1)), max_size=2)
+
+
+def stated(reach: dict[Gateway, int | None]) -> dict[Gateway, Adjacency | None]:
+    return {gw: None if n is None else adjacency(gw, n) for gw, n in reach.items()}
+
+
+def check_final(
+    pipeline: Pipeline, wanted: dict[IPv4Network, Target], alive: dict[Gateway, Adjacency]
+) -> None:
+    installed = {row.prefix: row for row in pipeline.rows.values() if isinstance(row, RouteRow)}
+    for prefix, target in wanted.items():
+        if isinstance(target, Local):
+            assert installed.pop(prefix).group == target.value
+        elif owners := fill(target, frozenset(alive)):
+            row = installed.pop(prefix)
+            assert [pipeline.leave(row, n) for n in range(len(owners))] == [gw.port for gw in owners]
+    assert not installed, f"routes that nobody wants: {installed}"
+    slots = [row for row in pipeline.rows.values() if isinstance(row, NextHopSlotRow)]
+    groups = [row for row in pipeline.rows.values() if isinstance(row, NextHopGroupRow)]
+    hops = [row for row in pipeline.rows.values() if isinstance(row, NextHopRow)]
+    assert sum(group.count for group in groups) == len(slots)
+    assert {slot.nexthop for slot in slots} == {hop.nexthop for hop in hops}
+    assert {r.group for r in pipeline.rows.values() if isinstance(r, RouteRow) and r.group >= 0} == {
+        group.group for group in groups
+    }
+
+
+@settings(max_examples=100, deadline=None, phases=PHASES)
+@given(st.lists(st.tuples(wishes, reaches), min_size=1, max_size=8), st.integers(0, 1000))
+def test_at_every_write_a_flow_takes_a_route_of_before_or_after(
+    sequence: list[tuple[dict[IPv4Network, Target | None], dict[Gateway, int | None]]], seed: int
+) -> None:
+    tables, pipeline = RouteTables(SIZES), Pipeline()
+    wanted: dict[IPv4Network, Target] = {}
+    alive: dict[Gateway, Adjacency] = {}
+    flows = [(address, hashed) for address in ADDRESSES for hashed in HASHES]
+    for wish, reach in sequence:
+        tables.want(wish)
+        tables.reach(stated(reach))
+        wanted = {p: t for p, t in (wanted | wish).items() if t is not None}
+        alive = {gw: a for gw, a in (alive | stated(reach)).items() if a is not None}
+        plan = tables.plan()
+        before = Pipeline(dict(pipeline.rows))
+        after = Pipeline(dict(pipeline.rows))
+        for update in plan:
+            after.write(update)
+        for step in plan.steps:
+            for update in random.Random(seed).sample(step.updates, len(step.updates)):
+                pipeline.write(update)
+                for flow in flows:
+                    if before.best(*flow) is not None and after.best(*flow) is not None:
+                        allowed = before.everywhere(*flow) | after.everywhere(*flow) - {None}
+                        assert pipeline.best(*flow) in allowed, f"{flow} after {update}"
+        tables.settle()
+        assert not tables.unplaced
+        check_final(pipeline, wanted, alive)
+        assert not len(tables.plan()), "the same state again writes something"
+        again = RouteTables(SIZES, random.Random(seed).sample(tables.rows(), len(tables.rows())))
+        again.want(wanted)
+        again.reach(alive)
+        assert not len(again.plan()), "a restarted agent writes something"
+
+
+@settings(max_examples=60, deadline=None, phases=PHASES)
+@given(st.lists(st.tuples(wishes, reaches), min_size=1, max_size=5), st.integers(0, 60), wishes, reaches)
+def test_after_a_plan_that_broke_off_the_next_one_repairs(
+    sequence: list[tuple[dict[IPv4Network, Target | None], dict[Gateway, int | None]]],
+    stop: int,
+    last_wish: dict[IPv4Network, Target | None],
+    last_reach: dict[Gateway, int | None],
+) -> None:
+    for restarted in (False, True):
+        tables, pipeline = RouteTables(SIZES), Pipeline()
+        wanted: dict[IPv4Network, Target] = {}
+        alive: dict[Gateway, Adjacency] = {}
+
+        def run(plan: Plan[UnderlayRow], tables: RouteTables, pipeline: Pipeline = pipeline) -> None:
+            for update in plan:
+                pipeline.write(update)
+            tables.settle()
+
+        for wish, reach in [*sequence, (last_wish, last_reach)]:
+            tables.want(wish)
+            tables.reach(stated(reach))
+            wanted = {p: t for p, t in (wanted | wish).items() if t is not None}
+            alive = {gw: a for gw, a in (alive | stated(reach)).items() if a is not None}
+            if (wish, reach) is not (last_wish, last_reach):
+                run(tables.plan(), tables)
+        broken = list(tables.plan())[:stop]
+        for update in broken:
+            pipeline.write(update)
+        if restarted:
+            tables = RouteTables(SIZES, pipeline.rows.values())
+            tables.want(wanted)
+            tables.reach(alive)
+        else:
+            tables.apply(broken)
+        run(tables.plan(), tables)
+        check_final(pipeline, wanted, alive)
+
+
+@given(
+    st.frozensets(st.sampled_from(GATEWAYS), min_size=1),
+    st.frozensets(st.sampled_from(GATEWAYS)),
+    st.sampled_from(GATEWAYS),
+)
+def test_a_gateways_death_moves_only_its_own_slots(
+    gateways: frozenset[Gateway], alive: frozenset[Gateway], dead: Gateway
+) -> None:
+    before, after = fill(gateways, gateways), fill(gateways, gateways - {dead})
+    assert all(old in (new, dead) for old, new in zip(before, after, strict=False))
+    assert dead not in after
+    assert set(fill(gateways, alive)) == gateways & alive
+
+
+def test_the_death_of_a_gateway_costs_as_many_writes_for_many_prefixes_as_for_one() -> None:
+    roomy = RouteSizes(route=2000, nexthop_group=16, nexthop_slot=128, nexthop=16)
+    tables = RouteTables(roomy)
+    both = frozenset(GATEWAYS[:2])
+    tables.want({IPv4Network((0x0A000000 + n, 32)): both for n in range(1000)})
+    tables.reach({gw: adjacency(gw) for gw in GATEWAYS})
+    assert len(tables.plan()) == 1000 + 1 + 8 + 2
+    tables.settle()
+    tables.reach({GATEWAYS[0]: None})
+    kinds = [(update.op, update.row.table) for update in tables.plan()]
+    assert kinds == [(Op.MODIFY, "nexthop_slot")] * 4 + [(Op.DELETE, "nexthop")]
+
+
+def test_a_full_route_table_keeps_the_short_prefixes_and_says_what_is_missing() -> None:
+    tables = RouteTables(SIZES)
+    tables.reach({GATEWAYS[0]: adjacency(GATEWAYS[0])})
+    many = {IPv4Network((0x0A000000 + n, 32)): frozenset(GATEWAYS[:1]) for n in range(10)}
+    tables.want(many | {IPv4Network("10.0.0.0/16"): frozenset(GATEWAYS[:1])})
+    tables.plan()
+    tables.settle()
+    assert tables.used()["route"] == (6, 6)
+    assert len(tables.unplaced) == 5
+    assert all(prefix.prefixlen == 32 for prefix in tables.unplaced)
+    tables.want({IPv4Network((0x0A000000 + n, 32)): None for n in range(5)})
+    tables.plan()
+    tables.settle()
+    tables.plan()
+    tables.settle()
+    assert not tables.unplaced
