@@ -1,0 +1,124 @@
+"""`python -m duet_p4.xdp_switch`: an XDP switch that P4Runtime controls, until SIGTERM or SIGINT.
+
+Nothing is pinned, and XDP attaches by links: when the process ends, in whatever way, its ports go quiet
+and the kernel frees programs and tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import grpc
+from finsy.proto import p4i, p4r
+from google.protobuf import text_format
+
+from duet_p4.bpf.errors import BpfError
+from duet_p4.xdp_switch import cli
+from duet_p4.xdp_switch.dataplane import Device
+from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
+from duet_p4.xdp_switch.p4runtime.server import P4RuntimeService, create_server
+
+STOP_SECONDS = 0.5
+"""How long RPCs may take to end when the switch stops."""
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a switch; returns 0 after a signal, 1 where it cannot start."""
+    options = cli.parse(sys.argv[1:] if argv is None else argv)
+    cli.setup_log(options)
+    # Tables make many long-lived objects: collections that look at them all would stall the packets.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1000)
+    try:
+        cli.check_host(options)
+        asyncio.run(_run(options))
+    except (cli.StartError, BpfError) as error:
+        print(f"{cli.PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(options: cli.Options) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        device = XdpDevice(cpu_port=options.cpu_port)
+    except OSError as error:
+        raise cli.StartError(f"cannot make the CPU port or the port maps: {error}") from error
+    try:
+        for port, interface in options.ports.items():
+            try:
+                device.add_port(port, interface)
+            except (ValueError, OSError) as error:
+                raise cli.StartError(str(error)) from error
+        await _serve(options, device, stop)
+    finally:
+        device.close()
+
+
+async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> None:
+    service = P4RuntimeService(device, options.device_id)
+    server = create_server(service)
+    _listen(server, options.address)
+    if options.config is not None:
+        action = p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
+        try:
+            await service.set_pipeline(action, _read_program(options))
+        except P4RuntimeError as error:
+            raise cli.StartError(f"{options.config}: {error}") from error
+    else:
+        service.start()
+    await server.start()
+    _log.info("device %d: Server listening on %s", options.device_id, options.address)
+    try:
+        await stop.wait()
+    finally:
+        service.stop()
+        await server.stop(STOP_SECONDS)
+
+
+def _listen(server: grpc.aio.Server, address: str) -> None:
+    try:
+        if server.add_insecure_port(address):
+            return
+    except RuntimeError:
+        pass
+    raise cli.StartError(f"cannot listen on {address}: {_reason(address)}")
+
+
+def _reason(address: str) -> str:
+    """Return why an address cannot be listened on, which gRPC does not say."""
+    if address.startswith("unix:"):
+        return "is its folder there, and writable?"
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            return f"{error.strerror} (another switch? choose one with -- --grpc-server-addr)"
+    return "gRPC gives no reason"
+
+
+def _read_program(options: cli.Options) -> p4r.ForwardingPipelineConfig:
+    assert options.config is not None
+    path = cli.find_p4info(options.config, options.p4info)
+    try:
+        info = text_format.Parse(path.read_text(), p4i.P4Info())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise cli.StartError(f"{path} is no P4Info in text form: {error}") from error
+    return p4r.ForwardingPipelineConfig(p4info=info, p4_device_config=options.config.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
