@@ -1,0 +1,128 @@
+"""The switch agent's configuration: one JSON file."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from duet_p4.bird.config import BirdConfig
+from duet_p4.hmux.pipeline import CPU_PORT
+from duet_p4.model import Model, Port
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+
+
+def _check_mac(text: str) -> str:
+    if not _MAC.fullmatch(text.lower()):
+        raise ValueError(f"{text!r} is no Ethernet address such as 02:00:00:00:00:01")
+    if int(text[:2], 16) & 1:
+        raise ValueError(f"{text} is a group's Ethernet address, not an interface's")
+    return text.lower()
+
+
+Mac = Annotated[str, AfterValidator(_check_mac)]
+
+
+class PortConfig(Model):
+    """A front-panel port: a link to another switch, an SMux or a host.
+
+    The P4 switch calls it `number`; `interface` is the device that it drives, `mac` that device's
+    address. `address` and `peer` are the two ends of the link's /31. `mtu` is in bytes of IP packet.
+    `prefixes` hang behind a peer that does not speak BGP: a host's own block of addresses.
+    """
+
+    number: int = Field(ge=1, lt=CPU_PORT)
+    interface: str = Field(pattern=r"^[^\s\"/]{1,15}$")
+    mac: Mac
+    address: IPv4Interface
+    peer: IPv4Address
+    mtu: int = Field(ge=576, le=65535)
+    prefixes: tuple[IPv4Network, ...] = ()
+
+    @property
+    def tap(self) -> str:
+        """The name of the TAP that stands for the port in the switch's IP stack."""
+        return f"hif{self.number}"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.peer not in self.address.network or self.peer == self.address.ip:
+            raise ValueError(
+                f"port {self.number}: the peer {self.peer} is not at the other end of {self.address}"
+            )
+        return self
+
+
+class P4Config(Model):
+    """How the P4 switch below is reached; `target` only names it in the status."""
+
+    address: str = Field(default="127.0.0.1:9559", pattern=r"^[^\s:]+:\d+$")
+    device_id: int = Field(default=0, ge=0)
+    target: str = "xdp"
+
+
+class SwitchConfig(Model):
+    """One switch.
+
+    `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors.
+    `bird` names its neighbours' `interface` as in `ports`; the agent has BIRD run on the TAPs instead.
+    `originated` are further prefixes that the switch announces for itself and whose unassigned addresses
+    it drops: a ToR's servers. `seed` makes its choice among equal next hops its own. A VIP that is
+    withdrawn stays in the tables for `withdraw_grace_ms`, for packets still on their way.
+    """
+
+    name: str
+    address: IPv4Address
+    ports: tuple[PortConfig, ...] = Field(min_length=1)
+    bird: BirdConfig
+    originated: tuple[IPv4Network, ...] = ()
+    seed: int = Field(ge=0, le=0xFFFF_FFFF)
+    p4: P4Config = P4Config()
+    state_dir: Path
+    listen: IPv4Address
+    port: Port = 8443
+    token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    withdraw_grace_ms: int = Field(default=30, ge=0, le=10_000)
+    log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for what in ("number", "interface", "mac", "peer"):
+            values = [getattr(port, what) for port in self.ports]
+            for value in values:
+                if values.count(value) > 1:
+                    raise ValueError(f"two ports have the {what} {value}")
+        known = {port.interface: port for port in self.ports}
+        for neighbor in self.bird.neighbors:
+            port = known.get(neighbor.interface)
+            if port is None:
+                raise ValueError(
+                    f"neighbour {neighbor.name} is at {neighbor.interface}, which is none of the ports"
+                )
+            if (neighbor.local, neighbor.address) != (port.address.ip, port.peer):
+                raise ValueError(
+                    f"neighbour {neighbor.name} is {neighbor.local} to {neighbor.address}, "
+                    f"but port {port.number} is {port.address.ip} to {port.peer}"
+                )
+        return self
+
+    def routing(self) -> BirdConfig:
+        """Return what BIRD is to do: on the TAPs, with the switch's own prefixes announced."""
+        taps = {port.interface: port.tap for port in self.ports}
+        own = (*self.bird.originated, IPv4Network(self.address), *self.originated)
+        return BirdConfig.model_validate(
+            self.bird.model_dump()
+            | {
+                "originated": own,
+                "neighbors": [
+                    neighbor.model_dump() | {"interface": taps[neighbor.interface]}
+                    for neighbor in self.bird.neighbors
+                ],
+            }
+        )
