@@ -2,7 +2,7 @@
 
 - `bpf/`: the XDP data path in C
 - `datapath`: what a data path is, for the agent
-- `xdp`: the XDP data path's tables; `allocation` hands out their indices
+- `xdp`: the XDP data path's tables
 - `scapy_datapath`: the same data path in Scapy, to be read and stepped through
-- `journal`, `agent`, `config`: one process per SMux, REST in front and BIRD beside it
+- `service`, `agent`, `config`: one process per SMux, REST in front and BIRD beside it; `raw_port` feeds Scapy
 """

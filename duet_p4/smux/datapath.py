@@ -20,13 +20,6 @@ EXITS: dict[str, str] = dict(
 """Every way a packet can leave a data path, with a sentence on whether that is normal, in table order."""
 
 
-class TableFullError(Exception):
-    """A table of the data path has no room; nothing was changed."""
-
-    def __init__(self, table: str, used: int, wanted: int, size: int) -> None:
-        super().__init__(f"table {table} has no room for {wanted} more: {used} of {size} entries are used")
-
-
 @dataclass(frozen=True)
 class Sizes:
     """How many entries the tables have; `services` counts VIPs, ports of VIPs, and TIPs."""
@@ -70,7 +63,7 @@ class Written:
 class Datapath(Interface):
     """The SMux's forwarding: VIPs and TIPs in, counters out.
 
-    Changes are all or nothing and take effect for each group at once; TableFullError leaves
+    Changes are all or nothing and take effect for each group at once; `TableFullError` leaves
     everything as it was.
     """
 

@@ -18,9 +18,10 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 from scapy.utils import checksum
 
+from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
-from duet_p4.smux.datapath import EXITS, Service, Sizes, TableFullError, Traffic, Written
+from duet_p4.smux.datapath import EXITS, Service, Sizes, Traffic, Written
 
 ETHERNET_LENGTH = 14
 OUTER_LENGTH = 20

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Protocol as Interface
 
+from duet_p4.allocation import TableFullError
 from duet_p4.journal import Journal
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.mux import (
@@ -23,7 +24,7 @@ from duet_p4.rest.mux import (
     VipState,
 )
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
-from duet_p4.smux.datapath import Datapath, TableFullError, Written
+from duet_p4.smux.datapath import Datapath, Written
 
 
 class Surroundings(Interface):

@@ -14,14 +14,13 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 from duet_p4 import bpf
+from duet_p4.allocation import RangeAllocator, TableFullError
 from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow
-from duet_p4.smux.allocation import RangeAllocator
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
     EXITS,
     Service,
     Sizes,
-    TableFullError,
     Traffic,
     Written,
 )

@@ -14,9 +14,10 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from duet_p4 import bpf
+from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
-from duet_p4.smux.datapath import EXITS, Datapath, Sizes, TableFullError
+from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.scapy_datapath import ScapyDatapath
 from duet_p4.smux.xdp import XdpDatapath
 from tests.unit.smux import packets

@@ -6,10 +6,15 @@ import bisect
 import time
 from collections import deque
 
-from duet_p4.smux.datapath import TableFullError
-
 GRACE_S = 0.02
 """How long a released part rests: far longer than the data path takes for a packet."""
+
+
+class TableFullError(Exception):
+    """A table of a data path has no room; nothing was changed."""
+
+    def __init__(self, table: str, used: int, wanted: int, size: int) -> None:
+        super().__init__(f"table {table} has no room for {wanted} more: {used} of {size} entries are used")
 
 
 class RangeAllocator:

@@ -1,0 +1,23 @@
+/* What can happen to a packet of a VIP on a server, each with a sentence; the agent reads it from here. */
+#pragma once
+
+/* clang-format off */
+#define HOST_COUNTERS(X) \
+    X(IN_TUNNELED,       "tunneled to a DIP and handed to it; normal") \
+    X(IN_SNAT,           "tunneled, the answer to an outgoing connection; normal") \
+    X(IN_ICMP_ERROR,     "tunneled, an ICMP error about a reply; normal") \
+    X(OUT_REPLY,         "a DIP's reply, with the VIP as source; normal") \
+    X(OUT_SNAT,          "an outgoing connection, with the VIP as source; normal") \
+    X(OUT_ICMP_ERROR,    "a DIP's ICMP error, with the VIP as source; normal") \
+    X(DROP_UNKNOWN_VIP,  "tunneled to a VIP that no DIP here serves; mux and server disagree") \
+    X(DROP_MALFORMED,    "tunneled, but cut short or inconsistent; someone is broken") \
+    X(DROP_SNAT_FULL,    "an outgoing connection found no free port that hashes home; too many, or slots missing") \
+    X(DROP_INTERNAL,     "the kernel refused to change the packet; a bug")
+/* clang-format on */
+
+enum host_counter {
+#define X(name, sentence) name,
+    HOST_COUNTERS(X)
+#undef X
+        HOST_COUNTER_COUNT,
+};

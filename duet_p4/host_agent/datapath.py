@@ -1,0 +1,350 @@
+"""The host agent's tables (bpf/maps.h), filled from `HostVip`.
+
+They are small, so each change states them whole and writes the difference: what is new first, what is
+gone last.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+from duet_p4 import bpf
+from duet_p4.allocation import RangeAllocator, TableFullError
+from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.model import MAX_DIPS, HostDip, HostVip, Snat
+from duet_p4.model import Group
+
+_BPF_FOLDER = Path(__file__).parent / "bpf"
+
+EXITS: dict[str, str] = dict(
+    re.findall(r'X\((\w+),\s*"([^"]+)"\)', (_BPF_FOLDER / "counters.h").read_text(encoding="utf-8"))
+)
+"""What can happen to a packet of a VIP, with a sentence on whether that is normal, in table order."""
+
+OWN_SLOTS = 65_536
+_DIP, _TUNNEL_END, _SNAT = 1, 2, 4
+_NOT_MINE, _MINE = 0, 1
+_INDEX = struct.Struct("=I")
+_SERVED = struct.Struct("=4sI")
+_SNAT_VALUE = struct.Struct("=4sIIIHH")
+_FLOW = struct.Struct("!4s4sHHB3x")
+_TRANSLATION = struct.Struct("=4s2sBxQQ")
+_METER = struct.Struct("=QQQQ")
+_TRAFFIC = struct.Struct("=QQ")
+_TCP, _ICMP = 6, 1
+_NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Packets and bytes of a VIP on one DIP, tunnel header not counted, Ethernet header included."""
+
+    vip: IPv4Address
+    dip: IPv4Address
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a VIP's DIP received from clients whose addresses share their first 24 bits."""
+
+    vip: IPv4Address
+    dip: IPv4Address
+    source: IPv4Address
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _SnatSlots:
+    """Where the slots of a DIP's VIP stand in `own_slots`, and what stands there."""
+
+    first: int
+    content: tuple[int, ...]
+    count: int
+
+
+class HostDatapath:
+    """Decapsulation, rewriting and SNAT of one server. `attach` makes it work on an interface."""
+
+    def __init__(
+        self, *, flows: int = 16_384, snat_connections: int = 16_384, snat_exclude: Iterable[IPv4Network] = ()
+    ) -> None:
+        self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
+        self._object.load(
+            max_entries={
+                "flows": flows,
+                "snat_in": snat_connections,
+                "snat_out": snat_connections,
+                "own_slots": OWN_SLOTS,
+            }
+        )
+        self.inbound = self._object.program("inbound")
+        self.outbound = self._object.program("outbound")
+        names = (
+            *("services", "locals", "snats", "own_slots", "snat_in", "snat_out"),
+            *("meters", "sources", "counters"),
+        )
+        self._maps = {name: self._object.map(name) for name in names}
+        self._links: list[bpf.Link] = []
+        self._vips: dict[IPv4Address, HostVip] = {}
+        self._tables: dict[str, dict[bytes, bytes]] = {"services": {}, "locals": {}, "snats": {}}
+        self._meters: dict[tuple[IPv4Address, IPv4Address], int] = {}
+        self._slots = RangeAllocator("own_slots", OWN_SLOTS)
+        self._snat_slots: dict[IPv4Address, _SnatSlots] = {}
+        exclude = self._object.map("snat_exclude")
+        for network in snat_exclude:
+            exclude.update(_INDEX.pack(network.prefixlen) + network.network_address.packed, _INDEX.pack(1))
+
+    def attach(self, ifindex: int, mode: Literal["native", "skb"] = "native") -> None:
+        """Serve an interface of the caller's network namespace; ends with this process."""
+        self._links.append(bpf.attach_xdp(self.inbound, ifindex, mode))
+        self._links.append(bpf.attach_tc(self.outbound, ifindex, "egress"))
+
+    def close(self) -> None:
+        """Detach and free the tables."""
+        for link in self._links:
+            link.close()
+        self._links.clear()
+        self._object.close()
+
+    def put_vip(self, vip: HostVip) -> int:
+        """Serve a VIP as stated and return how many entries were written. Raises TableFullError."""
+        return self._become(self._vips | {vip.address: vip})
+
+    def delete_vip(self, address: IPv4Address) -> int:
+        """Stop to serve a VIP; connections that it has may still send. Returns entries written."""
+        return self._become({vip: held for vip, held in self._vips.items() if vip != address})
+
+    def meters(self) -> list[Meter]:
+        """Return what each VIP's DIPs received and sent, of every VIP since the start."""
+        rows = self._maps["meters"].lookup_range(0, len(self._meters))
+        found = []
+        for (vip, dip), index in self._meters.items():
+            sums = [
+                sum(column) for column in zip(*(_METER.unpack(value) for value in rows[index]), strict=True)
+            ]
+            found.append(Meter(vip, dip, *sums))
+        return found
+
+    def sources(self) -> list[Source]:
+        """Return what came from where; prefixes that were silent for long may be missing."""
+        table = self._maps["sources"]
+        found = []
+        for key in list(table.keys()):
+            vip, dip, source = (IPv4Address(key[at : at + 4]) for at in (0, 4, 8))
+            pairs = [_TRAFFIC.unpack(value) for value in table.lookup_percpu(key)]
+            packets, size = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+            found.append(Source(vip, dip, source, packets, size))
+        return found
+
+    def exits(self) -> dict[str, tuple[int, int]]:
+        """Return packets and bytes by the names of `EXITS`."""
+        rows = self._maps["counters"].lookup_range(0, len(EXITS))
+        counts = {}
+        for name, values in zip(EXITS, rows, strict=True):
+            pairs = [_TRAFFIC.unpack(value) for value in values]
+            counts[name] = (sum(packets for packets, _ in pairs), sum(size for _, size in pairs))
+        return counts
+
+    def snat_connections(self) -> int:
+        """Return how many outgoing connections are known."""
+        return sum(1 for _ in iter(self._maps["snat_in"].keys()))
+
+    def expire(self, timeouts: SnatTimeouts) -> int:
+        """Forget outgoing connections that have been idle for long; return how many."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        expired = 0
+        for key, value in list(self._maps["snat_in"].items()):
+            remote, _, source_port, _, protocol = _FLOW.unpack(key)
+            dip, port_bytes, closing, seen, _ = _TRANSLATION.unpack(value)
+            port = int.from_bytes(port_bytes)
+            ports = (port, 0) if protocol == _ICMP else (source_port, port)
+            outgoing = _FLOW.pack(remote, dip, *ports, protocol)
+            sent = self._maps["snat_out"].lookup(outgoing)
+            if sent is not None:
+                _, _, closing_too, seen_too, _ = _TRANSLATION.unpack(sent)
+                closing, seen = closing | closing_too, max(seen, seen_too)
+            limit = timeouts.other if protocol != _TCP else timeouts.closing if closing else timeouts.tcp
+            if now - seen > limit * _NANOSECONDS:
+                self._maps["snat_in"].delete(key)
+                if sent is not None:
+                    self._maps["snat_out"].delete(outgoing)
+                expired += 1
+        return expired
+
+    def _become(self, vips: Mapping[IPv4Address, HostVip]) -> int:
+        wanted = dict(sorted(vips.items()))
+        meters = self._plan_meters(wanted.values())
+        slots, fresh = self._plan_slots(wanted.values())
+        tables = {
+            "services": dict(_services(wanted.values(), meters)),
+            "locals": _locals(wanted.values(), set(slots)),
+            "snats": dict(_snats(wanted.values(), slots, meters)),
+        }
+        for name, content in tables.items():
+            if len(content) > self._maps[name].max_entries:
+                self._cancel(fresh)
+                raise TableFullError(
+                    name, len(self._tables[name]), len(content), self._maps[name].max_entries
+                )
+        for entry in fresh:
+            self._maps["own_slots"].update_batch(
+                (_INDEX.pack(entry.first + at), _INDEX.pack(value)) for at, value in enumerate(entry.content)
+            )
+        updates = sum(len(entry.content) for entry in fresh)
+        for name, content in tables.items():
+            held = self._tables[name]
+            changed = [(key, value) for key, value in content.items() if held.get(key) != value]
+            for key, value in changed:
+                self._maps[name].update(key, value)
+            updates += len(changed)
+        for name, content in reversed(tables.items()):
+            gone = self._tables[name].keys() - content.keys()
+            for key in gone:
+                self._maps[name].delete(key)
+            updates += len(gone)
+        kept = set(slots.values())
+        for old in self._snat_slots.values():
+            if old not in kept:
+                self._slots.release(old.first, len(old.content))
+        self._vips, self._tables, self._meters, self._snat_slots = wanted, tables, meters, slots
+        return updates
+
+    def _plan_meters(self, vips: Iterable[HostVip]) -> dict[tuple[IPv4Address, IPv4Address], int]:
+        """A VIP's meter on a DIP is never given to another: flows may outlive the VIP."""
+        meters = dict(self._meters)
+        for vip in vips:
+            for dip in vip.dips:
+                meters.setdefault((vip.address, dip.address), len(meters))
+        if len(meters) > self._maps["meters"].max_entries:
+            raise TableFullError(
+                "meters",
+                len(self._meters),
+                len(meters) - len(self._meters),
+                self._maps["meters"].max_entries,
+            )
+        return meters
+
+    def _plan_slots(self, vips: Iterable[HostVip]) -> tuple[dict[IPv4Address, _SnatSlots], list[_SnatSlots]]:
+        """Return the slots of each DIP that does SNAT, and those of them that are not written yet."""
+        slots: dict[IPv4Address, _SnatSlots] = {}
+        fresh: list[_SnatSlots] = []
+        for vip in vips:
+            if vip.snat is None:
+                continue
+            for dip in vip.dips:
+                if dip.address in slots:
+                    continue
+                old = self._snat_slots.get(dip.address)
+                if old and old.content == _own_slots(vip.snat, dip.address, old.first):
+                    slots[dip.address] = old
+                    continue
+                size = len(_own_slots(vip.snat, dip.address, 0))
+                try:
+                    first = self._slots.allocate(size)
+                except TableFullError:
+                    self._cancel(fresh)
+                    raise
+                content = _own_slots(vip.snat, dip.address, first)
+                slots[dip.address] = _SnatSlots(first, content, len(vip.snat.group.slots))
+                fresh.append(slots[dip.address])
+        return slots, fresh
+
+    def _cancel(self, fresh: Iterable[_SnatSlots]) -> None:
+        for entry in fresh:
+            self._slots.cancel(entry.first, len(entry.content))
+
+
+def _own_slots(snat: Snat, dip: IPv4Address, first: int) -> tuple[int, ...]:
+    """Return what `own_slots` holds for a DIP from index `first` on: the VIP's slots, then those of TIPs."""
+    tips = {tip.address: tip for tip in snat.tips}
+    content: list[int] = []
+    heads: dict[IPv4Address, int] = {}
+    behind: list[int] = []
+    for member in (snat.group.members[owner] for owner in snat.group.slots):
+        tip = tips.get(member.address)
+        if tip is None:
+            content.append(_MINE if member.address == dip else _NOT_MINE)
+            continue
+        mine = _mine(tip.group, dip)
+        if not any(mine):
+            content.append(_NOT_MINE)
+            continue
+        if tip.address not in heads:
+            heads[tip.address] = first + len(snat.group.slots) + len(behind)
+            behind += [len(mine), *mine]
+        content.append(heads[tip.address])
+    return (*content, *behind)
+
+
+def _mine(group: Group, dip: IPv4Address) -> list[int]:
+    return [_MINE if group.members[owner].address == dip else _NOT_MINE for owner in group.slots]
+
+
+def _services(
+    vips: Iterable[HostVip], meters: Mapping[tuple[IPv4Address, IPv4Address], int]
+) -> Iterable[tuple[bytes, bytes]]:
+    for vip in vips:
+        ends: defaultdict[IPv4Address, list[HostDip]] = defaultdict(list)
+        for dip in vip.dips:
+            ends[dip.tunnel_end].append(dip)
+        for end, dips in ends.items():
+            ports: defaultdict[tuple[int, int], list[HostDip]] = defaultdict(list)
+            for dip in dips:
+                for port in dip.ports:
+                    ports[port.protocol.number, port.port].append(dip)
+            groups = {(0, 0): [dip for dip in dips if not dip.ports], **ports}
+            for (protocol, number), members in groups.items():
+                key = struct.pack("!4s4sHBx", end.packed, vip.address.packed, number, protocol)
+                served = b"".join(
+                    _SERVED.pack(dip.address.packed, meters[vip.address, dip.address]) for dip in members
+                )
+                head = struct.pack("=II", len(members), bool(ports) and not protocol)
+                yield key, head + served.ljust(_SERVED.size * MAX_DIPS, b"\0")
+
+
+def _locals(vips: Iterable[HostVip], snat: set[IPv4Address]) -> dict[bytes, bytes]:
+    flags: defaultdict[IPv4Address, int] = defaultdict(int)
+    for vip in vips:
+        for dip in vip.dips:
+            flags[dip.address] |= _DIP | (_SNAT if dip.address in snat else 0)
+            flags[dip.tunnel_end] |= _TUNNEL_END
+    return {address.packed: _INDEX.pack(value) for address, value in flags.items()}
+
+
+def _snats(
+    vips: Iterable[HostVip],
+    slots: Mapping[IPv4Address, _SnatSlots],
+    meters: Mapping[tuple[IPv4Address, IPv4Address], int],
+) -> Iterable[tuple[bytes, bytes]]:
+    done: set[IPv4Address] = set()
+    for vip in vips:
+        for dip in vip.dips if vip.snat else ():
+            if dip.address in done:
+                continue  # The VIP with the lowest address has it.
+            done.add(dip.address)
+            assert vip.snat is not None
+            own = slots[dip.address]
+            yield (
+                dip.address.packed,
+                _SNAT_VALUE.pack(
+                    vip.address.packed,
+                    own.first,
+                    own.count,
+                    meters[vip.address, dip.address],
+                    vip.snat.first_port,
+                    vip.snat.last_port,
+                ),
+            )
