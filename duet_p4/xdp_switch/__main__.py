@@ -28,7 +28,7 @@ from duet_p4.xdp_switch.p4runtime.server import P4RuntimeService, create_server
 STOP_SECONDS = 0.5
 """How long RPCs may take to end when the switch stops."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("duet_p4.xdp_switch")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,106 @@
+"""The xdp switch as a process in a network namespace of its own, with features.p4 and two ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.unit.p4runtime.client import DEADLINE, Client
+from tests.unit.p4runtime.conftest import CONFIG, INFO
+
+PORTS = (1, 2)
+
+
+class XdpSwitch:
+    """A switch process. Its port n is `sn`; what is sent into `hn` comes in there."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.namespace = f"dtp{os.getpid()}"
+        self.socket = folder / "p4runtime.sock"
+        self.log = folder / "switch.log"
+        _ip("netns", "add", self.namespace)
+        self.process: subprocess.Popen[bytes] | None = None
+        try:
+            for number in PORTS:
+                self.ip("link", "add", f"s{number}", "type", "veth", "peer", "name", f"h{number}")
+                for name in (f"s{number}", f"h{number}"):
+                    self.run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
+                    self.ip("link", "set", name, "up")
+            self.start(*(arguments or ["--no-p4"]))
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, *arguments: str) -> None:
+        """Start the process; `arguments` come before those of the target."""
+        self.socket.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *("ip", "netns", "exec", self.namespace, sys.executable, "-m", "duet_p4.xdp_switch"),
+                    *("--device-id", "1", *arguments),
+                    *(part for number in PORTS for part in ("-i", f"{number}@s{number}")),
+                    *("--", "--grpc-server-addr", f"unix:{self.socket}", "--cpu-port", "510"),
+                ],
+                stderr=log,
+            )
+
+    def client(self) -> Client:
+        """Return a client once the server answers."""
+        client = Client(f"unix:{self.socket}", INFO, CONFIG)
+        try:
+            grpc.channel_ready_future(client.channel).result(timeout=DEADLINE)
+        except grpc.FutureTimeoutError:
+            client.channel.close()
+            pytest.fail(f"the switch did not start:\n{self.log.read_text()}")
+        return client
+
+    def ip(self, *arguments: str) -> str:
+        """Run `ip` in the switch's namespace."""
+        return _ip("-n", self.namespace, *arguments)
+
+    def run(self, *command: str) -> str:
+        """Run a command in the switch's namespace."""
+        return _ip("netns", "exec", self.namespace, *command)
+
+    def kill(self) -> None:
+        """End the process by SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def close(self) -> None:
+        """End the process and remove the namespace."""
+        if self.process is not None:
+            self.kill()
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+
+
+def _ip(*arguments: str) -> str:
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"ip {' '.join(arguments)}: {result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XdpSwitch]:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces and XDP need root")
+    switch = XdpSwitch(tmp_path_factory.mktemp("xdp"))
+    yield switch
+    switch.close()
+
+
+@pytest.fixture
+def client(switch: XdpSwitch) -> Iterator[Client]:
+    """A client of a switch whose tables are as features.p4 states them."""
+    client = switch.client()
+    client.push()
+    yield client
+    client.channel.close()
