@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import IO, Any, ParamSpec
 
 import click
 from rich.console import Console
@@ -248,6 +250,34 @@ def logs(folder: Folder, node: str, lines: int, follow: bool) -> None:
     if follow:
         os.execvp("tail", ["tail", "-n", str(lines), "-F", *map(str, files)])
     os.execvp("tail", ["tail", "-v", "-n", str(lines), *map(str, files)])
+
+
+@testbed.command()
+@_named
+@click.argument("node")
+@click.argument("port")
+@click.option("--output", "-o", type=click.File("wb", lazy=False), help="A pcap; `-` is stdout.")
+@click.option("--count", "-c", type=click.IntRange(1), help="Stop after this many packets.")
+@click.option("--seconds", "-s", type=click.FloatRange(min=0), help="Stop after this time.")
+def capture(
+    folder: Folder, node: str, port: str, output: IO[bytes] | None, count: int | None, seconds: float | None
+) -> None:
+    """Capture the packets on a port (`eth1`, or the neighbour's name), both ways, also those in XDP.
+
+    Without an output file they are printed as they come; Ctrl-C ends it.
+    """
+    from mininet_topos.testbed import capture as capturing
+
+    graph = fattree.fattree(Plan.load(folder).size)
+    ends = capturing.ends(folder, graph, node, port)
+    with ExitStack() as stack:
+        if output is None:
+            viewer = subprocess.Popen(["tcpdump", "-n", "-l", "-r", "-"], stdin=subprocess.PIPE)
+            stack.callback(viewer.wait)
+            assert viewer.stdin is not None
+            output = stack.enter_context(viewer.stdin)
+        written = capturing.capture(ends, output, count, seconds)
+    notes.print(f"{written} packets")
 
 
 @testbed.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
@@ -12,18 +13,23 @@ from pydantic import BaseModel
 from controller import inventory
 from controller.config import ControllerConfig, Listen
 from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.rest.credentials import Credentials
 from duet_p4.smux.config import SmuxConfig
+from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents
 from mininet_topos.testbed.folder import ROOT_NODE, Folder
-from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.supervisor import Process
 
 CONTROLLER = "controller"
 """The controller's name among the services that have a certificate."""
+
+P4RUNTIME = "127.0.0.1:9559"
+"""Where a P4 switch answers, inside its node."""
 
 _SPACE = tuple(
     PrefixRange(network=network, shortest=shortest, longest=longest)
@@ -40,6 +46,10 @@ _SPACE = tuple(
 def processes(graph: nx.Graph, folder: Folder, plan: Plan) -> list[Process]:
     """Write every configuration, and return every process, in the order in which to start them."""
     return list(_Nodes(graph, folder, plan).processes())
+
+
+def _device_id(node: fattree.Node) -> int:
+    return node.index + 1
 
 
 def inventory_of(graph: nx.Graph) -> inventory.Inventory:
@@ -104,6 +114,12 @@ class _Nodes:
         self.by_name = {node.name: node for node in fattree.nodes(graph)}
 
     def processes(self) -> Iterator[Process]:
+        for switch in fattree.nodes(self.graph, *SWITCHES):
+            yield self._switch_process(switch)
+        for switch in fattree.nodes(self.graph, *SWITCHES):
+            yield self._configured(
+                switch.name, "agent", "duet_p4.switch_agent.agent:main", self._switch(switch)
+            )
         for smux in fattree.nodes(self.graph, Kind.SMUX):
             yield self._configured(smux.name, "smux", "duet_p4.smux.agent:main", self._smux(smux))
         for server in fattree.nodes(self.graph, Kind.SERVER):
@@ -130,6 +146,50 @@ class _Nodes:
             arguments=arguments,
             namespace=self.folder.namespace(node),
             log=self.folder.log(node, name),
+        )
+
+    def _switch_process(self, node: fattree.Node) -> Process:
+        """Return the P4 switch; both targets have simple_switch_grpc's command line."""
+        interfaces = [
+            word
+            for link in fattree.links(self.graph, node.name)
+            for word in ("-i", f"{link.port(node.name).number}@{link.port(node.name).name}")
+        ]
+        arguments = ["--no-p4", "--device-id", str(_device_id(node)), *interfaces, "--log-console"]
+        target = ["--", "--grpc-server-addr", P4RUNTIME, "--cpu-port", str(CPU_PORT)]
+        if self.plan.target is Target.XDP:
+            level = ["-L", self.plan.log_level.lower().replace("warning", "warn")]
+            function = "duet_p4.xdp_switch.__main__:main"
+            return self._process(node.name, "switch", function, *arguments, *level, *target)
+        # Its log has a line for every packet from level info on.
+        program = ["simple_switch_grpc", *arguments, "-L", "warn"]
+        notifications = ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
+        return self._process(node.name, "switch", None, *program, *notifications, *target)
+
+    def _switch(self, node: fattree.Node) -> SwitchConfig:
+        ports = []
+        for link in fattree.links(self.graph, node.name):
+            own, theirs = link.port(node.name), link.peer(node.name)
+            peer = self.by_name[theirs.node]
+            ports.append(
+                PortConfig(
+                    number=own.number,
+                    interface=own.name,
+                    mac=own.mac,
+                    address=own.address,
+                    peer=theirs.address.ip,
+                    mtu=own.mtu,
+                    prefixes=(peer.prefix,) if peer.asn is None and peer.prefix else (),
+                )
+            )
+        return SwitchConfig(
+            **self._agent(node),
+            address=node.address,
+            ports=tuple(ports),
+            bird=self._bird(node),
+            originated=_entering(self.graph, node),
+            seed=zlib.crc32(node.name.encode()),
+            p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:
