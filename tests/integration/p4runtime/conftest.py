@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.integration.netns import link, namespaces
 from tests.unit.p4runtime.client import DEADLINE, Client
 from tests.unit.p4runtime.conftest import CONFIG, INFO
 
@@ -20,18 +23,21 @@ PORTS = (1, 2)
 class XdpSwitch:
     """A switch process. Its port n is `sn`; what is sent into `hn` comes in there."""
 
+    _numbers = itertools.count()
+
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self.namespace = f"dtp{os.getpid()}"
+        self._stack = ExitStack()
+        (self.namespace,) = self._stack.enter_context(namespaces(f"p4rt{next(self._numbers)}"))
         self.socket = folder / "p4runtime.sock"
         self.log = folder / "switch.log"
-        _ip("netns", "add", self.namespace)
         self.process: subprocess.Popen[bytes] | None = None
         try:
             for number in PORTS:
-                self.ip("link", "add", f"s{number}", "type", "veth", "peer", "name", f"h{number}")
+                link(self.namespace, f"s{number}", self.namespace, f"h{number}")
                 for name in (f"s{number}", f"h{number}"):
                     self.run("sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1")
-                    self.ip("link", "set", name, "up")
+                # XDP redirects into a veth only where its peer polls, as it does with GRO on.
+                self.run("ethtool", "-K", f"h{number}", "gro", "on")
             self.start(*(arguments or ["--no-p4"]))
         except BaseException:
             self.close()
@@ -61,13 +67,9 @@ class XdpSwitch:
             pytest.fail(f"the switch did not start:\n{self.log.read_text()}")
         return client
 
-    def ip(self, *arguments: str) -> str:
-        """Run `ip` in the switch's namespace."""
-        return _ip("-n", self.namespace, *arguments)
-
-    def run(self, *command: str) -> str:
+    def run(self, *command: str) -> None:
         """Run a command in the switch's namespace."""
-        return _ip("netns", "exec", self.namespace, *command)
+        subprocess.run(["ip", "netns", "exec", self.namespace, *command], check=True)
 
     def kill(self) -> None:
         """End the process by SIGKILL."""
@@ -79,13 +81,7 @@ class XdpSwitch:
         """End the process and remove the namespace."""
         if self.process is not None:
             self.kill()
-        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
-
-
-def _ip(*arguments: str) -> str:
-    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, f"ip {' '.join(arguments)}: {result.stderr}"
-    return result.stdout
+        self._stack.close()
 
 
 @pytest.fixture(scope="module")
