@@ -1,0 +1,89 @@
+"""Rows as P4Runtime messages, against finsy's encoding of the same entries."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from finsy import P4TableEntry
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duet_p4.hmux import entries, pipeline
+from duet_p4.hmux.codec import Codec
+from duet_p4.hmux.plan import Op, Update
+from duet_p4.hmux.rows import (
+    AclRow,
+    HostRow,
+    NextHopGroupRow,
+    NextHopRow,
+    NextHopSlotRow,
+    PinnedRow,
+    RouteRow,
+    Row,
+    SlotRow,
+    TunnelRow,
+)
+from duet_p4.model import Protocol
+
+CODEC = Codec(pipeline.schema())
+addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
+prefixes = st.tuples(addresses, st.integers(0, 32)).map(lambda t: IPv4Network(t, strict=False))
+words = st.integers(0, 65535)
+slots = st.integers(0, 4095)
+rows: st.SearchStrategy[Row] = st.one_of(
+    st.builds(HostRow, addresses, slots, slots, st.just(False), st.booleans(), st.booleans()),
+    st.builds(HostRow, addresses, slots, slots, st.just(True)),
+    st.builds(AclRow, addresses, st.sampled_from(Protocol), words, slots, slots, st.booleans()),
+    st.builds(SlotRow, slots, st.integers(0, 511)),
+    st.builds(TunnelRow, st.integers(0, 511), addresses),
+    st.builds(PinnedRow, addresses, addresses, st.integers(0, 255), words, words, st.integers(0, 511)),
+    st.builds(
+        RouteRow, prefixes, st.one_of(st.sampled_from([RouteRow.PUNT, RouteRow.DROP]), st.integers(0, 1023))
+    ),
+    st.builds(NextHopGroupRow, st.integers(0, 1023), slots, slots),
+    st.builds(NextHopSlotRow, slots, st.integers(0, 1023)),
+    st.builds(NextHopRow, st.integers(0, 1023), st.integers(0, 511), *[st.integers(0, 2**48 - 1)] * 2, words),
+)
+
+
+@given(rows, st.sampled_from(Op))
+def test_a_row_survives_the_way_to_the_switch_and_back(row: Row, op: Op) -> None:
+    message = CODEC.update(Update(op, row, row))
+    assert CODEC.row(message.entity.table_entry) == row
+    assert message.type == op.value
+
+
+VIP, NET = IPv4Address("10.0.0.1"), IPv4Network("10.1.0.0/16")
+MAC = 0x0200_0000_0001
+
+
+@pytest.mark.parametrize(
+    ("row", "entry"),
+    [
+        (HostRow(VIP, 0, 8), entries.vip(VIP, 0, 8)),
+        (HostRow(VIP, 300, 8, has_ports=True), entries.vip(VIP, 300, 8, has_ports=True)),
+        (HostRow(VIP, 1, 8, has_pinned=True), entries.vip(VIP, 1, 8, has_pinned_flows=True)),
+        (HostRow(VIP, 1, 8, tip=True), entries.tip(VIP, 1, 8)),
+        (
+            AclRow(VIP, Protocol.UDP, 53, 4, 2, True),
+            entries.port_group(VIP, Protocol.UDP, 53, 4, 2, has_pinned_flows=True),
+        ),
+        (SlotRow(4095, 0), entries.slot(4095, 0)),
+        (TunnelRow(511, VIP), entries.tunnel(511, VIP)),
+        (PinnedRow(VIP, VIP + 1, 6, 1, 2, 3), entries.pinned_flow(VIP, VIP + 1, 6, 1, 2, 3)),
+        (RouteRow(NET, 7), entries.route(NET, 7)),
+        (RouteRow(IPv4Network("0.0.0.0/0"), 7), entries.route(IPv4Network("0.0.0.0/0"), 7)),
+        (RouteRow(NET, RouteRow.PUNT), entries.route_to_cpu(NET)),
+        (RouteRow(NET, RouteRow.DROP), entries.route_to_nowhere(NET)),
+        (NextHopGroupRow(1, 2, 3), entries.nexthop_group(1, 2, 3)),
+        (NextHopSlotRow(1, 2), entries.nexthop_slot(1, 2)),
+        (NextHopRow(1, 2, MAC, MAC + 1, 1500), entries.nexthop(1, 2, MAC, MAC + 1, 1500)),
+    ],
+)
+def test_a_row_is_encoded_as_finsy_encodes_its_entry(row: Row, entry: P4TableEntry) -> None:
+    expected = (+entry).encode_update(pipeline.schema())
+    assert CODEC.update(Update(Op.INSERT, row)) == expected
+
+
+def test_an_entry_of_a_table_without_rows_is_none() -> None:
+    assert CODEC.row(entries.punt().encode(pipeline.schema()).table_entry) is None
+    assert len(CODEC.table_ids) == len(pipeline.TABLES) - 1
