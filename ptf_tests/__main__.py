@@ -1,0 +1,104 @@
+"""`python -m ptf_tests --target xdp|bmv2`: make a network, start the switch, run the packet tests.
+
+The network is a namespace of this process, so that it vanishes with it. The exit status is the verdict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from duet_p4.hmux import pipeline
+from ptf_tests import network
+from ptf_tests.p4runtime import P4Runtime
+from ptf_tests.switch import DEVICE_ID, TARGETS, SwitchError, start_switch
+
+PORTS = range(1, 7)
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Run the tests named on the command line, or all; return 0 where all pass."""
+    parser = argparse.ArgumentParser(prog="ptf_tests", description=__doc__)
+    parser.add_argument(
+        "tests", nargs="*", help="MODULE or MODULE.CLASS, as in ptf_tests/specs; default: all"
+    )
+    parser.add_argument("--target", choices=TARGETS, default="xdp")
+    parser.add_argument("--log-dir", type=Path, help="where the logs go; default: a temporary folder")
+    arguments = parser.parse_args()
+    # So that the switch and the namespace go away in an orderly manner when asked to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        network.enter()
+        with tempfile.TemporaryDirectory(prefix="duet-ptf-") as scratch:
+            return _run(arguments.target, arguments.tests, arguments.log_dir or Path(scratch))
+    except (PermissionError, SwitchError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(target: str, tests: list[str], log_dir: Path) -> int:
+    for port in PORTS:
+        network.add_pair(f"switch{port}", f"test{port}")
+    with start_switch(target, {port: f"switch{port}" for port in PORTS}, log_dir) as address:
+        with P4Runtime(address, pipeline.schema(), DEVICE_ID) as switch:
+            switch.push_pipeline()
+        output = _ptf(target, tests, address, log_dir)
+    passed, failed = _count(output)
+    print(f"{passed} passed, {failed} failed (target {target})")
+    return 0 if passed and not failed else 1
+
+
+def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
+    """Run ptf, show what it says as it says it, and return it."""
+    interfaces = [word for port in PORTS for word in ("-i", f"{port}@test{port}")]
+    command = [
+        *(sys.executable, "-u", str(Path(sys.executable).with_name("ptf"))),
+        *("--test-dir", str(ROOT / "ptf_tests" / "specs"), *interfaces),
+        *(
+            "--test-params",
+            f"target='{target}';address='{address}'",
+            "--qlen",
+            "20000",
+            "--disable-vxlan",
+            "--disable-geneve",
+        ),
+        *("--disable-erspan", "--disable-mpls", "--disable-nvgre", "--quiet"),
+        *("--log-file", str(log_dir / "ptf.log"), *tests),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    said: list[str] = []
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        preexec_fn=network.die_with_parent,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    return "".join(said)
+
+
+def _count(output: str) -> tuple[int, int]:
+    """Return how many tests passed and failed; a run that did not end counts as one that failed."""
+    ran = re.search(r"^Ran (\d+) tests? in", output, re.MULTILINE)
+    if ran is None:
+        return 0, 1
+    failed = sum(int(n) for n in re.findall(r"\b(?:failures|errors)=(\d+)", output))
+    return int(ran[1]) - failed, failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Starts the switch under test: the embedded xdp switch, or BMv2 from PATH."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import grpc
+
+from ptf_tests import network
+
+TARGETS = ("xdp", "bmv2")
+ADDRESS = "127.0.0.1:9559"
+"""Where the switch serves P4Runtime, in its own namespace."""
+
+CPU_PORT = 510
+DEVICE_ID = 1
+START_SECONDS = 30.0
+
+_BMV2 = "simple_switch_grpc"
+
+
+class SwitchError(Exception):
+    """The switch did not start; the message holds what it said."""
+
+
+@contextlib.contextmanager
+def start_switch(
+    target: str, ports: Mapping[int, str], log_dir: Path, address: str = ADDRESS
+) -> Iterator[str]:
+    """Run a switch with these ports (number to interface) in the current namespace; yield its address.
+
+    It waits for a pipeline. Its log is `switch.log` in `log_dir`. Raises SwitchError where it is not on
+    this machine, or does not serve P4Runtime within `START_SECONDS`.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    log = log_dir / "switch.log"
+    with tempfile.TemporaryDirectory(prefix="duet-ptf-") as scratch, log.open("wb") as output:
+        process = subprocess.Popen(
+            _command(target, ports, address, Path(scratch)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=network.die_with_parent,
+        )
+        try:
+            _wait_until_serving(process, address, log)
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _command(target: str, ports: Mapping[int, str], address: str, scratch: Path) -> list[str]:
+    interfaces = [word for number, name in ports.items() for word in ("-i", f"{number}@{name}")]
+    common = ["--device-id", str(DEVICE_ID), "--no-p4", "--log-level", "error", *interfaces]
+    target_options = ["--", "--grpc-server-addr", address, "--cpu-port", str(CPU_PORT)]
+    if target == "xdp":
+        return [sys.executable, "-m", "duet_p4.xdp_switch", *common, *target_options]
+    if target == "bmv2":
+        program = shutil.which(_BMV2)
+        if program is None:
+            raise SwitchError(f"{_BMV2} is not on PATH: install BMv2, or test the xdp target")
+        return [program, *common, "--log-console", *target_options]
+    raise SwitchError(f"no target is called {target!r}; there are {' and '.join(TARGETS)}")
+
+
+def _wait_until_serving(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    with grpc.insecure_channel(address) as channel:
+        ready = grpc.channel_ready_future(channel)
+        waited = 0.0
+        while waited < START_SECONDS:
+            try:
+                ready.result(timeout=0.2)
+                return
+            except grpc.FutureTimeoutError:
+                waited += 0.2
+            if process.poll() is not None:
+                break
+    state = f"ended with status {process.returncode}" if process.poll() is not None else "is not ready"
+    raise SwitchError(f"the switch {state}; its log {log} says:\n{log.read_text(errors='replace')}")
