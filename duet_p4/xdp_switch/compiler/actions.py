@@ -237,7 +237,7 @@ class Actions:
         store = self._layout.store(target, value)
         return [
             "{",
-            f"    __u32 at = {place};",
+            f"    INDEX(at, {place});",
             f"    if (at < {register.size}) {{",
             *indent(store, 2),
             "    }",
@@ -252,7 +252,7 @@ class Actions:
         place = cut(expressions.value(index), 32)
         return [
             "{",
-            f"    __u32 at = {place};",
+            f"    INDEX(at, {place});",
             f"    if (at < {register.size})",
             f"        {name}[at] = {code};",
             "}",

@@ -219,7 +219,7 @@ class Tables:
         yield "{"
         if profile.algorithm is not None:
             yield f"    if (reference & {GROUP_FLAG:#x}u) {{"
-            yield f"        __u32 group = reference & {GROUP_FLAG - 1:#x};"
+            yield f"        INDEX(group, reference & {GROUP_FLAG - 1:#x});"
             yield f"        if (group >= {group_capacity(profile)})"
             yield "            return 0;"
             yield f"        __u64 range = groups_{symbol}[group];"
@@ -227,14 +227,15 @@ class Tables:
             yield "        if (count == 0)"
             yield "            return 0;"
             call = self._calculations.call(Calculations.selector(profile))
-            yield f"        __u32 slot = (range >> 32) + {call} % count;"
+            yield f"        INDEX(slot, (range >> 32) + {call} % count);"
             yield f"        if (slot >= {slot_capacity(profile)})"
             yield "            return 0;"
             yield f"        reference = slots_{symbol}[slot];"
             yield "    }"
-        yield f"    if (reference >= {profile.size + SPARE_HANDLES})"
+        yield "    INDEX(handle, reference);"
+        yield f"    if (handle >= {profile.size + SPARE_HANDLES})"
         yield "        return 0;"
-        yield f"    __u32 at = member_at_{symbol}[reference];"
+        yield f"    INDEX(at, member_at_{symbol}[handle]);"
         yield f"    if (at >= {member_capacity(profile)})"
         yield "        return 0;"
         yield f"    return &members_{symbol}[at];"
@@ -272,9 +273,10 @@ class Tables:
         yield "{"
 
     def _entry_by_handle(self, t: TableLayout, handle: str) -> Iterator[str]:
-        yield f"    if ({handle} == 0 || {handle} >= {t.capacity})"
+        yield f"    INDEX(at, {handle});"
+        yield f"    if (at == 0 || at >= {t.capacity})"
         yield "        return 0;"
-        yield f"    return &entries_{t.symbol}[{handle}];"
+        yield f"    return &entries_{t.symbol}[at];"
         yield "}"
 
     def _key_value(self, t: TableLayout, number: int) -> str:
@@ -308,7 +310,7 @@ class Tables:
             yield f"    slot = nodes_{t.symbol}[({node}) << 4 | ({nibble})];"
             yield "    handle = (__u32)slot ? (__u32)slot : handle;"
         if levels:
-            yield "found:"
+            yield "found:;"
         yield from self._entry_by_handle(t, "handle")
 
     def _fill_key(self, t: TableLayout, target: str) -> Iterator[str]:
@@ -431,7 +433,7 @@ class Tables:
             yield "}"
         else:
             yield "if (!hit) {"
-            yield f"    __u32 at = default_at_{symbol};"
+            yield f"    INDEX(at, default_at_{symbol});"
             yield "    if (at > 1) {"
             yield from indent(self._after_miss(t, None, goto), 2)
             yield "    }"

@@ -35,6 +35,10 @@ typedef __u64 __attribute__((__may_alias__)) any64;
 
 /* Keep clang from deriving one packet pointer from another: the verifier would lose track of its bounds. */
 #define HIDE(pointer) __asm__ volatile("" : "+r"(pointer))
+/* An array index that clang checks and uses as one and the same register, as the verifier wants it. */
+#define INDEX(name, value)                                                                         \
+    __u64 name = (value);                                                                          \
+    HIDE(name)
 /* Make clang read the scratch anew: what it knows of one path would make the verifier walk each path alone. */
 #define BARRIER() __asm__ volatile("" ::: "memory")
 
