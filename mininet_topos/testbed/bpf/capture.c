@@ -50,4 +50,4 @@ int capture(struct xdp_md *ctx)
     return XDP_ABORTED;
 }
 
-char license[] SEC("license") = "GPL";
+char _license[] SEC("license") = "GPL";
