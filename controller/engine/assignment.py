@@ -161,6 +161,7 @@ class _Run:
         self.choose = strategy.begin(topology, demands, previous)
         self.carried = np.zeros(topology.switch_count)
         self.shares = demands.row_share()
+        self.worst = self.ledger.worst()
         self.turn = [turn_of(name, topology.switch_count) for name in demands.names]
 
     def run(self) -> Assignment:
@@ -203,7 +204,9 @@ class _Run:
         if self.excluded is not None:
             costs[self.excluded] = np.inf
         current = SMUX if self.previous is None else int(self.previous[row])
-        switch = self.choose(Candidates(row, traffic, costs, current, self.carried, self.turn[row]))
+        switch = self.choose(
+            Candidates(row, traffic, costs, current, self.carried, self.turn[row], self.worst)
+        )
         if switch == SMUX:
             self.cost[row] = costs.min()
             return False
@@ -213,13 +216,15 @@ class _Run:
         if np.isfinite(costs[rival]):
             self.runner_up[row], self.runner_up_cost[row] = rival, costs[rival]
         self.switch[row] = switch
-        self.bottleneck[row], _ = self.ledger.place(row, switch, origin)
+        self.bottleneck[row], busiest = self.ledger.place(row, switch, origin)
+        self.worst = max(self.worst, busiest)
         self.carried[switch] += traffic
         return True
 
     def _undo(self, row: int, traffic: float, origin: int | None) -> None:
         switch = int(self.switch[row])
         self.ledger.remove(row, switch, origin)
+        self.worst = self.ledger.worst()
         self.carried[switch] -= traffic
         self.switch[row] = SMUX
         self.bottleneck[row] = self.runner_up[row] = -1

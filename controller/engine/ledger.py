@@ -63,6 +63,11 @@ class Ledger(ABC):
         self._add(*self._flow(row, origin), switch, -1.0)
         self.entries[switch] -= self.demands.tables[row]
 
+    def worst(self) -> float:
+        """Return the highest utilization of any resource."""
+        filled = self.entries * np.where(np.isfinite(self._per_entry), self._per_entry, 0.0)
+        return max(float(self.links.max(initial=0.0)), float(filled.max(initial=0.0)))
+
     def _flow(self, row: int, origin: int | None) -> tuple[Ints, Floats, float, Ints, Floats]:
         """Return sources with bit/s, the Internet's bit/s, DIP switches with bit/s."""
         demands = self.demands

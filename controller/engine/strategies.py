@@ -34,7 +34,8 @@ class Candidates:
     `traffic` of the VIP or TIP in bit/s; `costs` per switch: the maximum utilization over the resources
     that placing it there touches, feasible up to 1; `current`, where it was before, or `SMUX`;
     `carried`, the bit/s that each switch carries so far, which fall back to the SMuxes should it fail;
-    `turn`, the switch from which ties are broken, see `turn_of`.
+    `turn`, the switch from which ties are broken, see `turn_of`; `worst`, the highest utilization of any
+    resource so far, so that the paper's MRU of a switch is the larger of `worst` and its cost.
     """
 
     row: int
@@ -43,6 +44,7 @@ class Candidates:
     current: int
     carried: Floats
     turn: int
+    worst: float = 0.0
 
     def best(self) -> int:
         """Return the switch of the smallest cost, `SMUX` where even that is infeasible."""
@@ -53,6 +55,10 @@ class Candidates:
         """Return the first switch of those chosen, counting round from `turn`; at least one must be."""
         after = int(chosen[self.turn :].argmax()) + self.turn
         return after if chosen[after] else int(chosen.argmax())
+
+    def gain(self) -> float:
+        """Return by how much moving from `current` to the best switch lowers the VIP's MRU."""
+        return max(self.worst, float(self.costs[self.current])) - max(self.worst, float(self.costs.min()))
 
     def stays(self) -> bool:
         """Whether it is on a switch and fits there again."""
@@ -100,10 +106,7 @@ class Sticky:
         """Return the rule."""
 
         def rule(candidates: Candidates) -> int:
-            if (
-                candidates.stays()
-                and candidates.costs[candidates.current] - candidates.costs.min() <= self.delta
-            ):
+            if candidates.stays() and candidates.gain() <= self.delta:
                 return candidates.current
             return candidates.best()
 

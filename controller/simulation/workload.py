@@ -81,8 +81,11 @@ class Profile:
                 raise ValueError(f"workload: {name} must be within 0..1, not {getattr(self, name)}")
 
     def scaled(self, vips: int, reference_bps: float) -> Profile:
-        """Return the profile of a smaller data centre: fewer VIPs, less traffic, same sizes per VIP."""
-        share = min(1.0, self.largest_share * self.vips / vips)
+        """Return the profile of another data centre: other VIPs and traffic, the same sizes per VIP.
+
+        The largest VIP's share grows with the square root of the shrinkage, or few VIPs would be too even.
+        """
+        share = min(0.1, self.largest_share * (self.vips / vips) ** 0.5)
         return replace(self, vips=vips, reference_bps=reference_bps, largest_share=share)
 
 

@@ -1,0 +1,74 @@
+"""What is simulated: the size of the network, its VIPs, the traffic, the seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from controller.engine import FatTreeShape, Topology
+from controller.engine.topology import ROUTES
+from controller.simulation import tracefile
+from controller.simulation.workload import TBPS, Profile, Trace, generate
+
+PAPER_TORS = 1600
+SMUX_BPS = (3.6e9, 10e9)
+"""What one SMux carries: the paper's two cases."""
+RATES_TBPS = (1.25, 2.5, 5.0, 10.0)
+"""Total traffic of the paper's data centre; another size gets its share by ToRs."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A set-up. `rates_tbps` are nominal: what the paper's 1600 ToRs would see."""
+
+    name: str = "paper"
+    shape: FatTreeShape = field(default_factory=FatTreeShape)
+    profile: Profile = field(default_factory=Profile)
+    routes: int = ROUTES
+    rates_tbps: tuple[float, ...] = RATES_TBPS
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    samples: int = 200
+    """Random triples of switches whose fallback is computed."""
+    link_samples: int = 10
+    """Random triples of switches whose link loads are computed."""
+    link_seeds: int = 3
+    """How many of the seeds the link loads under failures are computed for."""
+    trace_file: Path | None = None
+
+    def topology(self) -> Topology:
+        """Build the network."""
+        return Topology.fat_tree(self.shape, routes=self.routes)
+
+    def trace(self, topology: Topology, seed: int) -> Trace:
+        """Read the trace file, or draw a trace."""
+        if self.trace_file is not None:
+            return tracefile.read(self.trace_file, topology)
+        return generate(topology, self.profile, seed)
+
+    def bps(self, rate_tbps: float) -> float:
+        """Return the total traffic of this data centre at a nominal rate."""
+        return rate_tbps * TBPS * self.shape.tor_count / PAPER_TORS
+
+
+def paper() -> Scale:
+    """Return the paper's data centre (section 8.1)."""
+    return Scale()
+
+
+def small() -> Scale:
+    """Return 104 switches and 1,200 VIPs, with the paper's traffic per ToR: runs in seconds."""
+    return sized(
+        Scale(name="small", seeds=(1, 2, 3), samples=100, link_samples=5),
+        FatTreeShape(containers=8, tors=8, aggs=4, cores_per_agg=2),
+        vips=1200,
+    )
+
+
+def sized(scale: Scale, shape: FatTreeShape, vips: int) -> Scale:
+    """Return a scale of another size; VIPs, routes and traffic keep the paper's proportions."""
+    profile = scale.profile.scaled(vips, RATES_TBPS[-1] * TBPS * shape.tor_count / PAPER_TORS)
+    routes = max(1, ROUTES * vips // Profile.vips)
+    return replace(scale, shape=shape, profile=profile, routes=routes)
+
+
+__all__ = ["PAPER_TORS", "RATES_TBPS", "SMUX_BPS", "Scale", "paper", "sized", "small"]
