@@ -66,7 +66,11 @@ bench = LazyGroup(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
+        "assignment": Lazy("controller.cli:assignment", "Which switch carries which VIP, and why."),
+        "events": Lazy("controller.cli:events", "What happened."),
+        "status": Lazy("controller.cli:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),
+        "vip": Lazy("controller.cli:vip", "VIPs: what the operator wants."),
     },
 )
 @click.version_option(package_name="duet-p4")

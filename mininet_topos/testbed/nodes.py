@@ -208,7 +208,9 @@ class _Nodes:
             **self._agent(node),
             interfaces=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
-            report_url=f"https://{addresses.CONTROLLER}:{agents.PORT}" if self.plan.controller else None,
+            report_url=f"https://{addresses.CONTROLLER}:{agents.PORT}/v1/health-reports"
+            if self.plan.controller
+            else None,
             report_ca=self.files.ca,
         )
 
