@@ -51,9 +51,9 @@ class UpdaterClient(RestClient):
         """Give a DIP no new flows."""
         return await self.call("POST", f"/v1/vips/{vip}/dips/{dip}/drain", VipRecord)
 
-    async def set_dip_health(self, dip: IPv4Address, *, up: bool) -> None:
-        """Say whether a DIP is fit for traffic."""
-        await self.call("PUT", f"/v1/dips/{dip}/health", DipHealth, body=DipHealth(up=up))
+    async def set_dip_health(self, vip: IPv4Address, dip: IPv4Address, *, up: bool) -> None:
+        """Say whether a DIP is fit for a VIP's traffic."""
+        await self.call("PUT", f"/v1/vips/{vip}/dips/{dip}/health", DipHealth, body=DipHealth(up=up))
 
     async def set_reach(self, device: str, reach: DeviceReach) -> None:
         """Say whether a device answers."""

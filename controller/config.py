@@ -32,7 +32,6 @@ class Intervals(Model):
     """How often the controller does what it does by itself, in seconds."""
 
     health: float = Field(default=0.5, gt=0)
-    dip_health: float = Field(default=1.0, gt=0)
     traffic: float = Field(default=10.0, gt=0)
     repair: float = Field(default=1.0, gt=0, description="retry what failed, settle pinned flows")
     resync: float = Field(default=60.0, gt=0, description="read every device back")

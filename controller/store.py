@@ -25,7 +25,9 @@ CREATE TABLE IF NOT EXISTS vips (
     record  TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS down_dips (
-    address TEXT PRIMARY KEY
+    vip     TEXT NOT NULL,
+    dip     TEXT NOT NULL,
+    PRIMARY KEY (vip, dip)
 );
 CREATE TABLE IF NOT EXISTS events (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -148,16 +150,22 @@ class Store:
         """Forget a VIP; one that is not there is no error."""
         self._db.execute("DELETE FROM vips WHERE address = ?", (str(address),))
 
-    def down_dips(self) -> set[IPv4Address]:
-        """Return the DIPs that are known to be down."""
-        return {IPv4Address(row[0]) for row in self._db.execute("SELECT address FROM down_dips")}
+    def down_dips(self, vip: IPv4Address | None = None) -> set[IPv4Address]:
+        """Return the DIPs that are down for a VIP: by its own check, or with their server.
 
-    def set_dip_down(self, address: IPv4Address, down: bool) -> None:
-        """Remember whether a DIP is down."""
+        Without a VIP, those that are down for any.
+        """
+        rows = self._db.execute("SELECT vip, dip FROM down_dips").fetchall()
+        return {IPv4Address(dip) for of, dip in rows if vip is None or of in ("", str(vip))}
+
+    def set_dip_down(self, dip: IPv4Address, down: bool, vip: IPv4Address | None = None) -> bool:
+        """Remember whether a DIP is down for a VIP (None: for all); returns whether that is new."""
+        of = "" if vip is None else str(vip)
         if down:
-            self._db.execute("INSERT OR IGNORE INTO down_dips VALUES (?)", (str(address),))
+            cursor = self._db.execute("INSERT OR IGNORE INTO down_dips VALUES (?, ?)", (of, str(dip)))
         else:
-            self._db.execute("DELETE FROM down_dips WHERE address = ?", (str(address),))
+            cursor = self._db.execute("DELETE FROM down_dips WHERE vip = ? AND dip = ?", (of, str(dip)))
+        return cursor.rowcount > 0
 
     def add_event(self, kind: str, subject: str, **detail: Any) -> Event:
         """Append an event, drop the oldest beyond `EVENTS_KEPT`, and return it."""

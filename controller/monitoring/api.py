@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
-from controller.monitoring.service import Monitoring
+from controller.monitoring.service import CheckedDip, Monitoring
 from controller.store import TrafficSample
+from duet_p4.host_agent.health import HealthReport
 from duet_p4.rest.app import problem_responses
 
 Seconds = Annotated[float, Query(gt=0, le=10_800, description="how far back")]
@@ -31,9 +31,14 @@ def router(monitoring: Monitoring) -> APIRouter:
         return monitoring.agents()
 
     @api.get("/dips")
-    async def get_dips() -> dict[IPv4Address, bool]:
-        """Return the DIPs that host agents check, and whether they are fit."""
-        return monitoring.dips
+    async def get_dips() -> list[CheckedDip]:
+        """Return the DIPs that servers check, and whether they are fit."""
+        return monitoring.dips()
+
+    @api.post("/health-reports", status_code=204, responses=problem_responses(404, 422))
+    async def report(body: HealthReport) -> None:
+        """Take a host agent's report of its DIPs' health."""
+        await monitoring.report(body)
 
     @api.get("/traffic", responses=problem_responses(422))
     async def get_traffic(seconds: Seconds = 600.0) -> list[TrafficSample]:

@@ -15,9 +15,20 @@ from controller.monitoring.hosts import HostReader
 from controller.monitoring.traffic import TrafficMeter
 from controller.store import Store, TrafficSample
 from controller.updater.service import DeviceReach
-from duet_p4.rest.client import RestClient, RestError
+from duet_p4.host_agent.health import HealthReport
+from duet_p4.model import Model
+from duet_p4.rest.client import RefusedError, RestClient, RestError
+from duet_p4.rest.problems import UnavailableError
 
 logger = logging.getLogger(__name__)
+
+
+class CheckedDip(Model):
+    """A DIP as the check of one VIP sees it."""
+
+    vip: IPv4Address
+    dip: IPv4Address
+    up: bool
 
 
 class Monitoring:
@@ -36,7 +47,6 @@ class Monitoring:
         hosts: Mapping[str, HostReader],
         *,
         health_s: float,
-        dip_health_s: float,
         traffic_s: float,
         misses: int,
         switch_hold_s: float,
@@ -45,7 +55,6 @@ class Monitoring:
         self._store = store
         self._updater = updater
         self._hosts = hosts
-        self._dip_health_s = dip_health_s
         self._traffic_s = traffic_s
         self._switch_hold_s = switch_hold_s
         self._switches = {switch.name for switch in inventory.switches}
@@ -53,14 +62,13 @@ class Monitoring:
         prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
         self._meter = TrafficMeter(prefixes)
         self._holds: dict[str, asyncio.Task[None]] = {}
-        self.dips: dict[IPv4Address, bool] = {}
+        self._dip_up: dict[tuple[IPv4Address, IPv4Address], bool] = {}
 
     async def run(self) -> None:
         """Watch until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch.run(), name="agents")
-                group.create_task(self._repeat(self._dip_health_s, self._read_dip_health), name="dip health")
                 group.create_task(self._repeat(self._traffic_s, self._read_traffic), name="traffic")
         finally:
             for hold in self._holds.values():
@@ -96,23 +104,23 @@ class Monitoring:
             await job()
             await asyncio.sleep(interval_s)
 
-    def _in_reach(self) -> dict[str, HostReader]:
-        states = self._watch.states
-        return {name: host for name, host in self._hosts.items() if states[name].reach is not Reach.LOST}
-
-    async def _read_dip_health(self) -> None:
-        async def read(name: str, host: HostReader) -> None:
+    async def report(self, report: HealthReport) -> None:
+        """Take a server's report of its DIPs' health; what is new goes to the updater."""
+        for health in report.dips:
+            if health.up is None or self._dip_up.get((health.vip, health.dip)) == health.up:
+                continue
             try:
-                found = await host.dip_health()
+                await self._updater.set_dip_health(health.vip, health.dip, up=health.up)
+            except RefusedError as error:
+                logger.info("%s reports on what is not wanted: %s", report.server, error)
+                continue
             except RestError as error:
-                logger.debug("%s tells no health: %s", name, error)
-                return
-            for dip, up in found.items():
-                if self.dips.get(dip, True) != up:
-                    await self._updater.set_dip_health(dip, up=up)
-                self.dips[dip] = up
+                raise UnavailableError(f"the updater cannot be told: {error}") from error
+            self._dip_up[health.vip, health.dip] = health.up
 
-        await self._gather(read)
+    def dips(self) -> list[CheckedDip]:
+        """Return the DIPs that servers check, and whether they are fit."""
+        return [CheckedDip(vip=vip, dip=dip, up=up) for (vip, dip), up in sorted(self._dip_up.items())]
 
     async def _read_traffic(self) -> None:
         samples: list[TrafficSample] = []
@@ -125,13 +133,7 @@ class Monitoring:
                 return
             samples.extend(self._meter.read(time.time(), counts))
 
-        await self._gather(read)
+        states = self._watch.states
+        in_reach = [item for item in self._hosts.items() if states[item[0]].reach is not Reach.LOST]
+        await asyncio.gather(*(read(name, host) for name, host in in_reach))
         self._store.add_traffic(time.time(), samples)
-
-    async def _gather(self, read: Callable[[str, HostReader], Awaitable[None]]) -> None:
-        results = await asyncio.gather(
-            *(read(name, host) for name, host in self._in_reach().items()), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                logger.warning("a reading was lost: %s", result)

@@ -103,10 +103,11 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
         """Give a DIP no new flows; those it has go on."""
         return await updater.drain_dip(vip, dip)
 
-    @api.put("/dips/{dip}/health", tags=["vips"], responses=problem_responses(422))
-    async def set_dip_health(dip: IPv4Address, body: DipHealth) -> DipHealth:
-        """Say whether a DIP is fit for traffic; monitoring does so."""
-        await updater.set_dip_health(dip, up=body.up)
+    @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
+    async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
+        """Say whether a DIP is fit for a VIP's traffic; monitoring does so."""
+        updater.vip(vip)
+        await updater.set_dip_health(dip, up=body.up, vip=vip)
         return body
 
     @api.put("/devices/{name}", tags=["devices"], responses=found)

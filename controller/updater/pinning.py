@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 
 from duet_p4.flow_hash import Flow, flow_hash
-from duet_p4.model import Group, Model, MuxVip, PinnedFlow, Protocol
-
-
-class LiveFlow(Model):
-    """A flow that a host agent sees: who talks to which DIP through a VIP."""
-
-    protocol: int
-    source: IPv4Address
-    source_port: int
-    destination_port: int
-    dip: IPv4Address
+from duet_p4.host_agent.model import LiveFlow
+from duet_p4.model import Group, MuxVip, PinnedFlow, Protocol
 
 
 def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:

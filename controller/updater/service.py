@@ -22,9 +22,10 @@ from controller.store import PlacedTip, Store, VipRecord
 from controller.updater.devices import Device
 from controller.updater.executor import Outcome, execute
 from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
-from controller.updater.pinning import LiveFlow, disturbs, pins
+from controller.updater.pinning import disturbs, pins
 from controller.updater.plan import DeviceState, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
+from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, Model, MuxVip, Vip
 from duet_p4.rest.client import RefusedError, RestError
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
@@ -196,16 +197,20 @@ class Updater:
 
     # What happens to it
 
-    async def set_dip_health(self, dip: IPv4Address, *, up: bool) -> None:
-        """Take a DIP out of service, or back into it; its health is remembered over restarts."""
+    async def set_dip_health(self, dip: IPv4Address, *, up: bool, vip: IPv4Address | None = None) -> None:
+        """Take a DIP out of a VIP's service (None: of every VIP's), or back into it.
+
+        Its health is remembered over restarts.
+        """
         async with self._lock:
-            if (dip in self._store.down_dips()) == (not up):
+            if not self._store.set_dip_down(dip, not up, vip):
                 return
-            self._store.set_dip_down(dip, not up)
-            self._events.add("dip-up" if up else "dip-down", str(dip))
-            for record in self.vips():
-                if any(known.address == dip for known in record.spec.all_dips()):
-                    await self._change(record, record.spec)
+            records = [self.vip(vip)] if vip else self.vips()
+            serving = [r for r in records if any(known.address == dip for known in r.spec.all_dips())]
+            if serving:
+                self._events.add("dip-up" if up else "dip-down", str(dip), vips=len(serving))
+            for record in serving:
+                await self._change(record, record.spec)
 
     async def set_reach(self, device: str, reach: DeviceReach, place: Placer) -> None:
         """Note whether a device answers. One that does not gets no requests; one that does again is repaired.
@@ -219,10 +224,12 @@ class Updater:
                 self._unreachable.discard(device)
                 self._events.add("device-back", device)
             await self.resync([device])
+            await self._set_server_health(device, up=True)
             return
         if device not in self._unreachable:
             self._unreachable.add(device)
             self._events.add("device-unreachable", device)
+            await self._set_server_health(device, up=False)
         if reach is DeviceReach.LOST:
             stranded = [p.address for p in self.placements() if p.switch == device]
             self._events.add("device-lost", device, vips=len(stranded))
@@ -231,6 +238,14 @@ class Updater:
                 target = await place(self.vip(owner))
                 wanted = [Placement(address=a, switch=s) for a, s in target.items() if a in stranded]
                 await self.place(wanted)
+
+    async def _set_server_health(self, device: str, *, up: bool) -> None:
+        """A server whose agent is gone decapsulates nothing: its DIPs go down with it, and come back."""
+        serving = {dip.address for record in self.vips() for dip in record.spec.all_dips()}
+        for server in self._inventory.servers:
+            if server.name == device:
+                for dip in serving.intersection(server.dips):
+                    await self.set_dip_health(dip, up=up)
 
     def _owner(self, address: IPv4Address) -> IPv4Address:
         return next(record.address for record in self.vips() if address in _addresses(record))
@@ -268,7 +283,7 @@ class Updater:
     # How
 
     async def _change(self, old: VipRecord, spec: Vip) -> None:
-        new = change(old, spec, self._store.down_dips(), self.fan_out, self._tips())
+        new = change(old, spec, self._store.down_dips(spec.address), self.fan_out, self._tips())
         new = new.model_copy(update={"revision": old.revision + 1})
         if not disturbs(old.layout, new.layout):
             new = new.model_copy(update={"layout": _repinned(new, old)})

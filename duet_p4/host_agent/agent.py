@@ -25,9 +25,10 @@ from duet_p4 import log, netdev
 from duet_p4.allocation import TableFullError
 from duet_p4.bpf import BpfError
 from duet_p4.host_agent.config import HostConfig
+from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.datapath import EXITS, HostDatapath, Meter, Source
 from duet_p4.host_agent.health import HealthMonitor, HealthReport, Reporter
-from duet_p4.host_agent.model import HostVip
+from duet_p4.host_agent.model import HostVip, LiveFlow
 from duet_p4.journal import Journal, JournalError
 from duet_p4.model import Model
 from duet_p4.rest.app import Health, State, create_app, problem_responses
@@ -112,6 +113,21 @@ class HostService:
             raise UnknownError(f"VIP {address} is not on {self._config.name}")
         return self.vips[address]
 
+    def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+        """Return the TCP connections that DIPs of this server have through a VIP."""
+        self.vip(address)
+        return [
+            LiveFlow(
+                protocol=flow.protocol,
+                source=flow.source,
+                source_port=flow.source_port,
+                destination_port=flow.destination_port,
+                dip=flow.destination,
+            )
+            for flow in live_connections()
+            if self._datapath.origin(flow) == address
+        ]
+
     def health(self) -> HealthReport:
         """Return the verdict of every check."""
         return HealthReport(server=self._config.name, dips=tuple(self._monitor.health()))
@@ -178,6 +194,11 @@ def router(service: HostService, datapath: HostDatapath) -> APIRouter:
     async def delete_vip(vip: IPv4Address) -> HostChange:
         """Stop to serve a VIP."""
         return service.delete_vip(vip)
+
+    @api.get("/vips/{vip}/flows", tags=["vips"], responses=problem_responses(404))
+    async def get_flows(vip: IPv4Address) -> list[LiveFlow]:
+        """List the live TCP connections that this server's DIPs have through a VIP."""
+        return service.live_flows(vip)
 
     @api.get("/health", tags=["status"])
     async def get_health() -> HealthReport:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from duet_p4 import bpf
 from duet_p4.allocation import RangeAllocator, TableFullError
+from duet_p4.flow_hash import Flow
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.model import MAX_DIPS, HostDip, HostVip, Snat
 from duet_p4.model import Group
@@ -94,7 +95,7 @@ class HostDatapath:
         self.outbound = self._object.program("outbound")
         names = (
             *("services", "locals", "snats", "own_slots", "snat_in", "snat_out"),
-            *("meters", "sources", "counters"),
+            *("flows", "meters", "sources", "counters"),
         )
         self._maps = {name: self._object.map(name) for name in names}
         self._links: list[bpf.Link] = []
@@ -148,6 +149,18 @@ class HostDatapath:
             packets, size = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
             found.append(Source(vip, dip, source, packets, size))
         return found
+
+    def origin(self, flow: Flow) -> IPv4Address | None:
+        """Return the VIP that a flow, as its DIP sees it, came through; None if it came to the DIP itself."""
+        key = _FLOW.pack(
+            flow.source.packed,
+            flow.destination.packed,
+            flow.source_port,
+            flow.destination_port,
+            flow.protocol,
+        )
+        value = self._maps["flows"].lookup(key)
+        return IPv4Address(value[:4]) if value else None
 
     def exits(self) -> dict[str, tuple[int, int]]:
         """Return packets and bytes by the names of `EXITS`."""

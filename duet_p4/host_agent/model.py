@@ -115,3 +115,13 @@ class HostVip(Model):
             health=vip.health,
             snat=snat,
         )
+
+
+class LiveFlow(Model):
+    """A connection that a DIP has through a VIP. `source` is the client, the ports are as the VIP's."""
+
+    protocol: int = Field(ge=0, le=255)
+    source: IPv4Address
+    source_port: int = Field(ge=0, le=65535)
+    destination_port: int = Field(ge=0, le=65535)
+    dip: IPv4Address

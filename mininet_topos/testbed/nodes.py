@@ -31,6 +31,8 @@ CONTROLLER = "controller"
 P4RUNTIME = "127.0.0.1:9559"
 """Where a P4 switch answers, inside its node."""
 
+_CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{agents.PORT}"
+
 _SPACE = tuple(
     PrefixRange(network=network, shortest=shortest, longest=longest)
     for network, shortest, longest in (
@@ -208,9 +210,7 @@ class _Nodes:
             **self._agent(node),
             interfaces=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
-            report_url=f"https://{addresses.CONTROLLER}:{agents.PORT}/v1/health-reports"
-            if self.plan.controller
-            else None,
+            report_url=f"{_CONTROLLER_URL}/v1/health-reports" if self.plan.controller else None,
             report_ca=self.files.ca,
         )
 

@@ -3,8 +3,9 @@ from ipaddress import IPv4Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.updater.pinning import LiveFlow, disturbs, pins
+from controller.updater.pinning import disturbs, pins
 from duet_p4.flow_hash import Flow, flow_hash
+from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxVip, Protocol
 
 VIP = IPv4Address("10.0.0.1")

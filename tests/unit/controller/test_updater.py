@@ -10,10 +10,10 @@ from controller.events import EventLog
 from controller.inventory import Inventory, Role, SMux, Switch, TableSizes
 from controller.store import Store, VipRecord
 from controller.updater.devices import MuxDevice
-from controller.updater.pinning import LiveFlow
 from controller.updater.plan import DeviceKind
 from controller.updater.service import Placement, Updater
 from duet_p4.flow_hash import Flow, flow_hash
+from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, Vip
 from duet_p4.rest.client import MuxClient
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError

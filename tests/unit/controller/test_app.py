@@ -1,0 +1,221 @@
+"""The whole controller over real muxes' REST interface: three modules in one process, on real sockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import httpx
+import pytest
+
+from controller.app import running
+from controller.client import ControllerClient
+from controller.config import ControllerConfig, Intervals, Listen
+from controller.engine.api import Request
+from controller.engine.planner import StrategyName
+from controller.inventory import Inventory, Link, Role, SMux, Switch
+from controller.updater.service import DeviceReach, Placement
+from duet_p4.model import Dip, Vip
+from duet_p4.rest.client import RefusedError
+from tests.unit.controller.memory_mux import MemoryMux, served
+
+TOKEN = "let-me-in"
+VIP = IPv4Address("10.0.0.1")
+SWITCHES = {"tor1": Role.TOR, "tor2": Role.TOR, "agg1": Role.AGG, "core1": Role.CORE}
+
+
+def dips(count: int) -> tuple[Dip, ...]:
+    return tuple(Dip(address=IPv4Address("100.1.1.1") + i) for i in range(count))
+
+
+class Testbed:
+    __test__ = False
+
+    def __init__(self, muxes: dict[str, MemoryMux], url: str, socket: Path, client: ControllerClient) -> None:
+        self.muxes = muxes
+        self.url = url
+        self.socket = socket
+        self.client = client
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(20):
+            while not await condition():  # noqa: ASYNC110 - the state is another process's to tell
+                await asyncio.sleep(0.02)
+
+    async def ready(self) -> bool:
+        agents = await self.client.agents()
+        return all(agent.reach == "ready" for agent in agents)
+
+
+@asynccontextmanager
+async def controlled(path: Path) -> AsyncIterator[Testbed]:
+    async with AsyncExitStack() as stack:
+        muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
+        urls = {name: await stack.enter_async_context(served(mux)) for name, mux in muxes.items()}
+        inventory = Inventory(
+            switches=tuple(
+                Switch(
+                    name=name,
+                    role=role,
+                    agent=urls[name],
+                    container=None if role is Role.CORE else 1,
+                    loopback=IPv4Address("172.30.0.1"),
+                )
+                for name, role in SWITCHES.items()
+            ),
+            smuxes=(
+                SMux(name="smux1", agent=urls["smux1"], switch="tor1", address=IPv4Address("172.30.0.9")),
+            ),
+            links=tuple(
+                Link(ends=ends, capacity_bps=1e9)
+                for ends in (("tor1", "agg1"), ("tor2", "agg1"), ("agg1", "core1"))
+            ),
+            vip_prefix=IPv4Network("10.0.0.0/16"),
+            tip_prefix=IPv4Network("20.0.0.0/24"),
+        )
+        (path / "inventory.json").write_text(inventory.model_dump_json())
+        (path / "token").write_text(TOKEN)
+        config = ControllerConfig(
+            database=path / "controller.db",
+            inventory=path / "inventory.json",
+            listen=Listen(port=0),
+            socket=path / "controller.sock",
+            token_file=path / "token",
+            intervals=Intervals(health=0.05, repair=0.05, assignment=None),
+            switch_hold_s=0.2,
+        )
+        url = await stack.enter_async_context(running(config))
+        client = ControllerClient("http://controller", token=TOKEN, local=config.socket)
+        await stack.enter_async_context(client)
+        testbed = Testbed(muxes, url, path / "controller.sock", client)
+        await testbed.until(testbed.ready)
+        yield testbed
+
+
+def run(path: Path, scenario: Callable[[Testbed], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with controlled(path) as testbed:
+            await scenario(testbed)
+
+    asyncio.run(main())
+
+
+def test_the_engine_places_a_new_vip_and_explains_an_assignment(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        record = await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        assert record.switch in SWITCHES
+        assert VIP in testbed.muxes[record.switch].held and VIP in testbed.muxes["smux1"].held
+        result = await testbed.client.compute(Request(strategy=StrategyName.GREEDY))
+        (placed,) = result.placements
+        explained = await testbed.client.explain(VIP)
+        assert explained == placed and "table of" in (placed.bottleneck or "")
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_of_more_dips_than_a_table_holds_is_placed_with_its_tips(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        record = await testbed.client.add_vip(Vip(address=VIP, dips=dips(1000)))
+        assert len(record.tips) == 2 and all(tip.switch in SWITCHES for tip in record.tips)
+        assert len({tip.switch for tip in record.tips}) == 2, "512 entries of a switch do not hold two TIPs"
+
+    run(tmp_path, scenario)
+
+
+def test_a_lost_switch_gives_its_vips_to_another_and_is_cleaned_when_it_is_back(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        other = [name for name in SWITCHES if name != "tor1"]
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        await testbed.client.assign([Placement(address=VIP, switch="tor1")])
+        for mux in testbed.muxes.values():
+            mux.log.clear()
+        await testbed.client.set_reach("tor1", DeviceReach.LOST)
+        record = await testbed.client.vip(VIP)
+        assert record.switch in other
+        assert VIP in testbed.muxes[str(record.switch)].held
+        await testbed.client.set_reach("tor1", DeviceReach.READY)
+        assert VIP not in testbed.muxes["tor1"].held
+        kinds = [event.kind for event in await testbed.client.events()]
+        assert "device-lost" in kinds and "device-back" in kinds
+
+    run(tmp_path, scenario)
+
+
+def test_a_write_without_the_token_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as stranger:
+            body = Vip(address=VIP, dips=dips(2)).model_dump(mode="json")
+            for headers in ({}, {"Authorization": "Bearer wrong"}):
+                reply = await stranger.post("/v1/vips", json=body, headers=headers)
+                assert reply.status_code == 401
+            assert (await stranger.get("/v1/vips")).json() == []
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({"address": "10.0.0.1", "dips": [{"address": "100.1.1.1"}], "colour": "red"}, 422, "colour"),
+        ({"address": "10.0.0.300", "dips": [{"address": "100.1.1.1"}]}, 422, "10.0.0.300"),
+        ({"address": "10.0.0.1", "dips": [{"address": "2001:db8::7"}]}, 422, "2001:db8::7"),
+        ({"address": "192.0.2.1", "dips": [{"address": "100.1.1.1"}]}, 422, "192.0.2.1"),
+        ({"address": "10.0.0.1", "dips": [{"address": "10.0.0.2"}]}, 422, "10.0.0.2"),
+        ({"address": "10.0.0.9", "dips": [{"address": "100.1.1.1"}]}, 409, "10.0.0.9"),
+    ],
+)
+def test_a_bad_vip_is_a_problem_that_names_the_value_and_changes_nothing(
+    tmp_path: Path, body: dict[str, object], status: int, named: str
+) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        before = await testbed.client.add_vip(Vip(address=IPv4Address("10.0.0.9"), dips=dips(2)))
+        async with httpx.AsyncClient(
+            base_url=testbed.url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}
+        ) as client:
+            reply = await client.post("/v1/vips", json=body)
+        assert reply.status_code == status, reply.text
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert named in reply.text
+        assert await testbed.client.vips() == [before]
+
+    run(tmp_path, scenario)
+
+
+def test_events_can_be_followed_as_they_happen(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        transport = httpx.AsyncHTTPTransport(uds=str(testbed.socket))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+            client.stream("GET", "/v1/events/stream") as stream,
+        ):
+            await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+            async with asyncio.timeout(10):
+                async for line in stream.aiter_lines():
+                    if line.startswith("data: ") and json.loads(line[6:])["kind"] == "vip-added":
+                        return
+
+    run(tmp_path, scenario)
+
+
+def test_draining_the_last_dip_is_refused(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        drained = await testbed.client.drain(VIP, dips(1)[0].address)
+        assert drained.layout.group is not None
+        assert [dip.address for dip in drained.layout.group.used()] == [dips(2)[1].address]
+        with pytest.raises(RefusedError, match="the last one"):
+            await testbed.client.drain(VIP, dips(2)[1].address)
+
+    run(tmp_path, scenario)
+
+
+def test_metrics_are_in_the_prometheus_format(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        record = await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
+            text = (await client.get("/metrics")).text
+        assert f'duet_vips{{switch="{record.switch}"}} 1.0' in text
+
+    run(tmp_path, scenario)
