@@ -11,16 +11,20 @@ from typing import TypeVar
 
 import networkx as nx
 
-from duet_p4.rest import credentials
+from controller.client import ControllerClient
 from duet_p4.rest.app import State
 from duet_p4.rest.client import MuxClient, RestClient, RestError
-from mininet_topos import fattree
+from duet_p4.rest.credentials import Credentials, read_token
+from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import namespaces
 from mininet_topos.testbed.folder import Folder, TestbedError
 
 PORT = 8443
 """Where every agent answers, on its management address."""
+
+CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{PORT}"
+"""Where the controller answers to agents; the operator has a Unix socket."""
 
 Result = TypeVar("Result")
 
@@ -58,8 +62,8 @@ class Agents:
 @asynccontextmanager
 async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
     """Yield clients of every agent; meanwhile the calling thread is in the testbed's root namespace."""
-    files = credentials.Credentials(folder.credentials)
-    token = credentials.read_token(files.token_file)
+    files = Credentials(folder.credentials)
+    token = read_token(files.token_file)
     with namespaces.entered(folder.root):
         async with AsyncExitStack() as stack:
 
@@ -75,6 +79,14 @@ async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
                 if node.is_dip:
                     found.servers[node.name] = await client(RestClient, node)
             yield found
+
+
+@asynccontextmanager
+async def controller(folder: Folder) -> AsyncIterator[ControllerClient]:
+    """Yield a client of the controller, over its Unix socket."""
+    token = read_token(Credentials(folder.credentials).token_file)
+    async with ControllerClient("http://controller", token=token, local=folder.controller_socket) as client:
+        yield client
 
 
 async def await_ready(agents: Agents, deadline: float, tell: Callable[[int, int], None]) -> None:

@@ -327,7 +327,7 @@ def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
 
         lifecycle.launch(folder, plan, tell)
         try:
-            asyncio.run(operate(folder, graph, stated, tell))
+            asyncio.run(operate(folder, plan, stated, tell))
         except TestbedError as error:
             raise TestbedError(
                 f"{error}\nThe testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows "

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import cycle
 
 import networkx as nx
 
-from controller.store import PlacedTip, VipRecord
-from controller.updater.layout import lay_out, tip_allocator
-from duet_p4.hmux import pipeline
-from duet_p4.host_agent.model import HostVip
-from duet_p4.model import Dip
-from mininet_topos import addresses, fattree
-from mininet_topos.addresses import SWITCHES, Kind
+from controller.client import ControllerClient
+from duet_p4.rest.app import State
+from duet_p4.rest.client import RestError
+from mininet_topos import fattree
+from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import checks, probe
+from mininet_topos.testbed import checks, placement, probe
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Progress
 from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
 
@@ -32,8 +30,9 @@ _PROBE_TIMEOUT_S = 0.5
 Tell = Callable[[Progress], None]
 
 
-async def operate(folder: Folder, graph: nx.Graph, stated: Sequence[StatedVip], tell: Tell) -> None:
+async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell: Tell) -> None:
     """Make a launched testbed serve `stated`. Raises `TestbedError` saying what does not come up."""
+    graph = fattree.fattree(plan.size)
     async with agents_module.connect(folder, graph) as agents:
         await agents_module.await_ready(
             agents,
@@ -42,62 +41,38 @@ async def operate(folder: Folder, graph: nx.Graph, stated: Sequence[StatedVip], 
         )
         await _await_sessions(agents, time.monotonic() + CONVERGED_TIMEOUT_S, tell)
         tell(Progress(step="VIPs", total=len(stated)))
-        await _give(agents, place(stated, graph))
+        if plan.controller:
+            async with agents_module.controller(folder) as controller:
+                await _await_controller(controller, time.monotonic() + READY_TIMEOUT_S)
+                await _hand_over(controller, stated, graph)
+        else:
+            await placement.give(agents, placement.place(stated, graph))
     tell(Progress(step="convergence"))
     await asyncio.to_thread(_await_answers, folder, graph, stated)
 
 
-def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:
-    """Lay VIPs out and put each on the switch that is stated, or else on one switch after the other."""
-    switches = [node.name for node in fattree.nodes(graph, *SWITCHES)]
-    turn = cycle(switches)
-    allocate = tip_allocator(addresses.TIPS, ())
-    records = []
+async def _hand_over(controller: ControllerClient, stated: Sequence[StatedVip], graph: nx.Graph) -> None:
+    """Give the controller the operator's VIPs; those without a switch go where its engine says."""
     for entry in stated:
-        record = lay_out(entry.vip, pipeline.sizes()["tunneling_table"], allocate)
-        switch = None if entry.switch == ON_SMUXES else entry.switch or next(turn)
-        # A TIP is of use on another switch than its VIP's: that is where the table space is.
-        others = cycle(name for name in switches if name != switch)
-        tips = tuple(PlacedTip(tip=tip.tip, switch=next(others) if switch else None) for tip in record.tips)
-        records.append(record.model_copy(update={"switch": switch, "tips": tips}))
-    return records
+        switch = None if entry.switch == ON_SMUXES else entry.switch
+        record = await controller.add_vip(entry.vip, switch)
+        if entry.switch == ON_SMUXES:
+            await controller.migrate(entry.vip.address, None)
+        elif switch is not None and record.tips:
+            await controller.assign(placement.tips(record, switch, graph))
 
 
-async def _give(agents: Agents, records: Sequence[VipRecord]) -> None:
-    """Servers first, then SMuxes, then HMuxes: no mux sends to a DIP that does not know its VIP yet."""
-    servers = [node for node in fattree.nodes(agents.graph, Kind.SERVER) if node.is_dip]
-    await agents_module.gather([_give_server(agents, node, records) for node in servers])
-    await agents_module.gather([_give_smux(agents, name, records) for name in agents.smuxes])
-    await agents_module.gather([_give_switch(agents, name, records) for name in agents.switches])
-
-
-async def _give_server(agents: Agents, node: fattree.Node, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        wanted = HostVip.of(
-            record.spec, record.layout, [tip.tip for tip in record.tips], partial(_is_on, node)
-        )
-        if wanted is not None:
-            await agents.servers[node.name].call("PUT", f"/v1/vips/{record.address}", object, body=wanted)
-
-
-async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        for placed in record.tips:
-            await agents.smuxes[name].put_tip(placed.tip)
-        await agents.smuxes[name].put_vip(record.layout)
-
-
-async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        for placed in record.tips:
-            if placed.switch == name:
-                await agents.switches[name].put_tip(placed.tip)
-        if record.switch == name:
-            await agents.switches[name].put_vip(record.layout)
-
-
-def _is_on(node: fattree.Node, dip: Dip) -> bool:
-    return node.prefix is not None and dip.encap in node.prefix
+async def _await_controller(controller: ControllerClient, deadline: float) -> None:
+    while True:
+        try:
+            if (await controller.health()).state is State.READY:
+                return
+            problem = "it is not ready"
+        except RestError as error:
+            problem = str(error)
+        if time.monotonic() > deadline:
+            raise TestbedError(f"the controller does not come up: {problem}; `duet testbed logs root`")
+        await asyncio.sleep(_POLL_S)
 
 
 async def _await_sessions(agents: Agents, deadline: float, tell: Tell) -> None:

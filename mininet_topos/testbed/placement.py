@@ -1,0 +1,79 @@
+"""VIPs put on muxes and servers once, where no controller does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import cycle
+
+import networkx as nx
+
+from controller.store import PlacedTip, VipRecord
+from controller.updater.layout import lay_out, tip_allocator
+from controller.updater.service import Placement
+from duet_p4.hmux import pipeline
+from duet_p4.host_agent.model import HostVip
+from duet_p4.model import Dip
+from mininet_topos import addresses, fattree
+from mininet_topos.addresses import SWITCHES, Kind
+from mininet_topos.testbed import agents as agents_module
+from mininet_topos.testbed.agents import Agents
+from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
+
+
+def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:
+    """Lay VIPs out and put each on the switch that is stated, or else on one switch after the other."""
+    switches = [node.name for node in fattree.nodes(graph, *SWITCHES)]
+    turn = cycle(switches)
+    allocate = tip_allocator(addresses.TIPS, ())
+    records = []
+    for entry in stated:
+        record = lay_out(entry.vip, pipeline.sizes()["tunneling_table"], allocate)
+        switch = None if entry.switch == ON_SMUXES else entry.switch or next(turn)
+        where = {} if switch is None else {p.address: p.switch for p in tips(record, switch, graph)}
+        placed = tuple(PlacedTip(tip=tip.tip, switch=where.get(tip.tip.address)) for tip in record.tips)
+        records.append(record.model_copy(update={"switch": switch, "tips": placed}))
+    return records
+
+
+def tips(record: VipRecord, switch: str, graph: nx.Graph) -> list[Placement]:
+    """Put a VIP's TIPs on other switches than its own: they have the table space."""
+    others = cycle(node.name for node in fattree.nodes(graph, *SWITCHES) if node.name != switch)
+    return [Placement(address=tip.tip.address, switch=next(others)) for tip in record.tips]
+
+
+async def give(agents: Agents, records: Sequence[VipRecord]) -> None:
+    """Servers first, then SMuxes, then HMuxes: no mux sends to a DIP that does not know its VIP yet."""
+    servers = [node for node in fattree.nodes(agents.graph, Kind.SERVER) if node.is_dip]
+    await agents_module.gather([_give_server(agents, node, records) for node in servers])
+    await agents_module.gather([_give_smux(agents, name, records) for name in agents.smuxes])
+    await agents_module.gather([_give_switch(agents, name, records) for name in agents.switches])
+
+
+async def _give_server(agents: Agents, node: fattree.Node, records: Sequence[VipRecord]) -> None:
+    for record in records:
+        wanted = HostVip.of(
+            record.spec, record.layout, [tip.tip for tip in record.tips], partial(_is_on, node)
+        )
+        if wanted is not None:
+            await agents.servers[node.name].call("PUT", f"/v1/vips/{record.address}", object, body=wanted)
+
+
+async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
+    for record in records:
+        for placed in record.tips:
+            await agents.smuxes[name].put_tip(placed.tip)
+        await agents.smuxes[name].put_vip(record.layout)
+
+
+async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
+    for record in records:
+        for placed in record.tips:
+            if placed.switch == name:
+                await agents.switches[name].put_tip(placed.tip)
+        if record.switch == name:
+            await agents.switches[name].put_vip(record.layout)
+
+
+def _is_on(node: fattree.Node, dip: Dip) -> bool:
+    return node.prefix is not None and dip.encap in node.prefix
