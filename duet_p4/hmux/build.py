@@ -1,6 +1,7 @@
-"""Compiles hmux.p4 with p4c: `python -m duet_p4.hmux.build`, or `make p4`.
+"""Compiles P4 programs with p4c: `python -m duet_p4.hmux.build SOURCE...`, or `make p4`.
 
-p4c is in no package registry, so its output is committed beside a digest of the sources it came from.
+p4c is in no package registry, so its output is committed, in `build/` beside the source, with a digest of
+the sources it came from.
 """
 
 from __future__ import annotations
@@ -9,38 +10,39 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from duet_p4.hmux.pipeline import DEVICE_CONFIG, P4_SOURCES, P4INFO
-
 COMPILER = "p4c-bm2-ss"
-DIGEST = P4_SOURCES / "build" / "sources.sha256"
 
 
-def sources() -> list[Path]:
-    """Return every P4 source of the HMux."""
-    return [P4_SOURCES / "hmux.p4", *sorted((P4_SOURCES / "include").glob("*.p4"))]
+def outputs(source: Path) -> tuple[Path, Path, Path]:
+    """Return where a program's device config (BMv2 JSON), P4Info and digest of sources are."""
+    stem = source.parent / "build" / source.stem
+    return stem.with_suffix(".json"), stem.with_suffix(".p4info.txtpb"), stem.with_suffix(".sha256")
 
 
-def digest() -> str:
-    """Return the SHA-256 of the P4 sources, names included."""
+def digest(source: Path) -> str:
+    """Return the SHA-256 of a program and of what it may include (`include/`), names and contents."""
     sha = hashlib.sha256()
-    for path in sources():
-        sha.update(path.relative_to(P4_SOURCES).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in [source, *sorted((source.parent / "include").glob("*.p4"))]:
+        sha.update(path.relative_to(source.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()
 
 
-def compile_p4(source: Path, device_config: Path, p4info: Path) -> None:
-    """Compile a v1model program; paths are relative to the working directory, as p4c writes them down.
+def compile_p4(source: Path) -> None:
+    """Compile a v1model program. p4c writes the paths down as given, so give relative ones.
 
-    Raises FileNotFoundError where p4c is not on PATH, and CalledProcessError where it finds an error
-    or a warning.
+    Raises FileNotFoundError where p4c or the source is not there, and CalledProcessError where p4c
+    finds an error or a warning.
     """
     if shutil.which(COMPILER) is None:
         raise FileNotFoundError(
-            f"{COMPILER} is not on PATH; get p4c from https://github.com/p4lang/p4c, or use the committed "
-            f"output in {device_config.parent}"
+            f"{COMPILER} is not on PATH: get p4c from https://github.com/p4lang/p4c, "
+            "or use its committed output"
         )
+    device_config, p4info, digest_file = outputs(source)
+    device_config.parent.mkdir(exist_ok=True)
     subprocess.run(
         [
             *(COMPILER, "--std", "p4-16", "--Werror"),
@@ -48,24 +50,21 @@ def compile_p4(source: Path, device_config: Path, p4info: Path) -> None:
         ],
         check=True,
     )
+    digest_file.write_text(f"{digest(source)}\n")
 
 
-def main() -> int:
-    """Compile hmux.p4 and write down the digest of its sources."""
-    root = P4_SOURCES.parent
-    if Path.cwd() != root:
-        print(f"run this in {root}: p4c writes relative paths into its output", file=sys.stderr)
-        return 2
-    DIGEST.parent.mkdir(exist_ok=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile the programs named on the command line, each into `build/` beside it."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        compile_p4(*(path.relative_to(root) for path in (P4_SOURCES / "hmux.p4", DEVICE_CONFIG, P4INFO)))
+        for source in map(Path, arguments):
+            compile_p4(source)
+            print(f"compiled {source} into {outputs(source)[0]}")
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         return error.returncode
-    DIGEST.write_text(f"{digest()}\n")
-    print(f"compiled {len(sources())} sources into {DEVICE_CONFIG.relative_to(root)}")
     return 0
 
 

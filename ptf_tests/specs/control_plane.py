@@ -73,6 +73,20 @@ class OtherEtherTypesAreDropped(HmuxTest):
             self.expect_drop(CLIENT_PORT, data, DropReason.ETHER_TYPE)
 
 
+class UnconfiguredSwitchBalancesNothing(HmuxTest):
+    """Until it knows its own address, a switch passes control traffic only: tunnels would have no source."""
+
+    def runTest(self) -> None:
+        self.switch.push_pipeline()
+        self.expect_drop(CLIENT_PORT, tcp(CLIENT, VIP, 1, 2), DropReason.NOT_CONFIGURED)
+        self.switch.write([+entries.punt(entries.ETHERTYPE_ARP)])
+        arp = raw(Ether(src=SENDER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(pdst="172.31.0.1"))
+        self.send(CLIENT_PORT, arp)
+        self.assertEqual(self.packet_in(), (CLIENT_PORT, arp))
+        self.switch.send(entries.packet_out(2, arp))
+        self.expect(2, arp)
+
+
 class CpuSendsByAnyPort(HmuxTest):
     """A packet-out leaves by the port it names, byte for byte, whatever it holds."""
 

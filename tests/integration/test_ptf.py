@@ -1,0 +1,88 @@
+"""The packet tests of ptf_tests/, as `make ptf` runs them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ptf_tests", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return children.union(*(descendants(child) for child in children)) if children else set()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_behaviour_holds_on_xdp():
+    process = start("--target", "xdp")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert " passed, 0 failed" in output.splitlines()[-1]
+
+
+@pytest.mark.skipif(shutil.which("simple_switch_grpc") is None, reason="simple_switch_grpc is not on PATH")
+def test_every_behaviour_holds_on_bmv2():
+    process = start("--target", "bmv2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert " passed, 0 failed" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_behind(end):
+    process = start("--target", "xdp")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.rstrip().endswith("ok"):
+            break
+    else:
+        pytest.fail("no test ran")
+    family = descendants(process.pid)
+    assert len(family) >= 2, "the switch and ptf should run"
+    process.send_signal(end)
+    process.stdout.close()
+    assert process.wait(timeout=20) != 0
+    deadline = time.monotonic() + 5
+    while left := [pid for pid in family if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.02)
+
+
+def test_a_switch_that_cannot_start_is_said():
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    if shutil.which("simple_switch_grpc", path=environment["PATH"]):
+        pytest.skip("simple_switch_grpc is in a system folder")
+    result = subprocess.run(
+        [sys.executable, "-m", "ptf_tests", "--target", "bmv2"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert "simple_switch_grpc is not on PATH" in result.stderr
