@@ -20,9 +20,10 @@ from pydantic import ValidationError
 
 from duet_p4 import log
 from mininet_topos import fattree
-from mininet_topos.testbed import nodes, wiring
+from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.network import Network
+from mininet_topos.testbed.nodes import processes
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Answer, Progress, Request
 from mininet_topos.testbed.supervisor import Supervisor
@@ -44,10 +45,10 @@ class Launcher:
         wiring.prepare_root(folder.root)
         Network(self.graph, folder, create=True)
         report(Progress(step="programs"))
-        processes = nodes.processes(self.graph, folder, plan)
-        self.supervisor = Supervisor(processes, self._open_descriptors)
+        wanted = processes(self.graph, folder, plan)
+        self.supervisor = Supervisor(wanted, self._open_descriptors)
         self.listener = _listen(folder.socket)
-        report(Progress(step="processes", total=len(processes)))
+        report(Progress(step="processes", total=len(wanted)))
         self.supervisor.start()
 
     def run(self) -> None:
