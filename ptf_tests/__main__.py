@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import grpc
+
 from duet_p4.hmux import pipeline
 from ptf_tests import network
 from ptf_tests.p4runtime import P4Runtime
@@ -41,6 +43,9 @@ def main() -> int:
     except (PermissionError, SwitchError) as error:
         print(error, file=sys.stderr)
         return 2
+    except grpc.RpcError as error:
+        print(f"the switch refused the pipeline: {error.details()}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

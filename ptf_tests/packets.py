@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import struct
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ CLIENT = IPv4Address("100.9.9.9")
 LOOPBACK = IPv4Address("172.30.0.7")
 ETHERNET_LENGTH = 14
 IPV4_LENGTH = 20
+
+# Every address is given; scapy need not look for a route.
+logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
 
 SENDER_MAC = "02:00:00:00:00:aa"
 SWITCH_MAC = "02:00:00:00:00:bb"
