@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
+from typing import cast
 
 _MAX_REQUEST = 16_384
 _MAX_BYTES = 1 << 30
@@ -99,8 +100,7 @@ class _Echo(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         assert self._transport is not None
@@ -145,9 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", default="", help="the server's name, as told to clients")
     parser.add_argument("--http", action="append", type=int, metavar="PORT", help="default: 80; repeatable")
     parser.add_argument("--udp", action="append", type=int, metavar="PORT", help="default: 7; repeatable")
+    parser.add_argument("--ready", action="store_true", help="print `ready` once clients may connect")
     options = parser.parse_args(argv)
+    http_ports, udp_ports = options.http or [80], options.udp or [7]
     try:
-        asyncio.run(_run(options.name, options.dips, options.http or [80], options.udp or [7]))
+        asyncio.run(_run(options.name, options.dips, http_ports, udp_ports, tell=options.ready))
     except OSError as error:
         print(f"duet_p4.dip_server: {error}", file=sys.stderr)
         return 1
@@ -155,12 +157,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(
-    name: str, dips: Sequence[IPv4Address], http_ports: Sequence[int], udp_ports: Sequence[int]
+    name: str,
+    dips: Sequence[IPv4Address],
+    http_ports: Sequence[int],
+    udp_ports: Sequence[int],
+    *,
+    tell: bool,
 ) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with serving(name, dips, http_ports, udp_ports):
+        if tell:
+            print("ready", flush=True)
         await ended.wait()
 
 

@@ -38,7 +38,7 @@ class Verdict(Enum):
 
     DROP = 1
     PASS = 2
-    SEND = 3
+    SEND = 4
 
 
 class Kind(Enum):

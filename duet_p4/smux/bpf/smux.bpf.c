@@ -198,6 +198,12 @@ static __always_inline void fill_outer(struct iphdr *outer, __be32 source, __be3
                             .daddr = destination};
 }
 
+/* Not XDP_TX: a veth holds that back until its peer has an XDP program; for a redirect NAPI is enough. */
+static __always_inline int send_back(const struct xdp_md *ctx)
+{
+    return bpf_redirect(ctx->ingress_ifindex, 0);
+}
+
 /* Answer the client: replace its packet by an ICMP error that quotes its header and 8 bytes more. */
 static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8 type, __u8 code, __u16 mtu,
                                  enum smux_counter how)
@@ -242,7 +248,7 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
         sum += word[i];
     }
     icmp->checksum = checksum_fold(sum);
-    return leave(how, packet->length, XDP_TX);
+    return leave(how, packet->length, send_back(ctx));
 }
 
 /* Whether an ICMP error may answer this packet (RFC 1812, 4.3.2.7): not an error, not a later fragment,
@@ -285,7 +291,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
     outer->id = identification;
     outer->frag_off = dont_fragment;
     outer->check = checksum_fold(checksum_add_header(outer));
-    return leave(how, packet->length, XDP_TX);
+    return leave(how, packet->length, send_back(ctx));
 }
 
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)

@@ -23,7 +23,7 @@ from duet_p4.smux.xdp import XdpDatapath
 from tests.unit.smux import packets
 from tests.unit.smux.packets import ANNOUNCED, FIXTURES, MTU, MUX, Fixture, client, group, wire
 
-XDP_TX = 3
+XDP_REDIRECT = 4
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root")
 PATHS = [
     pytest.param("scapy"),
@@ -69,7 +69,7 @@ class Mux:
         assert len(changed) == 1, f"one exit expected, got {changed}"
         name, counted = next(iter(changed.items()))
         assert counted == (1, len(frame)), f"{name} counted {counted}, not one frame of {len(frame)} bytes"
-        expected = {"PASS": 2, "DROP": 1}.get(name.partition("_")[0], XDP_TX)
+        expected = {"PASS": 2, "DROP": 1}.get(name.partition("_")[0], XDP_REDIRECT)
         assert verdict == expected, f"{name} has verdict {verdict}, expected {expected}"
         return name, out
 

@@ -1,0 +1,452 @@
+"""Real clients, real servers, real packets: SMux and host agents between them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from scipy.stats import chisquare
+
+from duet_p4.flow_hash import Flow, flow_hash
+from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.model import HostDip, HostVip, Snat
+from duet_p4.model import Dip, Group, MuxTip, MuxVip
+from tests.integration.balanced import (
+    CLIENT,
+    DIPS,
+    ECHO,
+    HTTP,
+    MUX,
+    REMOTE,
+    Balanced,
+    balanced,
+    run,
+)
+from tests.integration.netns import inside
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and eBPF"),
+]
+ALL = (*DIPS["server1"], *DIPS["server2"])
+TIMEOUT_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Balanced]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    with balanced() as made:
+        yield made
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def client(network: Balanced) -> Iterator[Balanced]:
+    """The network, with the test running at the client."""
+    with inside(network.client):
+        yield network
+
+
+class Connection:
+    """An HTTP connection that stays open; each request says which DIP answered."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, vip: str) -> "Connection":
+        async with asyncio.timeout(TIMEOUT_S):
+            return cls(*await asyncio.open_connection(vip, HTTP))
+
+    async def get(self, path: str = "/") -> bytes:
+        async with asyncio.timeout(TIMEOUT_S):
+            self.writer.write(f"GET {path} HTTP/1.1\r\nHost: vip\r\n\r\n".encode())
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            assert head.startswith("HTTP/1.1 200"), head
+            length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+            return await self.reader.readexactly(length)
+
+    async def dip(self) -> IPv4Address:
+        return IPv4Address(json.loads(await self.get())["dip"])
+
+    @property
+    def port(self) -> int:
+        return int(self.writer.get_extra_info("sockname")[1])
+
+
+def udp(timeout: float = TIMEOUT_S) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(timeout)
+    return made
+
+
+def test_http_is_answered_by_every_dip_in_its_share(client: Balanced) -> None:
+    vip = client.put_vip("10.0.0.1", ALL)
+    assert vip.group
+
+    async def ask() -> list[tuple[int, IPv4Address]]:
+        connections = [await Connection.open("10.0.0.1") for _ in range(600)]
+        found = [(connection.port, await connection.dip()) for connection in connections]
+        for connection in connections:
+            connection.writer.close()
+        return found
+
+    found = asyncio.run(ask())
+    for port, dip in found:
+        expected = vip.group.member(flow_hash(Flow(CLIENT, vip.address, 6, port, HTTP))).address
+        assert dip == expected, f"port {port} expected at {expected}, answered by {dip}"
+    shares = Counter(dip for _, dip in found)
+    assert set(shares) == set(ALL)
+    assert chisquare([shares[dip] for dip in ALL]).pvalue > 1e-4, shares
+
+
+def test_a_thousand_connections_at_once(client: Balanced) -> None:
+    client.put_vip("10.0.0.2", ALL)
+
+    async def ask() -> int:
+        connections = await asyncio.gather(*(Connection.open("10.0.0.2") for _ in range(1000)))
+        for _ in range(2):
+            await asyncio.gather(*(connection.dip() for connection in connections))
+        for connection in connections:
+            connection.writer.close()
+        return len(connections)
+
+    assert asyncio.run(ask()) == 1000
+
+
+def test_udp_comes_back_from_the_vip(client: Balanced) -> None:
+    client.put_vip("10.0.0.3", ALL)
+    answered = set()
+    for number in range(40):
+        with udp() as sock:
+            sock.sendto(f"hello {number}".encode(), ("10.0.0.3", ECHO))
+            data, sender = sock.recvfrom(2048)
+        assert sender == ("10.0.0.3", ECHO)
+        dip, _, rest = data.decode().partition(" ")
+        assert rest == f"hello {number}"
+        answered.add(IPv4Address(dip))
+    assert len(answered) > 3
+
+
+def test_ping_is_answered_by_the_vip(client: Balanced) -> None:
+    client.put_vip("10.0.0.4", ALL)
+    printed = run(client.client, "ping", "-c", "5", "-i", "0.02", "-W", "2", "10.0.0.4")
+    assert "5 received" in printed and "bytes from 10.0.0.4" in printed, printed
+
+
+def test_several_vips_of_one_dip_are_told_apart(client: Balanced) -> None:
+    for vip in ("10.0.0.5", "10.0.0.6"):
+        client.put_vip(vip, ALL[:1])
+    for vip in ("10.0.0.5", "10.0.0.6", "10.0.0.5"):
+        with udp() as sock:
+            sock.sendto(b"x", (vip, ECHO))
+            assert sock.recvfrom(2048)[1] == (vip, ECHO)
+
+
+def test_a_large_vip_is_spread_over_both_levels(client: Balanced) -> None:
+    for number, dips in enumerate((ALL[:3], ALL[3:]), start=1):
+        group = Group.of(tuple(Dip(address=dip) for dip in dips))
+        client.mux.put_tip(MuxTip(address=f"20.0.0.{number}", group=group))
+    tips = tuple(Dip(address=f"20.0.0.{number}") for number in (1, 2))
+    client.put_vip("10.0.0.7", ALL, group=Group.of(tips))
+
+    async def ask() -> Counter[IPv4Address]:
+        shares: Counter[IPv4Address] = Counter()
+        for _ in range(300):
+            connection = await Connection.open("10.0.0.7")
+            shares[await connection.dip()] += 1
+            connection.writer.close()
+        return shares
+
+    shares = asyncio.run(ask())
+    assert set(shares) == set(ALL)
+    assert chisquare([shares[dip] for dip in ALL]).pvalue > 1e-4, shares
+
+
+def test_full_packets_and_bulk_data_fit(client: Balanced) -> None:
+    client.put_vip("10.0.0.8", ALL)
+    printed = run(client.client, "ping", "-c", "2", "-i", "0.02", "-M", "do", "-s", "1472", "10.0.0.8")
+    assert "2 received" in printed, printed
+
+    async def load() -> int:
+        connection = await Connection.open("10.0.0.8")
+        body = await connection.get("/bytes/3000000")
+        connection.writer.close()
+        return len(body)
+
+    assert asyncio.run(load()) == 3_000_000
+
+
+def test_fragmented_datagrams_go_both_ways(client: Balanced) -> None:
+    client.put_vip("10.0.0.9", ALL)
+    payload = os.urandom(4000)
+    with udp() as sock:
+        sock.sendto(payload, ("10.0.0.9", ECHO))
+        data, sender = sock.recvfrom(8192)
+    assert sender == ("10.0.0.9", ECHO)
+    assert data.partition(b" ")[2] == payload
+
+
+def test_removing_a_dip_leaves_other_connections_alone(client: Balanced) -> None:
+    vip = client.put_vip("10.0.0.10", ALL)
+    assert vip.group
+
+    async def live() -> None:
+        connections = [await Connection.open("10.0.0.10") for _ in range(120)]
+        before = [await connection.dip() for connection in connections]
+        gone = ALL[2]
+        assert gone in before
+        assert vip.group
+        rest = tuple(dip for dip in vip.group.members if dip.address != gone)
+        client.mux.put_vip(MuxVip(address="10.0.0.10", group=vip.group.updated(rest)))
+        for connection, dip in zip(connections, before, strict=True):
+            if dip == gone:
+                with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                    await connection.dip()
+            else:
+                assert await connection.dip() == dip
+            connection.writer.close()
+        for _ in range(50):
+            connection = await Connection.open("10.0.0.10")
+            assert await connection.dip() != gone
+            connection.writer.close()
+
+    asyncio.run(live())
+
+
+def test_connections_survive_the_addition_of_a_dip(client: Balanced) -> None:
+    vip = client.put_vip("10.0.0.11", ALL[:4])
+    assert vip.group
+
+    async def live() -> None:
+        connections = [await Connection.open("10.0.0.11") for _ in range(100)]
+        before = [await connection.dip() for connection in connections]
+        assert vip.group
+        grown = vip.group.updated((*vip.group.members, Dip(address=ALL[4]), Dip(address=ALL[5])))
+        client.put_vip("10.0.0.11", ALL, group=grown)
+        after = [await connection.dip() for connection in connections]
+        assert after == before
+        new = [await Connection.open("10.0.0.11") for _ in range(100)]
+        assert {ALL[4], ALL[5]} <= {await connection.dip() for connection in new}
+        for connection in (*connections, *new):
+            connection.writer.close()
+
+    asyncio.run(live())
+
+
+def test_an_error_of_the_server_is_told_by_the_vip(client: Balanced) -> None:
+    client.put_vip("10.0.0.12", ALL)
+    with udp() as sock:
+        sock.connect(("10.0.0.12", 9))
+        sock.send(b"to a closed port")
+        with pytest.raises(ConnectionRefusedError):
+            sock.recv(100)
+
+
+def test_fragmentation_needed_reaches_the_server_behind_the_vip(client: Balanced) -> None:
+    """A link on the way back shrinks: the server must learn of it although it sends as the VIP."""
+    client.put_vip("10.0.0.13", ALL[:1])
+    run(client.tor, "ip", "link", "set", "tc", "mtu", "1300")
+    try:
+
+        async def load() -> int:
+            connection = await Connection.open("10.0.0.13")
+            return len(await connection.get("/bytes/200000"))
+
+        assert asyncio.run(load()) == 200_000
+    finally:
+        run(client.tor, "ip", "link", "set", "tc", "mtu", "1500")
+    routes = run(client.servers["server1"], "ip", "route", "get", str(CLIENT), "from", str(ALL[0]))
+    assert "mtu 1300" in routes, routes
+    run(client.servers["server1"], "ip", "route", "flush", "cache")
+
+
+def test_meters_count_both_directions(client: Balanced) -> None:
+    client.put_vip("10.0.0.14", ALL[:1])
+    host = client.hosts["server1"]
+
+    def meter() -> tuple[int, int, int, int]:
+        found = next(m for m in host.meters() if m.vip == IPv4Address("10.0.0.14"))
+        return found.packets_in, found.bytes_in, found.packets_out, found.bytes_out
+
+    before = meter()
+    with udp() as sock:
+        for _ in range(10):
+            sock.sendto(bytes(100), ("10.0.0.14", ECHO))
+            answer = sock.recv(2048)
+    grown = tuple(after - old for after, old in zip(meter(), before, strict=True))
+    headers = 14 + 20 + 8
+    assert grown == (10, 10 * (100 + headers), 10, 10 * (len(answer) + headers))
+    source = next(s for s in host.sources() if s.vip == IPv4Address("10.0.0.14"))
+    assert (source.dip, source.source, source.packets) == (ALL[0], IPv4Address("192.0.2.0"), 10)
+
+
+def test_a_direct_connection_to_a_dip_is_left_alone(client: Balanced) -> None:
+    client.put_vip("10.0.0.15", ALL)
+    with udp() as sock:
+        sock.sendto(b"direct", (str(ALL[0]), ECHO))
+        assert sock.recvfrom(2048)[1] == (str(ALL[0]), ECHO)
+
+
+@contextlib.contextmanager
+def listening(kind: socket.SocketKind, port: int) -> Iterator[socket.socket]:
+    """A server outside: it sees who connects."""
+    with socket.socket(socket.AF_INET, kind) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((str(REMOTE), port))
+        if kind == socket.SOCK_STREAM:
+            made.listen(256)
+        made.settimeout(TIMEOUT_S)
+        yield made
+
+
+@pytest.fixture
+def snat() -> Iterator[tuple[Balanced, MuxVip]]:
+    """A network of its own whose DIPs do SNAT, each with a share of the VIP's slots."""
+    with balanced(snat_exclude=[IPv4Network("172.31.0.0/16")]) as made:
+        group = Group.of(tuple(Dip(address=dip) for dip in ALL))
+        vip = made.put_vip("10.0.0.20", ALL, group=group, snat=Snat(group=group, first_port=40_000))
+        yield made, vip
+
+
+def test_snat_leaves_as_the_vip_by_a_port_that_hashes_home(snat: tuple[Balanced, MuxVip]) -> None:
+    network, vip = snat
+    assert vip.group
+    mux_before = network.mux.service_traffic()
+    with inside(network.client), listening(socket.SOCK_STREAM, 8080) as server:
+        for name in ("server1", "server2"):
+            for dip in DIPS[name]:
+                for _ in range(5):
+                    with inside(network.servers[name]):
+                        out = socket.socket()
+                        out.settimeout(TIMEOUT_S)
+                        out.bind((str(dip), 0))
+                        out.connect((str(REMOTE), 8080))
+                    peer, (address, port) = server.accept()
+                    assert IPv4Address(address) == vip.address
+                    assert 40_000 <= port <= 65_535
+                    home = vip.group.member(flow_hash(Flow(REMOTE, vip.address, 6, 8080, port))).address
+                    assert home == dip, f"port {port} of {dip} hashes to {home}"
+                    peer.sendall(b"welcome")
+                    assert out.recv(100) == b"welcome"
+                    out.sendall(b"thanks")
+                    assert peer.recv(100) == b"thanks"
+                    out.close()
+                    peer.close()
+    assert network.mux.service_traffic() != mux_before, "answers come through the mux"
+
+
+def test_snat_of_udp_and_ping(snat: tuple[Balanced, MuxVip]) -> None:
+    network, vip = snat
+    with inside(network.client), listening(socket.SOCK_DGRAM, 5353) as server:
+        with inside(network.servers["server1"]):
+            out = udp()
+            out.bind((str(ALL[1]), 5000))
+        for number in range(3):
+            out.sendto(f"question {number}".encode(), (str(REMOTE), 5353))
+            data, peer = server.recvfrom(100)
+            assert data == f"question {number}".encode()
+            assert IPv4Address(peer[0]) == vip.address
+            server.sendto(b"answer", peer)
+            assert out.recvfrom(100) == (b"answer", (str(REMOTE), 5353))
+        out.close()
+    namespace = network.servers["server2"]
+    printed = run(namespace, "ping", "-c", "3", "-i", "0.02", "-W", "2", "-I", str(ALL[4]), str(REMOTE))
+    assert "3 received" in printed, printed
+
+
+def test_snat_reports_errors_of_the_way_and_the_far_end(snat: tuple[Balanced, MuxVip]) -> None:
+    network, _ = snat
+    with inside(network.servers["server1"]), udp() as out:
+        out.bind((str(ALL[0]), 0))
+        out.connect((str(REMOTE), 9))
+        out.send(b"to a closed port")
+        with pytest.raises(ConnectionRefusedError):
+            out.recv(100)
+
+
+def test_snat_spares_excluded_destinations_and_replies(snat: tuple[Balanced, MuxVip]) -> None:
+    network, _ = snat
+    run(network.servers["server1"], "ping", "-c", "1", "-W", "2", "-I", str(ALL[0]), "172.31.0.1")
+    assert network.hosts["server1"].snat_connections() == 0
+    with inside(network.client), udp() as sock:
+        sock.sendto(b"direct", (str(ALL[0]), ECHO))
+        assert sock.recvfrom(2048)[1] == (str(ALL[0]), ECHO)
+        sock.sendto(b"by the VIP", ("10.0.0.20", ECHO))
+        assert sock.recvfrom(2048)[1] == ("10.0.0.20", ECHO)
+    assert network.hosts["server1"].snat_connections() == 0
+
+
+def test_snat_forgets_idle_connections(snat: tuple[Balanced, MuxVip]) -> None:
+    network, _ = snat
+    host = network.hosts["server1"]
+    with inside(network.servers["server1"]), udp() as out:
+        out.bind((str(ALL[0]), 0))
+        for port in range(1, 6):
+            out.sendto(b"x", (str(REMOTE), port))
+    assert host.snat_connections() == 5
+    assert host.expire(SnatTimeouts()) == 0
+    assert host.expire(SnatTimeouts.model_construct(tcp=0, closing=0, other=-1)) == 5
+    assert host.snat_connections() == 0
+
+
+def test_snat_without_a_port_left_says_so(snat: tuple[Balanced, MuxVip]) -> None:
+    network, vip = snat
+    assert vip.group
+    others = Group.of(tuple(Dip(address=dip) for dip in DIPS["server2"]))
+    host = network.hosts["server1"]
+    host.put_vip(HostVip(address="10.0.0.20", dips=(HostDip(address=ALL[0]),), snat=Snat(group=others)))
+    with inside(network.servers["server1"]), udp(0.2) as out:
+        out.bind((str(ALL[0]), 0))
+        out.sendto(b"x", (str(REMOTE), 9))
+        with pytest.raises(TimeoutError):
+            out.recv(10)
+    assert host.exits()["DROP_SNAT_FULL"][0] == 1
+
+
+def test_virtual_machines_behind_a_host_share_its_tunnel(client: Balanced) -> None:
+    """Muxes tunnel to the host; its agent picks the DIP."""
+    host = ALL[0]
+    dips = tuple(Dip(address=dip, host=host) for dip in ALL[1:3])
+    client.mux.put_vip(MuxVip(address="10.0.0.30", group=Group.of(dips)))
+    client.hosts["server1"].put_vip(
+        HostVip(address="10.0.0.30", dips=tuple(HostDip(address=dip, host=host) for dip in ALL[1:3]))
+    )
+    answered = set()
+    for number in range(40):
+        with udp() as sock:
+            sock.sendto(str(number).encode(), ("10.0.0.30", ECHO))
+            data, sender = sock.recvfrom(100)
+            assert sender == ("10.0.0.30", ECHO)
+            answered.add(IPv4Address(data.decode().split()[0]))
+    assert answered == set(ALL[1:3])
+
+
+def test_a_traceroute_shows_the_smux(client: Balanced) -> None:
+    client.put_vip("10.0.0.31", ALL)
+    # What the ToR leaves of a TTL of 2 ends at the SMux, which says so.
+    with udp() as sock, socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
+        icmp.settimeout(TIMEOUT_S)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 2)
+        sock.sendto(b"who", ("10.0.0.31", 33_434))
+        packet, (sender, _) = icmp.recvfrom(2048)
+    assert sender == str(MUX)
+    kind, code = struct.unpack_from("BB", packet, 20)
+    assert (kind, code) == (11, 0)
+
+
+def test_nothing_was_dropped_by_a_bug(network: Balanced) -> None:
+    assert network.mux.exits()["DROP_INTERNAL"].packets == 0
+    for host in network.hosts.values():
+        counts = host.exits()
+        assert counts["DROP_INTERNAL"][0] == counts["DROP_MALFORMED"][0] == 0, counts
+    assert all(process.poll() is None for process in network.processes)
