@@ -58,7 +58,9 @@ bench = LazyGroup(
     "bench",
     short_help="Measure, and plot.",
     help="Measure, and plot.",
-    lazy={},
+    lazy={
+        "assignment": Lazy("controller.simulation.bench:assignment", "The engine at data-centre size."),
+    },
 )
 
 
@@ -68,6 +70,7 @@ bench = LazyGroup(
     lazy={
         "assignment": Lazy("controller.cli:assignment", "Which switch carries which VIP, and why."),
         "events": Lazy("controller.cli:events", "What happened."),
+        "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),
         "status": Lazy("controller.cli:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),
         "vip": Lazy("controller.cli:vip", "VIPs: what the operator wants."),
