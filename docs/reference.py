@@ -1,0 +1,131 @@
+"""Write docs/cli.md and docs/rest.md from the code: `python docs/reference.py`; `--check` only compares."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import click
+from fastapi import FastAPI
+
+DOCS = Path(__file__).parent
+_METHODS = ("get", "put", "post", "delete")
+
+
+def cli() -> str:
+    """Return every command of `duet` with its help."""
+    from mininet_topos.cli import main
+
+    lines = [
+        "# The `duet` command",
+        "",
+        "Written by `docs/reference.py` from the commands themselves. `--json` prints one JSON value as the",
+        "last line; exit code 0 is done, 1 is refused or failed, 2 is a wrong command line.",
+    ]
+
+    def walk(command: click.Command, path: list[str], parent: click.Context | None) -> None:
+        context = click.Context(command, info_name=path[-1], parent=parent, max_content_width=100)
+        if isinstance(command, click.Group):
+            if len(path) > 1:
+                lines.extend(["", f"## duet {' '.join(path[1:])}", "", command.help or ""])
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                if child is not None:
+                    walk(child, [*path, name], context)
+            return
+        lines.extend(["", f"### duet {' '.join(path[1:])}", "", "```", command.get_help(context), "```"])
+
+    walk(main, ["duet"], None)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def rest() -> str:
+    """Return every path of every REST service with its one-line meaning."""
+    parts = [
+        "# REST interfaces",
+        "",
+        "Written by `docs/reference.py` from the services' own OpenAPI documents, which each serves at",
+        "`/openapi.json` (and, for people, at `/docs`). Writes need the bearer token of the installation.",
+        "Every error is a problem (RFC 9457) that names the offending value.",
+    ]
+    for title, app in (
+        ("Controller", _controller()),
+        ("Switch agents and SMux agents", _mux()),
+        ("Host agents", _host()),
+    ):
+        parts += ["", f"## {title}", "", "| request | what it does |", "| --- | --- |"]
+        paths: dict[str, Any] = app.openapi()["paths"]
+        for path in sorted(paths):
+            for method in _METHODS:
+                if operation := paths[path].get(method):
+                    meaning = operation.get("description", operation["summary"]).splitlines()[0]
+                    parts.append(f"| `{method.upper()} {path}` | {meaning} |")
+    return "\n".join(parts) + "\n"
+
+
+def _controller() -> FastAPI:
+    from controller.app import Controller
+    from controller.config import ControllerConfig
+    from controller.inventory import Inventory, Role, Switch
+
+    inventory = Inventory(
+        switches=(
+            Switch(name="tor1", role=Role.TOR, agent="http://tor1", loopback=IPv4Address("172.30.0.1")),
+        ),
+        vip_prefix=IPv4Network("10.0.0.0/16"),
+        tip_prefix=IPv4Network("20.0.0.0/24"),
+    )
+
+    async def build(folder: Path) -> FastAPI:
+        (folder / "inventory.json").write_text(inventory.model_dump_json())
+        config = ControllerConfig(database=folder / "controller.db", inventory=folder / "inventory.json")
+        async with AsyncExitStack() as stack:
+            controller = Controller(config, stack)
+            controller.assemble()
+            return controller.app
+
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(build(Path(folder)))
+
+
+def _mux() -> FastAPI:
+    from duet_p4.rest.app import create_app
+    from duet_p4.rest.mux import router
+
+    app = create_app("Mux agent", token=None)
+    app.include_router(router(None))  # type: ignore[arg-type]
+    return app
+
+
+def _host() -> FastAPI:
+    from duet_p4.host_agent.agent import router
+    from duet_p4.rest.app import create_app
+
+    app = create_app("Host agent", token=None)
+    app.include_router(router(None, None))  # type: ignore[arg-type]
+    return app
+
+
+def main() -> int:
+    """Write the pages, or with `--check` say which are out of date."""
+    stale = []
+    for name, text in (("cli.md", cli()), ("rest.md", rest())):
+        page = DOCS / name
+        if page.exists() and page.read_text() == text:
+            continue
+        stale.append(name)
+        if "--check" not in sys.argv:
+            page.write_text(text)
+    if stale and "--check" in sys.argv:
+        print(f"out of date: {', '.join(stale)}; run python docs/reference.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
