@@ -38,6 +38,8 @@ from duet_p4.smux.xdp import XdpDatapath
 
 logger = logging.getLogger(__name__)
 
+_WITHDRAW_GRACE_S = 0.1
+
 
 class Exit(Model):
     """A way packets left the data path; `meaning` says whether that is normal."""
@@ -84,7 +86,7 @@ class Surroundings:
 
 @contextmanager
 def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
-    """Yield the configured data path, attached to the uplinks once the caller returns to the loop."""
+    """Yield the configured data path, attached to the uplinks."""
     mtu = min(map(netdev.mtu, config.uplinks))
     with ExitStack() as stack:
         datapath: Datapath
@@ -172,10 +174,11 @@ async def run(config: SmuxConfig) -> None:
                 logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
                 await ended.wait()
         finally:
-            # Withdraw first: what is still on its way finds the data path.
             supervising.cancel()
             await asyncio.gather(supervising, return_exceptions=True)
             await bird.stop()
+            # What is still on its way to a mux that has withdrawn finds the data path.
+            await asyncio.sleep(_WITHDRAW_GRACE_S)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -194,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setup(config.name, config.log_level)
     try:
         asyncio.run(run(config))
-    except (OSError, BpfError, BirdError, JournalError) as error:
+    except (OSError, BpfError, BirdError, JournalError, ValueError) as error:
         logger.error("%s", error)
         return 1
     return 0
