@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import networkx as nx
@@ -15,7 +16,7 @@ from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import checks, placement, probe
+from mininet_topos.testbed import checks, lifecycle, placement, probe
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
@@ -28,6 +29,19 @@ _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 0.5
 
 Tell = Callable[[Progress], None]
+
+
+@contextmanager
+def running(
+    folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell: Tell = lambda _: None
+) -> Iterator[nx.Graph]:
+    """Have a testbed that serves `stated`, for experiments and tests; afterwards it is down."""
+    lifecycle.launch(folder, plan, tell)
+    try:
+        asyncio.run(operate(folder, plan, stated, tell))
+        yield fattree.fattree(plan.size)
+    finally:
+        lifecycle.down(folder)
 
 
 async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell: Tell) -> None:
