@@ -90,9 +90,13 @@ def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
         preexec_fn=network.die_with_parent,
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            said.append(line)
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                said.append(line)
+        except BaseException:
+            process.kill()
+            raise
     return "".join(said)
 
 
