@@ -315,6 +315,7 @@ def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
     graph = fattree.fattree(plan.size)
     source = vips or (vipfile.EXAMPLE if plan.size == PAPER else None)
     stated = vipfile.read(source, graph) if source else []
+    plan = plan.serving(stated)
     with notes.status(f"testbed {folder.name!r} ...") as line:
 
         def tell(progress: Progress) -> None:

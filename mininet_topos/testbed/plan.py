@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import ValidationError
 
-from duet_p4.model import Model, Port
+from duet_p4.model import Model, Port, Protocol
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.vipfile import StatedVip, served_ports
 
 
 class Target(StrEnum):
@@ -35,6 +37,12 @@ class Plan(Model):
     udp_ports: tuple[Port, ...] = (7,)
     controller: bool = True
     log_level: str = "INFO"
+
+    def serving(self, vips: Sequence[StatedVip]) -> Plan:
+        """Return the plan with the ports that these VIPs need besides its own."""
+        tcp = {*self.tcp_ports, *served_ports(vips, Protocol.TCP)}
+        udp = {*self.udp_ports, *served_ports(vips, Protocol.UDP)}
+        return self.model_copy(update={"tcp_ports": tuple(sorted(tcp)), "udp_ports": tuple(sorted(udp))})
 
     @classmethod
     def load(cls, folder: Folder) -> Plan:

@@ -60,11 +60,14 @@ def run_in(jobs: Mapping[Key, tuple[Path, Callable[[], Coroutine[Any, Any, Resul
     return results
 
 
-async def http(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float) -> Exchange:
+async def http(
+    source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float, source_port: int = 0
+) -> Exchange:
     """Ask the HTTP server behind a VIP who it is, over a connection of its own."""
     with socket.socket() as client:
         client.setblocking(False)
-        client.bind((str(source), 0))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind((str(source), source_port))
         flow = Flow(source, vip, Protocol.TCP.number, client.getsockname()[1], port)
         started = time.monotonic()
         try:
@@ -97,11 +100,11 @@ async def udp(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float
         try:
             async with asyncio.timeout(timeout_s):
                 await loop.sock_sendall(client, payload)
-                while payload not in await loop.sock_recv(client, _MAX_REPLY):
+                while not (reply := await loop.sock_recv(client, _MAX_REPLY)).endswith(payload):
                     continue
         except (OSError, TimeoutError) as error:
             return Exchange(flow, None, _reason(error, timeout_s), time.monotonic() - started)
-    return Exchange(flow, None, None, time.monotonic() - started)
+    return Exchange(flow, *_dip(reply.removesuffix(payload)), time.monotonic() - started)
 
 
 async def ping(source: IPv4Address, vip: IPv4Address, timeout_s: float, size: int = 56) -> Exchange:

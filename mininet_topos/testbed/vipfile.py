@@ -27,7 +27,7 @@ import networkx as nx
 import yaml
 from pydantic import ValidationError
 
-from duet_p4.model import Model, Vip
+from duet_p4.model import Model, Protocol, Vip
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed.folder import TestbedError
@@ -193,6 +193,14 @@ def _check(vips: Sequence[StatedVip], graph: nx.Graph, document: _Document) -> N
                         f"VIP {vip.address}: no server has the address {dip.encap}; "
                         "`duet testbed status` lists the DIPs there are",
                     )
+
+
+def served_ports(vips: Sequence[StatedVip], protocol: Protocol) -> set[int]:
+    """Return the ports that DIPs must serve so that every port of every VIP is answered."""
+    stated = {group.port for entry in vips for group in entry.vip.ports if group.protocol is protocol}
+    if protocol is Protocol.TCP:
+        stated |= {entry.vip.health.port for entry in vips if entry.vip.health is not None}
+    return stated
 
 
 def dip_addresses(graph: nx.Graph) -> dict[IPv4Address, str]:
