@@ -22,7 +22,7 @@ class Member:
 
 
 class Struct:
-    """A C struct of unsigned integers, the widest first, padded with zeros to a multiple of `align` bytes."""
+    """A C struct of unsigned integers, the widest first, padded with zeros to `align` bytes or more."""
 
     def __init__(self, fields: Sequence[tuple[str, int]], align: int) -> None:
         members: list[Member] = []
@@ -33,6 +33,7 @@ class Struct:
             else:
                 members.append(Member(name, number, 0, storage_width(width)))
         self.members = sorted(members, key=lambda m: -m.storage)
+        align = max(align, *(m.storage // 8 for m in members)) if members else align
         used = sum(m.storage // 8 for m in self.members)
         self.size = (used + align - 1) // align * align or align
         self._padding = self.size - used
