@@ -11,7 +11,7 @@ from pathlib import Path
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 
-_MIN_KERNEL = (5, 15)
+_MIN_KERNEL = (6, 6)  # TCX, which the host agent's programs attach by; the rest needs less.
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 _PROGRAMS = {
     "bird": "bird2",
@@ -37,7 +37,10 @@ def _kernel() -> list[str]:
     found = re.match(r"(\d+)\.(\d+)", release)
     if found and (int(found[1]), int(found[2])) < _MIN_KERNEL:
         wanted = ".".join(map(str, _MIN_KERNEL))
-        return [f"kernel {release} is too old: native XDP on veths needs {wanted} or later"]
+        return [
+            f"kernel {release} is too old: the eBPF programs need {wanted} or later (Debian 12 has one in "
+            "its backports, Ubuntu 22.04 in its HWE packages, later ones have it)"
+        ]
     return []
 
 
