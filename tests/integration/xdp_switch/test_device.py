@@ -1,0 +1,187 @@
+"""The XDP switch on real veths: ports, CPU port, swapping programs, dying."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from finsy.proto import p4i
+from google.protobuf import text_format
+
+from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
+from duet_p4.xdp_switch.device import XdpDevice
+from tests.integration import netns
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="XDP and network namespaces need root"),
+]
+
+BUILD = Path(__file__).parents[2] / "p4" / "build"
+CPU_PORT = 510
+HOSTS = {1: bytes.fromhex("020000000001"), 2: bytes.fromhex("020000000002")}
+
+
+def program(name: str) -> tuple[bytes, p4i.P4Info]:
+    config = (BUILD / f"{name}.json").read_bytes()
+    return config, text_format.Parse((BUILD / f"{name}.p4info.txtpb").read_text(), p4i.P4Info())
+
+
+class Wire:
+    """The far ends of the switch's ports."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self.sockets = {}
+        for port in ports:
+            end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            end.bind((f"host{port}", 0))
+            self.sockets[port] = end
+
+    def send(self, port: int, frame: bytes) -> None:
+        self.sockets[port].send(frame)
+
+    def receive(self, port: int, timeout: float = 2.0) -> bytes | None:
+        """Return the next frame that arrives at a host, None where none does in time."""
+        while select.select([self.sockets[port]], [], [], timeout)[0]:
+            frame, (_, _, kind, *_) = self.sockets[port].recvfrom(65536)
+            if kind != socket.PACKET_OUTGOING:
+                return frame
+        return None
+
+    def close(self) -> None:
+        for end in self.sockets.values():
+            end.close()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """Two veth pairs in a namespace: port1 and port2 for the switch, host1 and host2 outside."""
+    with netns.namespaces("xdp") as (name,), netns.inside(name):
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        for port in HOSTS:
+            netns.ip(f"link add port{port} type veth peer name host{port}")
+            for end in (f"port{port}", f"host{port}"):
+                netns.ip(f"link set {end} up arp off")
+            # Without NAPI on the far end the kernel would drop what XDP sends to it.
+            subprocess.run(["ethtool", "-K", f"host{port}", "gro", "on"], check=True, capture_output=True)
+        ends = Wire(list(HOSTS))
+        yield ends
+        ends.close()
+
+
+@pytest.fixture
+def switch(wire: Wire) -> Iterator[XdpDevice]:
+    device = XdpDevice(CPU_PORT)
+    for port in HOSTS:
+        device.add_port(port, f"port{port}")
+    yield device
+    device.close()
+
+
+def frame(destination: bytes, source: bytes = HOSTS[1], payload: bytes = bytes(46)) -> bytes:
+    return destination + source + b"\x08\x00" + payload
+
+
+def wait_for_packet_in(switch: XdpDevice) -> bytes | None:
+    assert switch.packet_in_fd is not None
+    select.select([switch.packet_in_fd], [], [], 2.0)
+    return switch.receive()
+
+
+def test_frames_are_forwarded_between_ports(switch: XdpDevice, wire: Wire) -> None:
+    pipeline = switch.load(*program("l2_switch"))
+    pipeline.insert(
+        "L2Ingress.forwarding_table",
+        (1, int.from_bytes(HOSTS[2], "big")),
+        0,
+        Call("L2Ingress.forward", (2, 0)),
+    )
+    sent = frame(HOSTS[2])
+    wire.send(1, sent)
+    assert wire.receive(2) == sent
+    key = ((1, int.from_bytes(HOSTS[2], "big")), 0)
+    assert pipeline.read_direct("L2Ingress.forwarding_table", [key]) == [(1, len(sent))]
+
+
+def test_packet_in_carries_the_ingress_port(switch: XdpDevice, wire: Wire) -> None:
+    switch.load(*program("l2_switch"))
+    assert switch.receive() is None
+    sent = frame(bytes.fromhex("0180c200000e"))
+    wire.send(2, sent)
+    assert wait_for_packet_in(switch) == (2 << 7).to_bytes(2, "big") + sent
+
+
+def test_packet_out_leaves_by_its_port(switch: XdpDevice, wire: Wire) -> None:
+    pipeline = switch.load(*program("l2_switch"))
+    sent = frame(HOSTS[1])
+    pipeline.packet_out((1 << 7).to_bytes(2, "big") + sent)
+    assert wire.receive(1) == sent
+
+
+def test_a_new_program_takes_over_the_ports(switch: XdpDevice, wire: Wire) -> None:
+    switch.load(*program("l2_switch"))
+    switch.load(*program("stateful"))
+    wire.send(1, frame(bytes.fromhex("0180c200000e")))
+    assert wire.receive(2, timeout=0.2) is None
+    assert switch.receive() is None, "the firewall knows no packet-in"
+
+
+def test_a_refused_program_leaves_the_old_one_running(switch: XdpDevice, wire: Wire) -> None:
+    switch.load(*program("l2_switch"))
+    config, info = program("l3_router")
+    with pytest.raises(ValueError, match="no BMv2 JSON"):
+        switch.load(b"{}", info)
+    meter = config.replace(b'"meter_arrays" : []', b'"meter_arrays" : [{"name": "police"}]')
+    with pytest.raises(UnsupportedError, match="meter police"):
+        switch.verify(meter, info)
+    wire.send(2, frame(bytes.fromhex("0180c200000e")))
+    assert wait_for_packet_in(switch) is not None
+
+
+def test_ports_are_checked(switch: XdpDevice) -> None:
+    with pytest.raises(ValueError, match="port 1 is port1 already"):
+        switch.add_port(1, "port2")
+    with pytest.raises(ValueError, match="port 511 is out of range"):
+        switch.add_port(511, "port2")
+    with pytest.raises(OSError, match="no interface nowhere"):
+        switch.add_port(3, "nowhere")
+
+
+def test_a_frame_to_a_port_that_is_not_there_vanishes(switch: XdpDevice, wire: Wire) -> None:
+    pipeline = switch.load(*program("l2_switch"))
+    pipeline.packet_out((77 << 7).to_bytes(2, "big") + frame(HOSTS[1]))
+    pipeline.packet_out((2 << 7).to_bytes(2, "big") + frame(HOSTS[2]))
+    assert wire.receive(2) == frame(HOSTS[2])
+    assert wire.receive(1, timeout=0.1) is None
+
+
+def test_kill_9_detaches_and_leaves_nothing_behind(wire: Wire) -> None:
+    script = (
+        "import sys\n"
+        "from tests.integration.xdp_switch.test_device import *\n"
+        "device = XdpDevice(CPU_PORT)\n"
+        "device.add_port(1, 'port1')\n"
+        "device.load(*program('l2_switch'))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert "prog/xdp" in netns.ip("link show port1")
+    assert "p4cpu" in netns.ip("link show")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = 50
+    while ("prog/xdp" in netns.ip("link show port1") or "p4cpu" in netns.ip("link show")) and deadline:
+        deadline -= 1
+        select.select([], [], [], 0.05)
+    assert "prog/xdp" not in netns.ip("link show port1")
+    assert "p4cpu" not in netns.ip("link show")
