@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -126,6 +127,15 @@ class Bird:
             finally:
                 os.close(handle)
         self._reap()
+
+    def kill(self, pid: int) -> None:
+        """End a BIRD at once, and wait until it is gone."""
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            select.select([handle], [], [])
+        finally:
+            os.close(handle)
 
     async def supervise(self, keep_open: Callable[[], Sequence[int]] = tuple) -> None:
         """Start BIRD again whenever it ends, more slowly if it keeps ending; runs until cancelled.

@@ -169,6 +169,9 @@ class NextHopRow:
         return (self.table, self.nexthop)
 
 
+VIP_ROWS = (HostRow, AclRow, SlotRow, TunnelRow, PinnedRow)
+"""The rows of the load balancer; the others are the underlay's."""
+
 VipRow: TypeAlias = HostRow | AclRow | SlotRow | TunnelRow | PinnedRow
 UnderlayRow: TypeAlias = RouteRow | NextHopGroupRow | NextHopSlotRow | NextHopRow
 Row: TypeAlias = VipRow | UnderlayRow

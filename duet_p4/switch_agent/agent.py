@@ -1,0 +1,304 @@
+"""The switch agent's process: TAPs, BIRD, the mirror of the kernel's routes, VIPs, REST.
+
+What dies when:
+
+- The agent dies (kill -9): the P4 switch and BIRD go on. BIRD keeps the TAPs open, sessions stay up for
+  as long as BFD is patient, and the data path does not notice. A new agent takes the TAPs over, reads
+  the switch's tables back, and writes only what differs.
+- BIRD dies: sessions close, the agent starts it again.
+- The P4 switch dies: the agent takes the links down for a moment, as a dead switch's would be, so that
+  neighbours notice at once. It withdraws its VIPs and programs the switch anew when it is back.
+- The agent is told to end (SIGTERM): BIRD ends too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pyroute2 import AsyncIPRoute, IPRoute
+
+from duet_p4 import log, netdev
+from duet_p4.bird import status
+from duet_p4.bird.daemon import Bird, BirdError
+from duet_p4.hmux import entries, pipeline
+from duet_p4.hmux.routes import RouteSizes, RouteTables
+from duet_p4.hmux.rows import VIP_ROWS
+from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.journal import JournalError
+from duet_p4.rest.app import Health, State, create_app
+from duet_p4.rest.credentials import read_token
+from duet_p4.rest.mux import PortStatus, SessionStatus, router
+from duet_p4.rest.problems import UnavailableError
+from duet_p4.rest.server import Tls, serve
+from duet_p4.switch_agent.announcer import Announcer
+from duet_p4.switch_agent.config import SwitchConfig
+from duet_p4.switch_agent.fib import FibMirror
+from duet_p4.switch_agent.hostif import HostInterfaces
+from duet_p4.switch_agent.kernel import Kernel
+from duet_p4.switch_agent.p4client import Switch, SwitchError
+from duet_p4.switch_agent.service import HmuxService
+
+logger = logging.getLogger(__name__)
+
+_RECONNECT_S = 0.1
+_PROBE_S = 0.1
+_DARK_S = 0.05
+
+
+class SwitchAgent:
+    """One switch's control plane. Make it outside of an event loop, then `run` it in one."""
+
+    def __init__(self, config: SwitchConfig) -> None:
+        """Take over the TAPs of a BIRD that runs already, or make them; nothing is started yet."""
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        self._config = config
+        self._bird = Bird(config.routing(), config.state_dir)
+        self._hostifs = _host_interfaces(config, self._bird)
+        self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
+        self._announcer = Announcer(config.bird.announce_table)
+        self.service = HmuxService(
+            config.name,
+            config.p4.target,
+            config.state_dir,
+            self._announcer,
+            self,
+            config.withdraw_grace_ms / 1000,
+        )
+        self._fib: FibMirror | None = None
+        self._suspected = asyncio.Event()
+        self._controlled = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
+
+    async def run(self, ended: asyncio.Event) -> None:
+        """Control the switch until `ended`. Raises `BirdError` where BIRD does not start."""
+        async with AsyncIPRoute() as netlink:
+            await self._announcer.load(netlink)
+            await self._kernel.start(netlink)
+            try:
+                await self._control(ended)
+            finally:
+                self._kernel.stop()
+                self._hostifs.close()
+
+    async def _control(self, ended: asyncio.Event) -> None:
+        sessions = asyncio.create_task(self._keep_session(), name="P4Runtime sessions")
+        try:
+            await self._bird.start(self._hostifs.descriptors)
+            supervising = asyncio.create_task(
+                self._bird.supervise(lambda: self._hostifs.descriptors), name="BIRD"
+            )
+            self._tasks.add(supervising)
+            async with serve(
+                self._application(), str(self._config.listen), self._config.port, self._tls()
+            ) as url:
+                logger.info("serves %s, P4 switch at %s", url, self._config.p4.address)
+                await _until(ended, sessions, supervising)
+        finally:
+            for task in (*self._tasks, sessions):
+                task.cancel()
+            await asyncio.gather(*self._tasks, sessions, return_exceptions=True)
+            await self._bird.stop()
+
+    def health(self) -> Health:
+        """Return whether the switch is under control."""
+        if self._health.state is State.READY and self._bird.pid is None:
+            return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
+        return self._health
+
+    def ports(self) -> list[PortStatus]:
+        """Return the front-panel ports and whether their links are up."""
+        return [
+            PortStatus(number=port.number, name=port.interface, up=self._kernel.carrier[port.number])
+            for port in self._config.ports
+        ]
+
+    async def sessions(self) -> list[SessionStatus]:
+        """Return the BGP sessions."""
+        return await status.sessions(self._bird)
+
+    def underlay(self) -> dict[str, tuple[int, int]]:
+        """Return how full the underlay tables are."""
+        return self._fib.tables.used() if self._fib else {}
+
+    def suspect(self) -> None:
+        """Have the switch's tables read back and repaired."""
+        self._suspected.set()
+
+    async def _keep_session(self) -> None:
+        """Have a session with the switch, again and again."""
+        while True:
+            try:
+                await self._session()
+            except (SwitchError, UnavailableError) as error:
+                if self._controlled:
+                    logger.error("%s", error)
+                    self._health = Health(state=State.DEGRADED, detail=str(error))
+            died = self._controlled and not await self._listens()
+            self._controlled = False
+            if died:
+                await self._go_dark()
+            await self.service.detach()
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _session(self) -> None:
+        """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
+        switch = Switch(self._config.p4.address, self._config.p4.device_id, self._hostifs.receive)
+        async with switch.session() as lost:
+            if await switch.ensure_pipeline():
+                logger.info("pushed the pipeline")
+                await self.service.detach()
+            self._hostifs.start(switch.send_packet)
+            mirroring = None
+            try:
+                self._controlled = True
+                for number, up in self._kernel.carrier.items():
+                    self._on_carrier(number, up)
+                await switch.configure(
+                    [entries.configuration(self._config.address, self._config.seed), entries.punt()]
+                )
+                rows = await switch.read_rows()
+                underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
+                self._fib = FibMirror(self._kernel, RouteTables(_route_sizes(), underlay), switch)
+                mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
+                await _until(self._fib.settled, lost, mirroring)
+                vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
+                await self.service.attach(switch, vips)
+                logger.info("controls the switch: found %d rows, wrote %d", len(rows), switch.writes)
+                self._health = Health(state=State.READY)
+                await _until(self._suspected, lost, mirroring)
+                raise SwitchError("some writes are in doubt: reading the tables back")
+            finally:
+                self._suspected.clear()
+                self._hostifs.stop()
+                if mirroring is not None:
+                    mirroring.cancel()
+                    await asyncio.gather(mirroring, return_exceptions=True)
+                self._fib = None
+
+    async def _listens(self) -> bool:
+        """Return whether the P4 switch still takes connections."""
+        host, _, port = self._config.p4.address.rpartition(":")
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                _, writer = await asyncio.open_connection(host, int(port))
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    async def _go_dark(self) -> None:
+        """Take every link down for a moment: the switch is dead, and its neighbours should know."""
+        logger.warning("the P4 switch is dead: taking the links down")
+        indices = [netdev.index(port.interface) for port in self._config.ports]
+        async with AsyncIPRoute() as netlink:
+            for index in indices:
+                await netlink.link("set", index=index, state="down")
+            await asyncio.sleep(_DARK_S)
+            for index in indices:
+                await netlink.link("set", index=index, state="up")
+
+    def _on_carrier(self, number: int, up: bool) -> None:
+        """Copy a port's carrier to its TAP, as long as the switch behind the port is alive."""
+        if not self._controlled:
+            return
+        self._hostifs.set_carrier(number, up)
+        if up:
+            task = asyncio.get_running_loop().create_task(self._kernel.resolve(number))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _application(self) -> FastAPI:
+        token = read_token(self._config.token_file) if self._config.token_file else None
+        app = create_app(f"switch agent of {self._config.name}", token=token, health=self.health)
+        app.include_router(router(self.service))
+        return app
+
+    def _tls(self) -> Tls | None:
+        certificate, key = self._config.tls_cert, self._config.tls_key
+        return Tls(certificate, key) if certificate and key else None
+
+
+async def _run(agent: SwitchAgent) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await agent.run(ended)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the switch agent; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
+    parser.add_argument("--config", type=Path, required=True, help="the switch's JSON configuration")
+    options = parser.parse_args(argv)
+    try:
+        config = SwitchConfig.model_validate_json(options.config.read_bytes())
+    except (OSError, ValidationError) as error:
+        print(f"{options.config}: {error}", file=sys.stderr)
+        return 2
+    log.setup(config.name, config.log_level)
+    try:
+        asyncio.run(_run(SwitchAgent(config)))
+    except (OSError, ValueError, BirdError, JournalError) as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def _host_interfaces(config: SwitchConfig, bird: Bird) -> HostInterfaces:
+    """Return the TAPs: those that a running BIRD has kept, or else new ones."""
+    _own_address(config)
+    pid = bird.find()
+    if pid is not None:
+        kept = HostInterfaces.fetch(config.ports, pid)
+        if kept is not None:
+            return kept
+        logger.warning("BIRD, process %d, has not kept the TAPs: it ends", pid)
+        bird.kill(pid)
+    return HostInterfaces.create(config.ports)
+
+
+def _own_address(config: SwitchConfig) -> None:
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
+    with IPRoute() as netlink:
+        netlink.addr("replace", index=netdev.index("lo"), address=str(config.address), prefixlen=32)
+
+
+def _vip_sizes() -> VipSizes:
+    sizes = pipeline.sizes()
+    return VipSizes(
+        host=sizes["host_table"],
+        acl=sizes["acl_table"],
+        ecmp=sizes["ecmp_table"],
+        tunneling=sizes["tunneling_table"],
+        pinned=sizes["pinned_flow_table"],
+    )
+
+
+def _route_sizes() -> RouteSizes:
+    sizes = pipeline.sizes()
+    return RouteSizes(
+        route=sizes["route_table"],
+        nexthop_group=sizes["nexthop_group_table"],
+        nexthop_slot=sizes["nexthop_slot_table"],
+        nexthop=sizes["nexthop_table"],
+    )
+
+
+async def _until(event: asyncio.Event, *tasks: asyncio.Task[None]) -> None:
+    """Wait for an event; where a task ends before, raise what it raises."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        waiting.cancel()

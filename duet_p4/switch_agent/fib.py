@@ -1,0 +1,74 @@
+"""The mirror of the kernel's routes in the switch's underlay tables."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from ipaddress import IPv4Network
+
+from duet_p4.hmux.routes import Gateway, RouteTables
+from duet_p4.switch_agent.kernel import Kernel
+from duet_p4.switch_agent.p4client import Switch, WriteError
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.2
+
+
+class FibMirror:
+    """Keeps one switch's underlay tables as the kernel says, for the length of a P4Runtime session.
+
+    Changes that come while the switch is being written to are gathered, and written together next.
+    """
+
+    def __init__(self, kernel: Kernel, tables: RouteTables, switch: Switch) -> None:
+        self._kernel = kernel
+        self._switch = switch
+        self.tables = tables
+        self._prefixes: set[IPv4Network] = set()
+        self._gateways: set[Gateway] = set()
+        self._changed = asyncio.Event()
+        self.settled = asyncio.Event()
+        """Set while the switch holds all that the kernel says."""
+
+    async def run(self) -> None:
+        """Mirror until cancelled. Raises `SwitchError` where the session ends."""
+        self._kernel.on_change = self._note
+        try:
+            self._note(self._kernel.prefixes(), self._kernel.gateways())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                await self._write()
+                if not self._changed.is_set():
+                    self.settled.set()
+        finally:
+            self._kernel.on_change = lambda prefixes, gateways: None
+
+    def _note(self, prefixes: set[IPv4Network], gateways: set[Gateway]) -> None:
+        self._prefixes |= prefixes
+        self._gateways |= gateways
+        self.settled.clear()
+        self._changed.set()
+
+    async def _write(self) -> None:
+        prefixes, self._prefixes = self._prefixes, set()
+        gateways, self._gateways = self._gateways, set()
+        self.tables.want({prefix: self._kernel.target(prefix) for prefix in prefixes})
+        self.tables.reach({gateway: self._kernel.adjacency(gateway) for gateway in gateways})
+        before = self.tables.unplaced
+        plan = self.tables.plan()
+        try:
+            await self._switch.write_plan(plan)
+        except WriteError as error:
+            logger.error("%s: trying again in %g s", error, _RETRY_S)
+            self.tables.apply(error.taken)
+            asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
+            return
+        self.tables.settle()
+        if self.tables.unplaced != before:
+            logger.error("no room for %d prefixes, such as %s", *_some(self.tables.unplaced))
+
+
+def _some(prefixes: frozenset[IPv4Network]) -> tuple[int, str]:
+    return len(prefixes), str(min(prefixes, default="none"))

@@ -1,0 +1,293 @@
+"""A P4Runtime session with the switch: primary, pipeline in place, rows in and out, packets in and out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+import grpc
+from finsy import P4ClientError, P4PacketIn, P4TableEntry
+from finsy.proto import U128, p4r, p4r_grpc, rpc_code
+
+from duet_p4.hmux import entries, pipeline
+from duet_p4.hmux.codec import Codec
+from duet_p4.hmux.plan import Plan, Step, Update
+from duet_p4.hmux.rows import Row
+
+logger = logging.getLogger(__name__)
+
+_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_RPC_TIMEOUT_S = 10.0
+_PUSH_TIMEOUT_S = 60.0
+_MAX_BATCH = 1000
+_MAX_QUEUED_PACKETS = 1000
+
+PacketHandler = Callable[[int, bytes], None]
+
+
+class SwitchError(Exception):
+    """The switch is gone, or does not do what P4Runtime says; the session is over."""
+
+
+class WriteError(Exception):
+    """The switch refused updates; `taken` are those that it did take, in the order sent."""
+
+    def __init__(self, text: str, taken: Sequence[Update[Any]]) -> None:
+        super().__init__(text)
+        self.taken = taken
+
+
+class Switch:
+    """One session. `packet_in` is called with the port and the frame of each packet that is punted.
+
+    `writes` counts the updates that the switch has taken.
+    """
+
+    def __init__(self, address: str, device_id: int, packet_in: PacketHandler) -> None:
+        self._address = address
+        self._device_id = device_id
+        self._packet_in = packet_in
+        self._schema = pipeline.schema()
+        self._codec = Codec(self._schema)
+        # Later sessions outbid earlier ones, so a restarted agent never waits for its predecessor's.
+        self._election_id = U128.encode(time.time_ns())
+        self._primary = asyncio.Event()
+        self._outgoing: asyncio.Queue[p4r.StreamMessageRequest] = asyncio.Queue(_MAX_QUEUED_PACKETS)
+        self._packet_out = _packet_out_template()
+        self.writes = 0
+        self.packets_lost = 0
+
+    @contextlib.asynccontextmanager
+    async def channel(self) -> AsyncIterator[None]:
+        """Connect without a session: good for reading only."""
+        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+            self._stub = p4r_grpc.P4RuntimeStub(channel)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Connect and become primary. Yields a task that ends, with `SwitchError`, when the session does."""
+        async with self.channel():
+            stream = self._stub.StreamChannel(wait_for_ready=True)
+            lost = asyncio.create_task(self._run_stream(stream), name="P4Runtime stream")
+            primary = asyncio.create_task(self._primary.wait())
+            try:
+                await asyncio.wait({lost, primary}, return_when=asyncio.FIRST_COMPLETED)
+                if lost.done():
+                    await lost
+                yield lost
+            finally:
+                self._primary.clear()
+                for task in (lost, primary):
+                    task.cancel()
+                await asyncio.gather(lost, primary, return_exceptions=True)
+                stream.cancel()
+
+    async def ensure_pipeline(self) -> bool:
+        """Have the switch run hmux.p4; return whether it had to be pushed, which empties all tables."""
+        wanted = self._schema.get_pipeline_config()
+        wanted.cookie.cookie = int.from_bytes(
+            hashlib.sha256(
+                wanted.p4_device_config + wanted.p4info.SerializeToString(deterministic=True)
+            ).digest()[:8]
+        )
+        request = p4r.GetForwardingPipelineConfigRequest(
+            device_id=self._device_id,
+            response_type=p4r.GetForwardingPipelineConfigRequest.COOKIE_ONLY,
+        )
+        try:
+            reply = await self._stub.GetForwardingPipelineConfig(request, timeout=_RPC_TIMEOUT_S)
+            if reply.config.cookie.cookie == wanted.cookie.cookie:
+                return False
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise _lost(error) from error
+        push = p4r.SetForwardingPipelineConfigRequest(
+            device_id=self._device_id,
+            election_id=self._election_id,
+            action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
+            config=wanted,
+        )
+        try:
+            await self._stub.SetForwardingPipelineConfig(push, timeout=_PUSH_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise SwitchError(f"the switch refuses the pipeline: {error.details()}") from error
+        return True
+
+    async def configure(self, wanted: Iterable[P4TableEntry]) -> int:
+        """Write those of a few entries that the switch does not hold so; return how many that were."""
+        updates = []
+        for entry in wanted:
+            encoded = entry.encode(self._schema)
+            held = await self._read([encoded])
+            same = [one for one in held if one.table_entry.match == encoded.table_entry.match]
+            if any(one.table_entry.action == encoded.table_entry.action for one in same):
+                continue
+            modify = bool(same) or entry.is_default_action
+            updates.append(((~entry) if modify else (+entry)).encode_update(self._schema))
+        if updates:
+            await self._send(updates)
+            self.writes += len(updates)
+        return len(updates)
+
+    async def read_rows(self) -> list[Row]:
+        """Return every row the switch holds."""
+        return [row for row, _, _ in await self.read_counted_rows(count=False)]
+
+    async def read_counted_rows(self, *, count: bool = True) -> list[tuple[Row, int, int]]:
+        """Return every row with the packets and bytes it has matched."""
+        queries = []
+        for table_id in self._codec.table_ids:
+            entry = p4r.TableEntry(table_id=table_id)
+            if count and self._schema.tables[table_id].direct_counter is not None:
+                entry.counter_data.SetInParent()
+            queries.append(p4r.Entity(table_entry=entry))
+        found = []
+        for entity in await self._read(queries):
+            row = self._codec.row(entity.table_entry)
+            if row is not None:
+                counted = entity.table_entry.counter_data
+                found.append((row, counted.packet_count, counted.byte_count))
+        return found
+
+    async def read_drops(self) -> dict[entries.DropReason, int]:
+        """Return how many packets were dropped, by reason."""
+        wanted = [counter.encode(self._schema) for counter in entries.drop_counters()]
+        counters = [
+            type(entries.drop_counters()[0]).decode(entity, self._schema)
+            for entity in await self._read(wanted)
+        ]
+        return entries.drop_counts(counters)
+
+    async def write(self, step: Step[Any]) -> None:
+        """Write the updates of a step. Raises `WriteError` where the switch takes only some of them."""
+        taken: list[Update[Any]] = []
+        for start in range(0, len(step.updates), _MAX_BATCH):
+            batch = step.updates[start : start + _MAX_BATCH]
+            try:
+                await self._send([self._codec.update(update) for update in batch])
+            except P4ClientError as error:
+                if not error.details:
+                    raise SwitchError(f"the switch refuses a write: {error.message}") from error
+                taken += [update for index, update in enumerate(batch) if index not in error.details]
+                self.writes += len(taken)
+                index, first = min(error.details.items())
+                raise WriteError(
+                    f"the switch refuses {batch[index].op.name} of {batch[index].row}: "
+                    f"{first.canonical_code.name} {first.message}".rstrip(),
+                    taken,
+                ) from error
+            taken += batch
+        self.writes += len(taken)
+
+    async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
+        """Write a plan, step by step; return the milliseconds that each label took.
+
+        Raises `WriteError` with all that was taken, of earlier steps too.
+        """
+        timings: dict[str, float] = {}
+        taken: list[Update[Any]] = []
+        for step in plan.steps:
+            started = time.perf_counter()
+            try:
+                await self.write(step)
+            except WriteError as error:
+                error.taken = [*taken, *error.taken]
+                raise
+            taken += step.updates
+            timings[step.label] = timings.get(step.label, 0.0) + 1000 * (time.perf_counter() - started)
+        return timings
+
+    def send_packet(self, port: int, frame: bytes) -> None:
+        """Have a frame leave by a port; it is lost if the switch does not keep up, as on any wire."""
+        message = p4r.StreamMessageRequest()
+        message.CopyFrom(self._packet_out)
+        message.packet.payload = frame
+        message.packet.metadata[0].value = port.to_bytes(2 if port > 255 else 1)
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            self.packets_lost += 1
+
+    async def _send(self, updates: Sequence[p4r.Update]) -> None:
+        request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)
+        try:
+            await self._stub.Write(request, timeout=_RPC_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNKNOWN:
+                raise P4ClientError(error, "Write", msg=request) from None
+            raise _lost(error) from error
+
+    async def _read(self, queries: Sequence[p4r.Entity]) -> list[p4r.Entity]:
+        request = p4r.ReadRequest(device_id=self._device_id, entities=queries)
+        try:
+            return [
+                entity
+                async for reply in self._stub.Read(request, timeout=_RPC_TIMEOUT_S)
+                for entity in reply.entities
+            ]
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error) from error
+
+    async def _run_stream(self, stream: Any) -> None:
+        arbitration = p4r.MasterArbitrationUpdate(device_id=self._device_id, election_id=self._election_id)
+        sender = None
+        try:
+            await stream.write(p4r.StreamMessageRequest(arbitration=arbitration))
+            sender = asyncio.create_task(self._send_packets(stream), name="packet-out")
+            while (message := await stream.read()) is not grpc.aio.EOF:
+                kind = message.WhichOneof("update")
+                if kind == "packet":
+                    self._packet_in(_ingress_port(message.packet), message.packet.payload)
+                elif kind == "arbitration":
+                    self._arbitrate(message.arbitration)
+                elif kind == "error":
+                    logger.warning("the switch refuses a packet: %s", message.error.message)
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error) from error
+        finally:
+            if sender is not None:
+                sender.cancel()
+        raise SwitchError(f"the switch at {self._address} closed the session")
+
+    async def _send_packets(self, stream: Any) -> None:
+        while True:
+            message = await self._outgoing.get()
+            try:
+                await stream.write(message)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return  # The reader says why.
+
+    def _arbitrate(self, update: p4r.MasterArbitrationUpdate) -> None:
+        if update.status.code == rpc_code.OK:
+            self._primary.set()
+        else:
+            raise SwitchError(f"another P4Runtime client controls the switch at {self._address}")
+
+
+def _lost(error: grpc.aio.AioRpcError) -> SwitchError:
+    return SwitchError(f"P4Runtime: {error.code().name} {error.details()}")
+
+
+def _packet_out_template() -> p4r.StreamMessageRequest:
+    encoded = entries.packet_out(1, b"").encode_update(pipeline.schema())
+    assert isinstance(encoded, p4r.StreamMessageRequest)
+    return encoded
+
+
+def _ingress_port(packet: p4r.PacketIn) -> int:
+    message = p4r.StreamMessageResponse(packet=packet)
+    return entries.ingress_port(P4PacketIn.decode(message, pipeline.schema()))
