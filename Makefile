@@ -9,7 +9,7 @@ TARGET ?= xdp
 SW ?= tor-1-1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testbed test ptf p4 bench experiments simulate shell lint clean
+.PHONY: help setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,13 @@ test: setup  ## Lint, types and every test
 ptf: setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 	$(ROOT)
 	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)
+
+vectors: setup  ## Record what BMv2 does with thousands of frames, where it is on PATH
+	@$(PYTHON) -m ptf_tests.conformance record
+
+fuzz: setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
+	$(ROOT)
+	@$(SUDO) $(PYTHON) -m ptf_tests.conformance fuzz
 
 p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4

@@ -74,7 +74,7 @@ class P4Runtime:
 
     def write(self, updates: Iterable[Any]) -> None:
         """Write updates (`+entity`, `~entity`, `-entity`); raise WriteError where one is refused."""
-        encoded = finsy.p4entity.encode_updates(updates, self.schema)
+        encoded = [u if isinstance(u, p4r.Update) else u.encode_update(self.schema) for u in updates]
         for start in range(0, len(encoded), BATCH):
             request = p4r.WriteRequest(
                 device_id=self._device_id,

@@ -1,0 +1,146 @@
+"""BMv2 as the oracle: `simple_switch_grpc` from PATH, its ports a gRPC stream instead of interfaces.
+
+BMv2 says of each packet that leaves which one that came in it comes from, and ends a stream only when
+nothing of it is left inside. So what a frame caused is known for certain, however malformed it was, and
+neither namespaces nor root are needed. The CPU port is a port like the others here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from finsy.proto import p4r
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from ptf_tests import network
+from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
+from ptf_tests.p4runtime import P4Runtime
+
+COMMAND = "simple_switch_grpc"
+DEVICE_ID = 1
+WINDOW = 48
+"""Frames inside BMv2 at a time: its egress queues hold 64 packets, and drop the next ones."""
+
+_PORTS_SERVICE = "/p4.bm.DataplaneInterface/PacketStream"
+_START_SECONDS = 30.0
+_ANSWER_SECONDS = 60.0
+
+
+class OracleError(Exception):
+    """BMv2 did not start, or ended; the message holds what it said."""
+
+
+def version() -> str | None:
+    """Return the version of the BMv2 on PATH, None where there is none."""
+    if shutil.which(COMMAND) is None:
+        return None
+    return subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+class Bmv2:
+    """A running BMv2; see `program.Target`."""
+
+    name = "bmv2"
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if shutil.which(COMMAND) is None:
+            raise OracleError(f"{COMMAND} is not on PATH: install BMv2 to compare with it")
+        with contextlib.ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duet-bmv2-")))
+            control, ports = f"unix:{scratch}/p4runtime", f"unix:{scratch}/ports"
+            log = stack.enter_context((scratch / "log").open("w+b"))
+            self._process = stack.enter_context(_running(_command(control, ports), log))
+            self._channel = stack.enter_context(grpc.insecure_channel(ports))
+            self._await_ports(log)
+            self._stream = self._channel.stream_stream(
+                _PORTS_SERVICE,
+                request_serializer=_Packet.SerializeToString,
+                response_deserializer=_Packet.FromString,
+            )
+            self._control = stack.enter_context(P4Runtime(control, self._program.schema, DEVICE_ID))
+            self._control.push_pipeline()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def write(self, updates: Sequence[p4r.Update]) -> None:
+        """Write to the tables by P4Runtime."""
+        self._control.write(updates)
+
+    def send(self, frames: Sequence[Frame]) -> list[list[Frame]]:
+        """Send frames one after the other, and return for each what left because of it."""
+        left: list[list[Frame]] = [[] for _ in frames]
+        for start in range(0, len(frames), WINDOW):
+            packets = [
+                _Packet(id=number + 1, device_id=DEVICE_ID, port=port, packet=frame)
+                for number, (port, frame) in enumerate(frames[start : start + WINDOW], start)
+            ]
+            # BMv2 ends the stream once all its packets have left or were dropped.
+            for answer in self._stream(iter(packets), timeout=_ANSWER_SECONDS):
+                left[answer.id - 1].append((answer.port, answer.packet))
+        return left
+
+    def counters(self) -> Counters:
+        """Return every counter that is not zero."""
+        entities = self._control.read(*counter_queries(self._program.schema))
+        return name_counters(self._program.schema, entities)
+
+    def _await_ports(self, log: Any) -> None:
+        ready = grpc.channel_ready_future(self._channel)
+        waited = 0.0
+        while waited < _START_SECONDS and self._process.poll() is None:
+            try:
+                ready.result(timeout=0.2)
+                return
+            except grpc.FutureTimeoutError:
+                waited += 0.2
+        log.seek(0)
+        raise OracleError(f"{COMMAND} does not start:\n{log.read().decode(errors='replace')}")
+
+
+def _command(control: str, ports: str) -> list[str]:
+    return [
+        *(COMMAND, "--no-p4", "--device-id", str(DEVICE_ID), "--log-console", "--log-level", "error"),
+        *("--", "--grpc-server-addr", control, "--dp-grpc-server-addr", ports),
+    ]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=network.die_with_parent
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _packet_class() -> Any:
+    """Return the message of BMv2's port stream; requests and responses have the same fields."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    fields = [("id", kinds.TYPE_UINT64), ("device_id", kinds.TYPE_UINT64), ("port", kinds.TYPE_UINT32)]
+    file = descriptor_pb2.FileDescriptorProto(name="duet/bmv2_ports.proto", package="duet", syntax="proto3")
+    message = file.message_type.add(name="PortPacket")
+    for number, (name, kind) in enumerate([*fields, ("packet", kinds.TYPE_BYTES)], 1):
+        message.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("duet.PortPacket"))
+
+
+_Packet = _packet_class()

@@ -1,0 +1,10 @@
+"""The programs that are compared, by name."""
+
+from __future__ import annotations
+
+from ptf_tests.conformance import hmux, l2_switch, l3_router, stateful
+from ptf_tests.conformance.program import Program
+
+PROGRAMS: dict[str, Program] = {
+    module.PROGRAM.name: module.PROGRAM for module in (hmux, l2_switch, l3_router, stateful)
+}

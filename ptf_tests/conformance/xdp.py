@@ -1,0 +1,56 @@
+"""The xdp target without ports: frames go through the compiled program by BPF_PROG_TEST_RUN."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Self
+
+from finsy.p4entity import decode_entity
+from finsy.proto import p4r
+
+from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
+from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
+
+
+class Xdp:
+    """The embedded switch, P4Runtime's checks included; see `program.Target`. Needs root."""
+
+    name = "xdp"
+
+    def __init__(self, program: Program) -> None:
+        self._schema = program.schema
+
+    def __enter__(self) -> Self:
+        self._device = XdpDevice()
+        try:
+            config = PipelineConfig(self._device)
+            action = p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
+            asyncio.run(config.set(action, self._schema.get_pipeline_config()))
+            self._state = config.forwarding()
+        except BaseException:
+            self._device.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._device.close()
+
+    def write(self, updates: Sequence[p4r.Update]) -> None:
+        """Write to the tables by P4Runtime."""
+        for update in updates:
+            self._state.write(update)
+
+    def send(self, frames: Sequence[Frame]) -> list[list[Frame]]:
+        """Run frames one after the other, and return for each what would leave."""
+        replay = self._state.pipeline.replay
+        return [replay(frame, port) for port, frame in frames]
+
+    def counters(self) -> Counters:
+        """Return every counter that is not zero."""
+        queries = (query.encode(self._schema) for query in counter_queries(self._schema))
+        read = [
+            decode_entity(entity, self._schema) for query in queries for entity in self._state.read(query)
+        ]
+        return name_counters(self._schema, read)
