@@ -32,7 +32,7 @@ from duet_p4.rest.credentials import read_token
 from duet_p4.rest.mux import PortStatus, SessionStatus, router
 from duet_p4.rest.server import Tls, serve
 from duet_p4.smux.config import SmuxConfig
-from duet_p4.smux.datapath import EXITS, Datapath
+from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import XdpDatapath
 
@@ -117,7 +117,12 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
                 sizes=config.tables.sizes(),
             )
             datapath = scapy
+            # An SMux without VIPs passes everything to the kernel; here it keeps NAPI on, without which a
+            # switch cannot redirect into a veth.
+            passing = XdpDatapath(config.address, (), sizes=Sizes(1, 1, 1, 64, 1))
+            stack.callback(passing.close)
             for uplink in config.uplinks:
+                passing.attach(netdev.index(uplink), config.xdp_mode)
                 # Merged packets would look too big.
                 netdev.set_gro(uplink, on=False)
                 stack.callback(RawPort(uplink, scapy.process).close)

@@ -1,0 +1,155 @@
+"""Health checks against a real server on the loopback, and the counting of successes and failures."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from duet_p4.host_agent.health import CheckError, DipHealth, HealthMonitor, check
+from duet_p4.host_agent.model import HostDip, HostVip
+from duet_p4.model import HealthCheck, HealthCheckKind
+
+VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Service:
+    """A server whose answer, and whose being there, the test decides."""
+
+    def __init__(self) -> None:
+        self.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+        self.asked: list[bytes] = []
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, str(DIP), self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append(await reader.read(1000))
+        writer.write(self.answer)
+        writer.close()
+
+
+def what(service: Service, kind: HealthCheckKind = HealthCheckKind.HTTP, **options: int) -> HealthCheck:
+    base = {"interval_ms": 10, "timeout_ms": 200, "fall": 3, "rise": 2}
+    return HealthCheck(kind=kind, port=service.port, path="/up", **(base | options))
+
+
+def with_service(work: Callable[[Service], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        service = Service()
+        await service.start()
+        try:
+            async with asyncio.timeout(20):
+                await work(service)
+        finally:
+            await service.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", None),
+        (b"HTTP/1.0 299 Fine\r\n\r\n", None),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", "GET /up: 503 Service Unavailable"),
+        (b"HTTP/1.1 301 Moved\r\n\r\n", "GET /up: 301 Moved"),
+        (b"SSH-2.0-OpenSSH\r\n", "not HTTP"),
+        (b"", "not HTTP"),
+        (b"x" * 10_000, "not HTTP"),
+    ],
+)
+def test_an_http_check_wants_2xx(answer: bytes, reason: str | None) -> None:
+    async def work(service: Service) -> None:
+        service.answer = answer
+        if reason is None:
+            await check(what(service), VIP, DIP)
+        else:
+            with pytest.raises(CheckError, match=reason):
+                await check(what(service), VIP, DIP)
+        assert service.asked[0].startswith(b"GET /up HTTP/1.1\r\nHost: 10.0.0.1\r\n")
+
+    with_service(work)
+
+
+def test_a_tcp_check_wants_a_connection() -> None:
+    async def work(service: Service) -> None:
+        await check(what(service, HealthCheckKind.TCP), VIP, DIP)
+        await service.stop()
+        with pytest.raises(CheckError, match=rf"127\.0\.0\.1:{service.port}"):
+            await check(what(service, HealthCheckKind.TCP), VIP, DIP)
+
+    with_service(work)
+
+
+def test_a_server_that_hangs_fails_in_time() -> None:
+    async def work(service: Service) -> None:
+        async def hang(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+            await asyncio.Event().wait()
+
+        silent = await asyncio.start_server(hang, str(DIP), 0)
+        port = silent.sockets[0].getsockname()[1]
+        with pytest.raises(CheckError, match="does not answer in 50 ms"):
+            await check(HealthCheck(kind=HealthCheckKind.HTTP, port=port, timeout_ms=50), VIP, DIP)
+        silent.close()
+
+    with_service(work)
+
+
+def test_rise_and_fall_are_counted_and_changes_are_told() -> None:
+    async def work(service: Service) -> None:
+        history: list[DipHealth] = []
+        changed = asyncio.Event()
+        monitor = HealthMonitor(lambda: (history.extend(monitor.health()), changed.set())[-1])
+
+        async def change() -> DipHealth:
+            await changed.wait()
+            changed.clear()
+            return history[-1]
+
+        monitor.put_vip(HostVip(address=VIP, dips=(HostDip(address=DIP),), health=what(service)))
+        assert [health.up for health in monitor.health()] == [None]
+        first = await change()
+        assert (first.up, first.checks) == (True, 1), "one success is enough to begin with"
+        service.answer = b"HTTP/1.1 500 Oops\r\n\r\n"
+        down = await change()
+        assert (down.up, down.detail) == (False, "GET /up: 500 Oops")
+        assert down.checks >= first.checks + 3, "three failures in a row are needed"
+        service.answer = b"HTTP/1.1 200 OK\r\n\r\n"
+        up = await change()
+        assert (up.up, up.detail) == (True, "")
+        assert up.checks >= down.checks + 2, "two successes in a row are needed"
+        assert len(history) == 3
+        await monitor.close()
+        assert monitor.health() == []
+
+    with_service(work)
+
+
+def test_an_unchanged_check_goes_on_undisturbed() -> None:
+    async def work(service: Service) -> None:
+        seen = asyncio.Event()
+        monitor = HealthMonitor(seen.set)
+        vip = HostVip(address=VIP, dips=(HostDip(address=DIP),), health=what(service))
+        monitor.put_vip(vip)
+        await seen.wait()
+        before = monitor.health()[0]
+        monitor.put_vip(vip)
+        assert monitor.health()[0].since == before.since
+        monitor.put_vip(vip.model_copy(update={"health": what(service, fall=1)}))
+        assert monitor.health()[0].up is None, "another check begins afresh"
+        monitor.put_vip(vip.model_copy(update={"health": None}))
+        assert monitor.health() == []
+        await monitor.close()
+
+    with_service(work)
