@@ -7,7 +7,7 @@ These addresses live inside the testbed's namespaces only; nothing is routed out
 | VIPs | 10.0.0.0/16 |
 | TIPs | 20.0.0.0/24 |
 | servers | 100.<container>.<ToR>.0/24, a block of addresses for each server |
-| clients | the first block of their ToR; those outside have 192.0.2.0/24 |
+| clients | the first block of their ToR; outside, the first of 192.0.2.0/24 |
 | links | 172.31.0.0/16, a /31 each, hosts' links too |
 | loopbacks of switches and SMuxes | 172.30.0.0/16 from the bottom: up to 254 nodes stay in 172.30.0.0/24 |
 | management | 198.18.0.0/15 |
@@ -82,6 +82,11 @@ def host_block(container: int, tor: int, host: int, hosts: int) -> IPv4Network:
     size = block_size(hosts)
     base = tor_prefix(container, tor).network_address + host * size
     return IPv4Network((base, 33 - size.bit_length()))
+
+
+def outside_block() -> IPv4Network:
+    """Return the addresses of the client outside: a block of `OUTSIDE`, which the Cores announce whole."""
+    return next(OUTSIDE.subnets(new_prefix=33 - MAX_BLOCK.bit_length()))
 
 
 def loopback(index: int) -> IPv4Address:

@@ -214,7 +214,13 @@ class _Builder:
                 self._hosts(tor, container, within)
         if size.clients:
             outside = self._add(
-                Node("outside", Kind.CLIENT, size.tor_count + 1, self._index(), prefix=addresses.OUTSIDE)
+                Node(
+                    "outside",
+                    Kind.CLIENT,
+                    size.tor_count + 1,
+                    self._index(),
+                    prefix=addresses.outside_block(),
+                )
             )
             for core in cores:
                 self._link(outside, core, size.host_bps, mtu=HOST_MTU)

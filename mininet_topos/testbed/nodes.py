@@ -100,11 +100,11 @@ def inventory_of(graph: nx.Graph) -> inventory.Inventory:
 
 
 def _entering(graph: nx.Graph, node: fattree.Node) -> tuple[IPv4Network, ...]:
-    """Return the sources that enter the network at a switch: a ToR's hosts, or a Core's clients."""
+    """Return the sources that enter the network at a switch: a ToR's hosts, or at a Core all outside."""
     if node.prefix is not None:
         return (node.prefix,)
-    peers = (graph.nodes[link.peer(node.name).node]["node"] for link in fattree.links(graph, node.name))
-    return tuple(peer.prefix for peer in peers if peer.kind is Kind.CLIENT)
+    outside = any(graph.nodes[name]["node"].kind is Kind.CLIENT for name in graph[node.name])
+    return (addresses.OUTSIDE,) if outside else ()
 
 
 class _Nodes:

@@ -97,8 +97,9 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
             port = link.port(node.name)
             if not node.is_switch:
                 _address(netlink, port.name, port.address)
-                _offloads(port.name)
             _up(netlink, port.name)
+            if not node.is_switch:
+                _offloads(port.name)
         if node.kind in (Kind.SERVER, Kind.CLIENT):
             _host(netlink, node, [link.peer(node.name).address.ip for link in links])
 
@@ -136,7 +137,7 @@ def _offloads(interface: str) -> None:
     """Have the host fill in checksums and segment itself, and turn NAPI on.
 
     A packet leaves a veth as it is, so the switch would see checksums that nobody filled in; and XDP
-    can redirect into a veth only if its peer has NAPI, which GRO turns on.
+    can redirect into a veth only if its peer has NAPI, which GRO turns on where the interface is up.
     """
     for command in _ETHTOOL_OFF.values():
         _ethtool(interface, command, 0)
