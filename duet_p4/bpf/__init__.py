@@ -2,6 +2,7 @@
 
 from duet_p4.bpf.compile import INCLUDE, cache_folder, compile_object
 from duet_p4.bpf.errors import BpfError
+from duet_p4.bpf.libbpf import possible_cpus
 from duet_p4.bpf.objects import (
     ANY,
     EXIST,
@@ -32,4 +33,5 @@ __all__ = [
     "cache_folder",
     "compile_object",
     "create_map",
+    "possible_cpus",
 ]

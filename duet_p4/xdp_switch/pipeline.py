@@ -42,7 +42,7 @@ class XdpPipeline:
 
     def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map]) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does."""
-        self.compiled = compile_program(config)
+        self.compiled = compile_program(config, bpf.possible_cpus())
         self._check(info)
         self._shared = shared
         self._object = bpf.Object(build(self.compiled))
@@ -101,11 +101,11 @@ class XdpPipeline:
 
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         """Return cells of a counter array."""
-        return read_counts(self._object.map(identifier(f"counter_{counter}")), first, number)
+        return self._counter(counter).read(first, number)
 
     def write_counter(self, counter: str, index: int, count: Count) -> None:
         """Set one cell of a counter array."""
-        write_count(self._object.map(identifier(f"counter_{counter}")), index, count)
+        self._counter(counter).write(index, count)
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         """Return cells of a register array."""
@@ -157,6 +157,9 @@ class XdpPipeline:
         """Free the program, its tables and its state."""
         self._object.close()
 
+    def _counter(self, name: str) -> Counters:
+        return Counters(self._object.memory(identifier(f"counter_{name}")))
+
     def _register(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
         width = self.compiled.program.registers[name].width
         memory = self._object.memory(identifier(f"register_{name}"))
@@ -200,6 +203,23 @@ class XdpPipeline:
         return entries
 
 
+class Counters:
+    """An array of counters as the program holds it: a row for each CPU."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(bpf.possible_cpus(), -1, 2)
+
+    def read(self, first: int, number: int) -> list[Count]:
+        """Return `number` cells from `first` on, summed over the CPUs."""
+        total = self._cells[:, first : first + number].sum(axis=0)
+        return [(int(packets), int(size)) for packets, size in total]
+
+    def write(self, index: int, count: Count) -> None:
+        """Set one cell."""
+        self._cells[1:, index] = 0
+        self._cells[0, index] = count
+
+
 class _Table:
     """One table: its store, its default, its counters, and which handle each entry has."""
 
@@ -209,7 +229,7 @@ class _Table:
         self._store: Store | None = make_store(layout, loaded)
         self._handles: dict[Key, int] = {}
         self._free = Pool(layout.table.size + 1)
-        self._counter = loaded.map(layout.counter) if layout.counter and self._store else None
+        self._counter = Counters(loaded.memory(layout.counter)) if layout.counter and self._store else None
         self._default: memoryview | None = None
         if not layout.table.default_const:
             self._default = loaded.memory(f"default_{layout.symbol}")
@@ -226,7 +246,7 @@ class _Table:
         handle = self._free.take()
         try:
             if self._counter is not None:
-                write_count(self._counter, handle, (0, 0))
+                self._counter.write(handle, (0, 0))
             self._store.insert(key, self._pack(action, handle))
         except BaseException:
             self._free.give_back(handle)
@@ -257,16 +277,16 @@ class _Table:
         """Return the direct counters of entries."""
         if self._counter is None:
             raise ValueError(f"table {self._table.name} has no direct counter")
-        if len(keys) < 8:
-            return [read_counts(self._counter, self._handles[key], 1)[0] for key in keys]
-        every = read_counts(self._counter, 0, self._table.size + 1)
-        return [every[self._handles[key]] for key in keys]
+        every = self._counter.read(0, self._table.size + 1) if len(keys) > 8 else None
+        if every is not None:
+            return [every[self._handles[key]] for key in keys]
+        return [self._counter.read(self._handles[key], 1)[0] for key in keys]
 
     def write_counter(self, key: Key, count: Count) -> None:
         """Set the direct counter of an entry."""
         if self._counter is None:
             raise ValueError(f"table {self._table.name} has no direct counter")
-        write_count(self._counter, self._handles[key], count)
+        self._counter.write(self._handles[key], count)
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):
@@ -359,22 +379,3 @@ def build(compiled: Compiled) -> Path:
         source = Path(folder) / "pipeline.c"
         source.write_text(compiled.source)
         return bpf.compile_object(source, [INCLUDE])
-
-
-def read_counts(counter: bpf.Map, first: int, number: int) -> list[Count]:
-    """Return cells of a counter map, summed over the CPUs."""
-    cells = counter.lookup_range(first, number)
-    return [
-        (
-            sum(int.from_bytes(value[:8], "little") for value in cell),
-            sum(int.from_bytes(value[8:], "little") for value in cell),
-        )
-        for cell in cells
-    ]
-
-
-def write_count(counter: bpf.Map, index: int, count: Count) -> None:
-    """Set one cell of a counter map."""
-    own = count[0].to_bytes(8, "little") + count[1].to_bytes(8, "little")
-    others = [bytes(16)] * (counter.cpus - 1)
-    counter.update_percpu(index.to_bytes(4, "little"), [own, *others])

@@ -223,7 +223,8 @@ class Actions:
     def _count(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         name = _named(primitive.arguments[0])
         index = cut(expressions.value(primitive.arguments[1]), 32)
-        return [f"count_packet(s, &{identifier('counter_' + name)}, {index});"]
+        size = self._program.counters[name].size
+        return [f"count_packet(s, {identifier('counter_' + name)}, {size}, {index});"]
 
     def _register_read(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, array, index = primitive.arguments

@@ -27,8 +27,8 @@ class Compiled:
     profiles: dict[str, ActionSet]
 
 
-def compile_program(config: bytes) -> Compiled:
-    """Compile a BMv2 JSON to C.
+def compile_program(config: bytes, cpus: int) -> Compiled:
+    """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
@@ -38,7 +38,7 @@ def compile_program(config: bytes) -> Compiled:
     calculations = Calculations(layout)
     actions = Actions(layout, calculations)
     tables = Tables(layout, actions, calculations)
-    generator = _Generator(program, layout, calculations, actions, tables)
+    generator = _Generator(program, layout, calculations, actions, tables, cpus)
     return Compiled(program, "\n".join(generator.lines()) + "\n", tables.layouts, tables.profiles)
 
 
@@ -50,7 +50,9 @@ class _Generator:
         calculations: Calculations,
         actions: Actions,
         tables: Tables,
+        cpus: int,
     ) -> None:
+        self._cpus = cpus
         self._program = program
         self._layout = layout
         self._calculations = calculations
@@ -61,6 +63,7 @@ class _Generator:
         """Yield the lines of the C source."""
         program = self._program
         yield f"/* {program.name}, compiled from p4c's BMv2 JSON. Generated: do not edit. */"
+        yield f"#define CPUS {self._cpus}"
         yield '#include "runtime.h"'
         yield ""
         yield from self._layout.declarations()
@@ -69,7 +72,7 @@ class _Generator:
         yield ""
         for counter in program.counters.values():
             if counter.table is None:
-                yield f"COUNTER_MAP({identifier('counter_' + counter.name)}, {counter.size});"
+                yield f"COUNTERS({identifier('counter_' + counter.name)}, {counter.size});"
         for register in program.registers.values():
             width = next(w for w in (8, 16, 32, 64) if register.width <= w)
             yield f"__u{width} {identifier('register_' + register.name)}[{register.size}];"

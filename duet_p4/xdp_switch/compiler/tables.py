@@ -259,7 +259,7 @@ class Tables:
             yield ""
             return
         if t.counter:
-            yield f"COUNTER_MAP({t.counter}, {t.capacity});"
+            yield f"COUNTERS({t.counter}, {t.capacity});"
         yield from {
             Strategy.INDEX: self._index,
             Strategy.HASH: self._hash,
@@ -426,7 +426,7 @@ class Tables:
         yield "bool hit = entry != 0;"
         if t.counter:
             yield "if (hit)"
-            yield f"    count_packet(s, &{t.counter}, entry->handle);"
+            yield f"    count_packet(s, {t.counter}, {t.capacity}, entry->handle);"
         if table.default_const:
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))

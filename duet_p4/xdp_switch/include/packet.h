@@ -78,13 +78,15 @@ static __always_inline int drop(enum drop_reason reason)
     return XDP_DROP;
 }
 
-static __always_inline void count_packet(struct scratch *s, void *map, __u32 index)
+static __always_inline void count_packet(struct scratch *s, struct count *rows, __u32 size, __u32 index)
 {
-    struct count *count = bpf_map_lookup_elem(map, &index);
+    if (index >= size)
+        return;
 
-    if (count) {
-        count->packets += 1;
-        count->bytes += s->received;
+    INDEX(at, bpf_get_smp_processor_id() * size + index);
+    if (at < CPUS * size) {
+        rows[at].packets += 1;
+        rows[at].bytes += s->received;
     }
 }
 

@@ -47,13 +47,8 @@ struct count {
     __u64 bytes;
 };
 
-#define COUNTER_MAP(name, size)                                                                    \
-    struct {                                                                                       \
-        __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                   \
-        __uint(max_entries, size);                                                                 \
-        __type(key, __u32);                                                                        \
-        __type(value, struct count);                                                               \
-    } name SEC(".maps")
+/* One row for each CPU, which only that CPU writes; the control plane adds them up. */
+#define COUNTERS(name, size) struct count name[CPUS * (size)]
 
 #define HASH_MAP(name, key_type, value_type, size)                                                 \
     struct {                                                                                       \
