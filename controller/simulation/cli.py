@@ -30,7 +30,7 @@ def _options(command: Command) -> Command:
         click.option("--scale", type=click.Choice(["small", "paper"]), default="paper", show_default=True,
                      help="The paper's data centre, or 104 switches for a look."),
         click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-                     default=Path("results/simulation"), show_default=True,
+                     default=Path("results/simulations"), show_default=True,
                      help="Where results go; finished parts found there are kept."),
         click.option("--seeds", type=click.IntRange(1, 1000), help="How many seeds (default: 5, small: 3)."),
         click.option("--jobs", type=click.IntRange(1), help="Parallel processes (default: one per core)."),

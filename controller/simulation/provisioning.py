@@ -190,7 +190,7 @@ class Failures:
 
 def smuxes(traffic_bps: float, capacity_bps: float) -> int:
     """Return how many SMuxes of that capacity carry the traffic."""
-    return math.ceil(traffic_bps / capacity_bps - 1e-9)
+    return math.ceil(traffic_bps / capacity_bps * (1 - 1e-12))
 
 
 def _spread_smuxes(matrix: Floats, topology: Topology, down: NDArray[np.bool_], smux_count: int) -> Floats:
