@@ -22,6 +22,9 @@ from ptf_tests.p4runtime import P4Runtime
 from ptf_tests.switch import DEVICE_ID, TARGETS, SwitchError, start_switch
 
 PORTS = range(1, 7)
+TEST_SECONDS = 120
+"""How long one test may take before it fails."""
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -77,6 +80,7 @@ def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
             "--disable-geneve",
         ),
         *("--disable-erspan", "--disable-mpls", "--disable-nvgre", "--quiet"),
+        *("--test-case-timeout", str(TEST_SECONDS)),
         *("--log-file", str(log_dir / "ptf.log"), *tests),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -166,8 +166,23 @@ class HmuxTest(BaseTest):
         for _, received in self.burst(port, list(flows.values())):
             tunnel = Tunneled.parse(received)
             found[tunnel.flow] = tunnel.destination
-        self.assertEqual(set(found), set(flows), "other flows came out than went in")
+        self.assertEqual(len(set(found) ^ set(flows)), 0, "other flows came out than went in")
         return found
+
+    def ports_of(self, flows: Mapping[Flow, bytes]) -> dict[Flow, int]:
+        """Send a frame of each flow, and return by which port each was routed on, untunneled."""
+        ends = slice(26, 38)  # Addresses and ports, in a header without options.
+        flow_at = {data[ends]: flow for flow, data in flows.items()}
+        return {flow_at[data[ends]]: port for port, data in self.burst(CLIENT_PORT, list(flows.values()))}
+
+    def assert_same(self, found: Mapping[Flow, object], expected: Mapping[Flow, object]) -> None:
+        """Fail where flows went elsewhere than expected; show some of them."""
+        wrong = [flow for flow in expected if found.get(flow) != expected[flow]]
+        if wrong or len(found) != len(expected):
+            shown = "\n".join(
+                f"{flow}: expected {expected[flow]}, got {found.get(flow)}" for flow in wrong[:10]
+            )
+            self.fail(f"{len(wrong)} of {len(expected)} flows went elsewhere, among them\n{shown}")
 
     def assert_even(self, counts: Mapping[object, int], shares: Mapping[object, float]) -> None:
         """Fail where the counts are not a fair draw in these shares (chi-square, 1 in 1000)."""

@@ -59,14 +59,14 @@ class TwoHopsReachEveryDip(HmuxTest):
         for _, received in self.burst(CLIENT_PORT, list(flows.values())):
             at_tip[Tunneled.parse(received).flow] = received
         taken = {flow: Tunneled.parse(data).destination for flow, data in at_tip.items()}
-        self.assertEqual(taken, {flow: TIPS[flow_hash(flow) % 16 % 2] for flow in flows})
+        self.assert_same(taken, {flow: TIPS[flow_hash(flow) % 16 % 2] for flow in flows})
 
         served: dict[object, IPv4Address] = {}
         for tip in TIPS:
             self.become_hop()
             self.tip(tip, slots[tip])
             served |= self.tunneled_to({flow: data for flow, data in at_tip.items() if taken[flow] == tip})
-        self.assertEqual(
+        self.assert_same(
             served, {flow: slots[taken[flow]][tip_hash(flow) % len(slots[taken[flow]])] for flow in flows}
         )
         self.assert_even(Counter(served.values()), dict.fromkeys([*dips[TIPS[0]], *dips[TIPS[1]]], 1))
