@@ -1,0 +1,1 @@
+"""`duet bench dataplane`: how fast the HMux forwards and how fast it is programmed."""

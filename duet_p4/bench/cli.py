@@ -1,0 +1,96 @@
+"""`duet bench dataplane`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from duet_p4 import results
+from duet_p4.bench.dataplane import Bench, Plan
+from duet_p4.bench.line import BenchError
+from duet_p4.bench.plot import draw
+from duet_p4.bpf import BpfError
+
+NAME = "bench-dataplane"
+QUIET = 0.9
+"""Share of a CPU below which a machine is too busy to measure BMv2."""
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="64 bytes and a few short runs only.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write JSON and figure to this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.option("--runs", type=click.IntRange(1, 100), help="Runs per frame size and subject.")
+def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) -> None:
+    """Measure packets per second: hmux.p4 on xdp, on bmv2, and the least an XDP program can do.
+
+    Also VIPs per second and the latency of one VIP. Uses network namespaces of its own; needs root,
+    trafgen and tcpreplay, and takes a few minutes. BMv2 is measured where simple_switch_grpc is on PATH.
+    """
+    if os.geteuid() != 0:
+        raise click.ClickException("network namespaces and XDP need root: run it with sudo")
+    plan = Plan.quick() if quick else Plan()
+    if runs is not None:
+        plan = dataclasses.replace(plan, runs=runs)
+    console = Console(stderr=True)
+    try:
+        with console.status("") as status:
+            bench = Bench(
+                plan, lambda text: status.update(text) if console.is_terminal else _print_line(text)
+            )
+            summary = bench.run()
+    except (BenchError, BpfError) as error:
+        raise click.ClickException(str(error)) from error
+    share = bench.machine_share()
+    if share is not None and share < QUIET:
+        console.print(
+            f"other processes took {1 - share:.0%} of the CPU: BMv2's rates are too low, "
+            "those of floor and xdp are per second of CPU and hold",
+            style="yellow",
+        )
+    if out is not None:
+        whole = {"command": "duet bench dataplane", "plan": plan, "machine": results.machine(), **summary}
+        paths = [results.write_json(out / f"{NAME}.json", whole), *draw(bench.rates, out / NAME)]
+        console.print("written: " + ", ".join(map(str, paths)))
+    if as_json:
+        click.echo(results.to_json(summary))
+    else:
+        _print(bench, summary)
+
+
+def _print_line(text: str) -> None:
+    """Report progress where no terminal redraws a line."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(bench: Bench, summary: dict[str, object]) -> None:
+    rates = Table("subject", "tables", "bytes", "kpps", "ns per packet", "loss", title="Forwarding, one CPU")
+    for rate in bench.rates:
+        rates.add_row(
+            rate.subject,
+            "-" if rate.subject == "floor" else rate.fill,
+            str(rate.size),
+            f"{rate.pps / 1000:.1f}",
+            f"{rate.ns_per_packet:.0f}",
+            f"{rate.loss:.3%}",
+        )
+    control = Table("target", "VIPs per second", "one VIP, ms (median)", title="Programming")
+    for entry in bench.programming:
+        control.add_row(entry.target, f"{entry.vips_per_s:.0f}", f"{entry.vip_ms_median:.2f}")
+    console = Console()
+    console.print(rates, control)
+    for key in (
+        "xdp_over_floor",
+        "xdp_over_bmv2",
+        "full_over_one",
+        "xdp_ns_per_packet",
+        "floor_ns_per_packet",
+    ):
+        value = summary[key]
+        console.print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: not measured")

@@ -1,0 +1,310 @@
+"""How fast the HMux forwards, against the floor and against BMv2, and how fast VIPs are programmed.
+
+Floor and xdp forward in the context of the sender, on one CPU, so the highest rate without loss is the
+rate of a sender that runs flat out; what is given is packets per second of CPU, which other processes
+on the machine do not change. BMv2 forwards on threads of its own and collapses when flooded: its rate is
+the highest paced one with a loss below `MAX_LOSS`, found by bisection.
+
+Runs of the subjects alternate, and every figure is a median, so that a disturbance hits all alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from duet_p4.bench import kernel
+from duet_p4.bench.floor import floor
+from duet_p4.bench.line import BenchError, Line
+from duet_p4.bench.switches import Switch, available, deletes, inserts
+from duet_p4.bench.tables import DIPS_PER_VIP, SLOTS_PER_VIP, Fill
+from duet_p4.bench.traffic import Generator, Sent
+from duet_p4.hmux import entries
+
+MAX_LOSS = 0.001
+KEPT_PACE = 0.95
+"""A generator that falls short of its pace by more has been disturbed: the run does not count."""
+SIZES = (64, 512, 1500)
+"""Frame lengths in bytes, without FCS."""
+FILLS = ("one", "full")
+FLAT_OUT_PPS = 400_000
+"""About what one CPU does: a run flat out has this many packets for each second it should take."""
+LOWEST_PPS = 500.0
+HIGHEST_PPS = 400_000.0
+MEASURED_VIP = IPv4Address("10.64.0.1")
+MEASURED_DIP = IPv4Address("100.64.0.1")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to measure."""
+
+    sizes: tuple[int, ...] = SIZES
+    runs: int = 7
+    seconds: float = 1.0
+    steps: int = 7
+    vip_runs: int = 200
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """Enough to see that it works: 64 bytes, a few short runs."""
+        return cls(sizes=(64,), runs=3, seconds=0.5, steps=5, vip_runs=50)
+
+
+@dataclass(slots=True)
+class Rate:
+    """What one subject forwards at one frame size with one fill of its tables."""
+
+    subject: str
+    fill: str
+    size: int
+    pps: float
+    loss: float
+    runs: list[Sent] = field(default_factory=list)
+
+    @property
+    def ns_per_packet(self) -> float:
+        """The whole cost of a packet: generating, forwarding, receiving."""
+        return 1e9 / self.pps
+
+
+@dataclass(slots=True)
+class Programming:
+    """How fast one target takes VIPs."""
+
+    target: str
+    vips_per_s: float
+    vip_ms: list[float]
+
+    @property
+    def vip_ms_median(self) -> float:
+        """Milliseconds from the first Write of a VIP with two DIPs to the last answer."""
+        return statistics.median(self.vip_ms)
+
+
+class Bench:
+    """One benchmark and what it has found so far; `progress` is told what it does."""
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._plan = plan
+        self._progress = progress
+        self.rates: list[Rate] = []
+        self.programming: list[Programming] = []
+        self.program_ns: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Measure everything and return the result; what it made is gone when it returns or fails."""
+        self.run_xdp()
+        if available("bmv2"):
+            self.run_bmv2()
+        else:
+            self._progress("bmv2: simple_switch_grpc is not on PATH, left out")
+        return self.summary()
+
+    def run_xdp(self) -> None:
+        """Measure the floor and xdp."""
+        with _workshop() as (stack, folder):
+            self._measure_xdp(stack, folder)
+
+    def run_bmv2(self) -> None:
+        """Measure BMv2."""
+        with _workshop() as (stack, folder):
+            self._measure_bmv2(stack, folder)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures by the names that `duet bench dataplane --json` has for them."""
+        floor_rate, one, full = (
+            self._rate(*key) for key in (("floor", "one"), ("xdp", "one"), ("xdp", "full"))
+        )
+        bmv2 = self._rate("bmv2", "one")
+        xdp_control, bmv2_control = self._control("xdp"), self._control("bmv2")
+        return {
+            "floor_pps": floor_rate and floor_rate.pps,
+            "xdp_pps": one and one.pps,
+            "bmv2_pps": bmv2 and bmv2.pps,
+            "xdp_over_floor": _ratio(one, floor_rate),
+            "xdp_over_bmv2": one.pps / bmv2.pps if one and bmv2 else None,
+            "full_over_one": _ratio(full, one),
+            "xdp_ns_per_packet": self.program_ns.get("xdp one"),
+            "loss": max((rate.loss for rate in self.rates), default=None),
+            "machine_share": self.machine_share(),
+            "floor_ns_per_packet": self.program_ns.get("floor"),
+            "xdp_full_ns_per_packet": self.program_ns.get("xdp full"),
+            "xdp_vips_per_s": xdp_control and xdp_control.vips_per_s,
+            "xdp_vip_ms_median": xdp_control and xdp_control.vip_ms_median,
+            "bmv2_vips_per_s": bmv2_control and bmv2_control.vips_per_s,
+            "bmv2_vip_ms_median": bmv2_control and bmv2_control.vip_ms_median,
+            "rates": [
+                {
+                    "subject": rate.subject,
+                    "fill": rate.fill,
+                    "size": rate.size,
+                    "pps": rate.pps,
+                    "ns_per_packet": rate.ns_per_packet,
+                    "loss": rate.loss,
+                    "runs": [sent.cpu_pps for sent in rate.runs],
+                    "runs_wall": [sent.pps for sent in rate.runs],
+                }
+                for rate in self.rates
+            ],
+        }
+
+    def machine_share(self) -> float | None:
+        """Return the share of a CPU that a run flat out got, the median; BMv2's rates suffer below 1."""
+        shares = [run.pps / run.cpu_pps for rate in self.rates if rate.subject != "bmv2" for run in rate.runs]
+        return min(1.0, statistics.median(shares)) if shares else None
+
+    def _rate(self, subject: str, fill: str, size: int = 64) -> Rate | None:
+        found = (r for r in self.rates if (r.subject, r.fill, r.size) == (subject, fill, size))
+        return next(found, None)
+
+    def _control(self, target: str) -> Programming | None:
+        return next((p for p in self.programming if p.target == target), None)
+
+    def _measure_xdp(self, stack: ExitStack, folder: Path) -> None:
+        fills = {"floor": Fill.full(), "xdp one": Fill.one(), "xdp full": Fill.full()}
+        lines = {name: stack.enter_context(Line()) for name in fills}
+        stack.enter_context(floor(lines["floor"]))
+        self._progress("xdp: compiles and starts two switches")
+        one = stack.enter_context(Switch("xdp", lines["xdp one"], folder))
+        fill_tables(one, Fill.one())
+        full = stack.enter_context(Switch("xdp", lines["xdp full"], folder))
+        self.programming.append(self._program("xdp", full))
+        for size in self._plan.sizes:
+            generators = {
+                name: Generator(lines[name], folder, fill.addresses(), size) for name, fill in fills.items()
+            }
+            runs: dict[str, list[Sent]] = {name: [] for name in fills}
+            packets = round(FLAT_OUT_PPS * self._plan.seconds)
+            for number in range(self._plan.runs):
+                for name, generator in generators.items():
+                    self._progress(f"{name}: {size} bytes, run {number + 1} of {self._plan.runs}")
+                    runs[name].append(generator.flat_out(packets))
+            for name, sent in runs.items():
+                self._keep(name, size, sent, generators[name])
+            if size == self._plan.sizes[0]:
+                for name, generator in generators.items():
+                    self._progress(f"{name}: the kernel times the program")
+                    with kernel.statistics():
+                        timed = kernel.RunTime(lines[name].switch, lines[name].switch_in)
+                        generator.flat_out(packets)
+                        self.program_ns[name] = timed.nanoseconds()
+
+    def _keep(self, name: str, size: int, sent: list[Sent], generator: Generator) -> None:
+        """Note the median of flat-out runs; where they lost packets, the highest paced rate without."""
+        subject, _, fill = name.partition(" ")
+        pps = statistics.median(run.cpu_pps for run in sent)
+        loss = statistics.median(run.loss for run in sent)
+        if loss >= MAX_LOSS:
+            self._progress(f"{name}: {size} bytes, loses {loss:.2%} flat out: looks for a pace")
+            found = self._highest_paced(generator, LOWEST_PPS, pps)
+            pps, loss = found.pps, found.loss
+        self.rates.append(Rate(subject, fill or "one", size, pps, loss, sent))
+
+    def _measure_bmv2(self, stack: ExitStack, folder: Path) -> None:
+        line = stack.enter_context(Line())
+        switch = stack.enter_context(Switch("bmv2", line, folder))
+        self.programming.append(self._program("bmv2", switch))
+        # Full first: the tables were filled to time it.
+        for name in reversed(FILLS):
+            fill: Fill = getattr(Fill, name)()
+            if name == "one":
+                switch.push()
+                fill_tables(switch, fill)
+            for size in self._plan.sizes:
+                generator = Generator(line, folder, fill.addresses(), size)
+                self._progress(f"bmv2 {name}: {size} bytes, looks for the highest pace without loss")
+                found = self._highest_paced(generator, LOWEST_PPS, HIGHEST_PPS)
+                self.rates.append(Rate("bmv2", name, size, found.pps, found.loss, [found]))
+
+    def _highest_paced(self, generator: Generator, low: float, high: float) -> Sent:
+        """Return the run at the highest pace that lost less than `MAX_LOSS`.
+
+        Doubles from `low` until packets are lost, then bisects; a pace counts as lossy only if a second
+        try loses as well.
+        """
+        best: Sent | None = None
+        rate = max(low, 1000.0)
+        while rate <= high:
+            sent = self._lossless(generator, rate)
+            if sent is None:
+                break
+            best, rate = sent, rate * 2
+        if best is None:
+            raise BenchError(f"even {rate:.0f} packets per second are not forwarded without loss")
+        good, bad = rate / 2, min(rate, high)
+        for _ in range(self._plan.steps):
+            middle = (good + bad) / 2
+            sent = self._lossless(generator, middle)
+            if sent is None:
+                bad = middle
+            else:
+                best, good = sent, middle
+        return best
+
+    def _lossless(self, generator: Generator, rate: float) -> Sent | None:
+        for _ in range(2):
+            sent = generator.paced(rate, self._plan.seconds)
+            if sent.loss < MAX_LOSS and sent.pps > KEPT_PACE * rate:
+                return sent
+        return None
+
+    def _program(self, target: str, switch: Switch) -> Programming:
+        """Time single VIPs in an almost empty switch, then fill it and time the VIPs of that."""
+        self._progress(f"{target}: programs VIPs")
+        fill = Fill.full()
+        switch.write(inserts([*Fill.one().underlay()]))
+        added, removed = one_vip()
+        milliseconds = []
+        for _ in range(self._plan.vip_runs):
+            began = time.perf_counter()
+            switch.write(added)
+            milliseconds.append(1000 * (time.perf_counter() - began))
+            switch.write(removed)
+        switch.push()
+        switch.write(inserts([*fill.underlay(), *fill.overlay()]))
+        hosts = inserts(fill.hosts())
+        began = time.perf_counter()
+        switch.write(hosts)
+        return Programming(target, fill.vips / (time.perf_counter() - began), milliseconds)
+
+
+@contextmanager
+def _workshop() -> Iterator[tuple[ExitStack, Path]]:
+    """Offer a stack for what is to be undone, and a folder that goes with it."""
+    with tempfile.TemporaryDirectory(prefix="duet-bench-") as folder, ExitStack() as stack:
+        yield stack, Path(folder)
+
+
+def fill_tables(switch: Switch, fill: Fill) -> None:
+    """Write everything that a fill says."""
+    switch.write(inserts([*fill.underlay(), *fill.overlay(), *fill.hosts()]))
+
+
+def one_vip() -> tuple[list[Any], list[Any]]:
+    """Return the Writes that add a VIP with two DIPs, in dependent order, and those that remove it."""
+    tunnels = [entries.tunnel(n, MEASURED_DIP + n) for n in range(DIPS_PER_VIP)]
+    slots = [entries.slot(n, n % DIPS_PER_VIP) for n in range(SLOTS_PER_VIP)]
+    added = [
+        request
+        for step in (tunnels, slots, [entries.vip(MEASURED_VIP, 0, SLOTS_PER_VIP)])
+        for request in inserts(step)
+    ]
+    return added, deletes(added)
+
+
+def _ratio(above: Rate | None, below: Rate | None) -> float | None:
+    """Return the median ratio of runs that were made side by side."""
+    if above is None or below is None:
+        return None
+    pairs = zip(above.runs, below.runs, strict=True)
+    return statistics.median(a.cpu_pps / b.cpu_pps for a, b in pairs)

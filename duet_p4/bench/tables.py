@@ -1,0 +1,82 @@
+"""What is in the tables while they are measured: one VIP, or as much as fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from finsy import P4TableEntry
+
+from duet_p4.bench.switches import OUT_PORT
+from duet_p4.hmux import entries, pipeline
+
+FIRST_VIP = int(IPv4Address("10.0.0.0"))
+FIRST_DIP = int(IPv4Address("100.0.0.0"))
+FIRST_ROUTE = int(IPv4Address("101.0.0.0"))
+DIPS_PER_VIP = 2
+SLOTS_PER_VIP = 16
+LOOPBACK = IPv4Address("172.30.0.1")
+SOURCE_MAC, DESTINATION_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+MTU = 1600
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How many entries of each kind."""
+
+    vips: int
+    slots: int
+    tunnels: int
+    routes: int
+
+    @classmethod
+    def one(cls) -> Fill:
+        """One VIP with two DIPs."""
+        return cls(vips=1, slots=SLOTS_PER_VIP, tunnels=DIPS_PER_VIP, routes=1)
+
+    @classmethod
+    def full(cls) -> Fill:
+        """Every table as full as P4Info says."""
+        sizes = pipeline.sizes()
+        return cls(
+            vips=sizes["host_table"],
+            slots=sizes["ecmp_table"],
+            tunnels=sizes["tunneling_table"],
+            routes=sizes["route_table"],
+        )
+
+    def addresses(self) -> list[int]:
+        """Return the VIPs, as traffic is to be sent to them."""
+        return [FIRST_VIP + number for number in range(self.vips)]
+
+    def underlay(self) -> Iterator[P4TableEntry]:
+        """Yield the configuration, and routes of which those to the DIPs lead out of the line.
+
+        A full table has a /32 for each DIP, as the longest prefix costs the most, and /32s beside.
+        """
+        yield entries.configuration(LOOPBACK, 0x5EED)
+        yield entries.nexthop(1, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
+        yield entries.nexthop_slot(0, 1)
+        yield entries.nexthop_group(1, 0, 1)
+        if self.routes <= self.tunnels:
+            yield entries.route(IPv4Network((FIRST_DIP, 8)), 1)
+            return
+        for number in range(self.tunnels):
+            yield entries.route(IPv4Network((FIRST_DIP + number, 32)), 1)
+        for number in range(self.routes - self.tunnels):
+            yield entries.route(IPv4Network((FIRST_ROUTE + number, 32)), 1)
+
+    def overlay(self) -> Iterator[P4TableEntry]:
+        """Yield tunnels and slots."""
+        for number in range(self.tunnels):
+            yield entries.tunnel(number, IPv4Address(FIRST_DIP + number))
+        for number in range(self.slots):
+            yield entries.slot(number, number % self.tunnels)
+
+    def hosts(self) -> Iterator[P4TableEntry]:
+        """Yield the VIPs, which share the slots among them."""
+        groups = self.slots // SLOTS_PER_VIP
+        for number in range(self.vips):
+            first = number % groups * SLOTS_PER_VIP
+            yield entries.vip(IPv4Address(FIRST_VIP + number), first, SLOTS_PER_VIP)

@@ -1,0 +1,191 @@
+"""The generator: trafgen flat out, tcpreplay at a pace; both send the same frames.
+
+Frames are UDP, each of a flow of its own, so that neither a hash nor a cache is flattered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import shutil
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from duet_p4.bench.line import BenchError, Line
+
+FRAMES = 4096
+"""Different frames, sent in turns."""
+ETHERNET, IP, UDP = 14, 20, 8
+MIN_FRAME = ETHERNET + IP + UDP
+GENERATOR_MAC = bytes.fromhex("020000000009")
+SWITCH_MAC = bytes.fromhex("020000000001")
+DEADLINE = 60.0
+SETTLE = 0.2
+"""Seconds without an arrival after which a packet counts as lost."""
+SAMPLE = 0.002
+"""Seconds between two looks at the receiver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One run: packets offered and received, and the pace while it was in full swing.
+
+    `cpu_pps` is per second of the generator's CPU time. With XDP that includes what switch and receiver
+    do, as veth hands a packet on in the context of who sends it: flat out, it is what `pps` would be if
+    nothing else ran on the machine.
+    """
+
+    offered: int
+    received: int
+    pps: float
+    cpu_pps: float
+
+    @property
+    def loss(self) -> float:
+        """Share of the packets that did not arrive."""
+        return max(0.0, 1 - self.received / self.offered)
+
+
+class _Sample(NamedTuple):
+    """Frames received and CPU seconds of the generator at a moment."""
+
+    moment: float
+    received: int
+    cpu: float
+
+
+class Generator:
+    """Sends frames of one size to given destinations into a line, with the files that this takes."""
+
+    def __init__(
+        self, line: Line, folder: Path, destinations: Sequence[int], size: int, seed: int = 1
+    ) -> None:
+        for tool in ("trafgen", "tcpreplay"):
+            if shutil.which(tool) is None:
+                package = {"trafgen": "netsniff-ng", "tcpreplay": "tcpreplay"}[tool]
+                raise BenchError(f"{tool} is not on PATH: apt-get install {package}")
+        self._line = line
+        chance = random.Random(seed)
+        frames = [
+            frame(size, int(ipaddress.IPv4Address("10.255.0.1")) + n, address, chance.randrange(1024, 65536))
+            for n, address in enumerate(chance.choices(destinations, k=FRAMES))
+        ]
+        self._config = folder / f"{line.generator}-{size}.cfg"
+        self._config.write_text("".join(map(_trafgen, frames)))
+        self._capture = folder / f"{line.generator}-{size}.pcap"
+        self._capture.write_bytes(_pcap(frames))
+
+    def flat_out(self, packets: int) -> Sent:
+        """Send that many packets as fast as one CPU can."""
+        return self._run(
+            packets,
+            "trafgen",
+            f"--dev={self._line.generator_port}",
+            f"--conf={self._config}",
+            f"--num={packets}",
+            "--cpus=1",
+            "--no-sock-mem",
+            "--no-cpu-stats",
+        )
+
+    def paced(self, rate: float, seconds: float) -> Sent:
+        """Send at `rate` packets per second for so many seconds."""
+        packets = max(1, round(rate * seconds))
+        return self._run(
+            packets,
+            "tcpreplay",
+            f"--intf1={self._line.generator_port}",
+            "--preload-pcap",
+            "--quiet",
+            "--timer=nano",
+            f"--pps={rate:.0f}",
+            f"--limit={packets}",
+            f"--loop={-(-packets // FRAMES)}",
+            str(self._capture),
+        )
+
+    def _run(self, packets: int, *command: str) -> Sent:
+        """Run a generator, sampling what arrives until nothing more does."""
+        before = self._line.received()
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self._line.generator, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        deadline = time.monotonic() + DEADLINE
+        samples: list[_Sample] = []
+        received, quiet_since = 0, time.monotonic()
+        try:
+            while received < packets:
+                moment, cpu = time.perf_counter(), _cpu_seconds(process.pid)
+                seen = self._line.received() - before
+                if seen and cpu is not None:
+                    samples.append(_Sample(moment, seen, cpu))
+                if seen != received or process.poll() is None:
+                    received, quiet_since = seen, time.monotonic()
+                elif time.monotonic() - quiet_since > SETTLE:
+                    break
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{command[0]} did not send {packets} packets within {DEADLINE:.0f} s")
+                time.sleep(SAMPLE)
+            process.wait(DEADLINE)
+        finally:
+            process.kill()
+            complaint = (process.communicate()[1] or b"").decode(errors="replace").strip()
+        if process.returncode:
+            raise BenchError(f"{command[0]} failed with status {process.returncode}: {complaint}")
+        if len(samples) < 2 or samples[-1].received == samples[0].received:
+            raise BenchError(f"of {packets} packets, {received} arrived: too few to measure a pace")
+        first, last = samples[0], samples[-1]
+        counted = last.received - first.received
+        return Sent(
+            packets,
+            received,
+            counted / (last.moment - first.moment),
+            counted / max(last.cpu - first.cpu, 1e-6),
+        )
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """Return the CPU time of a process and its children, or None once it has ended."""
+    total = 0
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for member in (str(pid), *children):
+            total += int(Path(f"/proc/{member}/schedstat").read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return None
+    return total / 1e9 if total else None
+
+
+def frame(size: int, source: int, destination: int, source_port: int) -> bytes:
+    """Return a UDP frame of `size` bytes, without the FCS."""
+    if size < MIN_FRAME:
+        raise ValueError(f"a UDP frame has at least {MIN_FRAME} bytes, not {size}")
+    header = struct.pack("!BBHHHBBHII", 0x45, 0, size - ETHERNET, 0, 0, 64, 17, 0, source, destination)
+    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+    udp = struct.pack("!HHHH", source_port, 80, size - ETHERNET - IP, 0)
+    return (SWITCH_MAC + GENERATOR_MAC + b"\x08\x00" + header + udp).ljust(size, b"\0")
+
+
+def _checksum(header: bytes) -> int:
+    words: tuple[int, ...] = struct.unpack("!10H", header)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+def _trafgen(data: bytes) -> str:
+    head, tail = data[:MIN_FRAME], len(data) - MIN_FRAME
+    fill = f",fill(0x00,{tail})" if tail else ""
+    return "{" + ",".join(map(str, head)) + fill + "}\n"
+
+
+def _pcap(frames: Sequence[bytes]) -> bytes:
+    header = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    return header + b"".join(struct.pack("=IIII", 0, 0, len(f), len(f)) + f for f in frames)
