@@ -102,7 +102,8 @@ class Controller:
             devices |= servers
             updater = Updater(store, events, inventory, devices, live_flows(inventory, servers))
             self.app.include_router(updater_api.router(updater, store, events, engine_client.place))
-            self._every("repair", config.intervals.repair, lambda: _repair(updater))
+            self._every("repair", config.intervals.repair, updater.repair)
+            self._every("settle", config.intervals.settle, updater.settle)
             self._every("resync", config.intervals.resync, lambda: _resync(updater))
         if Module.ENGINE in config.modules:
             window = config.intervals.assignment or 600.0
@@ -202,12 +203,6 @@ async def running(config: ControllerConfig) -> AsyncIterator[str]:
         finally:
             jobs.cancel()
             await asyncio.gather(jobs, return_exceptions=True)
-
-
-async def _repair(updater: Updater) -> None:
-    if updater.dirty:
-        await updater.resync(updater.dirty)
-    await updater.settle()
 
 
 async def _resync(updater: Updater) -> None:

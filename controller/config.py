@@ -31,9 +31,10 @@ class Listen(Model):
 class Intervals(Model):
     """How often the controller does what it does by itself, in seconds."""
 
-    health: float = Field(default=0.5, gt=0)
+    health: float = Field(default=1.0, gt=0)
     traffic: float = Field(default=10.0, gt=0)
-    repair: float = Field(default=1.0, gt=0, description="retry what failed, settle pinned flows")
+    repair: float = Field(default=0.5, gt=0, description="between two repairs of what differs")
+    settle: float = Field(default=2.0, gt=0, description="unpin flows that have ended")
     resync: float = Field(default=60.0, gt=0, description="read every device back")
     assignment: float | None = Field(default=600.0, gt=0, description="the paper: 10 minutes; null: never")
 

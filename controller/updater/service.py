@@ -80,7 +80,8 @@ class Updater:
         self._devices = devices
         self._live_flows = live_flows
         self._unreachable: set[str] = set()
-        self.dirty: set[str] = set()
+        self._dirty: set[str] = set()
+        self._repair_due = asyncio.Event()
         self._lock = asyncio.Lock()
         self.fan_out = min(switch.tables.tunneling for switch in inventory.switches)
 
@@ -213,7 +214,8 @@ class Updater:
                 await self._change(record, record.spec)
 
     async def set_reach(self, device: str, reach: DeviceReach, place: Placer) -> None:
-        """Note whether a device answers. One that does not gets no requests; one that does again is repaired.
+        """Note whether a device answers. One that does not gets no requests; one that does again is repaired
+        by the next `repair`.
 
         A switch that is lost gives up its VIPs: each goes where `place` says.
         """
@@ -223,7 +225,7 @@ class Updater:
             if device in self._unreachable:
                 self._unreachable.discard(device)
                 self._events.add("device-back", device)
-            await self.resync([device])
+            self._note_dirty(device)
             await self._set_server_health(device, up=True)
             return
         if device not in self._unreachable:
@@ -257,13 +259,23 @@ class Updater:
             if only is not None:
                 wanted = {name: wanted[name] for name in only}
             observed = await self._observe(wanted)
-            self.dirty -= set(observed)
+            self._dirty -= set(observed)
             plan = plan_update(wanted, observed)
             outcome = await execute(plan, wanted, self._devices)
             self._note_failures(outcome)
             if plan.steps:
                 self._events.add("resync", "controller", steps=len(plan.steps), writes=outcome.writes)
             return _report(outcome)
+
+    async def repair(self) -> None:
+        """Wait until some device may differ from what is wanted, then read those back and repair them."""
+        await self._repair_due.wait()
+        self._repair_due.clear()
+        await self.resync(self._dirty - self._unreachable)
+
+    def _note_dirty(self, device: str) -> None:
+        self._dirty.add(device)
+        self._repair_due.set()
 
     async def settle(self) -> None:
         """Unpin flows that have ended, and return VIPs to the switch they left for a change of DIPs."""
@@ -356,7 +368,7 @@ class Updater:
                 self._store.put_vips(self._with_placements({step.address: None}, None)[1])
                 self._events.add("left-to-smuxes", str(step.address), device=step.device)
             else:
-                self.dirty.add(step.device)
+                self._note_dirty(step.device)
 
     def _with_placements(
         self, placements: Mapping[IPv4Address, str | None], held: bool | None

@@ -136,7 +136,11 @@ def test_a_lost_switch_gives_its_vips_to_another_and_is_cleaned_when_it_is_back(
         assert record.switch in other
         assert VIP in testbed.muxes[str(record.switch)].held
         await testbed.client.set_reach("tor1", DeviceReach.READY)
-        assert VIP not in testbed.muxes["tor1"].held
+
+        async def cleaned() -> bool:
+            return VIP not in testbed.muxes["tor1"].held
+
+        await testbed.until(cleaned)
         kinds = [event.kind for event in await testbed.client.events()]
         assert "device-lost" in kinds and "device-back" in kinds
 
