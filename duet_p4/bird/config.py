@@ -43,11 +43,12 @@ class PrefixRange(Model):
 class Bfd(Model):
     """BFD timers: a neighbour silent for `interval_ms` x `multiplier` is down.
 
-    Links that lose carrier are noticed at once without BFD; it is for neighbours that go silent.
+    Links that lose carrier are noticed at once without BFD; it is for neighbours that go silent. So it
+    may be patient, and let an agent that died start again before its switch is given up.
     """
 
-    interval_ms: Milliseconds = 300
-    multiplier: int = Field(default=5, ge=2, le=50)
+    interval_ms: Milliseconds = 500
+    multiplier: int = Field(default=6, ge=2, le=50)
 
 
 class Timers(Model):

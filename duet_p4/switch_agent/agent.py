@@ -18,7 +18,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -75,6 +76,13 @@ class SwitchAgent:
         self._fib: FibMirror | None = None
         self._suspected = asyncio.Event()
         self._controlled = False
+        self._following = asyncio.Lock()
+        by_interface = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
+        self._neighbors = {
+            port.number: by_interface[port.interface]
+            for port in config.ports
+            if port.interface in by_interface
+        }
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
 
@@ -142,10 +150,12 @@ class SwitchAgent:
                 if self._controlled:
                     logger.error("%s", error)
                     self._health = Health(state=State.DEGRADED, detail=str(error))
-            died = self._controlled and not await self._listens()
-            self._controlled = False
-            if died:
-                await self._go_dark()
+            if self._controlled:
+                self._controlled = False
+                for port in self._config.ports:
+                    self._later(self._follow_carrier(port.number))
+                if not await self._listens():
+                    await self._go_dark()
             await self.service.detach()
             await asyncio.sleep(_RECONNECT_S)
 
@@ -208,13 +218,30 @@ class SwitchAgent:
 
     def _on_carrier(self, number: int, up: bool) -> None:
         """Copy a port's carrier to its TAP, as long as the switch behind the port is alive."""
-        if not self._controlled:
-            return
-        self._hostifs.set_carrier(number, up)
-        if up:
-            task = asyncio.get_running_loop().create_task(self._kernel.resolve(number))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        if self._controlled:
+            self._hostifs.set_carrier(number, up)
+            self._later(self._follow_carrier(number))
+
+    async def _follow_carrier(self, number: int) -> None:
+        """Tell BIRD and the neighbour table of a port's carrier.
+
+        BIRD would see its TAP's carrier by itself, but the kernel may take a second to report it.
+        """
+        async with self._following:
+            up = self._controlled and self._kernel.carrier[number]
+            neighbor = self._neighbors.get(number)
+            if neighbor is not None:
+                with suppress(BirdError):
+                    await self._bird.set_session(neighbor, enabled=up)
+            if up:
+                await self._kernel.resolve(number)
+            else:
+                await self._kernel.forget(number)
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _application(self) -> FastAPI:
         token = read_token(self._config.token_file) if self._config.token_file else None

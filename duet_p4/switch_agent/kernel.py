@@ -26,7 +26,7 @@ from duet_p4.switch_agent.config import SwitchConfig
 
 logger = logging.getLogger(__name__)
 
-ROUTE_PROTOCOL = 187
+ROUTE_PROTOCOL = 201
 """Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
 
 _GROUPS = 0x1 | 0x4 | 0x40  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE
@@ -122,6 +122,13 @@ class Kernel:
                 ifindex=self._tap_index(number),
                 state=0,
                 NDA_FLAGS_EXT=_NTF_EXT_MANAGED,
+            )
+
+    async def forget(self, number: int) -> None:
+        """Have the kernel forget a port's peer, so that it is not sent to before it answers again."""
+        with suppress(NetlinkError):
+            await self._netlink.neigh(
+                "del", dst=str(self._ports[number].peer), ifindex=self._tap_index(number)
             )
 
     async def _dump(self) -> None:
