@@ -88,8 +88,8 @@ def _run(
     vips: int | None,
 ) -> None:
     # Loads numba and scipy, which other commands can do without.
+    from controller.simulation import runner, tasks
     from controller.simulation import scale as scales
-    from controller.simulation import tasks
     from controller.simulation.figures import FIGURES as DRAWN
     from controller.simulation.summary import PAPER, SUMMARIES
 
@@ -113,7 +113,7 @@ def _run(
     wanted = list(dict.fromkeys(task for figure in figures for task in tasks.tasks_for(figure, chosen)))
     workers = min(jobs or len(os.sched_getaffinity(0)), len(wanted))
     with _progress(len(wanted), quiet=as_json) as advance:
-        found = tasks.run(chosen, wanted, out, workers, advance)
+        found = runner.run(chosen, wanted, out, workers, advance)
     summaries = {}
     for figure in figures:
         mine = {task: found[task] for task in tasks.tasks_for(figure, chosen)}
