@@ -98,7 +98,7 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
                 config.address,
                 config.announced,
                 uplink_mtu=mtu,
-                idle_timeout_s=config.idle_timeout_s,
+                timeouts=config.timeouts.timeouts(),
                 sizes=config.tables.sizes(),
             )
             stack.callback(xdp.close)
@@ -113,7 +113,7 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
                 config.address,
                 config.announced,
                 uplink_mtu=mtu,
-                idle_timeout_s=config.idle_timeout_s,
+                timeouts=config.timeouts.timeouts(),
                 sizes=config.tables.sizes(),
             )
             datapath = scapy

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from duet_p4.bird.config import BirdConfig
 from duet_p4.model import Model, Port
-from duet_p4.smux.datapath import Sizes
+from duet_p4.smux.datapath import Sizes, Timeouts
 
 
 class TableSizes(Model):
@@ -27,13 +27,23 @@ class TableSizes(Model):
         return Sizes(**self.model_dump())
 
 
+class FlowTimeouts(Model):
+    """Seconds after which the connection table forgets an idle flow."""
+
+    tcp_s: float = Field(default=Timeouts.tcp_s, gt=0, le=86_400)
+    other_s: float = Field(default=Timeouts.other_s, gt=0, le=86_400)
+
+    def timeouts(self) -> Timeouts:
+        """Return the same for a data path."""
+        return Timeouts(**self.model_dump())
+
+
 class SmuxConfig(Model):
     """One SMux.
 
     `address` is its own: the outer source of what it sends and the BGP router id. `announced` are the
     prefixes that cover all VIPs and TIPs. `bird` has no originated prefixes: the agent adds `address` and
-    `announced`. `datapath` is `xdp`, or `scapy` to read along. UDP and ICMP flows are
-    forgotten after `idle_timeout_s`.
+    `announced`. `datapath` is `xdp`, or `scapy` to read along.
     """
 
     name: str
@@ -49,6 +59,6 @@ class SmuxConfig(Model):
     tls_key: Path | None = None
     datapath: Literal["xdp", "scapy"] = "xdp"
     xdp_mode: Literal["native", "skb"] = "native"
-    idle_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
+    timeouts: FlowTimeouts = FlowTimeouts()
     tables: TableSizes = TableSizes()
     log_level: str = "INFO"

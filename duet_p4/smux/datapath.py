@@ -32,6 +32,18 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Timeouts:
+    """Seconds after which the connection table forgets an idle flow.
+
+    TCP has one too: a connection may have ended while an HMux carried the VIP, and its ports may
+    have been used again since.
+    """
+
+    tcp_s: float = 600.0
+    other_s: float = 60.0
+
+
+@dataclass(frozen=True)
 class Service:
     """An address, or one port of a VIP, that has a group of its own."""
 

@@ -21,7 +21,7 @@ from scapy.utils import checksum
 from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
-from duet_p4.smux.datapath import EXITS, Service, Sizes, Traffic, Written
+from duet_p4.smux.datapath import EXITS, Service, Sizes, Timeouts, Traffic, Written
 
 ETHERNET_LENGTH = 14
 OUTER_LENGTH = 20
@@ -86,14 +86,14 @@ class ScapyDatapath:
         announced: Iterable[IPv4Network],
         *,
         uplink_mtu: int = 1500,
-        idle_timeout_s: float = 60.0,
+        timeouts: Timeouts | None = None,
         sizes: Sizes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mux_address = mux_address
         self._announced = tuple(announced)
         self._mtu = uplink_mtu
-        self._idle_timeout_s = idle_timeout_s
+        self._timeouts = timeouts or Timeouts()
         self._sizes = sizes or Sizes()
         self._clock = clock
         self._vips: dict[IPv4Address, MuxVip] = {}
@@ -129,10 +129,12 @@ class ScapyDatapath:
         # A packet to a TIP was encapsulated by an HMux; the client's packet is inside.
         tip = self._tips.get(destination)
         inner = packet
+        if not tip and packet[9] == _IPIP:
+            raise _Leave("DROP_TUNNELED_VIP")
         if tip:
             header = parse_header(packet)
             if header.proto != _IPIP or header.ihl != 5 or _is_fragment(header):
-                raise _Leave("DROP_NOT_TUNNELED")
+                raise _Leave("DROP_BARE_TIP")
             inner = packet[OUTER_LENGTH:]
         header = parse_header(inner)
         flow, kind = parse_flow(header, inner)
@@ -147,7 +149,7 @@ class ScapyDatapath:
         answerable = kind is not Kind.ICMP_ERROR and header.frag == 0 and from_host
         if header.ttl <= 1:
             if not answerable:
-                raise _Leave("DROP_TTL")
+                raise _Leave("DROP_TTL_EXPIRED")
             raise self._reply(ethernet, header, inner, ICMP(type=11, code=0), "REPLY_TTL")
         if header.len + OUTER_LENGTH > self._mtu:
             if not answerable or not header.flags.DF:
@@ -220,7 +222,7 @@ class ScapyDatapath:
         if connection is None:
             return None
         idle = self._clock() - connection.seen
-        if flow.protocol != _TCP and idle > self._idle_timeout_s:
+        if idle > (self._timeouts.tcp_s if flow.protocol == _TCP else self._timeouts.other_s):
             return None
         if refresh:
             connection.seen = self._clock()

@@ -21,6 +21,7 @@ from duet_p4.smux.datapath import (
     EXITS,
     Service,
     Sizes,
+    Timeouts,
     Traffic,
     Written,
 )
@@ -32,7 +33,6 @@ _REFERENCE = struct.Struct("=II")
 _BACKEND = struct.Struct("=4sI")
 _FLOW = struct.Struct("!4s4sHHB3x")
 _TRAFFIC = struct.Struct("=QQ")
-_NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ class XdpDatapath:
         announced: Iterable[IPv4Network],
         *,
         uplink_mtu: int = 1500,
-        idle_timeout_s: float = 60.0,
+        timeouts: Timeouts | None = None,
         sizes: Sizes | None = None,
     ) -> None:
-        sizes = sizes or Sizes()
+        sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
         self._object.load(
             rodata={
                 "mux_address": mux_address.packed,
                 "uplink_mtu": _INDEX.pack(uplink_mtu),
-                "idle_timeout": struct.pack("=Q", round(idle_timeout_s * _NANOSECONDS)),
+                "tcp_timeout": _nanoseconds(timeouts.tcp_s),
+                "other_timeout": _nanoseconds(timeouts.other_s),
             },
             max_entries={
                 "services": sizes.services,
@@ -361,6 +362,10 @@ def _owners(group: Group, held: _Held) -> list[int]:
 def _encap(held: _Held, address: IPv4Address) -> IPv4Address:
     members: tuple[Dip, ...] = held.group.members if held.group else ()
     return next(dip.encap for dip in members if dip.address == address)
+
+
+def _nanoseconds(seconds: float) -> bytes:
+    return struct.pack("=Q", round(seconds * 1_000_000_000))
 
 
 def _service_key(service: Service) -> bytes:

@@ -15,9 +15,10 @@
     X(DROP_MALFORMED,     "to a VIP or TIP, but cut short, inconsistent or with a wrong checksum; someone is broken") \
     X(DROP_UNKNOWN_VIP,   "to an address of the announced prefixes that is no VIP or TIP; a VIP was removed or never added") \
     X(DROP_NO_GROUP,      "to a port of a VIP that no DIP serves; a scan, or a VIP lacks a port") \
-    X(DROP_NOT_TUNNELED,  "to a TIP, but not IP-in-IP; nobody should send this") \
-    X(DROP_TOO_BIG,       "too big once encapsulated, and may not be answered (no DF set, or itself an ICMP error); links lack room") \
-    X(DROP_TTL,           "TTL at its end, and may not be answered (fragment or ICMP error); a routing loop") \
+    X(DROP_TUNNELED_VIP,  "to a VIP, but tunneled already: a mux does not encapsulate twice; nobody should send this") \
+    X(DROP_BARE_TIP,      "to a TIP, but not IP-in-IP; nobody should send this") \
+    X(DROP_TOO_BIG,       "too big once encapsulated, and may not be answered (no DF set, an ICMP error, no host's address); links lack room") \
+    X(DROP_TTL_EXPIRED,   "TTL at its end, and may not be answered (a later fragment, an ICMP error, no host's address); a routing loop") \
     X(DROP_INTERNAL,      "the tables contradict each other or the driver gives no headroom; a bug")
 /* clang-format on */
 

@@ -22,7 +22,8 @@
 
 const volatile __be32 mux_address = 0;
 const volatile __u32 uplink_mtu = 1500;
-const volatile __u64 idle_timeout = 60 * NANOSECONDS;
+const volatile __u64 tcp_timeout = 600 * NANOSECONDS;
+const volatile __u64 other_timeout = 60 * NANOSECONDS;
 
 /* What is known of a packet on its way through. */
 struct packet {
@@ -122,7 +123,7 @@ static __always_inline struct backend *remembered(const struct packet *packet, s
     __u64 now = bpf_ktime_get_coarse_ns();
     __u64 idle = now - connection->seen;
 
-    if (packet->flow.protocol != IPPROTO_TCP && idle > idle_timeout)
+    if (idle > (packet->flow.protocol == IPPROTO_TCP ? tcp_timeout : other_timeout))
         return 0;
     *to = connection->to;
 
@@ -318,7 +319,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 
     if (inner->ttl <= 1) {
         if (!answerable)
-            return leave(DROP_TTL, packet->length, XDP_DROP);
+            return leave(DROP_TTL_EXPIRED, packet->length, XDP_DROP);
         return reply(ctx, packet, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0, REPLY_TTL);
     }
     if (bpf_ntohs(inner->tot_len) + OUTER_LENGTH > uplink_mtu) {
@@ -365,8 +366,10 @@ SEC("xdp") int smux(struct xdp_md *ctx)
         if (!ipv4_header_ok(ip, end))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         if (ip->protocol != IPPROTO_IPIP || ip->ihl != 5 || ipv4_is_fragment(ip))
-            return leave(DROP_NOT_TUNNELED, packet.length, XDP_DROP);
+            return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
         packet.inner_offset = sizeof(*ip);
+    } else if (ip->protocol == IPPROTO_IPIP) {
+        return leave(DROP_TUNNELED_VIP, packet.length, XDP_DROP);
     }
     return balance(ctx, &packet);
 }

@@ -302,12 +302,12 @@ FIXTURES = (
     ),
     drops(
         "TTL at its end from nobody's address is not answered",
-        "DROP_TTL",
+        "DROP_TTL_EXPIRED",
         wire(IP(src="0.1.2.3", dst="10.0.0.1", ttl=1) / UDP()),
     ),
     drops(
         "TTL at its end on an ICMP error is never answered",
-        "DROP_TTL",
+        "DROP_TTL_EXPIRED",
         wire(
             IP(src="172.31.0.9", dst="10.0.0.1", ttl=1)
             / ICMP(type=3)
@@ -327,8 +327,13 @@ FIXTURES = (
     drops("a header length below 20 is dropped", "DROP_MALFORMED", wire(client(PLAIN, TCP(), ihl=4))),
     drops(
         "a plain packet to a TIP is dropped",
-        "DROP_NOT_TUNNELED",
+        "DROP_BARE_TIP",
         wire(IP(src=CLIENT, dst="20.0.0.1") / TCP()),
+    ),
+    drops(
+        "a packet to a VIP that is tunneled already is dropped",
+        "DROP_TUNNELED_VIP",
+        wire(IP(src="172.30.0.1", dst="10.0.0.1") / SYN),
     ),
     drops(
         "an address of the announced prefix without a VIP is dropped, not looped",
