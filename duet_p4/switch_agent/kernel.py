@@ -240,7 +240,8 @@ def _open_events() -> socket.socket:
 
 def _fixed_targets(config: SwitchConfig) -> dict[IPv4Network, Target]:
     """Return the routes that no protocol decides: the switch's addresses, its peers, its own prefixes."""
-    fixed: dict[IPv4Network, Target] = dict.fromkeys(config.originated, Local.DROP)
+    behind_hosts = {prefix for port in config.ports for prefix in port.prefixes}
+    fixed: dict[IPv4Network, Target] = dict.fromkeys({*config.originated} - behind_hosts, Local.DROP)
     for port in config.ports:
         fixed[IPv4Network(port.address.ip)] = Local.PUNT
         fixed[IPv4Network(port.peer)] = frozenset({Gateway(port.number, port.peer)})
