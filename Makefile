@@ -6,7 +6,7 @@ DUET := .venv/bin/duet
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET)
 ROOT = $(if $(SUDO),@echo "sudo, because network namespaces and BPF programs need root",@:)
 TARGET ?= xdp
-SW ?= tor-1-1
+SW ?= tor1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
@@ -49,7 +49,7 @@ experiments: setup  ## The paper's testbed experiments, with plots
 simulate: setup  ## The paper's large-scale simulations, with plots
 	@$(DUET) simulate all --scale paper --out results/simulations
 
-shell: setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor-1-1)
+shell: setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor1)
 	$(ROOT)
 	@$(SUDO) scripts/p4runtime-shell $(SW)
 
@@ -57,5 +57,5 @@ lint: setup  ## Formatting, lint and types
 	@scripts/lint
 
 clean:  ## Remove what set-up, tests and builds made in this folder
-	@rm -rf .venv build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+	@rm -rf .venv .venv-shell build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
