@@ -21,27 +21,24 @@ control Hop(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_
 
     apply {
         bit<16> room = meta.mtu;
-        bit<16> length = hdr.ipv4.total_len;
         if (hdr.outer_ipv4.isValid()) {
             room = room - IPV4_LENGTH;
         }
-        if (meta.made_outer == 0 && hdr.outer_ipv4.isValid()) {
+        if (hdr.outer_ipv4.isValid() && meta.made_outer == 0) {
             // In transit through a tunnel. What is too big for it is the client's to know.
             if (hdr.outer_ipv4.ttl <= 1) {
                 DROP(DROP_TTL_EXPIRED);
+            } else if (hdr.outer_ipv4.total_len > meta.mtu) {
+                refuse(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, room, DROP_TOO_BIG);
+            } else {
+                decrement(hdr.outer_ipv4.ttl, hdr.outer_ipv4.checksum);
             }
-            length = hdr.outer_ipv4.total_len - IPV4_LENGTH;
-            decrement(hdr.outer_ipv4.ttl, hdr.outer_ipv4.checksum);
         } else if (hdr.ipv4.ttl <= 1) {
             refuse(ICMP_TIME_EXCEEDED, 0, 0, DROP_TTL_EXPIRED);
-        } else if (length <= room) {
-            decrement(hdr.ipv4.ttl, hdr.ipv4.checksum);
-        }
-        if (length > room && meta.refused == 0) {
-            if (hdr.ipv4.dont_fragment == 0) {
-                DROP(DROP_TOO_BIG);
-            }
+        } else if (hdr.ipv4.total_len > room) {
             refuse(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, room, DROP_TOO_BIG);
+        } else {
+            decrement(hdr.ipv4.ttl, hdr.ipv4.checksum);
         }
     }
 }

@@ -39,6 +39,10 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
 
     apply {
         if (meta.refused == 1) {
+            // A packet that may be fragmented is no error of its sender's; but a switch cannot fragment it.
+            if (meta.refusal_reason == DROP_TOO_BIG && hdr.ipv4.dont_fragment == 0) {
+                DROP(meta.refusal_reason);
+            }
             // No error about an error, about a later fragment, about a broadcast, or to nobody (RFC 1812, 4.3.2.7);
             // none where there are no 8 bytes to quote.
             if (hdr.icmp.isValid() || meta.has_quote == 0 || hdr.ipv4.fragment_offset != 0
