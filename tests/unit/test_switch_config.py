@@ -69,7 +69,7 @@ def test_a_configuration_survives_json() -> None:
         ({"ports": [port(1, mac="no")]}, "'no' is no Ethernet address"),
         ({"ports": [port(2)]}, "agg-1 is at eth1, which is none of the ports"),
         ({"ports": [port(1, address="172.31.0.3/31", peer="172.31.0.2")]}, "port 1 is 172.31.0.3"),
-        ({"ports": [port(1, number=510)]}, "510"),
+        ({"ports": [port(1) | {"number": 510}]}, "510"),
         ({"ports": []}, "ports"),
         ({"seed": -1}, "seed"),
         ({"colour": "red"}, "colour"),
