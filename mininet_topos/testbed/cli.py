@@ -25,7 +25,9 @@ from mininet_topos.testbed.protocol import Progress, Request, ask
 
 Arguments = ParamSpec("Arguments")
 
-output = Console(highlight=False)
+_WIDTH = 120
+
+output = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 notes = Console(stderr=True, highlight=False)
 
 

@@ -85,12 +85,10 @@ class Launcher:
         if what in self.failed:
             raise TestbedError(f"{what} has failed already: `duet testbed restore {what}` brings it back")
         ports = self._ports(what)
-        # Processes and ports go together, as when a switch loses power.
+        # Ports first: a dying switch program holds the kernel's lock on all interfaces for a while.
+        self._set(ports, up=False)
         if what in self.graph:
             self.supervisor.stop(what)
-        for path, name in ports:
-            wiring.set_port(path, name, up=False)
-        if what in self.graph:
             self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
         self.failed[what] = ports
         logger.info("failed %s", what)
@@ -101,12 +99,14 @@ class Launcher:
             raise TestbedError(f"{what} has not failed")
         ports = self.failed.pop(what)
         still_down = {port for others in self.failed.values() for port in others}
-        for path, name in ports:
-            if (path, name) not in still_down:
-                wiring.set_port(path, name, up=True)
+        self._set([port for port in ports if port not in still_down], up=True)
         if what in self.graph:
             self.supervisor.start(what)
         logger.info("restored %s", what)
+
+    def _set(self, ports: Sequence[tuple[Path, str]], *, up: bool) -> None:
+        for path in dict.fromkeys(path for path, _ in ports):
+            wiring.set_ports(path, [name for its, name in ports if its == path], up=up)
 
     def _ports(self, what: str) -> list[tuple[Path, str]]:
         """Return the ports to bring down for a node or link to fail.

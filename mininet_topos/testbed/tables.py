@@ -131,7 +131,7 @@ def _muxes(now: View) -> RenderableType:
             table.add_row(node.name, str(node.asn), str(node.loopback), "[red]no answer[/]")
             continue
         up = sum(session.established for session in status.sessions)
-        tunnels = status.tables.get("tunneling_table")
+        tunnels = status.tables.get("tunneling")
         table.add_row(
             node.name,
             str(node.asn),

@@ -26,6 +26,7 @@ BRIDGE = "mgmt"
 MANAGEMENT_PORT = "mgmt"
 """The management interface of every node that has an agent; also the name of the bridge."""
 
+_FIRST_INDEX = 10_000
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_OFF = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
 _ETHTOOL_SGRO = 0x2C
@@ -65,6 +66,9 @@ def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
         netlink.link(
             "add",
             ifname=one.name,
+            # Unlike its peer's, which starts from the bottom: the kernel reports a veth's loss of carrier
+            # at once only where the two differ, else up to a second later.
+            index=_FIRST_INDEX + one.number,
             kind="veth",
             net_ns_fd=near,
             address=one.mac,
@@ -104,10 +108,11 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
             _host(netlink, node, [link.peer(node.name).address.ip for link in links])
 
 
-def set_port(path: Path, name: str, *, up: bool) -> None:
-    """Bring one interface of a namespace up or down; its peer sees the carrier go."""
+def set_ports(path: Path, names: Sequence[str], *, up: bool) -> None:
+    """Bring interfaces of a namespace up or down, one right after the other; their peers see the carrier."""
     with namespaces.entered(path), IPRoute() as netlink:
-        netlink.link("set", index=netlink.link_lookup(ifname=name)[0], state="up" if up else "down")
+        for index in [socket.if_nametoindex(name) for name in names]:
+            netlink.link("set", index=index, state="up" if up else "down")
 
 
 def _host(netlink: IPRoute, node: fattree.Node, gateways: Sequence[IPv4Address]) -> None:

@@ -220,9 +220,9 @@ class TestWiring:
             attached.close()
 
     def test_a_port_that_goes_down_takes_its_peers_carrier(self, network: Network, folder: Folder) -> None:
-        wiring.set_port(folder.namespace("tor1"), "eth1", up=False)
+        wiring.set_ports(folder.namespace("tor1"), ["eth1"], up=False)
         assert "NO-CARRIER" in network["agg1"].cmd("ip link show eth1")
-        wiring.set_port(folder.namespace("tor1"), "eth1", up=True)
+        wiring.set_ports(folder.namespace("tor1"), ["eth1"], up=True)
         wait_for(lambda: "LOWER_UP" in network["agg1"].cmd("ip link show eth1"))
 
     def test_nothing_of_the_hosts_is_touched(self, network: Network) -> None:
