@@ -87,9 +87,7 @@ class TableState:
         except BaseException as error:
             self._release(action)
             if isinstance(error, TableFullError):
-                raise resource_exhausted(
-                    f"table {table.name} is full: it holds {len(self.entries)}"
-                ) from None
+                raise resource_exhausted(str(error)) from None
             raise
         self.entries[key] = Entry(action, message.metadata, message.controller_metadata)
         if count is not None:
