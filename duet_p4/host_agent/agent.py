@@ -114,19 +114,22 @@ class HostService:
         return self.vips[address]
 
     def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
-        """Return the TCP connections that DIPs of this server have through a VIP."""
+        """Return the TCP connections that DIPs of this server have through a VIP, SNAT's too."""
         self.vip(address)
-        return [
-            LiveFlow(
-                protocol=flow.protocol,
-                source=flow.source,
-                source_port=flow.source_port,
-                destination_port=flow.destination_port,
-                dip=flow.destination,
-            )
-            for flow in live_connections()
-            if self._datapath.origin(flow) == address
-        ]
+        found = []
+        for flow in live_connections():
+            origin = self._datapath.origin(flow)
+            if origin is not None and origin[0] == address:
+                found.append(
+                    LiveFlow(
+                        protocol=flow.protocol,
+                        source=flow.source,
+                        source_port=flow.source_port,
+                        destination_port=origin[1],
+                        dip=flow.destination,
+                    )
+                )
+        return found
 
     def health(self) -> HealthReport:
         """Return the verdict of every check."""

@@ -150,8 +150,12 @@ class HostDatapath:
             found.append(Source(vip, dip, source, packets, size))
         return found
 
-    def origin(self, flow: Flow) -> IPv4Address | None:
-        """Return the VIP that a flow, as its DIP sees it, came through; None if it came to the DIP itself."""
+    def origin(self, flow: Flow) -> tuple[IPv4Address, int] | None:
+        """Return the VIP and its port that a flow, as its DIP sees it, goes through.
+
+        That is so for a client's flow and for an outgoing connection that does SNAT; None for a flow
+        of the DIP's own.
+        """
         key = _FLOW.pack(
             flow.source.packed,
             flow.destination.packed,
@@ -160,7 +164,14 @@ class HostDatapath:
             flow.protocol,
         )
         value = self._maps["flows"].lookup(key)
-        return IPv4Address(value[:4]) if value else None
+        if value is not None:
+            vip = IPv4Address(value[:4])
+            return None if vip == flow.destination else (vip, flow.destination_port)
+        value = self._maps["snat_out"].lookup(key)
+        if value is None:
+            return None
+        address, port, *_ = _TRANSLATION.unpack(value)
+        return IPv4Address(address), int.from_bytes(port)
 
     def exits(self) -> dict[str, tuple[int, int]]:
         """Return packets and bytes by the names of `EXITS`."""

@@ -16,6 +16,7 @@ from scipy.stats import chisquare
 
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.model import HostDip, HostVip, Snat
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
 from tests.integration.balanced import (
@@ -283,6 +284,8 @@ def test_meters_count_both_directions(client: Balanced) -> None:
         for _ in range(10):
             sock.sendto(bytes(100), ("10.0.0.14", ECHO))
             answer = sock.recv(2048)
+        flow = Flow(CLIENT, ALL[0], 17, sock.getsockname()[1], ECHO)
+    assert host.origin(flow) == (IPv4Address("10.0.0.14"), ECHO)
     grown = tuple(after - old for after, old in zip(meter(), before, strict=True))
     headers = 14 + 20 + 8
     assert grown == (10, 10 * (100 + headers), 10, 10 * (len(answer) + headers))
@@ -336,6 +339,10 @@ def test_snat_leaves_as_the_vip_by_a_port_that_hashes_home(snat: tuple[Balanced,
                     assert 40_000 <= port <= 65_535
                     home = vip.group.member(flow_hash(Flow(REMOTE, vip.address, 6, 8080, port))).address
                     assert home == dip, f"port {port} of {dip} hashes to {home}"
+                    at_dip = Flow(REMOTE, dip, 6, 8080, out.getsockname()[1])
+                    with inside(network.servers[name]):
+                        assert at_dip in live_connections()
+                    assert network.hosts[name].origin(at_dip) == (vip.address, port)
                     peer.sendall(b"welcome")
                     assert out.recv(100) == b"welcome"
                     out.sendall(b"thanks")

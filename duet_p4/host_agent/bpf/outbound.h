@@ -17,6 +17,7 @@ struct departing {
     struct flow flow;
     enum flow_kind kind;
     int l4;         /* offset of the L4 header in the frame */
+    int payload;    /* offset of what follows it, for TCP and UDP */
     __u8 icmp_type; /* of ICMP packets */
     bool closes;    /* the TCP connection ends */
 };
@@ -25,11 +26,10 @@ static __always_inline void meter_out(__u32 index, const struct __sk_buff *skb, 
 {
     struct meter *meter = bpf_map_lookup_elem(&meters, &index);
     __u32 segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
-    __u32 headers = packet->l4 + (packet->ip.protocol == IPPROTO_TCP ? 32 : sizeof(struct udphdr));
 
     if (meter) {
         meter->packets_out += segments;
-        meter->bytes_out += skb->len + (segments - 1) * headers;
+        meter->bytes_out += skb->len + (segments - 1) * packet->payload;
     }
 }
 
@@ -67,6 +67,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct departing *packe
 
         if (bpf_skb_load_bytes(skb, packet->l4, &tcp, sizeof(tcp)))
             return false;
+        packet->payload = packet->l4 + tcp.doff * 4;
         packet->flow.source_port = tcp.dest;
         packet->flow.destination_port = tcp.source;
         packet->closes = tcp.fin || tcp.rst;
@@ -77,6 +78,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct departing *packe
 
         if (bpf_skb_load_bytes(skb, packet->l4, &udp, sizeof(udp)))
             return false;
+        packet->payload = packet->l4 + sizeof(udp);
         packet->flow.source_port = udp.dest;
         packet->flow.destination_port = udp.source;
     } else if (ip->protocol == IPPROTO_ICMP) {
