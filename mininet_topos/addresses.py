@@ -112,7 +112,8 @@ def as_number(kind: Kind, number: int, container: int = 0) -> int:
     """Return the AS of a switch or SMux (RFC 7938).
 
     Each ToR and each SMux has its own, the Aggs of a container share one, and so do all Cores. Of a
-    ToR, `number` is that within the container; of an SMux, that among all.
+    ToR, `number` is that within the container; of an SMux, that among all. The clients outside are
+    another network, behind an AS of its own.
     """
     if kind is Kind.CORE:
         return _FIRST_AS
@@ -122,6 +123,8 @@ def as_number(kind: Kind, number: int, container: int = 0) -> int:
         return _FIRST_AS + container * 1000 + number
     if kind is Kind.SMUX:
         return _FIRST_AS + 900_000 + number
+    if kind is Kind.CLIENT:
+        return _FIRST_AS + 999_999
     raise ValueError(f"a {kind} speaks no BGP")
 
 

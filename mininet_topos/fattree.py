@@ -136,6 +136,7 @@ class Node:
     `number` counts all nodes of the kind from 1, so `name` is `tor3` for the third ToR of all.
     `prefix` is what hangs behind the node: the addresses of a ToR's hosts, or a host's own block,
     one of which is `address`. A server's DIPs beyond the first are the other addresses of its block.
+    `asn` is that of a node that speaks BGP.
     """
 
     name: str
@@ -219,6 +220,7 @@ class _Builder:
                     Kind.CLIENT,
                     size.tor_count + 1,
                     self._index(),
+                    asn=addresses.as_number(Kind.CLIENT, 1),
                     prefix=addresses.outside_block(),
                 )
             )

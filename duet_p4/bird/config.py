@@ -82,7 +82,8 @@ class BirdConfig(Model):
     """A node's routing.
 
     `transit` nodes (switches) pass on what they learn; others (SMuxes) announce their own prefixes
-    only. `allow_own_as` is how often the own AS may occur in a path that is accepted: a Core needs 1 to
+    only. What a node with a `preferred_source` sends itself over learned routes has that source.
+    `allow_own_as` is how often the own AS may occur in a path that is accepted: a Core needs 1 to
     reach what another Core of the same AS announces.
     """
 
@@ -93,6 +94,7 @@ class BirdConfig(Model):
     originated: tuple[IPv4Network, ...] = ()
     transit: bool = True
     allow_own_as: int = Field(default=0, ge=0, le=4)
+    preferred_source: IPv4Address | None = None
     fib_table: int = Field(default=254, ge=1)
     announce_table: int = Field(default=100, ge=1)
     max_paths: int = Field(default=16, ge=1, le=64)
@@ -142,7 +144,14 @@ def render(config: BirdConfig, log: Path) -> str:
             f"kernel table {config.fib_table};",
             f"merge paths on limit {config.max_paths};",
             "scan time 60;",
-            "ipv4 { import none; export where source = RTS_BGP; };",
+            "ipv4 {",
+            "  import none;",
+            "  export filter {",
+            "    if source != RTS_BGP then reject;",
+            *([f"    krt_prefsrc = {config.preferred_source};"] if config.preferred_source else []),
+            "    accept;",
+            "  };",
+            "};",
         ),
         _block(
             "protocol kernel announcements",

@@ -285,8 +285,11 @@ def _group(flow: Flow, vip: MuxVip) -> Group | None:
 
 
 def _expected_sessions(graph: nx.Graph) -> int:
-    speakers = {node.name for node in fattree.nodes(graph) if node.asn is not None}
-    return sum(2 for link in fattree.links(graph) if all(port.node in speakers for port in link.ends))
+    """Count the ends that an agent tells of; the network outside has none."""
+    by_name = {node.name: node for node in fattree.nodes(graph)}
+    ends = [[by_name[port.node] for port in link.ends] for link in fattree.links(graph)]
+    speaking = [nodes for nodes in ends if all(node.asn is not None for node in nodes)]
+    return sum(node.management is not None for nodes in speaking for node in nodes)
 
 
 def _name(flow: Flow) -> str:

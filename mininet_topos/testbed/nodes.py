@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from controller import inventory
 from controller.config import ControllerConfig, Listen
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.rest.credentials import Credentials
@@ -124,6 +124,9 @@ class _Nodes:
             )
         for smux in fattree.nodes(self.graph, Kind.SMUX):
             yield self._configured(smux.name, "smux", "duet_p4.smux.agent:main", self._smux(smux))
+        for client in fattree.nodes(self.graph, Kind.CLIENT):
+            if client.asn is not None:
+                yield self._bird_process(client)
         for server in fattree.nodes(self.graph, Kind.SERVER):
             if server.is_dip:
                 yield self._dip_server(server)
@@ -189,7 +192,7 @@ class _Nodes:
             address=node.address,
             ports=tuple(ports),
             bird=self._bird(node),
-            originated=_entering(self.graph, node),
+            originated=(node.prefix,) if node.prefix else (),
             seed=zlib.crc32(node.name.encode()),
             p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
         )
@@ -246,9 +249,18 @@ class _Nodes:
             "log_level": self.plan.log_level,
         }
 
+    def _bird_process(self, node: fattree.Node) -> Process:
+        """Return the BIRD of a client that has several ways in: the border of the network outside."""
+        state = self.folder.state(node.name)
+        state.mkdir(parents=True, exist_ok=True)
+        config = self.folder.configs / f"{node.name}.bird.conf"
+        config.write_text(render(self._bird(node), state / "bird.log"))
+        return self._process(
+            node.name, "bird", None, "bird", "-f", "-c", str(config), "-s", str(state / "bird.ctl")
+        )
+
     def _bird(self, node: fattree.Node) -> BirdConfig:
         """Return a node's BGP: every link to another node that speaks it is a session."""
-        assert node.loopback is not None
         assert node.asn is not None
         neighbors = []
         for link in fattree.links(self.graph, node.name):
@@ -265,11 +277,13 @@ class _Nodes:
                     )
                 )
         return BirdConfig(
-            router_id=node.loopback,
+            router_id=node.address,
             asn=node.asn,
             neighbors=tuple(neighbors),
             space=_SPACE,
             transit=node.is_switch,
+            originated=(addresses.OUTSIDE,) if node.kind is Kind.CLIENT else (),
+            preferred_source=node.address if node.kind is Kind.CLIENT else None,
             # RFC 7938: another switch of the same tier is reached through its neighbours.
             allow_own_as=1 if node.kind in (Kind.CORE, Kind.AGG) else 0,
         )

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -105,7 +105,7 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
             if not node.is_switch:
                 _offloads(port.name)
         if node.kind in (Kind.SERVER, Kind.CLIENT):
-            _host(netlink, node, [link.peer(node.name).address.ip for link in links])
+            _host(netlink, node, links[0].peer(node.name).address.ip)
 
 
 def set_ports(path: Path, names: Sequence[str], *, up: bool) -> None:
@@ -115,18 +115,22 @@ def set_ports(path: Path, names: Sequence[str], *, up: bool) -> None:
             netlink.link("set", index=index, state="up" if up else "down")
 
 
-def _host(netlink: IPRoute, node: fattree.Node, gateways: Sequence[IPv4Address]) -> None:
-    """Give a host its whole block, and a default route by every link it has."""
+def _host(netlink: IPRoute, node: fattree.Node, gateway: IPv4Address) -> None:
+    """Give a host its whole block, and a default route unless it learns its routes by BGP."""
     assert node.prefix is not None
     loopback = netlink.link_lookup(ifname="lo")[0]
     netlink.addr("add", index=loopback, address=str(node.address), prefixlen=32)
     # Every address of the block is the host's own: a DIP can be added without touching the host.
     netlink.route("add", type="local", table=255, dst=str(node.prefix), oif=loopback, scope=254)
-    hops = [{"gateway": str(gateway)} for gateway in gateways]
-    route: dict[str, object] = {"dst": str(IPv4Network("0.0.0.0/0")), "prefsrc": str(node.address)}
-    route |= {"multipath": hops} if len(hops) > 1 else hops[0]
-    # The interface takes encapsulated packets too; what the host itself sends must fit without them.
-    netlink.route("add", metrics={"mtu": fattree.HOST_MTU}, **route)
+    if node.asn is None:
+        # The interface takes encapsulated packets too; what the host itself sends must fit without them.
+        netlink.route(
+            "add",
+            dst="default",
+            gateway=str(gateway),
+            prefsrc=str(node.address),
+            metrics={"mtu": fattree.HOST_MTU},
+        )
 
 
 def _address(netlink: IPRoute, interface: str, address: IPv4Interface) -> None:
