@@ -35,12 +35,12 @@ from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
 API_VERSION = "1.4.0"
 MAX_MESSAGE = 256 << 20
 TURN = 128
-"""Updates of a Write between two looks at the packets."""
+"""Entities of a Write or Read between two looks at the packets."""
 READ_BATCH = 1024
 """Entities in one ReadResponse."""
 PACKETS_AT_ONCE = 64
 QUEUE_LIMIT = 4096
-"""Messages that a slow controller may be behind; further packet-ins are dropped and counted."""
+"""Messages that a slow controller may be behind; further packets and errors are dropped."""
 
 _MALFORMED = invalid_argument("the bytes of the request are no message of its type")
 _log = logging.getLogger(__name__)
@@ -56,14 +56,16 @@ class _Stream:
         self.dropped = 0
 
     def send(self, message: p4r.StreamMessageResponse) -> None:
+        """Send a message that the controller must get."""
         self.outgoing.put_nowait(message)
 
-    def send_packet(self, message: p4r.PacketIn) -> None:
+    def offer(self, message: p4r.StreamMessageResponse) -> None:
+        """Send a packet or an error, unless the controller is far behind."""
         if self.outgoing.qsize() < QUEUE_LIMIT:
-            self.send(p4r.StreamMessageResponse(packet=message))
+            self.send(message)
             return
         if not self.dropped:
-            _log.warning("the primary controller is %d messages behind: drops packet-ins", QUEUE_LIMIT)
+            _log.warning("a controller is %d messages behind: drops its packets and errors", QUEUE_LIMIT)
         self.dropped += 1
 
 
@@ -149,11 +151,12 @@ class P4RuntimeService:
                 await _abort(context, error)
             for query in request.entities:
                 try:
-                    for entity in state.read(query):
+                    for number, entity in enumerate(state.read(query), 1):
                         if len(responses[-1].entities) == READ_BATCH:
                             responses.append(p4r.ReadResponse())
-                            await asyncio.sleep(0)
                         responses[-1].entities.append(entity)
+                        if number % TURN == 0:
+                            await asyncio.sleep(0)
                     results.append(None)
                 except P4RuntimeError as error:
                     results.append(error)
@@ -213,7 +216,7 @@ class P4RuntimeService:
                     async with self._lock:
                         self._notify(self._arbitration.update(stream, request.arbitration))
                 else:
-                    stream.send(_stream_refusal(request))
+                    stream.offer(_stream_refusal(request))
         except P4RuntimeError as error:
             await _abort(context, error)
         finally:
@@ -233,7 +236,7 @@ class P4RuntimeService:
             except (OSError, ValueError) as error:
                 raise invalid_argument(f"the packet cannot be sent: {error}") from error
         except P4RuntimeError as error:
-            stream.send(stream_error(error, message, ERROR_SPACE))
+            stream.offer(stream_error(error, message, ERROR_SPACE))
 
     def _receive(self) -> None:
         """Pass waiting packets to the primary controller; without one they are lost, as on BMv2."""
@@ -245,7 +248,7 @@ class P4RuntimeService:
             if primary is None:
                 continue
             try:
-                primary.send_packet(self._packet_in.packet_in(frame))
+                primary.offer(p4r.StreamMessageResponse(packet=self._packet_in.packet_in(frame)))
             except P4RuntimeError as error:
                 _log.error("drops a packet-in: %s", error)
 

@@ -91,6 +91,7 @@ def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XdpSwitch]:
     switch = XdpSwitch(tmp_path_factory.mktemp("xdp"))
     yield switch
     switch.close()
+    assert "Traceback" not in switch.log.read_text(), switch.log.read_text()
 
 
 @pytest.fixture
