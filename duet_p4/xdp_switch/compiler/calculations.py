@@ -85,9 +85,8 @@ class Calculations:
         words = _words(pieces, 32)
         algorithm = calculation.algorithm
         if algorithm == "identity":
-            code = "0"
-            for word in _words(_head(pieces, 64), 32):
-                code = f"(__u64){code} << 32 | {word}"
+            head = _words(_head(pieces, 64), 32)
+            code = " | ".join(f"(__u64){word} << {32 * (len(head) - 1 - n)}" for n, word in enumerate(head))
             kept = min((length + 7) // 8, 8)
             padded = (min(length, 64) + 31) // 32 * 32
             shift = padded - 8 * kept

@@ -9,7 +9,9 @@ interval fits the C type. p4c masks after every operation, so programs hardly ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.layout import Layout, identifier
@@ -19,6 +21,8 @@ _COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
 _LOGIC = {"and": "&&", "or": "||"}
 _BOOLEAN_OPS = _COMPARISONS | {"and", "or", "not", "d2b", "valid"}
 _MAX_SHIFT = 256
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,7 @@ class Expressions:
 
         Raises UnsupportedError where it needs numbers wider than 128 bits.
         """
-        self._bits = 64 if self._width(expr) <= 64 else 128
-        try:
-            return self._value(expr)
-        except _TooWideError:
-            if self._bits == 64:
-                self._bits = 128
-                try:
-                    return self._value(expr)
-                except _TooWideError as error:
-                    raise self._refusal(str(error)) from error
-            raise
+        return self._widening(self._width(expr), lambda: self._value(expr))
 
     def assignable(self, expr: ir.Expr, width: int) -> str:
         """Compile an expression and cut it to `width` bits, as a store into a field does."""
@@ -64,6 +58,20 @@ class Expressions:
     def condition(self, expr: ir.Expr) -> str:
         """Compile a boolean expression into a C condition."""
         return self._boolean(expr)
+
+    def _widening(self, width: int, compiled: Callable[[], T]) -> T:
+        """Compile with 64 bits where operands are no wider, and once more with 128 where that is too few."""
+        before = self._bits
+        try:
+            for self._bits in (64, 128) if width <= 64 else (128,):
+                try:
+                    return compiled()
+                except _TooWideError as error:
+                    if self._bits == 128:
+                        raise self._refusal(str(error)) from error
+            raise AssertionError("128 bits were not tried")
+        finally:
+            self._bits = before
 
     def is_boolean(self, expr: ir.Expr) -> bool:
         """Tell a boolean expression from an arithmetic one."""
@@ -274,21 +282,13 @@ class Expressions:
             raise self._refusal(f"comparison {expr.op} of whole headers")
         if self.is_boolean(left):
             return f"(!{self._boolean(left)} {expr.op} !{self._boolean(right)})"
-        before = self._bits
-        if max(self._width(left), self._width(right)) > 64:
-            self._bits = 128
-        try:
+
+        def compare() -> str:
             a, b = self._value(left), self._value(right)
             kind = self._operand_type(f"comparison {expr.op}", a, b)
-        except _TooWideError as error:
-            if self._bits == 128:
-                raise self._refusal(str(error)) from error
-            self._bits = 128
-            a, b = self._value(left), self._value(right)
-            kind = self._operand_type(f"comparison {expr.op}", a, b)
-        finally:
-            self._bits = before
-        return f"(({kind}){a.code} {expr.op} ({kind}){b.code})"
+            return f"(({kind}){a.code} {expr.op} ({kind}){b.code})"
+
+        return self._widening(max(self._width(left), self._width(right)), compare)
 
 
 class _TooWideError(Exception):
