@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -52,6 +52,15 @@ class Agents:
     def muxes(self) -> dict[str, MuxClient]:
         """Switches and SMuxes."""
         return self.switches | self.smuxes
+
+    def only(self, names: Collection[str]) -> Agents:
+        """Return the clients of these nodes."""
+        return Agents(
+            self.graph,
+            {name: client for name, client in self.switches.items() if name in names},
+            {name: client for name, client in self.smuxes.items() if name in names},
+            {name: client for name, client in self.servers.items() if name in names},
+        )
 
     @property
     def all(self) -> Mapping[str, RestClient]:

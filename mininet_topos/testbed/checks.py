@@ -18,6 +18,8 @@ import networkx as nx
 
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
+from duet_p4.rest.app import State
+from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents as agents_module
@@ -26,7 +28,7 @@ from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.probe import Exchange
 from mininet_topos.testbed.protocol import Answer
-from mininet_topos.testbed.supervisor import State
+from mininet_topos.testbed.supervisor import State as ProcessState
 
 HTTP_PORT = 80
 _TIMEOUT_S = 2.0
@@ -59,12 +61,30 @@ class Held:
 def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
     """Run every check on a running testbed."""
 
-    async def ask() -> tuple[Held, Check]:
+    async def ask() -> tuple[Held, list[Check]]:
         async with agents_module.connect(folder, graph) as agents:
-            return await held(agents), await sessions(agents)
+            answering, check = await reachable(agents)
+            return await held(answering), [check, await sessions(answering)]
 
-    state, bgp = asyncio.run(ask())
-    return [processes(launcher), bgp, slots_agree(state), *traffic(folder, graph, state)]
+    state, verdicts = asyncio.run(ask())
+    return [processes(launcher), *verdicts, slots_agree(state), *traffic(folder, graph, state)]
+
+
+async def reachable(agents: Agents) -> tuple[Agents, Check]:
+    """Every agent answers that it is ready; also returns those that answer at all."""
+
+    async def one(name: str) -> tuple[str, str | None, bool]:
+        try:
+            health = await agents.all[name].health()
+        except (RestError, ValueError) as error:
+            return name, str(error), False
+        return name, None if health.state is State.READY else f"{health.state} ({health.detail})", True
+
+    rows = await agents_module.gather([one(name) for name in agents.all])
+    wrong = [f"{name}: {problem}" for name, problem, _ in rows if problem is not None]
+    detail = "; ".join(wrong) or f"{len(rows)} agents are ready"
+    answering = agents.only({name for name, _, answers in rows if answers})
+    return answering, Check(name="agents", ok=not wrong, detail=detail)
 
 
 async def held(agents: Agents) -> Held:
@@ -96,7 +116,7 @@ async def held(agents: Agents) -> Held:
 
 def processes(answer: Answer) -> Check:
     """Every process runs, and none has ended by itself."""
-    wrong = [p for p in answer.processes if p.state is not State.RUNNING or p.restarts]
+    wrong = [p for p in answer.processes if p.state is not ProcessState.RUNNING or p.restarts]
     detail = f"{len(answer.processes)} processes run"
     if wrong:
         detail = "; ".join(f"{p.node}/{p.name} is {p.state}, {p.restarts} restarts, {p.exit}" for p in wrong)

@@ -17,7 +17,6 @@ from duet_p4.rest.mux import MuxCounters, MuxStatus
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.checks import Check, Held, held
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.protocol import Answer
@@ -49,13 +48,7 @@ async def view(folder: Folder, graph: nx.Graph, launcher: Answer) -> View:
     async with agents_module.connect(folder, graph) as agents:
         rows = await agents_module.gather([_ask(name, client) for name, client in agents.muxes.items()])
         alive = {name: row for name, row in rows if row is not None}
-        reached = Agents(
-            graph,
-            {name: client for name, client in agents.switches.items() if name in alive},
-            {name: client for name, client in agents.smuxes.items() if name in alive},
-            {},
-        )
-        state = await held(reached)
+        state = await held(agents.only(alive))
     counters = {name: counters for name, (_, counters) in alive.items()}
     return View(
         graph, {name: status for name, (status, _) in alive.items()}, vip_rows(state, counters), launcher

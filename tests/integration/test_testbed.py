@@ -1,0 +1,388 @@
+"""A smaller FatTree, alive: what the testbed promises its user, checked with real traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from mininet_topos import fattree
+from mininet_topos.experiments.probe import Samples
+from mininet_topos.fattree import FatTree
+from mininet_topos.testbed import agents, checks, lifecycle, namespaces, probe, vipfile
+from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.operation import running
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.probe import Exchange
+from mininet_topos.testbed.protocol import Request, ask
+from mininet_topos.testbed.supervisor import State
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.testbed,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a testbed needs root"),
+]
+
+SMALL = FatTree(containers=1, tors=2, aggs=2, cores=2, servers=3, dip_servers=6, smux_tors=(1, 2))
+VIPS = """
+vips:
+  - {address: 10.0.0.1, name: plain, switch: tor1, dips: [100.1.1.17, 100.1.2.17, 100.1.2.33]}
+  - address: 10.0.0.2
+    name: ports
+    switch: agg1
+    dips: [100.1.1.33]
+    ports:
+      - {protocol: tcp, port: 80, dips: [100.1.1.33, 100.1.2.33]}
+      - {protocol: tcp, port: 21, dips: [100.1.1.49, 100.1.2.49]}
+  - address: 10.0.0.3
+    name: weighted
+    switch: core1
+    dips: [{address: 100.1.1.49, weight: 3}, 100.1.2.49]
+  - {address: 10.0.0.4, name: software, switch: smux, dips: [100.1.1.18, 100.1.2.18]}
+  - {address: 10.0.0.5, name: checked, switch: agg2, dips: [100.1.1.19, 100.1.2.19],
+     health: {kind: http, port: 80, path: /health, interval_ms: 200, timeout_ms: 100}}
+"""
+PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED = (IPv4Address("10.0.0.0") + n for n in range(1, 6))
+NAME = f"dt{os.getpid()}"
+START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    folder = Folder(NAME)
+    graph = fattree.fattree(SMALL)
+    stated = vipfile.parse(VIPS, graph)
+    with running(folder, Plan(size=SMALL).serving(stated), stated):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def graph() -> nx.Graph:
+    return fattree.fattree(SMALL)
+
+
+@pytest.fixture
+def healthy(testbed: Folder, graph: nx.Graph) -> Iterator[Folder]:
+    """A testbed in which all is well before the test, and after it again."""
+    yield testbed
+    if ask(testbed, Request(do="status")).failed:
+        ask(testbed, Request(do="restore"))
+    await_verdict(testbed, graph)
+
+
+def await_verdict(folder: Folder, graph: nx.Graph, timeout_s: float = 30.0) -> None:
+    """Wait until every session is up and every VIP answers from everywhere."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        verdicts = verdict(folder, graph)
+        wrong = [check for check in verdicts if not check.ok and check.name != "processes"]
+        if not wrong:
+            return
+        assert time.monotonic() < deadline, "\n".join(f"{check.name}: {check.detail}" for check in wrong)
+        time.sleep(0.2)
+
+
+def verdict(folder: Folder, graph: nx.Graph) -> list[checks.Check]:
+    return checks.run(folder, graph, ask(folder, Request(do="status")))
+
+
+def client(graph: nx.Graph, name: str) -> fattree.Node:
+    node: fattree.Node = graph.nodes[name]["node"]
+    return node
+
+
+def from_client(folder: Folder, graph: nx.Graph, name: str, count: int, vip: IPv4Address) -> list[Exchange]:
+    """Open `count` HTTP connections to a VIP at once."""
+    source = client(graph, name).address
+
+    async def burst() -> list[Exchange]:
+        return list(await asyncio.gather(*(probe.http(source, vip, 80, 10) for _ in range(count))))
+
+    return probe.run_in({name: (folder.namespace(name), burst)})[name]
+
+
+@contextmanager
+def pings(folder: Folder, name: str, out: Path, vips: Sequence[IPv4Address]) -> Iterator[list[Samples]]:
+    """Ping VIPs every 3 ms while the block runs; afterwards the list has the samples."""
+    command = ["nsenter", f"--net={folder.namespace(name)}", sys.executable]
+    command += [
+        "-m",
+        "mininet_topos.experiments.probe",
+        "--out",
+        str(out),
+        "--duration-s",
+        "60",
+        *map(str, vips),
+    ]
+    prober = subprocess.Popen(command, stderr=subprocess.PIPE)
+    found: list[Samples] = []
+    try:
+        time.sleep(1.5)  # The prober's imports, and some rounds of peace before.
+        yield found
+    finally:
+        prober.send_signal(signal.SIGTERM)
+        _, said = prober.communicate(timeout=30)
+    assert prober.returncode == 0, said.decode()
+    found.append(Samples.load(out))
+
+
+def outage_ms(samples: Samples, vip: IPv4Address) -> float:
+    """Return the longest outage of a VIP in ms, 0 if nothing was lost."""
+    return 1000 * max((seconds for _, seconds in samples.outages(samples.targets.index(vip))), default=0.0)
+
+
+def with_controller(folder: Folder, work: Callable[[agents.ControllerClient], object]) -> None:
+    async def run() -> None:
+        async with agents.controller(folder) as controller:
+            await work(controller)  # type: ignore[misc]
+
+    asyncio.run(run())
+
+
+def duet(folder: Folder, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mininet_topos.cli", "testbed", *words],
+        env=os.environ | {"DUET_TESTBED": folder.name},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_every_check_passes(testbed: Folder, graph: nx.Graph) -> None:
+    wrong = [f"{check.name}: {check.detail}" for check in verdict(testbed, graph) if not check.ok]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_thousand_connections_at_once_are_all_answered(testbed: Folder, graph: nx.Graph) -> None:
+    exchanges = from_client(testbed, graph, "outside", 1000, PLAIN)
+    errors = [exchange.error for exchange in exchanges if exchange.error]
+    assert not errors, f"{len(errors)} of 1000 failed: {errors[:3]}"
+
+
+@pytest.mark.parametrize("name", ["client1", "client2", "outside"])
+def test_a_full_size_packet_arrives(testbed: Folder, graph: nx.Graph, name: str) -> None:
+    source = client(graph, name).address
+    sized = {name: (testbed.namespace(name), partial(probe.ping, source, PLAIN, 2.0, 1472))}
+    assert probe.run_in(sized)[name].error is None, "1500 bytes with DF set did not come back"
+
+
+def test_a_flow_has_the_same_dip_on_hmux_and_smux(healthy: Folder, graph: nx.Graph) -> None:
+    source = client(graph, "outside").address
+
+    async def ask_from(ports: Sequence[int]) -> list[Exchange]:
+        return list(await asyncio.gather(*(probe.http(source, PLAIN, 80, 5, port) for port in ports)))
+
+    def by_port() -> dict[int, IPv4Address | None]:
+        job = (healthy.namespace("outside"), partial(ask_from, range(20_000, 20_200)))
+        return {exchange.flow.source_port: exchange.dip for exchange in probe.run_in({0: job})[0]}
+
+    on_hmux = by_port()
+    assert None not in on_hmux.values()
+    with_controller(healthy, lambda controller: controller.migrate(PLAIN, None))
+    try:
+        assert by_port() == on_hmux
+    finally:
+        with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
+
+
+@pytest.mark.parametrize(
+    ("what", "hurt"),
+    [
+        ("agg1", [PORTS]),
+        ("core1", [WEIGHTED]),
+        ("agg2", [CHECKED]),
+        ("smux1", []),
+        ("tor1-agg1", []),
+    ],
+)
+def test_a_failure_hurts_its_own_vips_only_and_shortly(
+    healthy: Folder, graph: nx.Graph, tmp_path: Path, what: str, hurt: list[IPv4Address]
+) -> None:
+    with pings(
+        healthy, "client2", tmp_path / "pings.npz", [PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED]
+    ) as found:
+        ask(healthy, Request(do="fail", what=what))
+        time.sleep(1.0)  # What a slow reaction would lose is to be seen too.
+    (samples,) = found
+    outages = {str(vip): outage_ms(samples, vip) for vip in samples.targets}
+    print(f"{what} fails; longest outage per VIP in ms: {outages}")
+    assert not any(samples.lost[-50:].any(axis=0)), f"VIPs that never came back: {outages}"
+    for vip in hurt:
+        assert outages[str(vip)] < 200, f"{vip} was on {what}: {outages}"
+
+
+def test_a_long_download_survives_fallback_migration_and_dip_removal(
+    healthy: Folder, graph: nx.Graph
+) -> None:
+    flow = ["nsenter", f"--net={healthy.namespace('client2')}", "curl", "-sS", "--limit-rate", "20M"]
+    flow += ["-o", "/dev/null", "-w", "%{size_download} %{http_code}", f"http://{PLAIN}/bytes/80000000"]
+    download = subprocess.Popen(flow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        with_controller(healthy, lambda controller: controller.migrate(PLAIN, None))
+        with_controller(healthy, lambda controller: controller.migrate(PLAIN, "core2"))
+        with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
+        output, said = download.communicate(timeout=60)
+    finally:
+        download.kill()
+    assert output.split() == ["80000000", "200"], said
+
+
+class TestCommands:
+    def test_status_is_json_for_programs(self, testbed: Folder) -> None:
+        shown = json.loads(duet(testbed, "status", "--json").stdout.splitlines()[-1])
+        assert set(shown) == {"muxes", "vips", "processes", "crashes", "failed"}
+        assert {row["address"]: row["hmux"] for row in shown["vips"]} == {
+            str(PLAIN): "tor1",
+            str(PORTS): "agg1",
+            str(WEIGHTED): "core1",
+            str(SOFTWARE): None,
+            str(CHECKED): "agg2",
+        }
+
+    def test_status_is_a_table_for_people(self, testbed: Folder) -> None:
+        shown = duet(testbed, "status").stdout
+        assert "tor1" in shown
+        assert str(PLAIN) in shown
+
+    def test_check_says_what_it_checked(self, testbed: Folder) -> None:
+        result = duet(testbed, "check", "--json")
+        shown = json.loads(result.stdout.splitlines()[-1])
+        assert (result.returncode, shown["ok"]) == (0, True), shown
+        assert {"name", "ok", "detail"} == set(shown["checks"][0])
+        assert shown["seconds"] > 0
+
+    def test_exec_runs_in_the_node_and_returns_its_code(self, testbed: Folder) -> None:
+        shown = duet(testbed, "exec", "client1", "--", "curl", "-sS", f"http://{PLAIN}/")
+        assert json.loads(shown.stdout)["dip"] in ("100.1.1.17", "100.1.2.17", "100.1.2.33"), shown.stderr
+        assert duet(testbed, "exec", "client1", "false").returncode == 1
+
+    def test_logs_has_every_process_of_the_node(self, testbed: Folder) -> None:
+        shown = duet(testbed, "logs", "tor1").stdout
+        assert "tor1.agent.log" in shown
+        assert "tor1.switch.log" in shown
+
+    def test_capture_shows_the_encapsulated_packet(self, testbed: Folder, graph: nx.Graph) -> None:
+        capture = subprocess.Popen(
+            [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1", "-c", "4"],
+            env=os.environ | {"DUET_TESTBED": testbed.name},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            deadline = time.monotonic() + 20
+            while capture.poll() is None and time.monotonic() < deadline:
+                from_client(testbed, graph, "client2", 8, PLAIN)
+            shown, _ = capture.communicate(timeout=10)
+        finally:
+            capture.kill()
+        assert f"> {PLAIN}" in shown, shown
+        assert "172.30.0." in shown, f"no packet names the mux that sent it: {shown}"
+
+    @pytest.mark.parametrize("command", ["fail", "exec", "logs", "capture"])
+    def test_a_node_that_is_not_there_is_named(self, testbed: Folder, command: str) -> None:
+        more = {"exec": ["true"], "capture": ["eth1"]}.get(command, [])
+        result = duet(testbed, command, "tor9", *more)
+        assert result.returncode == 1
+        assert "'tor9'" in result.stderr
+
+    def test_the_name_is_taken(self, testbed: Folder) -> None:
+        result = duet(testbed, "up")
+        assert result.returncode == 1
+        assert f"there is a testbed named '{testbed.name}' already" in result.stderr
+
+    def test_a_wrong_vip_file_changes_nothing(self, testbed: Folder, tmp_path: Path) -> None:
+        wrong = tmp_path / "wrong.yaml"
+        wrong.write_text("vips:\n  - address: 10.0.0.1\n    dips: [nowhere]\n")
+        result = duet(Folder(f"{NAME}-other"), "up", "--vips", str(wrong))
+        assert result.returncode == 1
+        assert "wrong.yaml, line 3" in result.stderr
+        assert not Folder(f"{NAME}-other").path.exists()
+
+
+def test_a_crash_is_seen_and_healed(healthy: Folder, graph: nx.Graph) -> None:
+    before = ask(healthy, Request(do="status"))
+    victim = next(p for p in before.processes if (p.node, p.name) == ("tor2", "agent"))
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    deadline = time.monotonic() + START_S
+    while True:
+        now = ask(healthy, Request(do="status"))
+        again = next(p for p in now.processes if (p.node, p.name) == ("tor2", "agent"))
+        if again.state is State.RUNNING and again.pid != victim.pid:
+            break
+        assert time.monotonic() < deadline, again
+        time.sleep(0.05)
+    crash = now.crashes[-1]
+    assert (crash.node, crash.process, crash.exit) == ("tor2", "agent", "killed by SIGKILL")
+    assert "duet testbed logs tor2" in crash.text()
+
+
+def test_what_does_not_exist_cannot_fail_or_be_restored(testbed: Folder) -> None:
+    with pytest.raises(TestbedError, match="there is no node or link 'tor1-core1'"):
+        ask(testbed, Request(do="fail", what="tor1-core1"))
+    with pytest.raises(TestbedError, match="agg1 has not failed"):
+        ask(testbed, Request(do="restore", what="agg1"))
+
+
+def test_down_after_kill_9_of_the_launcher_leaves_nothing() -> None:
+    folder = Folder(f"{NAME}-killed")
+    size = FatTree(containers=1, tors=1, aggs=1, cores=1, servers=1, dip_servers=1, smux_tors=(1,))
+    lifecycle.launch(folder, Plan(size=size), lambda _: None)
+    try:
+        bound = folder.bound()
+        inodes = {path.stat().st_ino for path in bound}
+        (launcher,) = [
+            pid
+            for pid in namespaces.processes([folder.root])
+            if b"mininet_topos.testbed.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and os.getsid(pid) == pid
+            and Path(f"/proc/{pid}/comm").read_text().startswith("python")
+        ]
+        os.kill(launcher, signal.SIGKILL)
+        with pytest.raises(TestbedError, match=r"does not answer|no testbed"):
+            while True:
+                ask(folder, Request(do="status"))
+    finally:
+        started = time.monotonic()
+        assert lifecycle.down(folder)
+        seconds = time.monotonic() - started
+    assert seconds < 5
+    assert not folder.path.exists()
+    left = [entry.name for entry in Path("/proc").iterdir() if _namespace_of(entry) in inodes]
+    assert not left, f"processes {left} are left"
+
+
+def _namespace_of(process: Path) -> int | None:
+    try:
+        return (process / "ns/net").stat().st_ino
+    except OSError:
+        return None
+
+
+def test_two_testbeds_are_up_at_once(testbed: Folder, graph: nx.Graph) -> None:
+    size = FatTree(containers=1, tors=1, aggs=1, cores=1, servers=1, dip_servers=1, smux_tors=(1,))
+    stated = vipfile.parse(
+        "vips: [{address: 10.0.0.1, switch: core1, dips: [100.1.1.17]}]", fattree.fattree(size)
+    )
+    other = Folder(f"{NAME}-two")
+    with running(other, Plan(size=size), stated) as theirs:
+        assert all(check.ok for check in verdict(other, theirs) if check.name != "processes")
+        (answer,) = from_client(testbed, graph, "client2", 1, SOFTWARE)
+        assert answer.error is None
+    assert not other.path.exists()
+    (answer,) = from_client(testbed, graph, "client2", 1, SOFTWARE)
+    assert answer.error is None, "the end of another testbed hurt this one"
