@@ -7,6 +7,7 @@ import random
 
 from ptf_tests.conformance import vectors
 from ptf_tests.conformance.bmv2 import Bmv2, OracleError, version
+from ptf_tests.conformance.changes import changed
 from ptf_tests.conformance.program import Case, Program, State
 from ptf_tests.conformance.vectors import Recording, Vectors
 
@@ -22,7 +23,11 @@ def record(program: Program, seed: int) -> Vectors:
     oracle = version()
     if oracle is None:
         raise OracleError("simple_switch_grpc is not on PATH: install BMv2 to record what it does")
-    recordings = [_record_state(program, state, seed) for state in program.states(program.schema)]
+    states = list(program.states(program.schema))
+    fullest = max(states, key=lambda state: len(state.updates))
+    if fullest.updates:
+        states.append(changed(fullest, random.Random(seed)))
+    recordings = [_record_state(program, state, seed) for state in states]
     return Vectors(program.name, program.digest(), oracle, seed, recordings)
 
 

@@ -92,10 +92,12 @@ def cases(_: State, rng: random.Random) -> Iterator[Case]:
             kind, port = "answers", rng.choice(OUTSIDE)
             frame = _segment(outer, inner, outer_port, inner_port, 0x12, rng)
         elif draw < 0.85:
+            # Some know the ports of a connection, but not who opened it.
+            _, _, inner_port, outer_port = rng.choice(opened)
+            inner_port = inner_port if rng.random() < 0.5 else rng.randrange(65536)
             kind, port = "comes from nowhere", rng.choice(OUTSIDE)
-            frame = _segment(
-                rng.choice(OUTER), rng.choice(INNER), 80, rng.randrange(65536), rng.choice((2, 16)), rng
-            )
+            ends = rng.choice(OUTER), rng.choice(INNER), outer_port, inner_port
+            frame = _segment(*ends, rng.choice((0x02, 0x10)), rng)
         else:
             kind, port = "is no TCP", rng.choice((*INSIDE, *OUTSIDE))
             packet = h.ipv4(rng.choice(INNER), rng.choice(OUTER), h.UDP, h.udp(9, 9, h.fill(10)))
