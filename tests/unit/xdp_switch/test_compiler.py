@@ -1,0 +1,171 @@
+"""What the compiler refuses, and how it says so; what it makes of a program, as far as the C shows it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duet_p4.xdp_switch.compiler import compile_program
+from duet_p4.xdp_switch.compiler.structs import Struct
+from duet_p4.xdp_switch.compiler.tables import Strategy
+from duet_p4.xdp_switch.dataplane import UnsupportedError
+from duet_p4.xdp_switch.stores import range_masks
+
+ROOT = Path(__file__).parents[3]
+PROGRAMS = sorted((ROOT / "tests" / "p4" / "build").glob("*.json"))
+HMUX = ROOT / "p4src" / "build" / "hmux.json"
+Json = dict[str, Any]
+
+
+def document(path: Path = ROOT / "tests" / "p4" / "build" / "l3_router.json") -> Json:
+    loaded: Json = json.loads(path.read_text())
+    return loaded
+
+
+def source(line: int) -> Json:
+    return {"filename": "some/where.p4", "line": line, "column": 1, "source_fragment": "the.text()"}
+
+
+def primitive(op: str, *parameters: Json) -> Json:
+    return {"op": op, "parameters": list(parameters), "source_info": source(12)}
+
+
+def first_action(changed: Json, step: Json) -> None:
+    next(a for a in changed["actions"] if a["primitives"])["primitives"].insert(0, step)
+
+
+def with_primitive(op: str) -> Callable[[Json], None]:
+    return lambda changed: first_action(changed, primitive(op))
+
+
+def with_list(key: str) -> Callable[[Json], None]:
+    return lambda changed: changed[key].append({"name": "thing", "id": 99, "source_info": source(3)})
+
+
+def multicast(changed: Json) -> None:
+    target = {"type": "field", "value": ["standard_metadata", "mcast_grp"]}
+    first_action(changed, primitive("assign", target, {"type": "hexstr", "value": "0x01"}))
+    hashed = {"type": "field", "value": ["standard_metadata", "mcast_grp"]}
+    changed["calculations"][0]["input"].append(hashed)
+
+
+def varbit(changed: Json) -> None:
+    changed["header_types"][-1]["source_info"] = source(5)
+    changed["header_types"][-1]["fields"].append(["options", "*"])
+
+
+def payload(changed: Json) -> None:
+    changed["calculations"][0]["source_info"] = source(6)
+    changed["calculations"][0]["input"].append({"type": "payload", "value": None})
+
+
+def unknown_hash(changed: Json) -> None:
+    changed["calculations"][0]["source_info"] = source(8)
+    changed["calculations"][0]["algo"] = "toeplitz"
+
+
+def idle_timeout(changed: Json) -> None:
+    table = next(t for t in changed["pipelines"][0]["tables"] if t["key"])
+    table["source_info"] = source(9)
+    table["support_timeout"] = True
+
+
+def endless(changed: Json) -> None:
+    state = next(s for s in changed["parsers"][0]["parse_states"] if s["name"] == "start")
+    state["source_info"] = source(10)
+    state["transitions"] = [{"type": "default", "value": None, "mask": None, "next_state": "start"}]
+
+
+REFUSED: dict[str, tuple[Callable[[Json], None], str]] = {
+    "clone": (with_primitive("clone_ingress_pkt_to_egress"), "clone is not supported, at where.p4:12"),
+    "resubmit": (with_primitive("resubmit"), "resubmit is not supported, at where.p4:12"),
+    "recirculate": (with_primitive("recirculate"), "recirculate is not supported"),
+    "digest": (with_primitive("generate_digest"), "digest is not supported"),
+    "meter": (with_primitive("execute_meter"), "meter is not supported"),
+    "random": (with_primitive("modify_field_rng_uniform"), "random is not supported"),
+    "unknown extern": (with_primitive("_my_extern_go"), "primitive _my_extern_go is not supported"),
+    "header union": (with_list("header_unions"), "header union thing is not supported, at where.p4:3"),
+    "meter array": (with_list("meter_arrays"), "meter thing is not supported"),
+    "learn list": (with_list("learn_lists"), "digest thing is not supported"),
+    "value set": (with_list("parse_vsets"), "parser value set thing is not supported"),
+    "extern": (with_list("extern_instances"), "extern instance thing is not supported"),
+    "multicast": (multicast, "multicast (writing mcast_grp) is not supported, at where.p4:12"),
+    "varbit": (varbit, "is not supported, at where.p4:5"),
+    "payload": (payload, "over the payload is not supported, at where.p4:6"),
+    "hash": (unknown_hash, "hash algorithm toeplitz is not supported, at where.p4:8"),
+    "idle timeout": (idle_timeout, "is not supported, at where.p4:9"),
+    "endless parser": (endless, "a parser loop through state start"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_not_supported_is_named_with_its_line(what: str) -> None:
+    change, expected = REFUSED[what]
+    changed = document()
+    compile_program(json.dumps(changed).encode(), 1)
+    change(changed)
+    with pytest.raises(UnsupportedError) as caught:
+        compile_program(json.dumps(changed).encode(), 1)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"__meta__": {"version": [2, 7]}}', b'{"__meta__": 3}']
+)
+def test_what_is_no_bmv2_json_is_a_value_error(config: bytes) -> None:
+    with pytest.raises(ValueError, match="BMv2 JSON"):
+        compile_program(config, 1)
+
+
+def test_another_major_version_is_refused() -> None:
+    changed = document()
+    changed["__meta__"]["version"] = [3, 0]
+    with pytest.raises(ValueError, match=r"version \(3, 0\) is unknown"):
+        compile_program(json.dumps(changed).encode(), 1)
+
+
+@pytest.mark.parametrize("path", [*PROGRAMS, HMUX], ids=lambda path: path.stem)
+def test_the_c_names_every_table_with_its_line(path: Path) -> None:
+    compiled = compile_program(path.read_bytes(), 2)
+    for table in compiled.program.tables().values():
+        if table.keys:
+            assert f"/* table {table.name}, {table.source}: " in compiled.source
+
+
+def test_hmux_tables_get_the_fast_lookups() -> None:
+    tables = compile_program(HMUX.read_bytes(), 1).tables
+    chosen = {name.rsplit(".", 1)[-1]: layout.strategy for name, layout in tables.items()}
+    assert chosen["host_table"] == Strategy.HASH
+    assert chosen["ecmp_table"] == Strategy.INDEX
+    assert chosen["tunneling_table"] == Strategy.INDEX
+    assert chosen["route_table"] == Strategy.TRIE
+
+
+def test_metadata_that_nothing_reads_is_left_out() -> None:
+    compiled = compile_program(HMUX.read_bytes(), 1)
+    for unread in ("enq_timestamp", "deq_qdepth", "egress_rid", "ingress_global_timestamp"):
+        assert unread not in compiled.source, f"{unread} is copied, but never used"
+
+
+def test_structs_are_packed_as_c_lays_them_out() -> None:
+    layout = Struct([("small", 9), ("huge", 128), ("middle", 32)], 4)
+    assert layout.declarations() == [
+        "__u64 huge_high;",
+        "__u64 huge_low;",
+        "__u32 middle;",
+        "__u16 small;",
+        "__u8 padding[2];",
+    ]
+    data = layout.pack([0x1FF, 1 << 64 | 2, 3])
+    assert data == bytes.fromhex("0100000000000000 0200000000000000 03000000 ff01 0000")
+    assert layout.size == len(data) == 24
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 0), (255, 255), (1, 254), (3, 17), (128, 129)])
+def test_ranges_become_masks_that_match_the_same(low: int, high: int) -> None:
+    masks = list(range_masks(low, high, 8))
+    for value in range(256):
+        matching = sum(1 for wanted, mask in masks if value & mask == wanted)
+        assert matching == (1 if low <= value <= high else 0), f"{value} matches {matching} of {masks}"
