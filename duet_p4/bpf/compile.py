@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -40,6 +41,15 @@ def compile_object(
     if cached.exists():
         return cached
     cached.parent.mkdir(parents=True, exist_ok=True)
+    with (cached.parent / "lock").open("w") as lock:
+        # Ten switches that start together want the same object: one compiles, the others wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not cached.exists():
+            _compile(source, folders, defines, cached)
+    return cached
+
+
+def _compile(source: Path, folders: Sequence[Path], defines: Mapping[str, str], cached: Path) -> None:
     handle, name = tempfile.mkstemp(dir=cached.parent, prefix=cached.stem, suffix=".tmp")
     os.close(handle)
     partial = Path(name)
@@ -60,7 +70,6 @@ def compile_object(
         partial.replace(cached)
     finally:
         partial.unlink(missing_ok=True)
-    return cached
 
 
 def cache_folder() -> Path:

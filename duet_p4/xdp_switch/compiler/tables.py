@@ -128,9 +128,8 @@ class TableLayout:
 
     @property
     def trie_nodes(self) -> int:
-        """Nodes of 16 slots behind the root, a power of two, enough for any entries; node 0 is unused."""
-        need = self.table.size * self.trie_levels + 1
-        return 1 << max(need - 1, 1).bit_length()
+        """Nodes of 16 slots behind the root, enough for any entries; node 0 is unused."""
+        return self.table.size * self.trie_levels + 1
 
     @property
     def map_entries(self) -> int:
@@ -303,11 +302,16 @@ class Tables:
         yield f"    __u64 key = {shifted};"
         yield f"    __u64 slot = root_{t.symbol}[key >> {4 * levels} & {(1 << root) - 1:#x}];"
         yield "    __u32 handle = (__u32)slot;"
+        if levels:
+            yield "    __u64 node;"
         for level in reversed(range(levels)):
-            yield "    if (!(slot >> 32))"
+            yield "    node = slot >> 32;"
+            yield "    HIDE(node);"
+            yield f"    if (node == 0 || node >= {t.trie_nodes})"
             yield "        goto found;"
-            node, nibble = f"slot >> 32 & {t.trie_nodes - 1:#x}", f"key >> {4 * level} & 15"
-            yield f"    slot = nodes_{t.symbol}[({node}) << 4 | ({nibble})];"
+            yield "    node <<= 4;"
+            yield "    HIDE(node);"
+            yield f"    slot = nodes_{t.symbol}[node + (key >> {4 * level} & 15)];"
             yield "    handle = (__u32)slot ? (__u32)slot : handle;"
         if levels:
             yield "found:;"

@@ -101,7 +101,9 @@ static __always_inline int transmit(struct xdp_md *ctx, __u32 port)
 {
     if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
         return REPLAYED + port;
-    return bpf_redirect_map(&egress_ports, port, XDP_DROP);
+    if (bpf_redirect_map(&egress_ports, port, XDP_DROP) != XDP_REDIRECT)
+        return drop(DROP_NO_EGRESS);
+    return XDP_REDIRECT;
 }
 
 char _license[] SEC("license") = "GPL";
