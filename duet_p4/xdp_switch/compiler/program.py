@@ -12,7 +12,7 @@ from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, identifier, indent
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
-from duet_p4.xdp_switch.compiler.reader import read
+from duet_p4.xdp_switch.compiler.reader import CONTRADICTIONS, read
 from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
 
@@ -33,7 +33,15 @@ def compile_program(config: bytes, cpus: int) -> Compiled:
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
-    program = optimize(read(config))
+    program = read(config)
+    try:
+        return _compile(program, cpus)
+    except CONTRADICTIONS as error:
+        raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
+
+
+def _compile(program: ir.Program, cpus: int) -> Compiled:
+    program = optimize(program)
     layout = Layout(program, fields_read(program))
     calculations = Calculations(layout)
     actions = Actions(layout, calculations)

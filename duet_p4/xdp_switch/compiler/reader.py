@@ -12,6 +12,18 @@ from duet_p4.xdp_switch.compiler.ir import Source, unsupported
 
 Json = Any
 
+CONTRADICTIONS = (
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+)
+"""What a JSON that is no compiler's output runs into, sooner or later."""
+
 _REFUSED_LISTS = {
     "header_unions": "header union",
     "header_union_stacks": "header union stack",
@@ -30,13 +42,13 @@ def read(config: bytes) -> ir.Program:
     try:
         document = json.loads(config)
         version = tuple(document["__meta__"]["version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"the pipeline config is no BMv2 JSON: {error!r}") from error
     if version[0] != 2:
         raise ValueError(f"BMv2 JSON of version {version} is unknown, 2.x is expected")
     try:
         return _program(document)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except CONTRADICTIONS as error:
         raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
 
 

@@ -1,7 +1,9 @@
 """What the compiler refuses, and how it says so; what it makes of a program, as far as the C shows it."""
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,31 @@ def test_ranges_become_masks_that_match_the_same(low: int, high: int) -> None:
     for value in range(256):
         matching = sum(1 for wanted, mask in masks if value & mask == wanted)
         assert matching == (1 if low <= value <= high else 0), f"{value} matches {matching} of {masks}"
+
+
+def nodes(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) of a JSON document."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in list(pairs):
+        yield value, key
+        if isinstance(inner, dict | list):
+            yield from nodes(inner)
+
+
+DAMAGE = [None, -1, 1 << 70, "", "0x", "start", [], {}, True, [["a", 0]], 1.5]
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_damaged_program_is_refused_or_compiled_but_never_crashes(seed: int) -> None:
+    chance = random.Random(seed)
+    changed = document(chance.choice([*PROGRAMS, HMUX]))
+    for _ in range(chance.choice([1, 1, 3])):
+        container, key = chance.choice(list(nodes(changed)))
+        if chance.random() < 0.3:
+            del container[key]
+        else:
+            container[key] = chance.choice(
+                [None, -1, 1 << 70, "", "0x", "start", [], {}, True, [["a", 0]], 1.5]
+            )
+    with suppress(ValueError, UnsupportedError):
+        compile_program(json.dumps(changed).encode(), 1)
