@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from duet_p4 import log, netdev
+from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import BpfError
@@ -66,22 +67,7 @@ class Surroundings:
 
     async def sessions(self) -> list[SessionStatus]:
         """Return the BGP sessions; none while BIRD does not answer."""
-        try:
-            sessions = await self._bird.sessions()
-        except BirdError as error:
-            logger.warning("%s", error)
-            return []
-        return [
-            SessionStatus(
-                name=session.neighbor.name,
-                neighbor=session.neighbor.address,
-                asn=session.neighbor.asn,
-                established=session.established,
-                state=session.info or session.state,
-                since=session.since,
-            )
-            for session in sessions
-        ]
+        return await status.sessions(self._bird)
 
 
 @contextmanager
