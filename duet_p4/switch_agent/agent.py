@@ -37,7 +37,7 @@ from duet_p4.journal import JournalError
 from duet_p4.rest.app import Health, State, create_app
 from duet_p4.rest.credentials import read_token
 from duet_p4.rest.mux import PortStatus, SessionStatus, router
-from duet_p4.rest.problems import UnavailableError
+from duet_p4.rest.problems import ProblemError
 from duet_p4.rest.server import Tls, serve
 from duet_p4.switch_agent.announcer import Announcer
 from duet_p4.switch_agent.config import SwitchConfig
@@ -146,7 +146,7 @@ class SwitchAgent:
         while True:
             try:
                 await self._session()
-            except (SwitchError, UnavailableError) as error:
+            except (SwitchError, ProblemError) as error:
                 if self._controlled:
                     logger.error("%s", error)
                     self._health = Health(state=State.DEGRADED, detail=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from ipaddress import IPv4Address
 
@@ -10,6 +11,8 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from duet_p4.switch_agent.kernel import ROUTE_PROTOCOL
+
+logger = logging.getLogger(__name__)
 
 
 class Announcer:
@@ -34,12 +37,14 @@ class Announcer:
         if address not in self._announced:
             await self._change("add", address)
             self._announced.add(address)
+            logger.debug("announced %s", address)
 
     async def remove(self, address: IPv4Address) -> None:
         """Withdraw an address."""
         if address in self._announced:
             self._announced.discard(address)
             await self._change("del", address)
+            logger.debug("withdrew %s", address)
 
     async def _change(self, command: str, address: IPv4Address) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from ipaddress import IPv4Network
 
 from duet_p4.hmux.routes import Gateway, RouteTables
@@ -59,16 +60,20 @@ class FibMirror:
         before = self.tables.unplaced
         plan = self.tables.plan()
         try:
-            await self._switch.write_plan(plan)
+            timings = await self._switch.write_plan(plan)
         except WriteError as error:
             logger.error("%s: trying again in %g s", error, _RETRY_S)
             self.tables.apply(error.taken)
             asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
             return
         self.tables.settle()
+        if len(plan):
+            logger.debug("mirrored %s: %d rows in %.1f ms", _some(prefixes), len(plan), sum(timings.values()))
         if self.tables.unplaced != before:
-            logger.error("no room for %d prefixes, such as %s", *_some(self.tables.unplaced))
+            logger.error("no room for %s", _some(self.tables.unplaced))
 
 
-def _some(prefixes: frozenset[IPv4Network]) -> tuple[int, str]:
-    return len(prefixes), str(min(prefixes, default="none"))
+def _some(prefixes: Collection[IPv4Network]) -> str:
+    if len(prefixes) == 1:
+        return str(next(iter(prefixes)))
+    return f"{len(prefixes)} prefixes"

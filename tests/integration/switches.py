@@ -89,6 +89,7 @@ class Node:
             p4=P4Config(target=TARGET),
             state_dir=self.directory,
             listen=self.management,
+            log_level=os.environ.get("DUET_LOG", "INFO"),
         )
 
     def start(self, name: str, *command: str) -> None:

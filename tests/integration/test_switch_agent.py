@@ -277,6 +277,20 @@ def test_a_dead_link_is_routed_around(net: Net) -> None:
     net.run(run())
 
 
+def test_a_link_that_flaps_ends_up_used_again(net: Net) -> None:
+    one = net.fabric
+
+    async def run() -> None:
+        for _ in range(5):
+            for state in ("down", "up"):
+                ip(f"link set eth1 {state}", one["a3"].namespace)
+                await asyncio.sleep(0.02)
+        await one.established(*one.agents)
+        await one.until(lambda: both_ways(one), "routes by both Aggs", timeout_s=20.0)
+
+    net.run(run())
+
+
 def test_an_agent_that_was_killed_finds_all_right_and_writes_nothing(net: Net) -> None:
     one = net.fabric
 
