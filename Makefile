@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
 # Namespaces, BPF and BGP on port 179 need root. `make` says so before sudo asks for a password.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET)
-ROOT = $(if $(SUDO),@echo "sudo, because network namespaces and BPF programs need root",@:)
+ROOT = $(if $(SUDO),@echo "sudo: network namespaces and BPF programs need root",@:)
 TARGET ?= xdp
 SW ?= tor1
 
