@@ -44,16 +44,16 @@ class Expressions:
         self._parameters = parameters
         self._bits = 64
 
-    def value(self, expr: ir.Expr) -> Value:
-        """Compile an arithmetic expression.
+    def value(self, expr: ir.Expr, width: int = 64) -> Value:
+        """Compile an arithmetic expression of which `width` bits matter.
 
         Raises UnsupportedError where it needs numbers wider than 128 bits.
         """
-        return self._widening(self._width(expr), lambda: self._value(expr))
+        return self._widening(max(width, self._width(expr)), lambda: self._value(expr))
 
     def assignable(self, expr: ir.Expr, width: int) -> str:
         """Compile an expression and cut it to `width` bits, as a store into a field does."""
-        return cut(self.value(expr), width)
+        return cut(self.value(expr, width), width)
 
     def condition(self, expr: ir.Expr) -> str:
         """Compile a boolean expression into a C condition."""
@@ -154,6 +154,10 @@ class Expressions:
             return self._divide(op, left, right)
         if op in ("+", "-", "*", "&", "|", "^"):
             low, high = _interval(op, left, right)
+            if op == "*" and self._bits == 128:
+                if low < 0 or high >> 64:
+                    raise self._refusal("* of numbers of more than 64 bits")
+                return Value(f"((__u64){left.code} * (__u64){right.code})", low, high)
             return Value(f"({self._wide(left)} {op} {self._wide(right)})", low, high)
         raise self._refusal(f"operator {op}")
 

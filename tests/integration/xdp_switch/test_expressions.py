@@ -182,10 +182,22 @@ def compiles(step: Json) -> bool:
     return True
 
 
-def test_what_needs_too_many_bits_is_refused() -> None:
-    wide = programs.field("input", "huge")
-    product = op("*", wide, wide)
-    step = programs.assign(programs.field("output", "out0"), op(">>", product, programs.number(3)))
-    expected = r">> of a number that needs more than 128 bits.*test\.p4:7"
-    with pytest.raises(UnsupportedError, match=expected), programs.running(document([step])):
+def test_a_negative_number_fills_a_field_wider_than_64_bits() -> None:
+    less = op("-", programs.field("input", "one"), programs.field("input", "word"))
+    with programs.running(document([programs.assign(programs.field("output", "out13"), less)])) as pipeline:
+        sent = pipeline.replay(programs.pack(INPUTS, {"word": 5}) + bytes(20), 3)[0][1]
+    assert programs.unpack(OUTPUTS, sent)["out13"] == (1 << 128) - 5
+
+
+@pytest.mark.parametrize(
+    ("inner", "expected"),
+    [("<<", ">> of a number that needs more than 128 bits"), ("*", r"\* of numbers of more than 64 bits")],
+)
+def test_what_needs_too_many_bits_is_refused(inner: str, expected: str) -> None:
+    wide = op(inner, programs.field("input", "huge"), programs.number(3))
+    step = programs.assign(programs.field("output", "out0"), op(">>", wide, programs.number(3)))
+    with (
+        pytest.raises(UnsupportedError, match=rf"{expected} is not supported, at test\.p4:7"),
+        programs.running(document([step])),
+    ):
         pass
