@@ -82,5 +82,7 @@ def main() -> None:
     """DUET: load balancing with the switches a data centre already has, and few software muxes."""
 
 
+main.add_command(bench)
+
 if __name__ == "__main__":
     main()
