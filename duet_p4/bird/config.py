@@ -12,6 +12,7 @@ Only prefixes inside the data centre's own address space are accepted or announc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Self
@@ -84,7 +85,8 @@ class BirdConfig(Model):
     `transit` nodes (switches) pass on what they learn; others (SMuxes) announce their own prefixes
     only. What a node with a `preferred_source` sends itself over learned routes has that source.
     `allow_own_as` is how often the own AS may occur in a path that is accepted: a Core needs 1 to
-    reach what another Core of the same AS announces.
+    reach what another Core of the same AS announces. Prefixes in `anycast` are refused with the own AS all
+    the same: others announce them too, and a route that goes away must leave no detour to hunt for.
     """
 
     router_id: IPv4Address
@@ -94,6 +96,7 @@ class BirdConfig(Model):
     originated: tuple[IPv4Network, ...] = ()
     transit: bool = True
     allow_own_as: int = Field(default=0, ge=0, le=4)
+    anycast: tuple[PrefixRange, ...] = ()
     preferred_source: IPv4Address | None = None
     fib_table: int = Field(default=254, ge=1)
     announce_table: int = Field(default=100, ge=1)
@@ -123,7 +126,11 @@ class BirdConfig(Model):
 
 def render(config: BirdConfig, log: Path) -> str:
     """Return the text of bird.conf; BIRD will log to the file `log`."""
-    space = ", ".join(f"{r.network}{{{r.shortest},{r.longest}}}" for r in config.space)
+    space = _ranges(config.space)
+    accepted = "net ~ SPACE"
+    if config.allow_own_as and config.anycast:
+        detour = f"net ~ [ {_ranges(config.anycast)} ] && bgp_path ~ [= * {config.asn} * =]"
+        accepted += f" && !({detour})"
     exported = "net ~ SPACE" if config.transit else "source != RTS_BGP && net ~ SPACE"
     timers = config.timers
     sections = [
@@ -184,7 +191,7 @@ def render(config: BirdConfig, log: Path) -> str:
             f"startup hold time {timers.hold};",
             f"keepalive time {timers.keepalive};",
             "ipv4 {",
-            "  import where net ~ SPACE;",
+            f"  import where {accepted};",
             f"  export where {exported};",
             "  next hop self;",
             "};",
@@ -192,6 +199,10 @@ def render(config: BirdConfig, log: Path) -> str:
         *(_neighbor(neighbor) for neighbor in config.neighbors),
     ]
     return "\n".join(sections)
+
+
+def _ranges(ranges: Sequence[PrefixRange]) -> str:
+    return ", ".join(f"{r.network}{{{r.shortest},{r.longest}}}" for r in ranges)
 
 
 def _neighbor(neighbor: Neighbor) -> str:

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -164,9 +164,10 @@ class Prober:
         """End after the round under way."""
         self._stopped = True
 
-    def run(self) -> Samples:
-        """Probe, wait for the last replies, and return what was measured."""
+    def run(self, ready: Callable[[], None] = lambda: None) -> Samples:
+        """Probe, wait for the last replies, and return what was measured; calls `ready` when it begins."""
         _prefer()
+        ready()
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | select.POLLERR)
         addresses = [(str(target), 0) for target in self._targets]
@@ -272,13 +273,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval-ms", type=float, default=3.0)
     parser.add_argument("--duration-s", type=float, default=10.0, help="at most; a SIGTERM ends it earlier")
     parser.add_argument("--source", type=IPv4Address)
+    parser.add_argument("--ready-fd", type=int, help="a byte is written here when probing begins")
     parser.add_argument("--out", type=Path, required=True, help="samples (.npz)")
     options = parser.parse_args(argv)
     interval = options.interval_ms / 1000
     rounds = max(1, round(options.duration_s / interval))
     prober = Prober(options.targets, interval, rounds, source=options.source)
     signal.signal(signal.SIGTERM, lambda *_: prober.stop())
-    samples = prober.run()
+
+    def ready() -> None:
+        if options.ready_fd is not None:
+            os.write(options.ready_fd, b"1")
+            os.close(options.ready_fd)
+
+    samples = prober.run(ready)
     samples.save(options.out)
     lost, late = int(samples.lost.sum()), float(np.quantile(samples.lateness, 0.99)) * 1e3
     print(f"{samples.sent.size} probes, {lost} lost, 99% left at most {late:.3f} ms late", file=sys.stderr)

@@ -12,7 +12,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import networkx as nx
@@ -86,7 +87,8 @@ class Launcher:
             raise TestbedError(f"{what} has failed already: `duet testbed restore {what}` brings it back")
         ports = self._ports(what)
         # Ports first: a dying switch program holds the kernel's lock on all interfaces for a while.
-        self._set(ports, up=False)
+        with _at_once():
+            self._set(ports, up=False)
         if what in self.graph:
             self.supervisor.stop(what)
             self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
@@ -188,6 +190,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     report(Progress(step="launched", ready=True))
     launcher.run()
     return 0
+
+
+@contextmanager
+def _at_once() -> Iterator[None]:
+    """Run before ordinary processes, where that is allowed: a power cut waits for no scheduler."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _listen(path: Path) -> socket.socket:

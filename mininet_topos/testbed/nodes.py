@@ -260,7 +260,12 @@ class _Nodes:
         )
 
     def _bird(self, node: fattree.Node) -> BirdConfig:
-        """Return a node's BGP: every link to another node that speaks it is a session."""
+        """Return a node's BGP: every link to another node that speaks it is a session.
+
+        Aggs of one container share an AS, as Cores do, so they accept paths with it: an HMux must reach
+        its DIPs also when its own link to their ToR is down. For VIPs and TIPs they do not: there the
+        SMuxes' prefix is the second way, and no packet runs in circles while a route goes away.
+        """
         assert node.asn is not None
         neighbors = []
         for link in fattree.links(self.graph, node.name):
@@ -282,10 +287,10 @@ class _Nodes:
             neighbors=tuple(neighbors),
             space=_SPACE,
             transit=node.is_switch,
+            allow_own_as=1 if node.kind in (Kind.CORE, Kind.AGG) else 0,
+            anycast=tuple(r for r in _SPACE if r.network in (addresses.VIPS, addresses.TIPS)),
             originated=(addresses.OUTSIDE,) if node.kind is Kind.CLIENT else (),
             preferred_source=node.address if node.kind is Kind.CLIENT else None,
-            # RFC 7938: another switch of the same tier is reached through its neighbours.
-            allow_own_as=1 if node.kind in (Kind.CORE, Kind.AGG) else 0,
         )
 
     def _dip_server(self, node: fattree.Node) -> Process:
