@@ -68,7 +68,6 @@ class Switch:
         self._outgoing: asyncio.Queue[p4r.StreamMessageRequest] = asyncio.Queue(_MAX_QUEUED_PACKETS)
         self._packet_out = _packet_out_template()
         self.writes = 0
-        self.packets_lost = 0
 
     @contextlib.asynccontextmanager
     async def channel(self) -> AsyncIterator[None]:
@@ -127,8 +126,8 @@ class Switch:
             raise SwitchError(f"the switch refuses the pipeline: {error.details()}") from error
         return True
 
-    async def configure(self, wanted: Iterable[P4TableEntry]) -> int:
-        """Write those of a few entries that the switch does not hold so; return how many that were."""
+    async def configure(self, wanted: Iterable[P4TableEntry]) -> None:
+        """Write those of a few entries that the switch does not hold so."""
         updates = []
         for entry in wanted:
             encoded = entry.encode(self._schema)
@@ -141,7 +140,6 @@ class Switch:
         if updates:
             await self._send(updates)
             self.writes += len(updates)
-        return len(updates)
 
     async def read_rows(self) -> list[Row]:
         """Return every row the switch holds."""
@@ -220,7 +218,7 @@ class Switch:
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
-            self.packets_lost += 1
+            logger.debug("port %d: the switch does not keep up, a frame is lost", port)
 
     async def _send(self, updates: Sequence[p4r.Update]) -> None:
         request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)

@@ -1,0 +1,202 @@
+"""What the switch agent's service does with a switch that refuses, dies, or comes back."""
+
+import asyncio
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duet_p4.hmux.plan import Op, Plan, Update
+from duet_p4.hmux.rows import HostRow, Key, VipRow
+from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.model import Dip, Group, MuxVip
+from duet_p4.rest.mux import PortStatus, SessionStatus
+from duet_p4.rest.problems import ConflictError, UnavailableError, UnknownError
+from duet_p4.switch_agent.p4client import SwitchError, WriteError
+from duet_p4.switch_agent.service import HmuxService
+
+SIZES = VipSizes(host=8, acl=8, ecmp=128, tunneling=16, pinned=8)
+VIP = IPv4Address("10.0.0.1")
+
+
+class FakeSwitch:
+    """A dict of rows, and a log shared with the announcer. Refuses the update number `refuse_at`."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.rows: dict[Key, VipRow] = {}
+        self.writes = 0
+        self.refuse_at: int | None = None
+        self.gone = False
+        self._log = log
+
+    async def write_plan(self, plan: Plan[VipRow]) -> dict[str, float]:
+        if self.gone:
+            raise SwitchError("gone")
+        taken: list[Update[VipRow]] = []
+        for step in plan.steps:
+            for update in step.updates:
+                if self.writes == self.refuse_at:
+                    self.refuse_at = None
+                    raise WriteError(f"the switch refuses {update.row}", taken)
+                self.writes += 1
+                if update.op is Op.DELETE:
+                    del self.rows[update.row.key]
+                else:
+                    self.rows[update.row.key] = update.row
+                taken.append(update)
+            self._log.append(step.label)
+        return {step.label: 1.0 for step in plan.steps}
+
+
+class FakeAnnouncer:
+    def __init__(self, log: list[str]) -> None:
+        self._announced: set[IPv4Address] = set()
+        self._log = log
+
+    def announced(self) -> frozenset[IPv4Address]:
+        return frozenset(self._announced)
+
+    async def add(self, address: IPv4Address) -> None:
+        self._announced.add(address)
+        self._log.append("announce")
+
+    async def remove(self, address: IPv4Address) -> None:
+        self._announced.discard(address)
+        self._log.append("withdraw")
+
+
+class Surroundings:
+    suspected = 0
+
+    def ports(self) -> list[PortStatus]:
+        return []
+
+    async def sessions(self) -> list[SessionStatus]:
+        return []
+
+    def underlay(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    def suspect(self) -> None:
+        self.suspected += 1
+
+
+class Bench:
+    """A service on fakes; the journal is real."""
+
+    def __init__(self, state: Path) -> None:
+        self.log: list[str] = []
+        self.switch = FakeSwitch(self.log)
+        self.announcer = FakeAnnouncer(self.log)
+        self.surroundings = Surroundings()
+        announcer: Any = self.announcer
+        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, 0.0)
+
+    async def attach(self, rows: Sequence[VipRow] = ()) -> int:
+        switch: Any = self.switch
+        self.switch.rows = {row.key: row for row in rows}
+        return await self.service.attach(switch, VipTables(SIZES, rows))
+
+
+def vip(*last: int, address: IPv4Address = VIP) -> MuxVip:
+    return MuxVip(
+        address=address, group=Group.of(tuple(Dip(address=IPv4Address(f"100.0.0.{n}")) for n in last))
+    )
+
+
+def test_tables_come_before_the_announcement_and_go_after_the_withdrawal(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        await bench.service.put_vip(vip(1, 2), announce=True)
+        await bench.service.delete_vip(VIP)
+        assert bench.log == [
+            *("add_dips", "add_vip", "announce"),
+            *("withdraw", "delete_vip", "delete_dips", "delete_dips"),
+        ]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("refuse_at", range(20))
+def test_a_change_that_the_switch_refuses_half_way_is_taken_back(tmp_path: Path, refuse_at: int) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        await bench.service.put_vip(vip(1, 2), announce=True)
+        before, held = dict(bench.switch.rows), await bench.service.vips()
+        bench.switch.refuse_at = bench.switch.writes + refuse_at
+        with pytest.raises(ConflictError, match="the switch refuses"):
+            await bench.service.put_vip(vip(1, 2, 3), announce=True)
+        assert bench.switch.rows == before
+        assert await bench.service.vips() == held
+        assert not bench.surroundings.suspected
+        change = await bench.service.put_vip(vip(1, 2, 3), announce=True)
+        assert change.updates > 20
+
+    asyncio.run(run())
+
+
+def test_a_restarted_agent_writes_only_what_differs(tmp_path: Path) -> None:
+    async def run() -> None:
+        first = Bench(tmp_path)
+        await first.attach()
+        await first.service.put_vip(vip(1, 2), announce=True)
+        await first.service.put_vip(vip(3, address=VIP + 1), announce=False)
+        rows = list(first.switch.rows.values())
+
+        same = Bench(tmp_path)
+        assert await same.attach(rows) == 0
+        assert same.announcer.announced() == {VIP}
+
+        lacking = Bench(tmp_path)
+        await lacking.announcer.add(VIP + 9)
+        assert await lacking.attach([row for row in rows if not isinstance(row, HostRow)]) > 0
+        assert set(lacking.switch.rows) == {row.key for row in rows}
+        assert lacking.announcer.announced() == {VIP}
+
+    asyncio.run(run())
+
+
+def test_without_a_switch_nothing_is_announced_and_changes_are_refused(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        await bench.service.put_vip(vip(1), announce=True)
+        await bench.service.detach()
+        assert not bench.announcer.announced()
+        for attempt in (
+            bench.service.put_vip(vip(1, 2), announce=True),
+            bench.service.delete_vip(VIP),
+            bench.service.counters(),
+        ):
+            with pytest.raises(UnavailableError, match="does not answer"):
+                await attempt
+        assert [state.vip for state in await bench.service.vips()] == [vip(1)]
+        await bench.attach()
+        assert bench.announcer.announced() == {VIP}
+        bench.switch.gone = True
+        with pytest.raises(UnavailableError, match="gone"):
+            await bench.service.put_vip(vip(1, 2), announce=True)
+        assert bench.surroundings.suspected == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_not_held_is_named(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        service = bench.service
+        for attempt in (
+            service.delete_vip(VIP),
+            service.announce_vip(VIP),
+            service.withdraw_tip(VIP),
+            service.edit_vip(VIP, lambda held: held),
+        ):
+            with pytest.raises(UnknownError, match=r"10\.0\.0\.1 is not on this switch"):
+                await attempt
+
+    asyncio.run(run())
