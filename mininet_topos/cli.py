@@ -71,6 +71,7 @@ bench = LazyGroup(
     lazy={
         "assignment": Lazy("controller.cli:assignment", "Which switch carries which VIP, and why."),
         "events": Lazy("controller.cli:events", "What happened."),
+        "experiment": Lazy("mininet_topos.experiments.cli:experiment", "The paper's testbed experiments."),
         "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),
         "status": Lazy("controller.cli:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),

@@ -1,0 +1,75 @@
+"""`duet experiment`: run the paper's testbed experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from duet_p4 import results
+from mininet_topos.experiments import breakdown, failover, migration
+from mininet_topos.testbed.folder import TestbedError
+
+Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
+_RUNS: dict[str, Run] = {"failover": failover.run, "migration": migration.run, "breakdown": breakdown.run}
+
+notes = Console(stderr=True)
+
+
+@click.group(short_help="The paper's testbed experiments, measured and plotted.")
+def experiment() -> None:
+    """The paper's testbed experiments, measured and plotted."""
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
+        click.option("--name", default="experiment", show_default=True, help="Name of the testbed."),
+        click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Repetitions."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("results/experiments"),
+            show_default=True,
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _run(what: str, out: Path, runs: int, name: str) -> dict[str, Any]:
+    notes.print(f"[bold]{what}[/], {runs} runs")
+    try:
+        summary = _RUNS[what](name, out, runs, lambda line: notes.print(f"  {line}"))
+    except (TestbedError, RuntimeError, TimeoutError) as error:
+        raise click.ClickException(f"{what}: {error}") from error
+    notes.print(f"  {out / what}.json, .csv, .png, .svg")
+    return summary
+
+
+def _command(what: str, help_text: str) -> None:
+    @experiment.command(what, help=help_text)
+    @_options
+    def command(out: Path, runs: int, name: str, as_json: bool) -> None:
+        summary = _run(what, out, runs, name)
+        if as_json:
+            click.echo(results.to_json(summary))
+
+
+_command(
+    "failover", "A switch dies; how long its VIPs are away, and whether others lose anything (figure 12)."
+)
+_command("migration", "Three VIPs move in two waves; how long each takes, and what is lost (figure 13).")
+_command("breakdown", "What each step of adding and deleting a VIP takes (figure 14).")
+
+
+@experiment.command("all")
+@_options
+def every(out: Path, runs: int, name: str, as_json: bool) -> None:
+    """Run every experiment, one after the other."""
+    summaries = {what: _run(what, out, runs, name) for what in _RUNS}
+    if as_json:
+        click.echo(results.to_json(summaries))

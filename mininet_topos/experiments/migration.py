@@ -1,0 +1,110 @@
+"""VIP migration (the paper's figure 13): three VIPs move, in two waves through the SMuxes.
+
+VIP 1 goes from an HMux to the SMuxes, VIP 2 from the SMuxes to an HMux, VIP 3 from one HMux to another.
+The controller carries it out, while every VIP is pinged every 3 ms; then it goes back, and so on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from controller.updater.plan import Wave
+from controller.updater.service import Placement, Report
+from duet_p4 import results
+from mininet_topos.experiments.probe import Samples
+from mininet_topos.experiments.setting import Running, Say, running, write
+from mininet_topos.testbed import agents as agents_module
+
+PAPER_WAVES_MS = (450.0, 400.0)
+SWITCHES: list[str | None] = ["tor3", None, "tor4", "tor1", "tor2", "agg1", "core1", "core2", None, None]
+MOVED: list[str | None] = [None, "tor3", "agg3"]
+_BEFORE_S, _AFTER_S = 0.3, 0.5
+
+
+def run(name: str, out: Path, runs: int, say: Say) -> dict[str, Any]:
+    """Migrate there and back `runs` times in all; write samples, summary and figure; return the summary."""
+    waves: list[tuple[float, float]] = []
+    lost = 0
+    discarded = 0
+    rows: list[dict[str, Any]] = []
+    shown: tuple[Samples, float, tuple[float, float]] | None = None
+    away = False
+    with running(name, SWITCHES, controller=True, say=say) as testbed:
+        while len(waves) < runs:
+            target = SWITCHES[:3] if away else MOVED
+            with testbed.probing(testbed.vips) as found:
+                time.sleep(_BEFORE_S)
+                began = time.time()
+                report = _move(testbed, dict(zip(testbed.vips, target, strict=False)))
+                time.sleep(_AFTER_S)
+            away = not away
+            if report.failed:
+                raise RuntimeError(f"a migration failed: {'; '.join(report.failed)}")
+            samples = found[0]
+            if samples.stalled():
+                discarded += 1
+                say(f"a run is discarded: the prober stalled ({discarded} so far)")
+                if discarded > runs:
+                    raise RuntimeError(f"{discarded} runs discarded: this machine is too busy to measure")
+                continue
+            pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
+            waves.append(pair)
+            gone = int(samples.lost.sum())
+            lost += gone
+            say(f"run {len(waves)} of {runs}: waves {pair[0]:.1f} and {pair[1]:.1f} ms, {gone} pings lost")
+            rows.append({"run": len(waves), "wave1_ms": pair[0], "wave2_ms": pair[1], "lost": gone})
+            shown = shown or (samples, began, pair)
+    assert shown is not None
+    first, second = (np.array(column) for column in zip(*waves, strict=True))
+    summary = {
+        "runs": len(waves),
+        "discarded": discarded,
+        "wave1_ms_median": float(np.median(first)),
+        "wave2_ms_median": float(np.median(second)),
+        "wave1_ms_p95": float(np.quantile(first, 0.95)),
+        "wave2_ms_p95": float(np.quantile(second, 0.95)),
+        "lost": lost,
+        "target": "xdp",
+        "paper": {"wave1_ms": PAPER_WAVES_MS[0], "wave2_ms": PAPER_WAVES_MS[1], "lost": 0},
+    }
+    write(out, "migration", summary, rows)
+    _plot(out, shown, first, second)
+    return summary
+
+
+def _move(testbed: Running, where: dict[IPv4Address, str | None]) -> Report:
+    async def move() -> Report:
+        async with agents_module.controller(testbed.folder) as controller:
+            return await controller.assign(Placement(address=vip, switch=s) for vip, s in where.items())
+
+    return asyncio.run(move())
+
+
+def _plot(out: Path, shown: tuple[Samples, float, tuple[float, float]], first: Any, second: Any) -> None:
+    samples, began, pair = shown
+    figure, (timeline, bars) = results.figure(1, 2, figsize=(10, 3.8), gridspec_kw={"width_ratios": [2, 1]})
+    labels = ("VIP 1: HMux to SMux", "VIP 2: SMux to HMux", "VIP 3: HMux to HMux")
+    for target, label in enumerate(labels):
+        when = (samples.sent[:, target] - began) * 1e3
+        timeline.plot(
+            when, samples.rtt[:, target] * 1e3, ".", markersize=4, color=results.SERIES[target], label=label
+        )
+    for edge in (0, pair[0], sum(pair)):
+        timeline.axvline(edge, color=results.GREY, linewidth=1)
+    timeline.set(xlim=(-100, sum(pair) + 150), xlabel="time since the order (ms)", ylabel="round trip (ms)")
+    timeline.set_ylim(bottom=0)
+    timeline.set_title("One run; lines: the order, end of wave 1, end of wave 2")
+    timeline.legend(loc="upper right")
+    at = np.arange(2)
+    medians = [float(np.median(first)), float(np.median(second))]
+    bars.bar(at, medians, width=0.5, color=results.OURS, label=f"median of {len(first)} runs")
+    results.paper_points(bars, at.tolist(), PAPER_WAVES_MS, "about 450 and 400 ms")
+    bars.set(yscale="log", ylabel="duration (ms)", xticks=at, xticklabels=["wave 1", "wave 2"])
+    bars.legend()
+    results.save_figure(figure, out / "migration")

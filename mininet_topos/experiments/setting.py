@@ -1,0 +1,170 @@
+"""The setting that the experiments share: ten VIPs on the paper's testbed, and a prober on a client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from duet_p4 import results
+from duet_p4.model import Dip, Vip
+from mininet_topos import addresses, fattree
+from mininet_topos.addresses import Kind
+from mininet_topos.experiments.probe import Samples
+from mininet_topos.testbed import agents as agents_module
+from mininet_topos.testbed import namespaces, operation
+from mininet_topos.testbed.agents import Agents
+from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.plan import Plan, Target
+from mininet_topos.testbed.protocol import Request, ask
+from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
+
+PROBE_INTERVAL_S = 0.003
+"""The paper's: a ping to every VIP each 3 ms."""
+
+PROBER = "client1"
+"""The client that probes: it is on ToR 1, whose SMux and whose servers no experiment touches."""
+
+_AWAIT_S = 60.0
+_POLL_S = 0.05
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A testbed that serves the VIPs of an experiment."""
+
+    folder: Folder
+    graph: nx.Graph
+    vips: tuple[IPv4Address, ...]
+
+    def fail(self, what: str) -> float:
+        """Let a node or link fail; returns when it was asked to (realtime clock, seconds)."""
+        asked = time.time()
+        ask(self.folder, Request(do="fail", what=what))
+        return asked
+
+    def restore(self, what: str) -> None:
+        """Bring a node or link back."""
+        ask(self.folder, Request(do="restore", what=what))
+
+    def with_agents(self, job: Callable[[Agents], Awaitable[Any]]) -> Any:
+        """Run a coroutine with clients of every agent."""
+
+        async def run() -> Any:
+            async with agents_module.connect(self.folder, self.graph) as agents:
+                return await job(agents)
+
+        return asyncio.run(run())
+
+    def await_settled(self, where: dict[IPv4Address, str]) -> None:
+        """Wait until every BGP session is up and each VIP of `where` is announced by its switch.
+
+        Raises TimeoutError saying what is still amiss.
+        """
+
+        async def settled(agents: Agents) -> str:
+            statuses = await asyncio.gather(*(mux.status() for mux in agents.muxes.values()))
+            down = [f"{s.name}-{b.name}" for s in statuses for b in s.sessions if not b.established]
+            if down:
+                return f"BGP sessions {', '.join(down)} are down"
+            for vip, switch in where.items():
+                state = await agents.switches[switch].get_vip(vip)
+                if not state.announced:
+                    return f"{switch} does not announce {vip}"
+            return ""
+
+        async def wait(agents: Agents) -> None:
+            await agents_module.await_ready(agents, time.monotonic() + _AWAIT_S, lambda *_: None)
+            deadline = time.monotonic() + _AWAIT_S
+            while amiss := await settled(agents):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the testbed does not settle: {amiss}")
+                await asyncio.sleep(_POLL_S)
+
+        self.with_agents(wait)
+
+    @contextmanager
+    def probing(self, targets: tuple[IPv4Address, ...]) -> Iterator[list[Samples]]:
+        """Probe `targets` from the prober's namespace; the list holds the samples after the block."""
+        found: list[Samples] = []
+        with tempfile.TemporaryDirectory() as scratch:
+            out = Path(scratch) / "samples.npz"
+            command = [sys.executable, "-m", "mininet_topos.experiments.probe", *map(str, targets)]
+            command += [
+                "--interval-ms",
+                str(PROBE_INTERVAL_S * 1000),
+                "--duration-s",
+                "60",
+                "--out",
+                str(out),
+            ]
+            ready, write = os.pipe()
+            with namespaces.entered(self.folder.namespace(PROBER)):
+                prober = subprocess.Popen(
+                    [*command, "--ready-fd", str(write)], stderr=subprocess.PIPE, pass_fds=(write,)
+                )
+            os.close(write)
+            try:
+                with os.fdopen(ready, "rb") as pipe:
+                    if not pipe.read(1):
+                        raise RuntimeError(f"the prober does not start: {_errors(prober)}")
+                yield found
+                prober.send_signal(signal.SIGTERM)
+                if prober.wait(timeout=90) != 0:
+                    raise RuntimeError(f"the prober failed: {_errors(prober)}")
+                found.append(Samples.load(out))
+            finally:
+                prober.kill()
+                prober.wait()
+                assert prober.stderr is not None
+                prober.stderr.close()
+
+
+def _errors(prober: subprocess.Popen[bytes]) -> str:
+    prober.kill()
+    assert prober.stderr is not None
+    return prober.stderr.read().decode().strip()
+
+
+@contextmanager
+def running(
+    name: str, switches: list[str | None], *, target: Target = Target.XDP, controller: bool, say: Say
+) -> Iterator[Running]:
+    """Bring up the paper's testbed with one VIP of two DIPs for each entry of `switches`; then take it down.
+
+    An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
+    that an experiment may fail switches of container 2 without failing a DIP.
+    """
+    plan = Plan(target=target, controller=controller)
+    graph = fattree.fattree(plan.size)
+    servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
+    stated = []
+    for number, switch in enumerate(switches):
+        pair = (servers[2 * number % len(servers)], servers[(2 * number + 1) % len(servers)])
+        dips = tuple(Dip(address=node.prefix[1 + number // len(servers)]) for node in pair if node.prefix)
+        vip = Vip(address=addresses.VIPS[1 + number], dips=dips)
+        stated.append(StatedVip(vip=vip, switch=switch or ON_SMUXES))
+    folder = Folder(name)
+    say(f"bringing up the paper's testbed ({target}, {len(stated)} VIPs)")
+    with operation.running(folder, plan, stated) as built:
+        yield Running(folder, built, tuple(entry.vip.address for entry in stated))
+
+
+def write(out: Path, name: str, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write an experiment's summary (JSON, with the machine) and raw samples (CSV)."""
+    results.write_json(out / f"{name}.json", summary | {"machine": results.machine()})
+    results.write_csv(out / f"{name}.csv", rows)
