@@ -26,10 +26,10 @@ def trace(summary: Summary) -> Figure:
         label = "DIPs" if key == "dips" else key
         skew.plot(summary["vips"], summary[key], color=colour, label=label)
     fitted = PAPER["trace"]["fitted"]
-    results.paper_points(skew, [fitted["vips"]], [fitted["bytes"]], "fitted to it")
+    results.paper_points(skew, [fitted["vips"]], [fitted["bytes"]], "10% carry 99% (fitted)")
     skew.set(xscale="log", xlabel="share of VIPs, largest first", ylabel="cumulative share", ylim=(0, 1.04))
     skew.set_title("Skew across VIPs")
-    skew.legend(loc="upper left")
+    skew.legend(loc="upper left", fontsize=8.5)
     counts = np.maximum(summary["dip_counts"], 0.9)
     dips.plot(counts, np.linspace(0, 1, len(counts)), color=OURS)
     dips.axvline(512, color=GREY, linestyle=":", linewidth=1.4)
@@ -79,7 +79,7 @@ def smuxes(summary: Summary) -> Figure:
         _plain_ticks(at, x)
         at.set_title(f"{capacity} Gbps per SMux")
     axes[0].set_ylabel("SMuxes needed")
-    axes[0].legend(loc="upper left", fontsize=8.5)
+    axes[0].legend(loc="lower right", fontsize=8.5)
     return fig
 
 
@@ -102,14 +102,14 @@ def latency(summary: Summary) -> Figure:
         [paper["duet"]["smuxes"], paper["ananta_smuxes_to_match"]],
         [paper["ananta_same_smuxes_us_over"], paper["duet"]["median_us"]],
         linestyle="none", marker="s", color=results.PAPER, markerfacecolor="none", markeredgewidth=1.6,
-        label="paper: Ananta, > 6 ms with 230, 474 us with 15,000",
+        label="paper: Ananta, > 6 ms (230), 474 us (15,000)",
     )  # fmt: skip
     results.paper_line(at, paper["rtt_us"], "381 us without a mux")
     at.set(xscale="log", yscale="log", xlabel="SMuxes", ylabel="median round trip (us)", ylim=(300, 12000))
     _plain_ticks(at, [100, 300, 1000, 3000, 10000, 30000])
     _plain_ticks(at, [300, 500, 1000, 2000, 5000, 10000], axis="y")
     at.set_title("Latency against the number of SMuxes, 10 Tbps")
-    at.legend(loc="center left", bbox_to_anchor=(0.0, 0.55), fontsize=8.5)
+    at.legend(loc="center left", bbox_to_anchor=(0.0, 0.55), fontsize=8)
     return fig
 
 
@@ -156,7 +156,7 @@ def random(summary: Summary) -> Figure:
             capsize=3, label=label,
         )  # fmt: skip
     extra.axhline(0, color=OURS, linewidth=1.4)
-    extra.text(x[-1] + 0.25, 6, "greedy", color=OURS, fontsize=8.5, ha="right")
+    extra.text(x[-1], 6, "greedy", color=OURS, fontsize=8.5, ha="right")
     extra.set(xlabel="VIP traffic (Tbps)", ylabel="SMuxes over greedy's (%)")
     extra.set_xticks(x, names)
     extra.set_title("Difference to greedy")
@@ -222,19 +222,31 @@ def migration(summary: Summary) -> Figure:
             half = np.array([v["ci95"] for v in values]) * factor
             at.plot(minutes, mean, color=colour, marker=marker, markersize=3.5, label=name)
             at.fill_between(minutes, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
-    results.paper_line(share, 100 * paper["sticky"]["hmux_share"], "sticky, about 95%")
-    results.paper_line(share, 100 * paper["one-time"]["hmux_share"][1], "one-time, about 75%")
-    results.paper_line(shuffled, 100 * paper["non-sticky"]["shuffled_share"][1], "non-sticky, about 37%")
-    results.paper_line(shuffled, 100 * paper["sticky"]["shuffled_share"][1], "sticky, about 3.5%")
+    for at, value, text in (
+        (share, paper["sticky"]["hmux_share"], "paper: sticky, about 95%"),
+        (share, paper["one-time"]["hmux_share"][1], "paper: one-time, about 75%"),
+        (shuffled, paper["non-sticky"]["shuffled_share"][1], "paper: non-sticky, about 37%"),
+        (shuffled, paper["sticky"]["shuffled_share"][1], "paper: sticky, about 3.5%"),
+    ):
+        at.axhline(100 * value, color=results.PAPER, linestyle="--", linewidth=1.4, zorder=1.5)
+        above = at is shuffled
+        at.text(
+            10 * (len(summary["ananta_smuxes"]) - 1), 100 * value + (1.5 if above else -1.5), text,
+            color=results.PAPER, fontsize=8.5, ha="right", va="bottom" if above else "top",
+        )  # fmt: skip
     minutes = np.arange(len(summary["ananta_smuxes"])) * 10
     needed.plot(minutes, [v["mean"] for v in summary["ananta_smuxes"]], color=GREY, label="Ananta")
     share.set(ylabel="traffic on HMuxes (%)", ylim=(0, 104))
     shuffled.set(ylabel="traffic shuffled per interval (%)", ylim=(0, 104))
     needed.set(ylabel="SMuxes needed (3.6 Gbps each)", yscale="log")
+    low, high = needed.get_ylim()
+    _plain_ticks(needed, [n for e in range(6) for n in (10**e, 3 * 10**e) if low <= n <= high], axis="y")
     for at, title in ((share, "On HMuxes"), (shuffled, "Shuffled"), (needed, "SMuxes, migration included")):
         at.set_xlabel("minutes")
         at.set_title(title)
-        at.legend(loc="best", fontsize=8.5)
+    share.legend(loc="lower left", fontsize=8.5)
+    shuffled.legend(loc="center right", fontsize=8.5)
+    needed.legend(loc="center right", fontsize=8.5)
     return fig
 
 
