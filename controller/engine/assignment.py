@@ -123,7 +123,7 @@ def assign(
     """Place VIPs by decreasing traffic, each with its TIPs or not at all.
 
     `previous` is the switch of every row before (-1: SMuxes), for strategies that look at it;
-    `excluded` are switches that may carry nothing. A VIP that a strategy places nowhere, or one of
+    `excluded` are switches that may carry nothing. A TIP is never on its VIP's own switch. A VIP that a strategy places nowhere, or one of
     whose TIPs fits nowhere, or that finds the /32 routes taken, is on the SMuxes.
     """
     if previous is not None and len(previous) != demands.row_count:
@@ -203,6 +203,8 @@ class _Run:
         costs = self.ledger.costs(row, origin)
         if self.excluded is not None:
             costs[self.excluded] = np.inf
+        if origin is not None:
+            costs[origin] = np.inf  # A switch does not send a packet through its own tables twice.
         current = SMUX if self.previous is None else int(self.previous[row])
         switch = self.choose(
             Candidates(row, traffic, costs, current, self.carried, self.turn[row], self.worst)

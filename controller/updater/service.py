@@ -375,7 +375,8 @@ class Updater:
     ) -> tuple[list[VipRecord], list[VipRecord]]:
         """Return the records that `placements` changes, before and after; nothing is changed yet.
 
-        Raises `UnknownError` for an address or a switch that is not there.
+        Raises `UnknownError` for an address or a switch that is not there, and `InvalidError` for a TIP
+        on its VIP's own switch.
         """
         records = self._store.vips()
         owners = {address: record.address for record in records.values() for address in _addresses(record)}
@@ -390,6 +391,8 @@ class Updater:
             new = _placed(old, placements)
             if held is not None:
                 new = new.model_copy(update={"held": held})
+            if new.switch is not None and any(tip.switch == new.switch for tip in new.tips):
+                raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.switch}")
             if new != old:
                 before.append(old)
                 after.append(new)

@@ -103,9 +103,8 @@ def _plot(out: Path, shown: tuple[Samples, float], outages: list[float]) -> None
         lost = samples.lost[:, target]
         timeline.plot(when[lost], np.zeros(int(lost.sum())), "x", color=colour, markersize=5)
     timeline.axvline(0, color=results.GREY, linewidth=1)
-    timeline.set(
-        xlim=(-100, 200), yscale="symlog", xlabel="time since the failure (ms)", ylabel="round trip (ms)"
-    )
+    timeline.set(xlim=(-100, 200), xlabel="time since the failure (ms)", ylabel="round trip (ms)")
+    timeline.set_ylim(bottom=-0.05 * float(np.nanmax(samples.rtt)) * 1e3)
     timeline.set_title("One run; a cross on the axis is a lost ping")
     timeline.legend(loc="upper right")
     ordered = np.sort(outages)

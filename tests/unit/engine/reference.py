@@ -86,9 +86,16 @@ class Reference:
             self.table[switch, table] += sign * need
 
     def best(
-        self, what: Demand | TipDemand, sources: dict[str, float], traffic: float
+        self,
+        what: Demand | TipDemand,
+        sources: dict[str, float],
+        traffic: float,
+        avoid: str | None = None,
     ) -> tuple[str | None, float]:
-        costs = [self.cost(what, sources, traffic, name) for name in self.topology.names]
+        costs = [
+            float("inf") if name == avoid else self.cost(what, sources, traffic, name)
+            for name in self.topology.names
+        ]
         least = min(costs)
         if least > 1 + 1e-9:
             return None, least
@@ -113,7 +120,7 @@ class Reference:
             done: list[tuple[TipDemand, str]] = []
             for tip in demand.tips:
                 origin = {switch: tip.share * demand.traffic}
-                at, _ = self.best(tip, origin, demand.traffic)
+                at, _ = self.best(tip, origin, demand.traffic, avoid=switch)
                 if at is None:
                     for other, where in done:
                         self.add(other, {switch: other.share * demand.traffic}, demand.traffic, where, -1)
