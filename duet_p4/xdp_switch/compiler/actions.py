@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.expressions import Expressions, Value, cut
-from duet_p4.xdp_switch.compiler.layout import Layout, c_type, identifier, indent, storage_width
+from duet_p4.xdp_switch.compiler.layout import Layout, c_type, identifier, indent, steps, storage_width
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT
 
 _REFUSED = {
@@ -82,7 +82,7 @@ class Actions:
         if self._program.headers[target.header].metadata and self._layout.slot(target) is None:
             return []
         if target.header == ir.STANDARD_METADATA and target.field == "mcast_grp" and value != ir.Const(0):
-            raise ir.unsupported("multicast (writing mcast_grp)", expressions._source)
+            raise ir.unsupported("multicast (writing mcast_grp)", expressions.source)
         if expressions.is_boolean(value):
             return self._layout.store(target, f"({expressions.condition(value)} ? 1 : 0)")
         return self._layout.store(target, expressions.assignable(value, member.width))
@@ -144,11 +144,11 @@ class Actions:
         return [f"s->truncated = s->truncated < {length} ? s->truncated : {length};"]
 
     def _add_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        name = _named(primitive.arguments[0])
+        name = ir.named(primitive.arguments[0])
         header = self._program.headers[name]
         clear = [
             f"STORE{8 * step}({self._layout.header(name)} + {at}, 0);"
-            for at, step in _steps(header.type.bytes)
+            for at, step in steps(header.type.bytes)
         ]
         return [
             f"if (!{self._layout.valid(name)}) {{",
@@ -159,7 +159,7 @@ class Actions:
         ]
 
     def _remove_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        name = _named(primitive.arguments[0])
+        name = ir.named(primitive.arguments[0])
         return [
             f"if ({self._layout.valid(name)}) {{",
             f"    s->valid &= ~VALID_{identifier(name)};",
@@ -168,7 +168,7 @@ class Actions:
         ]
 
     def _assign_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        target, source = (_named(a) for a in primitive.arguments)
+        target, source = (ir.named(a) for a in primitive.arguments)
         return self._move(target, source)
 
     def _move(self, target: str, source: str) -> list[str]:
@@ -182,7 +182,7 @@ class Actions:
         ]
 
     def _assign_header_stack(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        target, source = (self._program.stacks[_named(a)] for a in primitive.arguments)
+        target, source = (self._program.stacks[ir.named(a)] for a in primitive.arguments)
         lines = [f"s->{identifier('next_' + target.name)} = s->{identifier('next_' + source.name)};"]
         for to, origin in zip(target.headers, source.headers, strict=True):
             lines += self._move(to, origin)
@@ -218,10 +218,10 @@ class Actions:
             raise ir.unsupported(
                 f"{primitive.op} of a stack by a number known only at run time", primitive.source
             )
-        return self._program.stacks[_named(stack)], count.value
+        return self._program.stacks[ir.named(stack)], count.value
 
     def _count(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        name = _named(primitive.arguments[0])
+        name = ir.named(primitive.arguments[0])
         index = cut(expressions.value(primitive.arguments[1]), 32)
         size = self._program.counters[name].size
         return [f"count_packet(s, {identifier('counter_' + name)}, {size}, {index});"]
@@ -230,7 +230,7 @@ class Actions:
         target, array, index = primitive.arguments
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("reading a register into what is no field", primitive.source)
-        register = self._program.registers[_named(array)]
+        register = self._program.registers[ir.named(array)]
         name = identifier("register_" + register.name)
         place = cut(expressions.value(index), 32)
         width = self._program.field(target).width
@@ -247,7 +247,7 @@ class Actions:
 
     def _register_write(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         array, index, value = primitive.arguments
-        register = self._program.registers[_named(array)]
+        register = self._program.registers[ir.named(array)]
         name = identifier("register_" + register.name)
         code = expressions.assignable(value, register.width)
         place = cut(expressions.value(index), 32)
@@ -265,7 +265,7 @@ class Actions:
         target, base, calculation, size = primitive.arguments
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("a hash into what is no field", primitive.source)
-        name = _named(calculation)
+        name = ir.named(calculation)
         width = self._calculations.width(name)
         hashed = self._calculations.call(name)
         bound = expressions.value(size)
@@ -306,18 +306,3 @@ _SUPPORTED = {
     "register_write",
     "modify_field_with_hash_based_offset",
 }
-
-
-def _steps(size: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, width in bytes) that cover `size` bytes in the widest steps."""
-    at = 0
-    while at < size:
-        step = next(n for n in (8, 4, 2, 1) if n <= size - at)
-        yield at, step
-        at += step
-
-
-def _named(expr: ir.Expr) -> str:
-    if not isinstance(expr, ir.Named):
-        raise ValueError(f"the BMv2 JSON contradicts itself: {expr} names nothing")
-    return expr.name

@@ -40,7 +40,7 @@ class Expressions:
     def __init__(self, layout: Layout, source: ir.Source, parameters: tuple[Value, ...] = ()) -> None:
         self._layout = layout
         self._program = layout.program
-        self._source = source
+        self.source = source
         self._parameters = parameters
         self._bits = 64
 
@@ -94,7 +94,7 @@ class Expressions:
         return 0
 
     def _refusal(self, what: str) -> UnsupportedError:
-        return ir.unsupported(what, self._source)
+        return ir.unsupported(what, self.source)
 
     def _value(self, expr: ir.Expr) -> Value:
         if isinstance(expr, ir.Const):
@@ -212,7 +212,7 @@ class Expressions:
             low, high = left.low >> min(right.high, _MAX_SHIFT), left.high >> right.low
         else:
             if right.high > _MAX_SHIFT and left.high:
-                raise ir.unsupported(f"<< by up to {right.high} bits", self._source)
+                raise ir.unsupported(f"<< by up to {right.high} bits", self.source)
             bounds = [
                 left.low << right.low,
                 left.low << right.high,
@@ -267,7 +267,7 @@ class Expressions:
         if op == "not":
             return f"(!{self._boolean(_present(expr.right))})"
         if op == "valid":
-            return self._layout.valid(_named(_present(expr.right)))
+            return self._layout.valid(ir.named(expr.right))
         if op == "d2b":
             inner = expr.right
             if isinstance(inner, ir.FieldRef) and inner.field == ir.VALID:
@@ -334,9 +334,3 @@ def _present(expr: ir.Expr | None) -> ir.Expr:
     if expr is None:
         raise ValueError("the BMv2 JSON contradicts itself: an operator lacks an operand")
     return expr
-
-
-def _named(expr: ir.Expr) -> str:
-    if not isinstance(expr, ir.Named):
-        raise ValueError(f"the BMv2 JSON contradicts itself: {expr} names nothing")
-    return expr.name

@@ -351,3 +351,10 @@ class Program:
     def profiles(self) -> dict[str, Profile]:
         """Return every action profile of both pipelines by name."""
         return {**self.ingress.profiles, **self.egress.profiles}
+
+
+def named(expr: Expr | None) -> str:
+    """Return the name an argument states; ValueError where it names nothing."""
+    if not isinstance(expr, Named):
+        raise ValueError(f"the BMv2 JSON contradicts itself: {expr} names nothing")
+    return expr.name

@@ -211,12 +211,16 @@ class Layout:
 
 def copy_bytes(target: str, source: str, size: int) -> list[str]:
     """Return C statements that copy `size` bytes in the widest steps."""
-    lines, at = [], 0
+    return [f"COPY{8 * step}({target} + {at}, {source} + {at});" for at, step in steps(size)]
+
+
+def steps(size: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, width in bytes) that cover `size` bytes in the widest steps."""
+    at = 0
     while at < size:
         step = next(n for n in (8, 4, 2, 1) if n <= size - at)
-        lines.append(f"COPY{8 * step}({target} + {at}, {source} + {at});")
+        yield at, step
         at += step
-    return lines
 
 
 def indent(lines: Iterable[str], by: int = 1) -> Iterator[str]:
