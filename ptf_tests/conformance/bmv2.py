@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -70,6 +71,7 @@ class Bmv2:
             )
             self._control = stack.enter_context(P4Runtime(control, self._program.schema, DEVICE_ID))
             self._control.push_pipeline()
+            self._await_packets()
             self._stack = stack.pop_all()
         return self
 
@@ -88,9 +90,12 @@ class Bmv2:
                 _Packet(id=number + 1, device_id=DEVICE_ID, port=port, packet=frame)
                 for number, (port, frame) in enumerate(frames[start : start + WINDOW], start)
             ]
-            # BMv2 ends the stream once all its packets have left or were dropped.
-            for answer in self._stream(iter(packets), timeout=_ANSWER_SECONDS):
-                left[answer.id - 1].append((answer.port, answer.packet))
+            try:
+                # BMv2 ends the stream once all its packets have left or were dropped.
+                for answer in self._stream(iter(packets), timeout=_ANSWER_SECONDS):
+                    left[answer.id - 1].append((answer.port, answer.packet))
+            except grpc.RpcError as error:
+                raise OracleError(f"{COMMAND} stopped answering: {error.details()}") from error
         return left
 
     def counters(self) -> Counters:
@@ -109,6 +114,17 @@ class Bmv2:
                 waited += 0.2
         log.seek(0)
         raise OracleError(f"{COMMAND} does not start:\n{log.read().decode(errors='replace')}")
+
+    def _await_packets(self) -> None:
+        """Open streams until one is taken: BMv2 serves P4Runtime before it starts its ports."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                list(self._stream(iter(()), timeout=_ANSWER_SECONDS))
+                return
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise OracleError(f"{COMMAND} takes no packets: {error.details()}") from error
 
 
 def _command(control: str, ports: str) -> list[str]:

@@ -29,6 +29,7 @@ def systematic(state: State) -> Iterator[Case]:
     """Yield cases along the edges: each length, each header field's limits, each TTL."""
     if state.name == "full":
         yield from _edges()
+        yield from _errors()
     if state.name in ("full", "small MTU"):
         yield from _sizes()
 
@@ -305,6 +306,29 @@ def _edges() -> Iterator[Case]:
         for destination in (vip, server):
             frame = h.ethernet(h.with_checksum(client, destination, h.udp(5, 5), wanted))
             yield Case(f"checksum {wanted:#06x}", 4, frame)
+
+
+def _errors() -> Iterator[Case]:
+    """ICMP errors about many flows of a VIP: each must reach the DIP of its flow."""
+    for number, client in enumerate(CLIENTS):
+        for protocol, build in ((h.TCP, h.tcp), (h.UDP, h.udp)):
+            quoted = h.ipv4(VIPS[3], client, protocol, build(80 + number % 3, 40000 + number)[:8])
+            error = h.icmp(3, 4, 1400, quoted)
+            yield Case(f"error about {client}", 1, h.ethernet(h.ipv4(SERVERS[1], VIPS[3], h.ICMP, error)))
+        echo = h.ipv4(VIPS[3], client, h.ICMP, h.icmp(0, 0, number << 16 | 1))
+        error = h.icmp(11, 0, 0, echo)
+        yield Case(
+            f"error about a ping of {client}", 1, h.ethernet(h.ipv4(SERVERS[1], VIPS[3], h.ICMP, error))
+        )
+    # Expired and too big at once, in a tunnel and not.
+    for flags in (0, h.DONT_FRAGMENT):
+        for ttl in (0, 1, 2):
+            packet = h.ipv4(
+                CLIENTS[3], PLACES[8], h.UDP, h.udp(1, 2, h.fill(200)), ttl=ttl, flags_offset=flags
+            )
+            yield Case(f"too big, TTL {ttl}", 1, h.ethernet(packet))
+            tunnel = h.ipv4(LOOPBACK, PLACES[8], h.IPIP, packet, ttl=ttl, flags_offset=flags)
+            yield Case(f"too big in a tunnel, TTL {ttl}", 1, h.ethernet(tunnel))
 
 
 def _counted(client: IPv4Address, vip: IPv4Address, total_len: int) -> bytes:

@@ -81,7 +81,8 @@ def cases(_: State, rng: random.Random) -> Iterator[Case]:
             frame = h.ethernet(stack + behind, ETHERTYPE_MPLS)
         kind = f"{depth} labels"
         if rng.random() < 0.1:
-            frame += bytes(rng.choice((900, 1100)))
+            # The program cuts what has more than 1000 bytes once it has added 4, labels aside.
+            frame = frame.ljust(rng.choice((900, 995, 996, 997, 1000, 1100)), b"\0")
         if rng.random() < 0.3:
             how, frame = mutate(rng, frame)
             kind = f"{kind}: {how}"
@@ -110,7 +111,7 @@ def _class_key(rng: random.Random) -> dict[str, object]:
     if rng.random() < 0.6:
         key["next_header"] = rng.choice(RANGES)
     if rng.random() < 0.3:
-        key["first_word"] = rng.choice((0, 0x0102, 0xFFFF))
+        key["first_word"] = rng.choice((0, 0x0001, 0x0102))
     if rng.random() < 0.3:
         key["packet_length"] = rng.choice(LENGTHS)
     return key

@@ -93,7 +93,7 @@ def cases(_: State, rng: random.Random) -> Iterator[Case]:
             frame = _segment(outer, inner, outer_port, inner_port, 0x12, rng)
         elif draw < 0.85:
             # Some know the ports of a connection, but not who opened it.
-            _, _, inner_port, outer_port = rng.choice(opened)
+            inner_port, outer_port = rng.choice(opened)[2:]
             inner_port = inner_port if rng.random() < 0.5 else rng.randrange(65536)
             kind, port = "comes from nowhere", rng.choice(OUTSIDE)
             ends = rng.choice(OUTER), rng.choice(INNER), outer_port, inner_port
