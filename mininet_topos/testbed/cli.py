@@ -67,8 +67,8 @@ def _named(command: Callable[..., None]) -> Callable[..., None]:
 def _size_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command the options that make a plan."""
     options = [
-        click.option("--target", type=click.Choice(list(Target)), default=Target.XDP, show_default=True,
-                     help="What runs the P4 program."),
+        click.option("--target", type=click.Choice([target.value for target in Target]), default="xdp",
+                     show_default=True, help="What runs the P4 program."),
         click.option("--vips", type=click.Path(path_type=Path, dir_okay=False),
                      help="The VIP file; by default the example, if the size is the paper's."),
         click.option("--containers", type=int, default=PAPER.containers, show_default=True),
@@ -79,7 +79,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--dips", type=int, help="Servers with DIPs; by default 34, or all."),
         click.option("--smux-tors", default=",".join(map(str, PAPER.smux_tors)), show_default=True,
                      help="ToRs with an SMux, from 1."),
-        click.option("--smux-path", type=click.Choice(list(SmuxPath)), default=SmuxPath.XDP,
+        click.option("--smux-path", type=click.Choice([path.value for path in SmuxPath]), default="xdp",
                      show_default=True, help="The SMuxes' data path."),
         click.option("--controller/--no-controller", default=True, show_default=True,
                      help="Without a controller, VIPs are placed once, by the testbed."),

@@ -25,7 +25,7 @@ from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.network import Network
 from mininet_topos.testbed.nodes import processes
-from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.protocol import Answer, Progress, Request
 from mininet_topos.testbed.supervisor import Supervisor
 
@@ -45,6 +45,16 @@ class Launcher:
         report(Progress(step="network", total=len(self.graph)))
         wiring.prepare_root(folder.root)
         Network(self.graph, folder, create=True)
+        if plan.target is Target.BMV2:
+            switches = [node for node in fattree.nodes(self.graph) if node.is_switch]
+            wiring.enable_napi(
+                {
+                    folder.namespace(node.name): [
+                        link.port(node.name).name for link in fattree.links(self.graph, node.name)
+                    ]
+                    for node in switches
+                }
+            )
         report(Progress(step="programs"))
         wanted = processes(self.graph, folder, plan)
         self.supervisor = Supervisor(wanted, self._open_descriptors)

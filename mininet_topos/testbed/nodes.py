@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -52,6 +54,13 @@ def processes(graph: nx.Graph, folder: Folder, plan: Plan) -> list[Process]:
 
 def _device_id(node: fattree.Node) -> int:
     return node.index + 1
+
+
+@cache
+def _bmv2_has(option: str) -> bool:
+    """Whether this build of BMv2 has an option."""
+    shown = subprocess.run(["simple_switch_grpc", "--help"], capture_output=True, text=True, check=False)
+    return option in shown.stdout + shown.stderr
 
 
 def inventory_of(graph: nx.Graph) -> inventory.Inventory:
@@ -168,8 +177,9 @@ class _Nodes:
             return self._process(node.name, "switch", function, *arguments, *level, *target)
         # Its log has a line for every packet from level info on.
         program = ["simple_switch_grpc", *arguments, "-L", "warn"]
-        notifications = ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
-        return self._process(node.name, "switch", None, *program, *notifications, *target)
+        if _bmv2_has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
+            program += ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
+        return self._process(node.name, "switch", None, *program, *target)
 
     def _switch(self, node: fattree.Node) -> SwitchConfig:
         ports = []

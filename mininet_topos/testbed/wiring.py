@@ -11,13 +11,14 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from duet_p4.bpf import Object, compile_object
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import namespaces
@@ -27,6 +28,8 @@ MANAGEMENT_PORT = "mgmt"
 """The management interface of every node that has an agent; also the name of the bridge."""
 
 _FIRST_INDEX = 10_000
+_PASS = Path(__file__).with_name("bpf") / "pass.c"
+
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_OFF = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
 _ETHTOOL_SGRO = 0x2C
@@ -113,6 +116,20 @@ def set_ports(path: Path, names: Sequence[str], *, up: bool) -> None:
     with namespaces.entered(path), IPRoute() as netlink:
         for index in [socket.if_nametoindex(name) for name in names]:
             netlink.link("set", index=index, state="up" if up else "down")
+
+
+def enable_napi(ports: Mapping[Path, Sequence[str]]) -> None:
+    """Let XDP redirect into the peers of these interfaces, which no XDP switch drives.
+
+    GRO would do too, but hand a switch packets that are larger than any link.
+    """
+    with Object(compile_object(_PASS)) as passing:
+        passing.load()
+        for path, names in ports.items():
+            with namespaces.entered(path), IPRoute() as netlink:
+                for name in names:
+                    index = socket.if_nametoindex(name)
+                    netlink.link("set", index=index, xdp_fd=passing.program("pass").fd)
 
 
 def _host(netlink: IPRoute, node: fattree.Node, gateway: IPv4Address) -> None:

@@ -36,3 +36,9 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     result = CliRunner().invoke(cli.main, ["fly"])
     assert result.exit_code == 2
     assert "No such command 'fly'" in result.output
+
+
+def test_targets_are_written_as_they_are_everywhere_else() -> None:
+    shown = CliRunner().invoke(cli.main, ["testbed", "up", "--help"]).output
+    assert "[xdp|bmv2]" in shown
+    assert "[xdp|scapy]" in shown
