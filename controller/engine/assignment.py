@@ -123,8 +123,9 @@ def assign(
     """Place VIPs by decreasing traffic, each with its TIPs or not at all.
 
     `previous` is the switch of every row before (-1: SMuxes), for strategies that look at it;
-    `excluded` are switches that may carry nothing. A TIP is never on its VIP's own switch. A VIP that a strategy places nowhere, or one of
-    whose TIPs fits nowhere, or that finds the /32 routes taken, is on the SMuxes.
+    `excluded` are switches that may carry nothing. A TIP is never on its VIP's own switch. A VIP that a
+    strategy places nowhere, or one of whose TIPs fits nowhere, or that finds the /32 routes taken, is on
+    the SMuxes.
     """
     if previous is not None and len(previous) != demands.row_count:
         raise ValueError(f"previous has {len(previous)} rows, the demands have {demands.row_count}")
