@@ -135,7 +135,7 @@ def render(config: BirdConfig, log: Path) -> str:
     timers = config.timers
     sections = [
         _lines(
-            f'log "{log}" {{ info, remote, warning, error, auth, fatal, bug }};',
+            f'log "{log}" {{ info, remote, warning, error, auth, fatal, bug, trace }};',
             f"router id {config.router_id};",
             "debug protocols { states };",
             f"define SPACE = [ {space} ];",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, PrefixRange, Timers
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Row
@@ -82,7 +82,13 @@ class Node:
             address=self.loopback,
             ports=tuple(self.ports),
             bird=BirdConfig(
-                router_id=self.loopback, asn=self.asn, neighbors=tuple(self.neighbors), space=SPACE
+                router_id=self.loopback,
+                asn=self.asn,
+                neighbors=tuple(self.neighbors),
+                space=SPACE,
+                # Patient: an agent that is started again by these tests first imports all it needs.
+                bfd=Bfd(multiplier=20),
+                timers=Timers(hold=30, keepalive=10),
             ),
             originated=self.originated,
             seed=self.number * 0x9E3779B9 & 0xFFFFFFFF,

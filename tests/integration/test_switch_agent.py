@@ -62,6 +62,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         started = time.monotonic()
         try:
             loop.run_until_complete(stack.enter_async_context(running(one)))
+            loop.run_until_complete(one.until(lambda: both_ways(one), "routes by both Aggs", timeout_s=30.0))
             print(f"4 switches up and converged in {time.monotonic() - started:.1f} s")
             yield Net(one, loop)
         finally:
@@ -336,7 +337,11 @@ def test_an_agent_repairs_what_went_wrong_while_it_was_dead(net: Net) -> None:
         ip(f"route add blackhole {stray}/32 table 100", one["t1"].namespace)
         one["t1"].start_agent()
         await one.ready("t1")
-        assert set(await one["t1"].rows()) == before
+
+        async def repaired() -> bool:
+            return set(await one["t1"].rows()) == before
+
+        await one.until(repaired, "the rows as they were")
         assert (await agent.status()).announced == 1
 
     net.run(run())
