@@ -78,7 +78,7 @@ async def start_both(ends: list[str], tmp_path: Path) -> tuple[Bird, Bird]:
             await one.start()
 
     async def established() -> bool:
-        return all([session.established for one in (left, right) for session in await one.sessions()])
+        return all([session.established for one in (left, right) for session in await one.sessions()])  # noqa: C419
 
     seconds = await until(established, "the BGP session")
     print(f"session established {seconds:.2f} s after start")
