@@ -20,12 +20,15 @@ def draw(rates: list[Rate], path: Path) -> list[Path]:
     """Draw the rates as bars on a logarithmic scale and return the files."""
     sizes = sorted({rate.size for rate in rates})
     found = {(rate.subject, rate.fill, rate.size): rate for rate in rates}
-    shown = [subject for subject in _SUBJECTS if (subject[0], subject[1], sizes[0]) in found]
+    measured = {(rate.subject, rate.fill) for rate in rates}
+    shown = [subject for subject in _SUBJECTS if subject[:2] in measured]
     figure, axes = results.figure()
     width = 0.8 / len(shown)
     for number, (subject, fill, label, colour) in enumerate(shown):
-        places = [place + (number - (len(shown) - 1) / 2) * width for place in range(len(sizes))]
-        heights = [found[subject, fill, size].pps / 1000 for size in sizes]
+        offset = (number - (len(shown) - 1) / 2) * width
+        there = [(place, size) for place, size in enumerate(sizes) if (subject, fill, size) in found]
+        places = [place + offset for place, _ in there]
+        heights = [found[subject, fill, size].pps / 1000 for _, size in there]
         bars = axes.bar(places, heights, width, color=colour, label=label)
         axes.bar_label(bars, fmt="{:.0f}", fontsize=7, padding=1)
     axes.set_yscale("log")
