@@ -38,9 +38,10 @@ fuzz: setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
 p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4
 
-bench: setup  ## Measure the data plane and the assignment
+bench: setup  ## Measure the data plane, the control plane and the assignment
 	$(ROOT)
 	@$(SUDO) $(DUET) bench dataplane --out results/bench
+	@$(SUDO) $(DUET) bench control --out results/bench
 	@$(DUET) bench assignment --out results/bench
 
 experiments: setup  ## The paper's testbed experiments, with plots

@@ -60,6 +60,7 @@ bench = LazyGroup(
     help="Measure, and plot.",
     lazy={
         "assignment": Lazy("controller.simulation.bench:assignment", "The engine at data-centre size."),
+        "control": Lazy("mininet_topos.experiments.control:control", "From a REST call to packets."),
         "dataplane": Lazy("duet_p4.bench.cli:dataplane", "Packets per second: xdp, bmv2, and the floor."),
     },
 )

@@ -142,14 +142,20 @@ def _errors(prober: subprocess.Popen[bytes]) -> str:
 
 @contextmanager
 def running(
-    name: str, switches: list[str | None], *, target: Target = Target.XDP, controller: bool, say: Say
+    name: str,
+    switches: list[str | None],
+    *,
+    target: Target = Target.XDP,
+    controller: bool,
+    log_level: str = "INFO",
+    say: Say,
 ) -> Iterator[Running]:
     """Bring up the paper's testbed with one VIP of two DIPs for each entry of `switches`; then take it down.
 
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
     that an experiment may fail switches of container 2 without failing a DIP.
     """
-    plan = Plan(target=target, controller=controller)
+    plan = Plan(target=target, controller=controller, log_level=log_level)
     graph = fattree.fattree(plan.size)
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
     stated = []
