@@ -10,11 +10,17 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
-from mininet_topos.experiments import breakdown, failover, migration
+from mininet_topos.experiments import breakdown, consistency, failover, migration
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
-_RUNS: dict[str, Run] = {"failover": failover.run, "migration": migration.run, "breakdown": breakdown.run}
+_RUNS: dict[str, Run] = {
+    "failover": failover.run,
+    "migration": migration.run,
+    "breakdown": breakdown.run,
+    # Its sample is the connections: one run has a thousand.
+    "consistency": lambda name, out, _, say: consistency.run(name, out, say),
+}
 
 notes = Console(stderr=True)
 
@@ -28,7 +34,6 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         click.option("--name", default="experiment", show_default=True, help="Name of the testbed."),
-        click.option("--runs", type=click.IntRange(1), default=30, show_default=True, help="Repetitions."),
         click.option(
             "--out",
             type=click.Path(path_type=Path, file_okay=False),
@@ -40,10 +45,19 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_repetitions = click.option(
+    "--runs", type=click.IntRange(1), default=30, show_default=True, help="Repetitions."
+)
+
+
 def _run(what: str, out: Path, runs: int, name: str) -> dict[str, Any]:
-    notes.print(f"[bold]{what}[/], {runs} runs")
+    return _guarded(what, out, lambda say: _RUNS[what](name, out, runs, say))
+
+
+def _guarded(what: str, out: Path, job: Callable[[Callable[[str], None]], dict[str, Any]]) -> dict[str, Any]:
+    notes.print(f"[bold]{what}[/]")
     try:
-        summary = _RUNS[what](name, out, runs, lambda line: notes.print(f"  {line}"))
+        summary = job(lambda line: notes.print(f"  {line}"))
     except (TestbedError, RuntimeError, TimeoutError) as error:
         raise click.ClickException(f"{what}: {error}") from error
     notes.print(f"  {out / what}.json, .csv, .png, .svg")
@@ -53,6 +67,7 @@ def _run(what: str, out: Path, runs: int, name: str) -> dict[str, Any]:
 def _command(what: str, help_text: str) -> None:
     @experiment.command(what, help=help_text)
     @_options
+    @_repetitions
     def command(out: Path, runs: int, name: str, as_json: bool) -> None:
         summary = _run(what, out, runs, name)
         if as_json:
@@ -66,8 +81,21 @@ _command("migration", "Three VIPs move in two waves; how long each takes, and wh
 _command("breakdown", "What each step of adding and deleting a VIP takes (figure 14).")
 
 
+@experiment.command("consistency")
+@_options
+@click.option(
+    "--connections", type=click.IntRange(10, 20_000), default=consistency.CONNECTIONS, show_default=True
+)
+def consistency_command(out: Path, connections: int, name: str, as_json: bool) -> None:
+    """Live TCP connections through migration, DIP changes and failures: how many break (beyond the paper)."""
+    summary = _guarded("consistency", out, lambda say: consistency.run(name, out, say, connections))
+    if as_json:
+        click.echo(results.to_json(summary))
+
+
 @experiment.command("all")
 @_options
+@_repetitions
 def every(out: Path, runs: int, name: str, as_json: bool) -> None:
     """Run every experiment, one after the other."""
     summaries = {what: _run(what, out, runs, name) for what in _RUNS}

@@ -49,7 +49,12 @@ class Running:
 
     folder: Folder
     graph: nx.Graph
-    vips: tuple[IPv4Address, ...]
+    stated: tuple[StatedVip, ...]
+
+    @property
+    def vips(self) -> tuple[IPv4Address, ...]:
+        """The addresses of the VIPs."""
+        return tuple(entry.vip.address for entry in self.stated)
 
     def fail(self, what: str) -> float:
         """Let a node or link fail; returns when it was asked to (realtime clock, seconds)."""
@@ -145,12 +150,13 @@ def running(
     name: str,
     switches: list[str | None],
     *,
+    dips: int = 2,
     target: Target = Target.XDP,
     controller: bool,
     log_level: str = "INFO",
     say: Say,
 ) -> Iterator[Running]:
-    """Bring up the paper's testbed with one VIP of two DIPs for each entry of `switches`; then take it down.
+    """Bring up the paper's testbed with a VIP of `dips` DIPs for each entry of `switches`; then take it down.
 
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
     that an experiment may fail switches of container 2 without failing a DIP.
@@ -160,14 +166,19 @@ def running(
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
     stated = []
     for number, switch in enumerate(switches):
-        pair = (servers[2 * number % len(servers)], servers[(2 * number + 1) % len(servers)])
-        dips = tuple(Dip(address=node.prefix[1 + number // len(servers)]) for node in pair if node.prefix)
-        vip = Vip(address=addresses.VIPS[1 + number], dips=dips)
+        places = [divmod(number * dips + k, len(servers)) for k in range(dips)]
+        own = tuple(Dip(address=_address(servers[server], 1 + turn)) for turn, server in places)
+        vip = Vip(address=addresses.VIPS[1 + number], dips=own)
         stated.append(StatedVip(vip=vip, switch=switch or ON_SMUXES))
     folder = Folder(name)
     say(f"bringing up the paper's testbed ({target}, {len(stated)} VIPs)")
     with operation.running(folder, plan, stated) as built:
-        yield Running(folder, built, tuple(entry.vip.address for entry in stated))
+        yield Running(folder, built, tuple(stated))
+
+
+def _address(server: fattree.Node, index: int) -> IPv4Address:
+    assert server.prefix is not None
+    return server.prefix[index]
 
 
 def write(out: Path, name: str, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
