@@ -1,5 +1,6 @@
 """A small binding of libbpf: compile eBPF C, load it, reach its maps, attach it."""
 
+from duet_p4.bpf.attach import Filter, Link, attach_tc, attach_xdp
 from duet_p4.bpf.compile import INCLUDE, cache_folder, compile_object
 from duet_p4.bpf.errors import BpfError
 from duet_p4.bpf.libbpf import possible_cpus
@@ -7,13 +8,10 @@ from duet_p4.bpf.objects import (
     ANY,
     EXIST,
     NOEXIST,
-    Link,
     Map,
     Object,
     Program,
     TestRun,
-    attach_tc,
-    attach_xdp,
     create_map,
 )
 
@@ -23,6 +21,7 @@ __all__ = [
     "INCLUDE",
     "NOEXIST",
     "BpfError",
+    "Filter",
     "Link",
     "Map",
     "Object",

@@ -79,6 +79,30 @@ class MapCreateOptions(c.Structure):
     ]
 
 
+class TcHook(c.Structure):
+    """struct bpf_tc_hook."""
+
+    _fields_ = [
+        ("sz", c.c_size_t),
+        ("ifindex", c.c_int),
+        ("attach_point", c.c_int),
+        ("parent", c.c_uint32),
+    ]
+
+
+class TcOptions(c.Structure):
+    """struct bpf_tc_opts."""
+
+    _fields_ = [
+        ("sz", c.c_size_t),
+        ("prog_fd", c.c_int),
+        ("flags", c.c_uint32),
+        ("prog_id", c.c_uint32),
+        ("handle", c.c_uint32),
+        ("priority", c.c_uint32),
+    ]
+
+
 _POINTER, _INT, _U32, _SIZE, _STRING = c.c_void_p, c.c_int, c.c_uint32, c.c_size_t, c.c_char_p
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (_POINTER, [_POINTER]),
@@ -113,6 +137,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [_INT, _POINTER, _POINTER, _POINTER, _POINTER, c.POINTER(_U32), c.POINTER(BatchOptions)],
     ),
     "bpf_prog_test_run_opts": (_INT, [_INT, c.POINTER(TestRunOptions)]),
+    "bpf_tc_hook_create": (_INT, [c.POINTER(TcHook)]),
+    "bpf_tc_attach": (_INT, [c.POINTER(TcHook), c.POINTER(TcOptions)]),
+    "bpf_tc_detach": (_INT, [c.POINTER(TcHook), c.POINTER(TcOptions)]),
+    "bpf_tc_query": (_INT, [c.POINTER(TcHook), c.POINTER(TcOptions)]),
     "btf__find_by_name_kind": (c.c_int32, [_POINTER, _STRING, _U32]),
     "btf__type_by_id": (_POINTER, [_POINTER, _U32]),
     "btf__name_by_offset": (_STRING, [_POINTER, _U32]),

@@ -1,4 +1,4 @@
-"""Loaded eBPF objects: their maps, programs and links. They die with the process; nothing is pinned."""
+"""Loaded eBPF objects: their maps and programs. They die with the process; nothing is pinned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from duet_p4.bpf import libbpf
 from duet_p4.bpf.errors import BpfError
@@ -23,8 +23,6 @@ _LOG_SIZE = 1 << 20
 _LOG_TAIL_LINES = 40
 _DATASEC = 15
 _PERCPU_TYPES = {5, 6, 10, 21}
-_ATTACH = {"xdp": 37, "ingress": 46, "egress": 47}
-_XDP_MODE = {"native": 1 << 2, "skb": 1 << 1}
 
 
 class Map:
@@ -208,31 +206,6 @@ class Program:
         return TestRun(options.retval, output.raw[: options.data_size_out], options.duration)
 
 
-class Link:
-    """An attachment of a program. Closing it, or the end of the process, detaches."""
-
-    def __init__(self, fd: int):
-        self.fd = fd
-
-    def update(self, program: Program) -> None:
-        """Put another program of the same kind in place, atomically for the packets."""
-        libbpf.bpf_call(libbpf.BPF_LINK_UPDATE, struct.pack("=IIII", self.fd, program.fd, 0, 0))
-
-    def close(self) -> None:
-        """Detach; closing twice is harmless."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 class Object:
     """An object file opened, and once `load` has returned, its maps and programs in the kernel."""
 
@@ -400,26 +373,3 @@ def create_map(kind: int, name: str, key_size: int, value_size: int, max_entries
         code = libbpf.last_error()
         raise OSError(code, f"{os.strerror(code)} (map {name})")
     return Map(name, fd, kind, key_size, value_size, max_entries, own=True)
-
-
-def attach_xdp(program: Program, ifindex: int, mode: Literal["native", "skb"] = "native") -> Link:
-    """Attach an XDP program to an interface of the caller's network namespace.
-
-    Raises BpfError with the reason, such as a program that is there already.
-    """
-    return _attach(program, ifindex, _ATTACH["xdp"], _XDP_MODE[mode], f"{mode} XDP")
-
-
-def attach_tc(program: Program, ifindex: int, direction: Literal["ingress", "egress"]) -> Link:
-    """Attach a tc program (as TCX) to an interface of the caller's network namespace."""
-    return _attach(program, ifindex, _ATTACH[direction], 0, f"tc {direction}")
-
-
-def _attach(program: Program, ifindex: int, point: int, flags: int, what: str) -> Link:
-    # union bpf_attr is zero-extended by the kernel; TCX reads 16 bytes more than XDP does.
-    attributes = struct.pack("=IIII", program.fd, ifindex, point, flags).ljust(40, b"\0")
-    try:
-        return Link(libbpf.bpf_call(libbpf.BPF_LINK_CREATE, attributes))
-    except OSError as error:
-        reason = "another program is attached" if error.errno == errno.EBUSY else error.strerror
-        raise BpfError(f"cannot attach {program.name} ({what}) to interface {ifindex}: {reason}") from error

@@ -98,7 +98,7 @@ class HostDatapath:
             *("flows", "meters", "sources", "counters"),
         )
         self._maps = {name: self._object.map(name) for name in names}
-        self._links: list[bpf.Link] = []
+        self._links: list[bpf.Link | bpf.Filter] = []
         self._vips: dict[IPv4Address, HostVip] = {}
         self._tables: dict[str, dict[bytes, bytes]] = {"services": {}, "locals": {}, "snats": {}}
         self._meters: dict[tuple[IPv4Address, IPv4Address], int] = {}
@@ -109,7 +109,11 @@ class HostDatapath:
             exclude.update(_INDEX.pack(network.prefixlen) + network.network_address.packed, _INDEX.pack(1))
 
     def attach(self, ifindex: int, mode: Literal["native", "skb"] = "native") -> None:
-        """Serve an interface of the caller's network namespace; ends with this process."""
+        """Serve an interface of the caller's network namespace.
+
+        Ends with this process, except that before Linux 6.6 `outbound` outlives kill -9: it goes on to
+        rewrite replies of the flows it knows, until the next `attach` to the interface replaces it.
+        """
         self._links.append(bpf.attach_xdp(self.inbound, ifindex, mode))
         self._links.append(bpf.attach_tc(self.outbound, ifindex, "egress"))
 

@@ -1,6 +1,8 @@
 """The libbpf binding, against the kernel."""
 
+import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from duet_p4 import bpf
+from duet_p4.bpf import libbpf
+from tests.integration.kernels import before_tcx
 
 PROGRAM = """
 #include <linux/bpf.h>
@@ -39,6 +43,11 @@ SEC("xdp") int count(struct xdp_md *ctx)
 }
 
 SEC("tc") int pass(struct __sk_buff *skb)
+{
+    return 0;
+}
+
+SEC("tc") int stale(struct __sk_buff *skb)
 {
     return 0;
 }
@@ -192,7 +201,65 @@ def test_links_attach_and_detach(loaded: bpf.Object, veth: str) -> None:
         assert "prog/xdp" in shown.stdout
         with pytest.raises(bpf.BpfError, match="another program"):
             bpf.attach_xdp(loaded.program("count"), ifindex)
-        with bpf.attach_tc(loaded.program("pass"), ifindex, "ingress"):
-            pass
+        with bpf.attach_tc(loaded.program("pass"), ifindex, "ingress") as attached:
+            assert isinstance(attached, bpf.Link), "this kernel has no TCX"
     shown = subprocess.run(["ip", "link", "show", veth], capture_output=True, text=True, check=True)
     assert "prog/xdp" not in shown.stdout
+
+
+def filters(interface: str) -> list[str]:
+    """Return the names of the programs that classify what an interface receives."""
+    command = ["tc", "-json", "filter", "show", "dev", interface, "ingress"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = (row.get("options", {}).get("bpf_name") for row in json.loads(shown))
+    return [name.split(":")[0] for name in names if name]
+
+
+@pytest.fixture
+def no_tcx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "bpf_call", before_tcx)
+
+
+class TestAKernelWithoutTcx:
+    pytestmark = pytest.mark.usefixtures("no_tcx")
+
+    def test_a_filter_takes_its_place_and_is_detached(self, loaded: bpf.Object, veth: str) -> None:
+        ifindex = socket.if_nametoindex(veth)
+        with bpf.attach_tc(loaded.program("pass"), ifindex, "ingress"):
+            assert filters(veth) == ["pass"]
+        assert filters(veth) == []
+
+    def test_it_is_detached_from_another_namespace(self, loaded: bpf.Object, veth: str) -> None:
+        theirs = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        attached = bpf.attach_tc(loaded.program("pass"), socket.if_nametoindex(veth), "ingress")
+        _unshare_net()
+        attached.close()
+        _setns(theirs)
+        os.close(theirs)
+        assert filters(veth) == []
+
+    def test_what_kill_9_leaves_is_replaced(self, loaded: bpf.Object, veth: str) -> None:
+        ifindex = socket.if_nametoindex(veth)
+        child = os.fork()
+        if not child:
+            bpf.attach_tc(loaded.program("stale"), ifindex, "ingress")
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert filters(veth) == ["stale"]
+        with bpf.attach_tc(loaded.program("pass"), ifindex, "ingress"):
+            assert filters(veth) == ["pass"]
+        assert filters(veth) == []
+
+    def test_a_successor_is_left_alone(self, loaded: bpf.Object, veth: str) -> None:
+        ifindex = socket.if_nametoindex(veth)
+        first = bpf.attach_tc(loaded.program("stale"), ifindex, "ingress")
+        with bpf.attach_tc(loaded.program("pass"), ifindex, "ingress"):
+            first.close()
+            assert filters(veth) == ["pass"]
+
+    def test_an_interface_that_is_gone_is_told(self, loaded: bpf.Object, veth: str) -> None:
+        with pytest.raises(bpf.BpfError, match=r"cannot attach pass \(tc ingress\) to interface 9999"):
+            bpf.attach_tc(loaded.program("pass"), 9999, "ingress")
+        attached = bpf.attach_tc(loaded.program("pass"), socket.if_nametoindex(veth), "ingress")
+        subprocess.run(["ip", "link", "del", veth], check=True)
+        attached.close()

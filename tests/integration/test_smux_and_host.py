@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from scipy.stats import chisquare
 
+from duet_p4.bpf import libbpf
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.connections import live_connections
@@ -26,10 +27,12 @@ from tests.integration.balanced import (
     HTTP,
     MUX,
     REMOTE,
+    UPLINK,
     Balanced,
     balanced,
     run,
 )
+from tests.integration.kernels import before_tcx
 from tests.integration.netns import inside
 
 pytestmark = [
@@ -457,3 +460,21 @@ def test_nothing_was_dropped_by_a_bug(network: Balanced) -> None:
         counts = host.exits()
         assert counts["DROP_INTERNAL"][0] == counts["DROP_MALFORMED"][0] == 0, counts
     assert all(process.poll() is None for process in network.processes)
+
+
+def test_a_host_on_a_kernel_without_tcx_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "bpf_call", before_tcx)
+    with balanced() as network:
+        for namespace in network.servers.values():
+            assert "outbound" in run(namespace, "tc", "filter", "show", "dev", UPLINK, "egress")
+        network.put_vip("10.0.0.1", ALL)
+
+        async def ask() -> set[IPv4Address]:
+            return {await (await Connection.open("10.0.0.1")).dip() for _ in range(60)}
+
+        with inside(network.client):
+            assert asyncio.run(ask()) == set(ALL)
+        for host in network.hosts.values():
+            host.close()
+        for namespace in network.servers.values():
+            assert not run(namespace, "tc", "filter", "show", "dev", UPLINK, "egress")
