@@ -268,10 +268,17 @@ class Updater:
             return _report(outcome)
 
     async def repair(self) -> None:
-        """Wait until some device may differ from what is wanted, then read those back and repair them."""
+        """Wait until some device may differ from what is wanted, then read those back and repair them.
+
+        A device that could not be read back is due again: it may be back before monitoring misses it.
+        """
         await self._repair_due.wait()
         self._repair_due.clear()
-        await self.resync(self._dirty - self._unreachable)
+        try:
+            await self.resync(self._dirty - self._unreachable)
+        finally:
+            if self._dirty - self._unreachable:
+                self._repair_due.set()
 
     def _note_dirty(self, device: str) -> None:
         self._dirty.add(device)

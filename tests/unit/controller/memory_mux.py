@@ -9,23 +9,33 @@ from ipaddress import IPv4Address
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.app import create_app
 from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, TipState, VipState, router
-from duet_p4.rest.problems import ConflictError, UnknownError
+from duet_p4.rest.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.rest.server import serve
 
 Entry = MuxVip | MuxTip
 
 
 class MemoryMux:
-    """Holds what it is told, up to `size` DIPs, and writes down every request that changed it."""
+    """Holds what it is told, up to `size` DIPs, and writes down every request that changed it.
+
+    While it is `away`, it refuses to change or to tell what it holds.
+    """
 
     def __init__(self, name: str, size: int = 10_000, log: list[str] | None = None) -> None:
         self.name = name
         self.size = size
         self.held: dict[IPv4Address, Entry] = {}
         self.announced: set[IPv4Address] = set()
+        self.away = False
         self.log: list[str] = [] if log is None else log
 
+    def _be_here(self) -> None:
+        if self.away:
+            raise UnavailableError(f"{self.name} is away")
+
     def _put(self, entry: Entry, announce: bool) -> Change:
+        self._be_here()
+
         def dips(held: Entry) -> int:
             groups = held.groups() if isinstance(held, MuxVip) else [held.group]
             return sum(len(group.used()) for group in groups)
@@ -41,6 +51,7 @@ class MemoryMux:
         return self._change(entry.address, updates)
 
     def _delete(self, address: IPv4Address, kind: type[Entry]) -> Change:
+        self._be_here()
         if not isinstance(self.held.get(address), kind):
             raise UnknownError(f"{address} is not on this mux")
         del self.held[address]
@@ -72,6 +83,7 @@ class MemoryMux:
         return self._change(address, 0)
 
     async def vips(self) -> list[VipState]:
+        self._be_here()
         return [
             VipState(vip=held, announced=address in self.announced)
             for address, held in sorted(self.held.items())

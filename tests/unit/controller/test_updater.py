@@ -217,6 +217,20 @@ def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_p
     run(tmp_path, scenario)
 
 
+def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        net.muxes["m1"].away = True
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        async with asyncio.timeout(10):
+            await net.updater.repair()
+            assert net.on("m1") == set()
+            net.muxes["m1"].away = False
+            await net.updater.repair()
+        assert net.on("m1") == {str(VIP)}
+
+    run(tmp_path, scenario)
+
+
 def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None:
     async def before(net: Network) -> None:
         await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
