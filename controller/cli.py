@@ -108,7 +108,13 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     path = click.Path(path_type=Path, dir_okay=False)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON value as the last line."),
-        click.option("--testbed", default=RUN.name, show_default=True, help="Name of the running testbed."),
+        click.option(
+            "--testbed",
+            default=RUN.name,
+            envvar="DUET_TESTBED",
+            show_default=True,
+            help="Name of the running testbed.",
+        ),
         click.option("--token-file", type=path, envvar="DUET_TOKEN_FILE", help="The bearer token."),
         click.option("--socket", type=path, envvar="DUET_SOCKET", help="The controller's Unix socket."),
     ):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import controller.cli
 from mininet_topos import cli
 
 
@@ -42,3 +45,24 @@ def test_targets_are_written_as_they_are_everywhere_else() -> None:
     shown = CliRunner().invoke(cli.main, ["testbed", "up", "--help"]).output
     assert "[xdp|bmv2]" in shown
     assert "[xdp|scapy]" in shown
+
+
+def test_make_bench_runs_every_benchmark_there_is() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.split("\nbench:")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"\$\(DUET\) bench (\w+) --out", recipe)) == sorted(cli.bench.lazy)
+    for name in cli.bench.lazy:
+        assert "--out" in CliRunner().invoke(cli.main, ["bench", name, "--help"]).output
+
+
+@pytest.mark.parametrize("command", ["vip list", "assignment show", "events", "status"])
+def test_the_testbed_of_the_shell_is_the_default(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller.cli, "RUN", tmp_path / "paper")
+    monkeypatch.setenv("DUET_TESTBED", "second")
+    result = CliRunner().invoke(cli.main, command.split())
+    assert result.exit_code == 1
+    assert str(tmp_path / "second") in result.output
+    named = CliRunner().invoke(cli.main, [*command.split(), "--testbed", "third"])
+    assert str(tmp_path / "third") in named.output
