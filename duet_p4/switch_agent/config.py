@@ -88,7 +88,7 @@ class SwitchConfig(Model):
     token_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    withdraw_grace_ms: int = Field(default=30, ge=0, le=10_000)
+    withdraw_grace_ms: int = Field(default=50, ge=0, le=10_000)
     log_level: str = "INFO"
 
     @model_validator(mode="after")
