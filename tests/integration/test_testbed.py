@@ -18,6 +18,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from controller.store import VipRecord
+from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.fattree import FatTree
@@ -151,6 +153,14 @@ def with_controller(folder: Folder, work: Callable[[agents.ControllerClient], ob
     asyncio.run(run())
 
 
+def vip_record(folder: Folder, address: IPv4Address) -> VipRecord:
+    async def ask_controller() -> VipRecord:
+        async with agents.controller(folder) as controller:
+            return await controller.vip(address)
+
+    return asyncio.run(ask_controller())
+
+
 def duet(folder: Folder, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mininet_topos.cli", "testbed", *words],
@@ -230,16 +240,31 @@ def test_a_failure_hurts_its_own_vips_only_and_shortly(
 def test_a_long_download_survives_fallback_migration_and_dip_removal(
     healthy: Folder, graph: nx.Graph
 ) -> None:
-    flow = ["nsenter", f"--net={healthy.namespace('client2')}", "curl", "-sS", "--limit-rate", "20M"]
-    flow += ["-o", "/dev/null", "-w", "%{size_download} %{http_code}", f"http://{PLAIN}/bytes/80000000"]
-    download = subprocess.Popen(flow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    source, port = client(graph, "client2").address, 21_000
+    before = vip_record(healthy, PLAIN)
+    assert before.layout.group
+    serving = before.layout.group.member(flow_hash(Flow(source, PLAIN, 6, port, 80))).address
+    removed = next(dip.address for dip in before.spec.dips if dip.address != serving)
+    fewer = tuple(dip for dip in before.spec.dips if dip.address != removed)
+    flow = ["nsenter", f"--net={healthy.namespace('client2')}", "curl", "-sS", "--limit-rate", "10M"]
+    flow += ["--local-port", str(port), "-o", "/dev/null", "-w", "%{size_download} %{http_code}"]
+    download = subprocess.Popen(
+        [*flow, f"http://{PLAIN}/bytes/80000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         with_controller(healthy, lambda controller: controller.migrate(PLAIN, None))
         with_controller(healthy, lambda controller: controller.migrate(PLAIN, "core2"))
+        changed = before.spec.model_copy(update={"dips": fewer})
+        with_controller(healthy, lambda controller: controller.change_vip(changed))
+        assert download.poll() is None, "the download ended before a DIP was removed"
+        answers = {exchange.dip for exchange in from_client(healthy, graph, "client2", 60, PLAIN)}
+        assert answers == {dip.address for dip in fewer}, f"{removed} was removed"
         with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
         output, said = download.communicate(timeout=60)
     finally:
         download.kill()
+        with_controller(healthy, lambda controller: controller.change_vip(before.spec))
+        with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
     assert output.split() == ["80000000", "200"], said
 
 
