@@ -59,7 +59,7 @@ notes = Console(stderr=True)
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(1, 30), default=20, show_default=True, help="Repetitions.")
+@click.option("--runs", type=click.IntRange(1, 20), default=15, show_default=True, help="Repetitions.")
 @click.option("--writes", type=click.IntRange(8, 4096), default=400, show_default=True, help="VIPs to write.")
 @click.option("--name", default="bench-control", show_default=True, help="Name of the testbed.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Also write JSON and a figure.")
