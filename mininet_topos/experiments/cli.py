@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
-from mininet_topos.experiments import breakdown, consistency, failover, migration
+from mininet_topos.experiments import breakdown, capacity, consistency, failover, migration
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
@@ -18,7 +18,8 @@ _RUNS: dict[str, Run] = {
     "failover": failover.run,
     "migration": migration.run,
     "breakdown": breakdown.run,
-    # Its sample is the connections: one run has a thousand.
+    # These are one run each: its sample is its connections, or its pings.
+    "capacity": lambda name, out, _, say: capacity.run(name, out, say),
     "consistency": lambda name, out, _, say: consistency.run(name, out, say),
 }
 
@@ -79,6 +80,15 @@ _command(
 )
 _command("migration", "Three VIPs move in two waves; how long each takes, and what is lost (figure 13).")
 _command("breakdown", "What each step of adding and deleting a VIP takes (figure 14).")
+
+
+@experiment.command("capacity")
+@_options
+def capacity_command(out: Path, name: str, as_json: bool) -> None:
+    """An SMux below and above its capacity, then an HMux: what an idle VIP's pings see (figure 11)."""
+    summary = _run("capacity", out, 1, name)
+    if as_json:
+        click.echo(results.to_json(summary))
 
 
 @experiment.command("consistency")

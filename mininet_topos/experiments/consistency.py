@@ -237,7 +237,7 @@ def _plot(
         counts.text(connections * 1.02, position, f"{number} broken", va="center", fontsize=9)
     counts.set(xlabel="connections", xlim=(0, connections * 1.25))
     counts.set_title(f"{connections} live TCP connections")
-    counts.legend(loc="center left", facecolor="white", frameon=True, framealpha=0.9)
+    counts.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     data = [_slowest(outcomes) for outcomes in found.values()]
     boxes = slowest.boxplot(
         data,

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed import namespaces, operation
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder
-from mininet_topos.testbed.plan import Plan, Target
+from mininet_topos.testbed.plan import Plan, SmuxPath, Target
 from mininet_topos.testbed.protocol import Request, ask
 from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
 
@@ -103,8 +103,8 @@ class Running:
         self.with_agents(wait)
 
     @contextmanager
-    def probing(self, targets: tuple[IPv4Address, ...]) -> Iterator[list[Samples]]:
-        """Probe `targets` from the prober's namespace; the list holds the samples after the block."""
+    def probing(self, targets: tuple[IPv4Address, ...], prober: str = PROBER) -> Iterator[list[Samples]]:
+        """Probe `targets` from a client's namespace; the list holds the samples after the block."""
         found: list[Samples] = []
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "samples.npz"
@@ -118,25 +118,25 @@ class Running:
                 str(out),
             ]
             ready, write = os.pipe()
-            with namespaces.entered(self.folder.namespace(PROBER)):
-                prober = subprocess.Popen(
+            with namespaces.entered(self.folder.namespace(prober)):
+                process = subprocess.Popen(
                     [*command, "--ready-fd", str(write)], stderr=subprocess.PIPE, pass_fds=(write,)
                 )
             os.close(write)
             try:
                 with os.fdopen(ready, "rb") as pipe:
                     if not pipe.read(1):
-                        raise RuntimeError(f"the prober does not start: {_errors(prober)}")
+                        raise RuntimeError(f"the prober does not start: {_errors(process)}")
                 yield found
-                prober.send_signal(signal.SIGTERM)
-                if prober.wait(timeout=90) != 0:
-                    raise RuntimeError(f"the prober failed: {_errors(prober)}")
+                process.send_signal(signal.SIGTERM)
+                if process.wait(timeout=90) != 0:
+                    raise RuntimeError(f"the prober failed: {_errors(process)}")
                 found.append(Samples.load(out))
             finally:
-                prober.kill()
-                prober.wait()
-                assert prober.stderr is not None
-                prober.stderr.close()
+                process.kill()
+                process.wait()
+                assert process.stderr is not None
+                process.stderr.close()
 
 
 def _errors(prober: subprocess.Popen[bytes]) -> str:
@@ -152,6 +152,8 @@ def running(
     *,
     dips: int = 2,
     target: Target = Target.XDP,
+    smux_path: SmuxPath = SmuxPath.XDP,
+    smux_tors: tuple[int, ...] = fattree.PAPER.smux_tors,
     controller: bool,
     log_level: str = "INFO",
     say: Say,
@@ -161,7 +163,8 @@ def running(
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
     that an experiment may fail switches of container 2 without failing a DIP.
     """
-    plan = Plan(target=target, controller=controller, log_level=log_level)
+    size = replace(fattree.PAPER, smux_tors=smux_tors)
+    plan = Plan(size=size, target=target, smux_path=smux_path, controller=controller, log_level=log_level)
     graph = fattree.fattree(plan.size)
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
     stated = []
