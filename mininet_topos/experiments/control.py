@@ -24,6 +24,7 @@ from controller.client import ControllerClient
 from controller.updater.plan import Wave
 from duet_p4 import results
 from duet_p4.model import Dip, MuxVip, Vip
+from duet_p4.rest.client import RestError
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments.probe import Samples
@@ -59,8 +60,8 @@ notes = Console(stderr=True)
 
 
 @click.command()
-@click.option("--runs", type=click.IntRange(1, 20), default=15, show_default=True, help="Repetitions.")
-@click.option("--writes", type=click.IntRange(8, 4096), default=400, show_default=True, help="VIPs to write.")
+@click.option("--runs", type=click.IntRange(1, 20), default=10, show_default=True, help="Repetitions.")
+@click.option("--writes", type=click.IntRange(8, 256), default=256, show_default=True, help="VIPs to write.")
 @click.option("--name", default="bench-control", show_default=True, help="Name of the testbed.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Also write JSON and a figure.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
@@ -75,7 +76,7 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
     """
     try:
         record = measure(name, runs, writes, lambda line: notes.print(f"  {line}"))
-    except (TestbedError, RuntimeError, TimeoutError) as error:
+    except (TestbedError, RestError, RuntimeError, TimeoutError) as error:
         raise click.ClickException(str(error)) from error
     if out:
         results.write_json(out / "control.json", record)
@@ -250,8 +251,11 @@ def _alternating(*values: str) -> Iterable[str]:
 
 
 async def _write(agents: Agents, dips: Sequence[Dip], count: int) -> float:
-    """Write VIPs of two DIPs to a switch, a few requests in flight; returns VIPs per second."""
-    agent = agents.switches[AWAY]
+    """Write VIPs of two DIPs to a switch, a few requests in flight; returns VIPs per second.
+
+    256 of them fill the ECMP table: each has 16 slots of 4096.
+    """
+    agent = agents.switches[EMPTY]
     pairs = list(pairwise(dips[:LARGE]))
     vips = [
         MuxVip.of(Vip(address=_FIRST_WRITTEN + number, dips=pairs[number % len(pairs)]))
