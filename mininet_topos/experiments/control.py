@@ -159,7 +159,7 @@ class _Mirrors:
         while True:
             for name in waiting:
                 times = [
-                    when for when, what in self._read(name) if when >= since - 0.001 and f"{vip}/32" in what
+                    when for when, what in self._read(name) if when >= since - 0.001 and what == f"{vip}/32"
                 ]
                 if times:
                     first[name] = times[0] + 0.001
