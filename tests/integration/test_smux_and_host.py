@@ -470,10 +470,11 @@ def test_a_host_on_a_kernel_without_tcx_serves_too(monkeypatch: pytest.MonkeyPat
         network.put_vip("10.0.0.1", ALL)
 
         async def ask() -> set[IPv4Address]:
-            return {await (await Connection.open("10.0.0.1")).dip() for _ in range(60)}
+            return {await (await Connection.open("10.0.0.1")).dip() for _ in range(200)}
 
         with inside(network.client):
-            assert asyncio.run(ask()) == set(ALL)
+            answered = asyncio.run(ask())
+        assert all(answered & set(dips) for dips in DIPS.values()), f"only {answered} answered"
         for host in network.hosts.values():
             host.close()
         for namespace in network.servers.values():

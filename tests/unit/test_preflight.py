@@ -38,6 +38,11 @@ def test_an_old_kernel(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kernel 5.4.0-42-generic is too old" in said(folder)
 
 
+def test_the_kernel_of_debian_12(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.1.0-56-amd64")
+    assert "kernel" not in said(folder)
+
+
 def test_a_missing_program_and_the_package_that_has_it(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
