@@ -117,7 +117,7 @@ static __always_inline bool ipv4_header_ok(const struct iphdr *ip, const void *e
 
     __u64 length = bpf_ntohs(ip->tot_len);
 
-    /* The verifiers of 6.1 and 6.12 know no bounds of what a byte swap returns; clang would drop a plain mask. */
+    /* The verifiers of 6.1 and 6.12 know no bounds of a swapped value, and clang drops a plain mask. */
     asm volatile("%0 &= 0xffff" : "+r"(length));
     return checksum_fold(sum) == 0 && length >= ip->ihl * 4 && (const void *)ip + length <= end;
 }
