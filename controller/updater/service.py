@@ -217,7 +217,7 @@ class Updater:
         """Note whether a device answers. One that does not gets no requests; one that does again is repaired
         by the next `repair`.
 
-        A switch that is lost gives up its VIPs: each goes where `place` says.
+        A switch that is lost gives up the VIPs that the engine put there: each goes where `place` says.
         """
         if device not in self._devices:
             raise UnknownError(f"no device is called {device!r}")
@@ -233,7 +233,9 @@ class Updater:
             self._events.add("device-unreachable", device)
             await self._set_server_health(device, up=False)
         if reach is DeviceReach.LOST:
-            stranded = [p.address for p in self.placements() if p.switch == device]
+            # What an operator put there by hand waits on the SMuxes for the switch to come back.
+            held = {address for record in self.vips() if record.held for address in _addresses(record)}
+            stranded = [p.address for p in self.placements() if p.switch == device and p.address not in held]
             self._events.add("device-lost", device, vips=len(stranded))
             await self.place(Placement(address=address, switch=None) for address in stranded)
             for owner in sorted({self._owner(address) for address in stranded}):

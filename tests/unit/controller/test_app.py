@@ -147,6 +147,22 @@ def test_a_lost_switch_gives_its_vips_to_another_and_is_cleaned_when_it_is_back(
     run(tmp_path, scenario)
 
 
+def test_a_vip_placed_by_hand_waits_for_its_lost_switch(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)), "tor1")
+        await testbed.client.set_reach("tor1", DeviceReach.LOST)
+        assert (await testbed.client.vip(VIP)).switch == "tor1"
+        testbed.muxes["tor1"].held.clear()
+        await testbed.client.set_reach("tor1", DeviceReach.READY)
+
+        async def back() -> bool:
+            return VIP in testbed.muxes["tor1"].held
+
+        await testbed.until(back)
+
+    run(tmp_path, scenario)
+
+
 def test_a_write_without_the_token_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as stranger:
