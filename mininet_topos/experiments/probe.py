@@ -168,22 +168,20 @@ class Prober:
         """Probe, wait for the last replies, and return what was measured; calls `ready` when it begins."""
         _prefer()
         ready()
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN | select.POLLERR)
         addresses = [(str(target), 0) for target in self._targets]
         start = time.clock_gettime(time.CLOCK_MONOTONIC) + self._interval_s
         offset = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
         done = 0
         for number in range(self._rounds):
             due = start + number * self._interval_s
-            self._wait(poller, due)
+            self._wait(due)
             if self._stopped:
                 break
             self._due[number] = due + offset
             for target, address in enumerate(addresses):
                 self._send(number, target, address)
             done = number + 1
-        self._wait(poller, time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S, until_all=done)
+        self._wait(time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S, until_all=done)
         self._socket.close()
         return Samples(
             self._targets, self._interval_s, self._due[:done], self._sent[:done], self._received[:done]
@@ -205,12 +203,12 @@ class Prober:
             return
         self._keys.append((number, target))
 
-    def _wait(self, poller: select.poll, until: float, until_all: int | None = None) -> None:
+    def _wait(self, until: float, until_all: int | None = None) -> None:
         while (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) > 0:
             if until_all is not None and not np.isnan(self._received[:until_all]).any():
                 return
-            # poll() counts whole milliseconds: the last one is spent spinning, to be on time.
-            if poller.poll(max(0, int(left * 1000) - 1)):
+            # select() sleeps to the microsecond, where poll() counts milliseconds. Stamps count as readable.
+            if select.select([self._socket], [], [], left)[0]:
                 self._read_stamps()
                 self._read_replies()
 
