@@ -161,7 +161,7 @@ def test_all_figures_of_a_tiny_data_centre_and_a_resumed_run(tmp_path: Path) -> 
     arguments = ["all", "--scale", "small", *TINY, "--jobs", "1", "--json", "--out", str(tmp_path)]
     first = runner.invoke(simulate, arguments, catch_exceptions=False)
     assert first.exit_code == 0, first.output
-    summary = json.loads(first.output.splitlines()[-1])
+    summary = json.loads(first.stdout.splitlines()[-1])
     assert set(summary) == set(FIGURES)
     for number, name in enumerate(FIGURES, 15):
         for suffix in ("png", "svg"):
@@ -175,7 +175,7 @@ def test_all_figures_of_a_tiny_data_centre_and_a_resumed_run(tmp_path: Path) -> 
     again = runner.invoke(simulate, ["migration", *arguments[1:]], catch_exceptions=False)
     redone = {path.name for path in (tmp_path / "raw").iterdir() if path.stat().st_mtime_ns != raw[path.name]}
     assert redone == {gone}
-    kept = json.loads(again.output.splitlines()[-1])["strategies"]
+    kept = json.loads(again.stdout.splitlines()[-1])["strategies"]
     assert kept["one-time"] == summary["migration"]["strategies"]["one-time"]
 
 
