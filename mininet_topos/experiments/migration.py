@@ -105,6 +105,6 @@ def _plot(out: Path, shown: tuple[Samples, float, tuple[float, float]], first: A
     medians = [float(np.median(first)), float(np.median(second))]
     bars.bar(at, medians, width=0.5, color=results.OURS, label=f"median of {len(first)} runs")
     results.paper_points(bars, at.tolist(), PAPER_WAVES_MS, "about 450 and 400 ms")
-    bars.set(yscale="log", ylabel="duration (ms)", xticks=at, xticklabels=["wave 1", "wave 2"])
+    bars.set(ylim=(0, None), ylabel="duration (ms)", xticks=at, xticklabels=["wave 1", "wave 2"])
     bars.legend()
     results.save_figure(figure, out / "migration")
