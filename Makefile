@@ -4,7 +4,8 @@ PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
 # Namespaces, BPF and BGP on port 179 need root. `make` says so before sudo asks for a password.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET)
-ROOT = $(if $(SUDO),@echo "sudo: network namespaces and BPF programs need root",@:)
+NEED_SUDO = @command -v sudo >/dev/null || { echo "this needs root for network namespaces and BPF programs: run it as root (there is no sudo)"; exit 1; }; echo "sudo: network namespaces and BPF programs need root"
+ROOT = $(if $(SUDO),$(NEED_SUDO),@:)
 TARGET ?= xdp
 SW ?= tor1
 
