@@ -63,10 +63,6 @@ class ServerDevice:
                 raise
             return []
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.close()
-
 
 def live_flows(inventory: Inventory, servers: Mapping[str, ServerDevice]) -> FlowSource:
     """Return a function that asks the servers of a VIP's DIPs for its live flows.

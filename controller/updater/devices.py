@@ -27,9 +27,6 @@ class Device(Protocol):
     async def delete(self, address: IPv4Address) -> int:
         """Have it forget an address (one it does not hold is no error); return the writes."""
 
-    async def close(self) -> None:
-        """Close its connections."""
-
 
 class MuxDevice:
     """A switch agent or an SMux agent."""
@@ -67,7 +64,3 @@ class MuxDevice:
                 if error.problem.status != 404:
                     raise
         return 0
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.client.close()
