@@ -7,6 +7,7 @@ agent listens; everything that changes while the network runs is learned by moni
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Self
@@ -118,9 +119,13 @@ class Inventory(Model):
                 return switch
         raise KeyError(f"no switch is called {name!r}")
 
-    def server_of(self) -> dict[IPv4Address, Server]:
-        """Map each DIP to the server that has it."""
-        return {dip: server for server in self.servers for dip in server.dips}
+    def server_at(self, address: IPv4Address) -> Server | None:
+        """Return the server that has an address; None where it is not in the inventory."""
+        return self._servers_by_address.get(address)
+
+    @cached_property
+    def _servers_by_address(self) -> dict[IPv4Address, Server]:
+        return {address: server for server in self.servers for address in server.dips}
 
     def graph(self) -> nx.Graph:
         """Return the switches and links as a graph: nodes carry `container`, edges `capacity_bps`."""

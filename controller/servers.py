@@ -69,7 +69,6 @@ def live_flows(inventory: Inventory, servers: Mapping[str, ServerDevice]) -> Flo
 
     A server that does not answer has no flows worth keeping: its DIPs went with it.
     """
-    server_of = inventory.server_of()
 
     async def ask(name: str, vip: IPv4Address) -> list[LiveFlow]:
         try:
@@ -78,7 +77,8 @@ def live_flows(inventory: Inventory, servers: Mapping[str, ServerDevice]) -> Flo
             return []
 
     async def flows(record: VipRecord) -> list[LiveFlow]:
-        names = {server_of[dip.encap].name for dip in record.spec.all_dips() if dip.encap in server_of}
+        ends = {dip.encap for dip in record.spec.all_dips()}
+        names = {server.name for end in ends if (server := inventory.server_at(end))}
         found = await asyncio.gather(*(ask(name, record.address) for name in sorted(names)))
         return [flow for part in found for flow in part]
 

@@ -92,8 +92,11 @@ def demands_of(
     records: Iterable[VipRecord], traffic: Iterable[TrafficSample], inventory: Inventory
 ) -> list[Demand]:
     """Return each VIP's demand. A VIP that was not measured has no traffic, but needs its table entries."""
-    at = {dip: server.switch for dip, server in inventory.server_of().items()}
-    elsewhere = inventory.switches[0].name
+
+    def locate(address: IPv4Address) -> str:
+        server = inventory.server_at(address)
+        return server.switch if server else inventory.switches[0].name
+
     by_vip: dict[IPv4Address, dict[str, float]] = {}
     known = {switch.name for switch in inventory.switches}
     for sample in traffic:
@@ -110,7 +113,7 @@ def demands_of(
                 [placed.tip for placed in record.tips],
                 total,
                 {source: bps / total for source, bps in sources.items()} if total else {},
-                lambda dip: at.get(dip, elsewhere),
+                locate,
             )
         )
     return demands

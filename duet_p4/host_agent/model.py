@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Self
@@ -75,46 +76,41 @@ class HostVip(Model):
             if dip.address == self.address:
                 raise ValueError(f"VIP {self.address} is its own DIP")
             seen.add(dip.address)
-        for end in {dip.tunnel_end for dip in self.dips}:
-            behind = [dip for dip in self.dips if dip.tunnel_end == end]
-            if len(behind) > MAX_DIPS:
-                raise ValueError(
-                    f"VIP {self.address} has {len(behind)} DIPs behind {end}, more than {MAX_DIPS}"
-                )
+        for end, count in Counter(dip.tunnel_end for dip in self.dips).items():
+            if count > MAX_DIPS:
+                raise ValueError(f"VIP {self.address} has {count} DIPs behind {end}, more than {MAX_DIPS}")
         return self
 
     @classmethod
-    def of(
-        cls, vip: Vip, mux: MuxVip, tips: Iterable[MuxTip], is_local: Callable[[Dip], bool]
-    ) -> Self | None:
-        """Return what a server needs of a VIP; None where none of its DIPs `is_local` there.
+    def spread(
+        cls, vip: Vip, mux: MuxVip, tips: Iterable[MuxTip], server_of: Callable[[Dip], str | None]
+    ) -> dict[str, Self]:
+        """Return what each server needs of a VIP, by the name that `server_of` gives for its DIPs.
 
-        `mux` and `tips` are the VIP as muxes hold it; they matter for SNAT only.
+        DIPs without a server are left out. `mux` and `tips` are the VIP as muxes hold it; they matter
+        for SNAT only.
         """
-        ports: dict[IPv4Address, list[HostPort]] = {}
-        local = {dip.address: dip for dip in vip.all_dips() if is_local(dip)}
-        default = {dip.address for dip in vip.dips}
-        for group in vip.ports:
-            for dip in group.dips:
-                if dip.address in local and dip.address not in default:
-                    ports.setdefault(dip.address, []).append(
-                        HostPort(protocol=group.protocol, port=group.port)
-                    )
-        if not local:
-            return None
         snat = None
         if vip.snat and mux.group is not None:
             members = {member.address for member in mux.group.members}
             snat = Snat(group=mux.group, tips=tuple(tip for tip in tips if tip.address in members))
-        return cls(
-            address=vip.address,
-            dips=tuple(
-                HostDip(address=dip.address, host=dip.host, ports=tuple(ports.get(dip.address, ())))
-                for dip in local.values()
-            ),
-            health=vip.health,
-            snat=snat,
-        )
+        default = {dip.address for dip in vip.dips} if vip.ports else set()
+        ports: dict[IPv4Address, list[HostPort]] = {}
+        for group in vip.ports:
+            port = HostPort(protocol=group.protocol, port=group.port)
+            for dip in group.dips:
+                if dip.address not in default:
+                    ports.setdefault(dip.address, []).append(port)
+        shares: dict[str, dict[IPv4Address, HostDip]] = {}
+        for dip in vip.all_dips():
+            server = server_of(dip)
+            if server is not None:
+                held = HostDip(address=dip.address, host=dip.host, ports=tuple(ports.get(dip.address, ())))
+                shares.setdefault(server, {})[dip.address] = held
+        return {
+            server: cls(address=vip.address, dips=tuple(dips.values()), health=vip.health, snat=snat)
+            for server, dips in shares.items()
+        }
 
 
 class LiveFlow(Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import cycle
 
 import networkx as nx
@@ -44,19 +43,15 @@ def tips(record: VipRecord, switch: str, graph: nx.Graph) -> list[Placement]:
 
 async def give(agents: Agents, records: Sequence[VipRecord]) -> None:
     """Servers first, then SMuxes, then HMuxes: no mux sends to a DIP that does not know its VIP yet."""
-    servers = [node for node in fattree.nodes(agents.graph, Kind.SERVER) if node.is_dip]
-    await agents_module.gather([_give_server(agents, node, records) for node in servers])
+    servers = _by_server(agents, records)
+    await agents_module.gather([_give_server(agents, name, held) for name, held in servers.items()])
     await agents_module.gather([_give_smux(agents, name, records) for name in agents.smuxes])
     await agents_module.gather([_give_switch(agents, name, records) for name in agents.switches])
 
 
-async def _give_server(agents: Agents, node: fattree.Node, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        wanted = HostVip.of(
-            record.spec, record.layout, [tip.tip for tip in record.tips], partial(_is_on, node)
-        )
-        if wanted is not None:
-            await agents.servers[node.name].call("PUT", f"/v1/vips/{record.address}", object, body=wanted)
+async def _give_server(agents: Agents, name: str, held: Sequence[HostVip]) -> None:
+    for vip in held:
+        await agents.servers[name].call("PUT", f"/v1/vips/{vip.address}", object, body=vip)
 
 
 async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
@@ -75,5 +70,16 @@ async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) 
             await agents.switches[name].put_vip(record.layout)
 
 
-def _is_on(node: fattree.Node, dip: Dip) -> bool:
-    return node.prefix is not None and dip.encap in node.prefix
+def _by_server(agents: Agents, records: Sequence[VipRecord]) -> dict[str, list[HostVip]]:
+    """Return the VIPs that each server's DIPs serve."""
+    prefixes = {node.name: node.prefix for node in fattree.nodes(agents.graph, Kind.SERVER) if node.is_dip}
+
+    def server_of(dip: Dip) -> str | None:
+        return next((name for name, prefix in prefixes.items() if prefix and dip.encap in prefix), None)
+
+    found: dict[str, list[HostVip]] = {}
+    for record in records:
+        tips = [placed.tip for placed in record.tips]
+        for name, vip in HostVip.spread(record.spec, record.layout, tips, server_of).items():
+            found.setdefault(name, []).append(vip)
+    return found

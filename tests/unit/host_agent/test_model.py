@@ -9,8 +9,12 @@ from duet_p4.model import Dip, Group, MuxTip, MuxVip, PortGroup, Protocol, Vip
 LOCAL = {IPv4Address("100.1.1.1"), IPv4Address("100.1.1.2")}
 
 
-def is_local(dip: Dip) -> bool:
-    return dip.encap in LOCAL
+def server_of(dip: Dip) -> str | None:
+    return "here" if dip.encap in LOCAL else None
+
+
+def held_here(vip: Vip, layout: MuxVip, tips: tuple[MuxTip, ...] = ()) -> HostVip | None:
+    return HostVip.spread(vip, layout, tips, server_of).get("here")
 
 
 def test_a_server_gets_its_own_dips_of_a_vip() -> None:
@@ -19,7 +23,7 @@ def test_a_server_gets_its_own_dips_of_a_vip() -> None:
         dips=(Dip(address="100.1.1.1"), Dip(address="100.1.9.9")),
         ports=(PortGroup(protocol=Protocol.TCP, port=21, dips=(Dip(address="100.1.1.2"),)),),
     )
-    held = HostVip.of(vip, MuxVip.of(vip), (), is_local)
+    held = held_here(vip, MuxVip.of(vip))
     assert held is not None and held.snat is None
     assert held.dips == (
         HostDip(address="100.1.1.1"),
@@ -29,12 +33,22 @@ def test_a_server_gets_its_own_dips_of_a_vip() -> None:
 
 def test_a_server_without_dips_of_a_vip_gets_nothing() -> None:
     vip = Vip(address="10.0.0.1", dips=(Dip(address="100.1.9.9"),))
-    assert HostVip.of(vip, MuxVip.of(vip), (), is_local) is None
+    assert held_here(vip, MuxVip.of(vip)) is None
+
+
+def test_each_server_gets_a_share_and_dips_of_no_server_are_left_out() -> None:
+    vip = Vip(address="10.0.0.1", dips=tuple(Dip(address=f"100.1.{net}.1") for net in (1, 2, 3)))
+    names = {IPv4Address("100.1.1.1"): "a", IPv4Address("100.1.2.1"): "b"}
+    shares = HostVip.spread(vip, MuxVip.of(vip), (), lambda dip: names.get(dip.encap))
+    assert {name: [str(dip.address) for dip in held.dips] for name, held in shares.items()} == {
+        "a": ["100.1.1.1"],
+        "b": ["100.1.2.1"],
+    }
 
 
 def test_a_virtual_machine_is_local_by_its_host() -> None:
     vip = Vip(address="10.0.0.1", dips=(Dip(address="100.9.9.9", host="100.1.1.1"),))
-    held = HostVip.of(vip, MuxVip.of(vip), (), is_local)
+    held = held_here(vip, MuxVip.of(vip))
     assert held is not None
     assert held.dips[0].tunnel_end == IPv4Address("100.1.1.1")
 
@@ -45,7 +59,7 @@ def test_snat_brings_the_slots_and_the_tips_among_them() -> None:
         MuxTip(address=f"20.0.0.{n}", group=Group.of((Dip(address=f"100.1.1.{n}"),))) for n in (1, 2, 3)
     )
     layout = MuxVip(address="10.0.0.1", group=Group.of(tuple(Dip(address=tip.address) for tip in tips[:2])))
-    held = HostVip.of(vip, layout, tips, is_local)
+    held = held_here(vip, layout, tips)
     assert held is not None and held.snat is not None
     assert (held.snat.group, held.snat.tips) == (layout.group, tips[:2])
 
