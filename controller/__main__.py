@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     log.setup("controller", options.log_level)
     try:
-        config = ControllerConfig.load(options.config)
+        config = ControllerConfig.from_file(options.config)
         if options.only:
             fields = config.model_dump() | {"modules": (Module(options.only),)}
             config = ControllerConfig.model_validate(fields)

@@ -82,7 +82,7 @@ class Controller:
     def assemble(self) -> None:
         """Mount the modules of `config.modules`."""
         config = self.config
-        inventory = Inventory.load(config.inventory)
+        inventory = Inventory.from_file(config.inventory)
         store = Store(config.database)
         self._stack.callback(store.close)
         events = EventLog(store)

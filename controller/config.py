@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from controller.engine.planner import StrategyName
 from duet_p4.model import Model
@@ -70,11 +70,3 @@ class ControllerConfig(Model):
             if module not in self.modules and module not in self.elsewhere:
                 raise ValueError(f"{module} runs neither here nor, as `elsewhere` says, anywhere")
         return self
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a configuration; ValueError names the file and what is wrong in it."""
-        try:
-            return cls.model_validate_json(path.read_text())
-        except ValidationError as error:
-            raise ValueError(f"configuration {path}: {error}") from error

@@ -9,11 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from typing import Self
 
 import networkx as nx
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from duet_p4.model import Model
 
@@ -103,14 +102,6 @@ class Inventory(Model):
                 if end not in switches:
                     raise ValueError(f"link {'-'.join(link.ends)} ends at {end!r}, which is no switch")
         return self
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read an inventory from a JSON file; ValueError names the file and what is wrong in it."""
-        try:
-            return cls.model_validate_json(path.read_text())
-        except ValidationError as error:
-            raise ValueError(f"inventory {path}: {error}") from error
 
     def switch(self, name: str) -> Switch:
         """Return the switch of that name, or raise KeyError naming it."""

@@ -10,8 +10,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
 from duet_p4.model import Model
 
 Entry = TypeVar("Entry", bound=Model)
@@ -33,11 +31,9 @@ class Journal(Generic[Entry]):
         """Yield every entry, ordered by address. Raises JournalError where a file holds something else."""
         for path in sorted(self._folder.glob("*.json"), key=lambda path: IPv4Address(path.stem)):
             try:
-                yield self._model.model_validate_json(path.read_bytes())
-            except ValidationError as error:
-                raise JournalError(
-                    f"{path} holds no valid {self._model.__name__}: remove it ({error})"
-                ) from error
+                yield self._model.from_file(path)
+            except ValueError as error:
+                raise JournalError(f"{error}; remove the file") from error
 
     def put(self, address: IPv4Address, entry: Entry) -> None:
         """Write an entry in place of the one that the address has."""

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from duet_p4 import slots
 
@@ -27,6 +28,14 @@ class Model(BaseModel):
     """Base of every domain model: immutable, and no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a model from a JSON file. Raises OSError, or ValueError naming the file and what is wrong."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} holds no valid {cls.__name__}: {error}") from error
 
 
 class Protocol(StrEnum):

@@ -19,7 +19,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
-from pydantic import ValidationError
 
 from duet_p4 import log, netdev
 from duet_p4.allocation import TableFullError
@@ -281,9 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the server's JSON configuration")
     options = parser.parse_args(argv)
     try:
-        config = HostConfig.model_validate_json(options.config.read_bytes())
-    except (OSError, ValidationError) as error:
-        print(f"{options.config}: {error}", file=sys.stderr)
+        config = HostConfig.from_file(options.config)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
         return 2
     log.setup(config.name, config.log_level)
     try:

@@ -19,7 +19,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from duet_p4 import log, netdev
 from duet_p4.bird import status
@@ -179,9 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--datapath", choices=("xdp", "scapy"), help="in place of the configured one")
     options = parser.parse_args(argv)
     try:
-        config = SmuxConfig.model_validate_json(options.config.read_bytes())
-    except (OSError, ValidationError) as error:
-        print(f"{options.config}: {error}", file=sys.stderr)
+        config = SmuxConfig.from_file(options.config)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
         return 2
     if options.datapath:
         config = config.model_copy(update={"datapath": options.datapath})

@@ -104,7 +104,7 @@ class Testbed:
 
     def differences(self) -> str:
         async def read_back() -> str:
-            inventory = Inventory.load(self.folder.inventory)
+            inventory = Inventory.from_file(self.folder.inventory)
             async with agents.controller(self.folder) as client:
                 wanted = wanted_states(await client.vips(), inventory)
             async with agents.connect(self.folder, self.graph) as found:
