@@ -30,12 +30,16 @@ class ServerDevice:
         vips = await self.client.call("GET", "/v1/vips", list[HostVip])
         return DeviceState(self.kind, {vip.address: vip for vip in vips}, {vip.address for vip in vips})
 
-    async def put(self, entry: Entry) -> int:
+    async def put(self, entry: Entry, *, announce: bool = True) -> int:
         """Have the server's DIPs serve a VIP."""
         if not isinstance(entry, HostVip):
             raise TypeError(f"a server holds VIPs of its DIPs, not a {type(entry).__name__}")
         change = await self.client.call("PUT", f"/v1/vips/{entry.address}", HostChange, body=entry)
         return change.updates
+
+    async def announce(self, entry: Entry) -> int:
+        """Do nothing: a server announces nothing."""
+        return 0
 
     async def delete(self, address: IPv4Address) -> int:
         """Have the server's DIPs serve a VIP no longer."""

@@ -21,8 +21,11 @@ class Device(Protocol):
     async def observe(self) -> DeviceState:
         """Read back what the device holds."""
 
-    async def put(self, entry: Entry) -> int:
-        """Have it hold `entry`; return how many entries of its tables were written."""
+    async def put(self, entry: Entry, *, announce: bool = True) -> int:
+        """Have it hold `entry`, and announce it; return how many entries of its tables were written."""
+
+    async def announce(self, entry: Entry) -> int:
+        """Have it announce an entry that it holds; return the writes."""
 
     async def delete(self, address: IPv4Address) -> int:
         """Have it forget an address (one it does not hold is no error); return the writes."""
@@ -47,13 +50,18 @@ class MuxDevice:
                 state.announced.add(entry.address)
         return state
 
-    async def put(self, entry: Entry) -> int:
+    async def put(self, entry: Entry, *, announce: bool = True) -> int:
         """Program a VIP or TIP, then announce it."""
         if isinstance(entry, MuxVip):
-            return (await self.client.put_vip(entry)).updates
+            return (await self.client.put_vip(entry, announce=announce)).updates
         if isinstance(entry, MuxTip):
-            return (await self.client.put_tip(entry)).updates
+            return (await self.client.put_tip(entry, announce=announce)).updates
         raise TypeError(f"a mux holds VIPs and TIPs, not a {type(entry).__name__}")
+
+    async def announce(self, entry: Entry) -> int:
+        """Announce a VIP or TIP that the mux holds."""
+        announce = self.client.announce_vip if isinstance(entry, MuxVip) else self.client.announce_tip
+        return (await announce(entry.address)).updates
 
     async def delete(self, address: IPv4Address) -> int:
         """Withdraw a VIP or TIP, then remove it."""

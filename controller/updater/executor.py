@@ -33,9 +33,9 @@ class Outcome:
 async def execute(plan: Plan, wanted: Mapping[str, DeviceState], devices: Mapping[str, Device]) -> Outcome:
     """Carry out `plan` towards `wanted`.
 
-    A failed step does not stop the others of its wave or of later waves, with one exception: an
+    A failed step does not stop the others of its wave or of later waves, with two exceptions: an
     address that a switch did not withdraw is not announced from another, so that no two switches
-    ever announce the same /32.
+    ever announce the same /32; and a switch does not announce what it could not program.
     """
     outcome = Outcome()
     limit = asyncio.Semaphore(PARALLEL_DEVICES)
@@ -44,10 +44,9 @@ async def execute(plan: Plan, wanted: Mapping[str, DeviceState], devices: Mappin
         if not steps:
             continue
         started = time.monotonic()
-        stuck = {step.address for step, _ in outcome.failed if step.wave is Wave.WITHDRAW}
         by_device: dict[str, list[Step]] = defaultdict(list)
         for step in steps:
-            if not (wave is Wave.ANNOUNCE and step.address in stuck):
+            if wave is not Wave.ANNOUNCE or not _is_barred(step, outcome):
                 by_device[step.device].append(step)
 
         async def run(name: str, steps: list[Step]) -> None:
@@ -64,7 +63,20 @@ async def execute(plan: Plan, wanted: Mapping[str, DeviceState], devices: Mappin
     return outcome
 
 
+def _is_barred(announcing: Step, outcome: Outcome) -> bool:
+    return any(
+        step.address == announcing.address
+        and (
+            step.wave is Wave.WITHDRAW or (step.action is Action.PROGRAM and step.device == announcing.device)
+        )
+        for step, _ in outcome.failed
+    )
+
+
 async def _perform(step: Step, wanted: DeviceState, device: Device) -> int:
-    if step.action is Action.PUT:
-        return await device.put(wanted.entries[step.address])
-    return await device.delete(step.address)
+    if step.action is Action.DELETE:
+        return await device.delete(step.address)
+    entry = wanted.entries[step.address]
+    if step.action is Action.ANNOUNCE:
+        return await device.announce(entry)
+    return await device.put(entry, announce=step.action is Action.PUT)

@@ -4,6 +4,9 @@ The order is the paper's: every migration passes through the SMuxes. First the S
 new, then switches withdraw what they shall no longer carry (the SMuxes' covering prefix takes over),
 and only when the fabric has converged do switches program and announce what they shall carry. So no
 table ever holds the old and the new, and a swap between two full switches cannot deadlock.
+
+A VIP that nothing holds yet has no traffic to protect. So the switch that shall carry it programs it while
+the SMuxes learn of it, where the switch has nothing to give up first; announcing it still comes last.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ Entry = MuxVip | MuxTip | HostVip
 
 
 class DeviceKind(StrEnum):
-    """What a device is to the updater. Only switches are changed in the two middle waves."""
+    """What a device is to the updater, the one that takes the longest first.
+
+    Only switches are changed in the two middle waves.
+    """
 
     SWITCH = "switch"
     SMUX = "smux"
@@ -49,9 +55,11 @@ class Wave(StrEnum):
 
 
 class Action(StrEnum):
-    """What a step does on a device; a put announces too."""
+    """What a step does on a device; a put programs and announces."""
 
     PUT = "put"
+    PROGRAM = "program"
+    ANNOUNCE = "announce"
     DELETE = "delete"
 
 
@@ -80,22 +88,39 @@ def plan_update(wanted: Mapping[str, DeviceState], observed: Mapping[str, Device
 
     What is right already gets no step. Steps are in a fixed order, so a plan can be compared.
     """
+    fresh = _fresh(wanted, observed)
+    kinds = list(DeviceKind)
+    devices = sorted(set(wanted) & set(observed), key=lambda name: (kinds.index(wanted[name].kind), name))
     steps: list[Step] = []
-    for device in sorted(set(wanted) & set(observed)):
+    for device in devices:
         want, have = wanted[device], observed[device]
-        put_wave, delete_wave = (
-            (Wave.ANNOUNCE, Wave.WITHDRAW) if want.kind is DeviceKind.SWITCH else (Wave.BACK_UP, Wave.CLEAN)
-        )
+        gone = sorted(set(have.entries) - set(want.entries))
+        carries = want.kind is DeviceKind.SWITCH
+
+        def add(wave: Wave, action: Action, address: IPv4Address, why: str, device: str = device) -> None:
+            steps.append(Step(wave=wave, device=device, action=action, address=address, why=why))
+
         for address in sorted(want.entries):
-            if why := _difference(want, have, address):
-                put = Step(wave=put_wave, device=device, action=Action.PUT, address=address, why=why)
-                steps.append(put)
-        for address in sorted(set(have.entries) - set(want.entries)):
-            why = "not wanted here"
-            delete = Step(wave=delete_wave, device=device, action=Action.DELETE, address=address, why=why)
-            steps.append(delete)
+            why = _difference(want, have, address)
+            if why is None:
+                continue
+            if carries and address in fresh and not gone:
+                add(Wave.BACK_UP, Action.PROGRAM, address, why)
+                add(Wave.ANNOUNCE, Action.ANNOUNCE, address, why)
+            else:
+                add(Wave.ANNOUNCE if carries else Wave.BACK_UP, Action.PUT, address, why)
+        for address in gone:
+            add(Wave.WITHDRAW if carries else Wave.CLEAN, Action.DELETE, address, "not wanted here")
     order = list(Wave)
     return Plan(steps=tuple(sorted(steps, key=lambda step: order.index(step.wave))))
+
+
+def _fresh(wanted: Mapping[str, DeviceState], observed: Mapping[str, DeviceState]) -> set[IPv4Address]:
+    """Return the addresses that nothing holds yet; none where there is no SMux to say so."""
+    if all(state.kind is not DeviceKind.SMUX for state in observed.values()):
+        return set()
+    found = set[IPv4Address]().union(*(state.entries for state in wanted.values()))
+    return found.difference(*(state.entries for state in observed.values()))
 
 
 def _difference(want: DeviceState, have: DeviceState, address: IPv4Address) -> str | None:

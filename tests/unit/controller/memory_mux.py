@@ -47,7 +47,7 @@ class MemoryMux:
         self.held[entry.address] = entry
         if announce:
             self.announced.add(entry.address)
-        self.log.append(f"{self.name} put {entry.address}")
+        self.log.append(f"{self.name} {'put' if announce else 'program'} {entry.address}")
         return self._change(entry.address, updates)
 
     def _delete(self, address: IPv4Address, kind: type[Entry]) -> Change:
@@ -75,7 +75,9 @@ class MemoryMux:
         return self._delete(address, MuxVip)
 
     async def announce_vip(self, address: IPv4Address) -> Change:
+        self._be_here()
         self.announced.add(address)
+        self.log.append(f"{self.name} announce {address}")
         return self._change(address, 0)
 
     async def withdraw_vip(self, address: IPv4Address) -> Change:

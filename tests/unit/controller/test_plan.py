@@ -46,9 +46,22 @@ def test_a_migration_withdraws_before_it_announces() -> None:
     ]
 
 
-def test_a_new_vip_reaches_the_smuxes_before_the_switch() -> None:
+def test_a_new_vip_is_programmed_while_the_smuxes_learn_of_it_and_announced_after() -> None:
     plan = plan_update(states(record(1, "s1")), states())
-    assert [(step.wave, step.device) for step in plan.steps] == [(Wave.BACK_UP, "m1"), (Wave.ANNOUNCE, "s1")]
+    assert [(step.wave, step.device, step.action) for step in plan.steps] == [
+        (Wave.BACK_UP, "s1", Action.PROGRAM),
+        (Wave.BACK_UP, "m1", Action.PUT),
+        (Wave.ANNOUNCE, "s1", Action.ANNOUNCE),
+    ]
+
+
+def test_a_new_vip_waits_for_a_switch_that_has_something_to_give_up() -> None:
+    plan = plan_update(states(record(1, "s1"), record(2, None)), states(record(2, "s1")))
+    assert [(step.wave, step.device, step.action) for step in plan.steps] == [
+        (Wave.BACK_UP, "m1", Action.PUT),
+        (Wave.WITHDRAW, "s1", Action.DELETE),
+        (Wave.ANNOUNCE, "s1", Action.PUT),
+    ]
 
 
 def test_a_removed_vip_leaves_the_switch_before_the_smuxes() -> None:
@@ -74,13 +87,15 @@ def test_every_plan_converges_and_never_holds_a_vip_on_two_switches(
     plan = plan_update(wanted, held)
     for step in plan.steps:
         state = held[step.device]
-        if step.action is Action.PUT:
-            state.entries[step.address] = wanted[step.device].entries[step.address]
-            state.announced.add(step.address)
-        else:
+        if step.action is Action.DELETE:
             del state.entries[step.address]
             state.announced.discard(step.address)
+        if step.action in (Action.PUT, Action.PROGRAM):
+            state.entries[step.address] = wanted[step.device].entries[step.address]
+        if step.action in (Action.PUT, Action.ANNOUNCE):
+            state.announced.add(step.address)
         holders = [name for name in SWITCHES if step.address in held[name].entries]
         assert len(holders) <= 1, f"{step.address} is on {holders}"
-        assert not holders or step.address in held["m1"].entries, f"{step.address} has no backstop"
+        announced = any(step.address in held[name].announced for name in SWITCHES)
+        assert not announced or step.address in held["m1"].entries, f"{step.address} has no backstop"
     assert held == wanted
