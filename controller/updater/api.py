@@ -70,8 +70,12 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
         """Add a VIP; the engine says where it goes unless `switch` does."""
         if switch is not None:
             updater.check_switch(switch)
-            return await updater.add_vip(body, {body.address: switch}, held=True)
-        return await updater.add_vip(body, await place(updater.prepare(body)))
+
+            async def there(record: VipRecord) -> dict[IPv4Address, str | None]:
+                return {record.address: switch}
+
+            return await updater.add_vip(body, there, held=True)
+        return await updater.add_vip(body, place)
 
     @api.put("/vips/{vip}", tags=["vips"], responses=problem_responses(404, 409, 422))
     async def change_vip(vip: IPv4Address, body: Vip) -> VipRecord:

@@ -6,7 +6,7 @@ each TIP's slots name up to that many DIPs (the paper's large fan-out).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
@@ -20,9 +20,17 @@ class LayoutError(ValueError):
     """A VIP that no layout can serve; the text says why."""
 
 
-def tip_allocator(prefix: IPv4Network, used: Collection[IPv4Address]) -> TipAllocator:
-    """Return a function that yields TIPs of `prefix` that are not in `used`, lowest first."""
-    free = (address for address in prefix.hosts() if address not in used)
+def tip_allocator(prefix: IPv4Network, used: Callable[[], Collection[IPv4Address]]) -> TipAllocator:
+    """Return a function that yields TIPs of `prefix` that are not in `used()`, lowest first.
+
+    Few VIPs need a TIP, so `used` is called only once one does.
+    """
+
+    def unused() -> Iterator[IPv4Address]:
+        taken = used()
+        yield from (address for address in prefix.hosts() if address not in taken)
+
+    free = unused()
 
     def allocate() -> IPv4Address:
         address = next(free, None)

@@ -21,7 +21,7 @@ from controller.inventory import Inventory
 from controller.store import PlacedTip, Store, VipRecord
 from controller.updater.devices import Device
 from controller.updater.executor import Outcome, execute
-from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
+from controller.updater.layout import LayoutError, TipAllocator, change, lay_out, tip_allocator
 from controller.updater.pinning import disturbs, pins
 from controller.updater.plan import DeviceState, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
@@ -106,31 +106,17 @@ class Updater:
             for address, (_, switch) in mux_entries(record).items()
         )
 
-    async def add_vip(
-        self, spec: Vip, placement: Mapping[IPv4Address, str | None], *, held: bool = False
-    ) -> VipRecord:
-        """Add a VIP and bring it up where `placement` says; `ConflictError` where it exists."""
+    async def add_vip(self, spec: Vip, place: Placer, *, held: bool = False) -> VipRecord:
+        """Add a VIP and bring it up where `place` says; `ConflictError` where it exists."""
         async with self._lock:
             if self._store.vip(spec.address):
                 raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
-            record = _placed(self.prepare(spec), placement).model_copy(update={"held": held})
+            laid_out = self._lay_out(spec)
+            record = _placed(laid_out, await place(laid_out)).model_copy(update={"held": held})
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
-            await self._apply([], [record])
-        return self.vip(spec.address)
-
-    def prepare(self, spec: Vip) -> VipRecord:
-        """Spell out a new VIP without adding it; refuses what no layout can serve."""
-        if spec.address not in self._inventory.vip_prefix:
-            raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
-        for dip in spec.all_dips():
-            for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
-                if dip.address in prefix:
-                    raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
-        try:
-            return lay_out(spec, self.fan_out, self._tips())
-        except LayoutError as error:
-            raise InvalidError(str(error)) from error
+            outcome = await self._apply([], [record])
+        return record if outcome.ok else self.vip(spec.address)
 
     def check_switch(self, name: str) -> None:
         """Raise `UnknownError` unless a switch has that name."""
@@ -142,7 +128,7 @@ class Updater:
         """Replace a VIP's DIPs, weights or options. Live flows of DIPs that stay are kept."""
         async with self._lock:
             old = self.vip(spec.address)
-            self.prepare(spec)
+            self._lay_out(spec)
             await self._change(old, spec)
         return self.vip(spec.address)
 
@@ -303,6 +289,19 @@ class Updater:
 
     # How
 
+    def _lay_out(self, spec: Vip) -> VipRecord:
+        """Spell a VIP out afresh. Raises `InvalidError` for what no layout can serve."""
+        if spec.address not in self._inventory.vip_prefix:
+            raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
+        for dip in spec.all_dips():
+            for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
+                if dip.address in prefix:
+                    raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
+        try:
+            return lay_out(spec, self.fan_out, self._tips())
+        except LayoutError as error:
+            raise InvalidError(str(error)) from error
+
     async def _change(self, old: VipRecord, spec: Vip) -> None:
         new = change(old, spec, self._store.down_dips(spec.address), self.fan_out, self._tips())
         new = new.model_copy(update={"revision": old.revision + 1})
@@ -407,8 +406,10 @@ class Updater:
                 after.append(new)
         return before, after
 
-    def _tips(self) -> Callable[[], IPv4Address]:
-        used = {placed.tip.address for record in self.vips() for placed in record.tips}
+    def _tips(self) -> TipAllocator:
+        def used() -> set[IPv4Address]:
+            return {placed.tip.address for record in self.vips() for placed in record.tips}
+
         return tip_allocator(self._inventory.tip_prefix, used)
 
 

@@ -24,7 +24,7 @@ def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:
     """Lay VIPs out and put each on the switch that is stated, or else on one switch after the other."""
     switches = [node.name for node in fattree.nodes(graph, *SWITCHES)]
     turn = cycle(switches)
-    allocate = tip_allocator(addresses.TIPS, ())
+    allocate = tip_allocator(addresses.TIPS, frozenset)
     records = []
     for entry in stated:
         record = lay_out(entry.vip, pipeline.sizes()["tunneling_table"], allocate)

@@ -14,7 +14,7 @@ FAN_OUT = 8
 
 
 def allocator():
-    return tip_allocator(IPv4Network("20.0.0.0/24"), ())
+    return tip_allocator(IPv4Network("20.0.0.0/24"), frozenset)
 
 
 def dips(count: int, first: int = 0) -> tuple[Dip, ...]:
@@ -77,7 +77,7 @@ def test_an_added_dip_fills_the_smallest_tip_before_a_new_tip_is_made() -> None:
     fuller = change(before, Vip(address=VIP, dips=dips(16)), (), FAN_OUT, allocator())
     assert [len(placed.tip.group.members) for placed in fuller.tips] == [8, 8]
     used = {placed.tip.address for placed in fuller.tips}
-    allocate = tip_allocator(IPv4Network("20.0.0.0/24"), used)
+    allocate = tip_allocator(IPv4Network("20.0.0.0/24"), lambda: used)
     more = change(fuller, Vip(address=VIP, dips=dips(17)), (), FAN_OUT, allocate)
     assert [len(placed.tip.group.members) for placed in more.tips] == [8, 8, 1]
     assert len({placed.tip.address for placed in more.tips}) == 3
@@ -93,4 +93,6 @@ def test_too_many_dips_are_refused_with_the_numbers() -> None:
 
 def test_an_exhausted_tip_prefix_is_named() -> None:
     with pytest.raises(LayoutError, match=r"20\.0\.0\.0/31"):
-        lay_out(Vip(address=VIP, dips=dips(20)), FAN_OUT, tip_allocator(IPv4Network("20.0.0.0/31"), ()))
+        lay_out(
+            Vip(address=VIP, dips=dips(20)), FAN_OUT, tip_allocator(IPv4Network("20.0.0.0/31"), frozenset)
+        )

@@ -11,7 +11,7 @@ from controller.inventory import Inventory, Role, SMux, Switch, TableSizes
 from controller.store import Store, VipRecord
 from controller.updater.devices import MuxDevice
 from controller.updater.plan import DeviceKind
-from controller.updater.service import Placement, Updater
+from controller.updater.service import Placement, Placer, Updater
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, Vip
@@ -24,6 +24,13 @@ VIP = IPv4Address("10.0.0.1")
 
 def dips(count: int) -> tuple[Dip, ...]:
     return tuple(Dip(address=IPv4Address("100.0.0.1") + i) for i in range(count))
+
+
+def at(switch: str | None) -> Placer:
+    async def place(record: VipRecord) -> dict[IPv4Address, str | None]:
+        return {record.address: switch}
+
+    return place
 
 
 class Network:
@@ -84,7 +91,7 @@ def run(path: Path, scenario: Callable[[Network], Awaitable[None]]) -> None:
 
 def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
         assert set(net.log[:2]) == {f"s1 program {VIP}", f"m1 put {VIP}"}
         assert net.log[2:] == [f"s1 announce {VIP}"]
         net.log.clear()
@@ -101,12 +108,12 @@ def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_pat
 def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         vip = Vip(address=VIP, dips=dips(2))
-        await net.updater.add_vip(vip, {})
+        await net.updater.add_vip(vip, at(None))
         net.log.clear()
         with pytest.raises(ConflictError, match=r"10\.0\.0\.1 exists already"):
-            await net.updater.add_vip(vip, {})
+            await net.updater.add_vip(vip, at(None))
         with pytest.raises(InvalidError, match=r"11\.0\.0\.1 is outside the VIP prefix"):
-            await net.updater.add_vip(Vip(address=IPv4Address("11.0.0.1"), dips=dips(1)), {})
+            await net.updater.add_vip(Vip(address=IPv4Address("11.0.0.1"), dips=dips(1)), at(None))
         with pytest.raises(UnknownError, match="no switch is called 's9'"):
             await net.updater.place([Placement(address=VIP, switch="s9")])
         with pytest.raises(UnknownError, match=r"no VIP or TIP 10\.0\.0\.9"):
@@ -120,9 +127,9 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
 
 def test_a_vip_that_a_switch_has_no_room_for_stays_on_the_smuxes(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(5)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(5)), at("s1"))
         other = IPv4Address("10.0.0.2")
-        record = await net.updater.add_vip(Vip(address=other, dips=dips(5)), {other: "s1"})
+        record = await net.updater.add_vip(Vip(address=other, dips=dips(5)), at("s1"))
         assert record.switch is None
         assert net.on("s1") == {str(VIP)} and str(other) in net.on("m1")
         assert "left-to-smuxes" in [event.kind for event in net.store.events()]
@@ -135,7 +142,7 @@ def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_wou
 ) -> None:
     async def scenario(net: Network) -> None:
         spec = Vip(address=VIP, dips=dips(2))
-        record = await net.updater.add_vip(spec, {VIP: "s1"})
+        record = await net.updater.add_vip(spec, at("s1"))
         assert record.layout.group is not None
         for port in range(40):
             key = Flow(IPv4Address("100.9.0.1"), VIP, 6, 5000 + port, 80)
@@ -167,7 +174,7 @@ def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_wou
 
 def test_a_vip_with_more_pins_than_fit_waits_on_the_smuxes_until_its_flows_end(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), {VIP: "s1"})
+        record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), at("s1"))
         only = record.layout.groups()[0].members[0].address
         net.flows = [
             LiveFlow(
@@ -188,7 +195,7 @@ def test_a_vip_with_more_pins_than_fit_waits_on_the_smuxes_until_its_flows_end(t
 
 def test_a_dead_dip_loses_its_slots_and_gets_them_back(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
         dead = dips(3)[1].address
         await net.updater.set_dip_health(dead, up=False)
         members = net.updater.vip(VIP).layout.groups()[0].members
@@ -202,9 +209,9 @@ def test_a_dead_dip_loses_its_slots_and_gets_them_back(tmp_path: Path) -> None:
 
 def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(20)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(20)), at("s1"))
         other = IPv4Address("10.0.0.2")
-        await net.updater.add_vip(Vip(address=other, dips=dips(2)), {other: "s2"})
+        await net.updater.add_vip(Vip(address=other, dips=dips(2)), at("s2"))
         net.log.clear()
         assert (await net.updater.resync()).writes == 0
         assert net.log == []
@@ -221,7 +228,7 @@ def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_p
 def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         net.muxes["m1"].away = True
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
         async with asyncio.timeout(10):
             await net.updater.repair()
             assert net.on("m1") == set()
@@ -234,7 +241,7 @@ def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None
 
 def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None:
     async def before(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
 
     async def after(net: Network) -> None:
         assert net.on("s1") == set()
@@ -247,7 +254,7 @@ def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), {VIP: "s1"})
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
         net.log.clear()
         plan = await net.updater.plan([Placement(address=VIP, switch="s2")])
         assert [(step.wave.value, step.device) for step in plan.steps] == [
