@@ -104,7 +104,9 @@ async def _serving(app: FastAPI, listener: socket.socket, where: str, tls: Tls |
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket()
+    # Only where the protocol is stated does asyncio turn Nagle's algorithm off, and with it the 40 ms that a
+    # peer may delay its acknowledgement.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -268,6 +269,31 @@ def test_a_port_in_use_is_named() -> None:
                     await client.get_vips()
 
     asyncio.run(run())
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    async def scenario() -> None:
+        async with (
+            serve(create_app("x", token=None), "127.0.0.1", 0) as url,
+            MuxClient(url) as client,
+        ):
+            await client.health()
+            port = int(url.rpartition(":")[2])
+            accepted = [
+                sock
+                for sock in gc.get_objects()
+                if isinstance(sock, socket.socket) and _is_accepted(sock, port)
+            ]
+            assert [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in accepted] == [1]
+
+    asyncio.run(scenario())
+
+
+def _is_accepted(sock: socket.socket, port: int) -> bool:
+    try:
+        return bool(sock.getsockname()[1] == port and sock.getpeername())
+    except (OSError, IndexError):
+        return False
 
 
 def test_a_slow_service_is_given_up_on() -> None:
