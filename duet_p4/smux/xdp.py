@@ -259,6 +259,7 @@ class XdpDatapath:
         return planned
 
     def _write_dips(self, before: _Address, after: _Address) -> int:
+        counters: list[tuple[bytes, bytes]] = []
         backends: list[tuple[bytes, bytes]] = []
         slots: list[tuple[bytes, bytes]] = []
         for service, held in after.services.items():
@@ -268,13 +269,14 @@ class XdpDatapath:
             for dip in held.group.members:
                 index = held.backends[dip.address]
                 if old is None or old.backends.get(dip.address) != index:
-                    self._traffic["backend_traffic"].update(_INDEX.pack(index), bytes(_TRAFFIC.size))
+                    counters.append((_INDEX.pack(index), bytes(_TRAFFIC.size)))
                 elif _encap(old, dip.address) == dip.encap:
                     continue
                 backends.append((_INDEX.pack(index), self._backend(dip, index)))
             if old is None or old.group is None or old.first != held.first:
                 owners = _owners(held.group, held)
                 slots += ((_INDEX.pack(held.first + at), _INDEX.pack(own)) for at, own in enumerate(owners))
+        self._traffic["backend_traffic"].update_batch(counters)
         self._maps["backends"].update_batch(backends)
         self._maps["slots"].update_batch(slots)
         return len(backends) + len(slots)
