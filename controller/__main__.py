@@ -1,14 +1,15 @@
-"""`python -m controller --config FILE [--only MODULE]`."""
+"""`python -m controller`, the same as `duet controller`."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import click
 
 from controller.app import running
 from controller.config import ControllerConfig, Module
@@ -17,23 +18,37 @@ from duet_p4 import log
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the controller until a signal ends it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="controller", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="configuration (JSON)")
-    parser.add_argument("--only", choices=[module.value for module in Module], help="run one module alone")
-    parser.add_argument("--log-level", choices=log.LEVELS, default="INFO")
-    options = parser.parse_args(argv)
-    log.setup("controller", options.log_level)
+@click.command("controller", short_help="Run the controller, or one of its modules.")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Its configuration (JSON).",
+)
+@click.option("--only", type=click.Choice([module.value for module in Module]), help="Run one module alone.")
+@click.option("--log-level", type=click.Choice(log.LEVELS), default="INFO", show_default=True)
+def command(path: Path, only: str | None, log_level: str) -> None:
+    """Run the controller until a signal ends it; a testbed runs its own.
+
+    With --only, the configuration says under `elsewhere` where the other modules are.
+    """
+    log.setup("controller", log_level)
     try:
-        config = ControllerConfig.from_file(options.config)
-        if options.only:
-            fields = config.model_dump() | {"modules": (Module(options.only),)}
-            config = ControllerConfig.model_validate(fields)
+        config = ControllerConfig.from_file(path)
+        if only:
+            config = ControllerConfig.model_validate(config.model_dump() | {"modules": (Module(only),)})
         asyncio.run(_serve(config))
     except (OSError, ValueError) as error:
-        print(f"controller: {error}", file=sys.stderr)
-        return 1
+        raise click.ClickException(str(error)) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        command(argv, prog_name="controller")
+    except SystemExit as ended:
+        return int(ended.code or 0)
     return 0
 
 

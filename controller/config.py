@@ -40,7 +40,7 @@ class Intervals(Model):
 
 
 class ControllerConfig(Model):
-    """What `python -m controller --config FILE` reads.
+    """What `duet controller --config FILE` reads.
 
     `elsewhere` gives the URL of modules that run in other processes.
     """

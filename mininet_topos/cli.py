@@ -71,6 +71,7 @@ bench = LazyGroup(
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
         "assignment": Lazy("controller.cli:assignment", "Which switch carries which VIP, and why."),
+        "controller": Lazy("controller.__main__:command", "Run the controller, or one of its modules."),
         "events": Lazy("controller.cli:events", "What happened."),
         "experiment": Lazy("mininet_topos.experiments.cli:experiment", "The paper's testbed experiments."),
         "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),

@@ -2,23 +2,28 @@
 
 import asyncio
 import json
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from controller.app import running
 from controller.client import ControllerClient
-from controller.config import ControllerConfig, Intervals, Listen
+from controller.config import ControllerConfig, Intervals, Listen, Module
 from controller.engine.api import Request
 from controller.engine.planner import StrategyName
 from controller.inventory import Inventory, Link, Role, SMux, Switch
 from controller.updater.service import DeviceReach, Placement
 from duet_p4.model import Dip, Vip
-from duet_p4.rest.client import RefusedError
+from duet_p4.rest.app import State
+from duet_p4.rest.client import RefusedError, UnreachableError
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 TOKEN = "let-me-in"
@@ -28,6 +33,12 @@ SWITCHES = {"tor1": Role.TOR, "tor2": Role.TOR, "agg1": Role.AGG, "core1": Role.
 
 def dips(count: int) -> tuple[Dip, ...]:
     return tuple(Dip(address=IPv4Address("100.1.1.1") + i) for i in range(count))
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - the state is another process's to tell
+            await asyncio.sleep(0.02)
 
 
 class Testbed:
@@ -40,13 +51,33 @@ class Testbed:
         self.client = client
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(20):
-            while not await condition():  # noqa: ASYNC110 - the state is another process's to tell
-                await asyncio.sleep(0.02)
+        await until(condition)
 
     async def ready(self) -> bool:
         agents = await self.client.agents()
         return all(agent.reach == "ready" for agent in agents)
+
+
+def inventory_of(urls: dict[str, str]) -> Inventory:
+    return Inventory(
+        switches=tuple(
+            Switch(
+                name=name,
+                role=role,
+                agent=urls[name],
+                container=None if role is Role.CORE else 1,
+                loopback=IPv4Address("172.30.0.1"),
+            )
+            for name, role in SWITCHES.items()
+        ),
+        smuxes=(SMux(name="smux1", agent=urls["smux1"], switch="tor1", address=IPv4Address("172.30.0.9")),),
+        links=tuple(
+            Link(ends=ends, capacity_bps=1e9)
+            for ends in (("tor1", "agg1"), ("tor2", "agg1"), ("agg1", "core1"))
+        ),
+        vip_prefix=IPv4Network("10.0.0.0/16"),
+        tip_prefix=IPv4Network("20.0.0.0/24"),
+    )
 
 
 @asynccontextmanager
@@ -54,28 +85,7 @@ async def controlled(path: Path) -> AsyncIterator[Testbed]:
     async with AsyncExitStack() as stack:
         muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
         urls = {name: await stack.enter_async_context(served(mux)) for name, mux in muxes.items()}
-        inventory = Inventory(
-            switches=tuple(
-                Switch(
-                    name=name,
-                    role=role,
-                    agent=urls[name],
-                    container=None if role is Role.CORE else 1,
-                    loopback=IPv4Address("172.30.0.1"),
-                )
-                for name, role in SWITCHES.items()
-            ),
-            smuxes=(
-                SMux(name="smux1", agent=urls["smux1"], switch="tor1", address=IPv4Address("172.30.0.9")),
-            ),
-            links=tuple(
-                Link(ends=ends, capacity_bps=1e9)
-                for ends in (("tor1", "agg1"), ("tor2", "agg1"), ("agg1", "core1"))
-            ),
-            vip_prefix=IPv4Network("10.0.0.0/16"),
-            tip_prefix=IPv4Network("20.0.0.0/24"),
-        )
-        (path / "inventory.json").write_text(inventory.model_dump_json())
+        (path / "inventory.json").write_text(inventory_of(urls).model_dump_json())
         (path / "token").write_text(TOKEN)
         config = ControllerConfig(
             database=path / "controller.db",
@@ -239,3 +249,69 @@ def test_metrics_are_in_the_prometheus_format(tmp_path: Path) -> None:
         assert f'duet_vips{{switch="{record.switch}"}} 1.0' in text
 
     run(tmp_path, scenario)
+
+
+def test_each_module_can_be_a_process_of_its_own(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
+            urls = {name: await stack.enter_async_context(served(mux)) for name, mux in muxes.items()}
+            (tmp_path / "inventory.json").write_text(inventory_of(urls).model_dump_json())
+            (tmp_path / "token").write_text(TOKEN)
+            ports = dict(zip(Module, free_ports(len(Module)), strict=True))
+            found = {module: f"http://127.0.0.1:{port}" for module, port in ports.items()}
+            clients = {
+                module: await stack.enter_async_context(ControllerClient(url, token=TOKEN))
+                for module, url in found.items()
+            }
+            for module, port in ports.items():
+                config = ControllerConfig(
+                    database=tmp_path / f"{module}.db",
+                    inventory=tmp_path / "inventory.json",
+                    listen=Listen(port=port),
+                    token_file=tmp_path / "token",
+                    elsewhere=found,
+                    intervals=Intervals(health=0.05, assignment=None),
+                )
+                file = tmp_path / f"{module}.json"
+                file.write_text(config.model_dump_json())
+                await stack.enter_async_context(
+                    process("controller", "--only", module, "--config", str(file))
+                )
+            for module, client in clients.items():
+                await until(partial(answers, client))
+                document = await client.call("GET", "/openapi.json", dict[str, Any])
+                tags = {
+                    tag for path in document["paths"].values() for way in path.values() for tag in way["tags"]
+                }
+                assert tags & set(Module) == {module} & tags, f"{module} serves {sorted(tags)}"
+            record = await clients[Module.UPDATER].add_vip(Vip(address=VIP, dips=dips(2)))
+            assert record.switch in SWITCHES, "the engine was not asked"
+            assert {name for name, mux in muxes.items() if VIP in mux.held} == {record.switch, "smux1"}
+
+    asyncio.run(scenario())
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@asynccontextmanager
+async def process(*command: str) -> AsyncIterator[None]:
+    running = await asyncio.create_subprocess_exec(sys.executable, "-m", "mininet_topos.cli", *command)
+    try:
+        yield
+    finally:
+        running.terminate()
+        assert await running.wait() == 0
+
+
+async def answers(client: ControllerClient) -> bool:
+    try:
+        return (await client.health()).state is State.READY
+    except UnreachableError:
+        return False
