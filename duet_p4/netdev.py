@@ -9,10 +9,13 @@ import struct
 from pathlib import Path
 
 _SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
 _SIOCGIFMTU = 0x8921
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_SGRO = 0x2C
-_IFF_UP_AND_RUNNING = 0x1 | 0x40
+_ETHTOOL_TRANSMIT = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
+_IFF_UP = 0x1
+_IFF_UP_AND_RUNNING = _IFF_UP | 0x40
 
 
 def index(name: str) -> int:
@@ -35,16 +38,35 @@ def is_up(name: str) -> bool:
     return flags & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
 
 
+def set_up(name: str, *, up: bool) -> None:
+    """Take an interface up or down."""
+    flags = int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
+    _ioctl(name, _SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP if up else flags & ~_IFF_UP))
+
+
 def set_gro(name: str, *, on: bool) -> None:
     """Turn generic receive offload on or off."""
-    request = array.array("B", struct.pack("II", _ETHTOOL_SGRO, on))
-    pointer, _ = request.buffer_info()
-    _ioctl(name, _SIOCETHTOOL, struct.pack("P", pointer))
+    _ethtool(name, _ETHTOOL_SGRO, on)
+
+
+def set_transmit_offloads(name: str, *, on: bool) -> None:
+    """Leave checksums and segmentation to the device, or have the stack do both.
+
+    A packet leaves a veth as it is: where a program looks at it next, the stack must have finished it.
+    """
+    for command in _ETHTOOL_TRANSMIT.values():
+        _ethtool(name, command, on)
 
 
 def set_ipv4_option(name: str, option: str, value: int) -> None:
     """Set `net.ipv4.conf.<name>.<option>`."""
     Path(f"/proc/sys/net/ipv4/conf/{name}/{option}").write_text(f"{value}\n", encoding="ascii")
+
+
+def _ethtool(name: str, command: int, value: int) -> None:
+    request = array.array("B", struct.pack("II", command, value))
+    pointer, _ = request.buffer_info()
+    _ioctl(name, _SIOCETHTOOL, struct.pack("P", pointer))
 
 
 def _ioctl(name: str, request: int, argument: bytes = b"") -> bytes:

@@ -11,13 +11,11 @@ import contextlib
 import logging
 import os
 import re
-import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -90,17 +88,17 @@ class Bird:
         pid: int = struct.unpack("3i", peer)[0]
         return pid
 
-    async def start(self, keep_open: Sequence[int] = ()) -> None:
+    async def start(self) -> None:
         """Take over the BIRD that runs here, or start one; it has the wanted configuration afterwards.
 
-        A BIRD that is started inherits the file descriptors `keep_open`. Raises `BirdError`.
+        Raises `BirdError`.
         """
         wanted = render(self.config, self._log)
         current = self._conf.read_text() if self._conf.exists() else None
         self._conf.write_text(wanted)
         self.pid = self.find()
         if self.pid is None:
-            self._spawn(keep_open)
+            self._spawn()
             await self._answering()
             logger.info("started BIRD, process %d", self.pid)
         else:
@@ -128,20 +126,8 @@ class Bird:
                 os.close(handle)
         self._reap()
 
-    def kill(self, pid: int) -> None:
-        """End a BIRD at once, and wait until it is gone."""
-        handle = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            select.select([handle], [], [])
-        finally:
-            os.close(handle)
-
-    async def supervise(self, keep_open: Callable[[], Sequence[int]] = tuple) -> None:
-        """Start BIRD again whenever it ends, more slowly if it keeps ending; runs until cancelled.
-
-        `keep_open` says which file descriptors the new one inherits.
-        """
+    async def supervise(self) -> None:
+        """Start BIRD again whenever it ends, more slowly if it keeps ending; runs until cancelled."""
         failures = 0
         loop = asyncio.get_running_loop()
         while True:
@@ -158,7 +144,7 @@ class Bird:
             failures = 0 if loop.time() - started > _OK_RUN_S else failures + 1
             await asyncio.sleep(_RESTART_WAITS_S[min(failures, len(_RESTART_WAITS_S)) - 1] if failures else 0)
             try:
-                await self.start(keep_open())
+                await self.start()
             except BirdError as error:
                 logger.error("%s", error)
 
@@ -174,10 +160,6 @@ class Bird:
             return await _reply(reader)
         finally:
             writer.close()
-
-    async def set_session(self, neighbor: Neighbor, *, enabled: bool) -> None:
-        """End a neighbour's session and forget its routes at once, or have it come up. Raises `BirdError`."""
-        await self.query(f"{'enable' if enabled else 'disable'} {neighbor.protocol}")
 
     async def sessions(self) -> list[Session]:
         """Return the BGP sessions, in the order of the configuration."""
@@ -204,7 +186,7 @@ class Bird:
                 routes[-1] = Route(last.prefix, last.protocol, (*last.via, (IPv4Address(hop[1]), hop[2])))
         return routes
 
-    def _spawn(self, keep_open: Sequence[int]) -> None:
+    def _spawn(self) -> None:
         binary = shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if binary is None:
             raise BirdError("bird is not on PATH: install bird2")
@@ -220,7 +202,6 @@ class Bird:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=keep_open,
             )
         self.pid = self._child.pid
 

@@ -1,10 +1,10 @@
-"""The switch agent's process: TAPs, BIRD, the mirror of the kernel's routes, VIPs, REST.
+"""The switch agent's process: host interfaces, BIRD, the mirror of the kernel's routes, VIPs, REST.
 
 What dies when:
 
-- The agent dies (kill -9): the P4 switch and BIRD go on. BIRD keeps the TAPs open, sessions stay up for
-  as long as BFD is patient, and the data path does not notice. A new agent takes the TAPs over, reads
-  the switch's tables back, and writes only what differs.
+- The agent dies (kill -9): the P4 switch, the host interfaces and BIRD go on, so sessions stay up and the
+  data path does not notice. A new agent takes them over, reads the switch's tables back, and writes only
+  what differs.
 - BIRD dies: sessions close, the agent starts it again.
 - The P4 switch dies: the agent takes the links down for a moment, as a dead switch's would be, so that
   neighbours notice at once. It withdraws its VIPs and programs the switch anew when it is back.
@@ -19,7 +19,6 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -58,11 +57,12 @@ class SwitchAgent:
     """One switch's control plane. Make it outside of an event loop, then `run` it in one."""
 
     def __init__(self, config: SwitchConfig) -> None:
-        """Take over the TAPs of a BIRD that runs already, or make them; nothing is started yet."""
+        """Take over the host interfaces that are there already, or make them; nothing is started yet."""
         config.state_dir.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._bird = Bird(config.routing(), config.state_dir)
-        self._hostifs = _host_interfaces(config, self._bird)
+        _own_address(config)
+        self._hostifs = HostInterfaces(config.ports)
         self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
         self._announcer = Announcer(config.bird.announce_table)
         self.service = HmuxService(
@@ -77,12 +77,6 @@ class SwitchAgent:
         self._suspected = asyncio.Event()
         self._controlled = False
         self._following = asyncio.Lock()
-        by_interface = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
-        self._neighbors = {
-            port.number: by_interface[port.interface]
-            for port in config.ports
-            if port.interface in by_interface
-        }
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
 
@@ -95,15 +89,16 @@ class SwitchAgent:
                 await self._control(ended)
             finally:
                 self._kernel.stop()
-                self._hostifs.close()
+
+    def close(self) -> None:
+        """Remove the host interfaces, once no loop runs any more."""
+        self._hostifs.close()
 
     async def _control(self, ended: asyncio.Event) -> None:
         sessions = asyncio.create_task(self._keep_session(), name="P4Runtime sessions")
         try:
-            await self._bird.start(self._hostifs.descriptors)
-            supervising = asyncio.create_task(
-                self._bird.supervise(lambda: self._hostifs.descriptors), name="BIRD"
-            )
+            await self._bird.start()
+            supervising = asyncio.create_task(self._bird.supervise(), name="BIRD")
             self._tasks.add(supervising)
             async with serve(
                 self._application(), str(self._config.listen), self._config.port, self._tls()
@@ -161,12 +156,11 @@ class SwitchAgent:
 
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
-        switch = Switch(self._config.p4.address, self._config.p4.device_id, self._hostifs.receive)
+        switch = Switch(self._config.p4.address, self._config.p4.device_id)
         async with switch.session() as lost:
             if await switch.ensure_pipeline():
                 logger.info("pushed the pipeline")
                 await self.service.detach()
-            self._hostifs.start(switch.send_packet)
             mirroring = None
             try:
                 self._controlled = True
@@ -217,23 +211,15 @@ class SwitchAgent:
                 await netlink.link("set", index=index, state="up")
 
     def _on_carrier(self, number: int, up: bool) -> None:
-        """Copy a port's carrier to its TAP, as long as the switch behind the port is alive."""
+        """Copy a port's carrier to its host interface, as long as the switch behind the port is alive."""
         if self._controlled:
             self._hostifs.set_carrier(number, up)
             self._later(self._follow_carrier(number))
 
     async def _follow_carrier(self, number: int) -> None:
-        """Tell BIRD and the neighbour table of a port's carrier.
-
-        BIRD would see its TAP's carrier by itself, but the kernel may take a second to report it.
-        """
+        """Have the kernel resolve the neighbour behind a port, or forget it."""
         async with self._following:
-            up = self._controlled and self._kernel.carrier[number]
-            neighbor = self._neighbors.get(number)
-            if neighbor is not None:
-                with suppress(BirdError):
-                    await self._bird.set_session(neighbor, enabled=up)
-            if up:
+            if self._controlled and self._kernel.carrier[number]:
                 await self._kernel.resolve(number)
             else:
                 await self._kernel.forget(number)
@@ -273,24 +259,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     log.setup(config.name, config.log_level)
     try:
-        asyncio.run(_run(SwitchAgent(config)))
+        agent = SwitchAgent(config)
+        try:
+            asyncio.run(_run(agent))
+        finally:
+            agent.close()
     except (OSError, ValueError, BirdError, JournalError) as error:
         logger.error("%s", error)
         return 1
     return 0
-
-
-def _host_interfaces(config: SwitchConfig, bird: Bird) -> HostInterfaces:
-    """Return the TAPs: those that a running BIRD has kept, or else new ones."""
-    _own_address(config)
-    pid = bird.find()
-    if pid is not None:
-        kept = HostInterfaces.fetch(config.ports, pid)
-        if kept is not None:
-            return kept
-        logger.warning("BIRD, process %d, has not kept the TAPs: it ends", pid)
-        bird.kill(pid)
-    return HostInterfaces.create(config.ports)
 
 
 def _own_address(config: SwitchConfig) -> None:

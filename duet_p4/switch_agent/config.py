@@ -44,8 +44,8 @@ class PortConfig(Model):
     prefixes: tuple[IPv4Network, ...] = ()
 
     @property
-    def tap(self) -> str:
-        """The name of the TAP that stands for the port in the switch's IP stack."""
+    def hostif(self) -> str:
+        """The name of the host interface that stands for the port in the switch's IP stack."""
         return f"hif{self.number}"
 
     @model_validator(mode="after")
@@ -69,7 +69,7 @@ class SwitchConfig(Model):
     """One switch.
 
     `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors.
-    `bird` names its neighbours' `interface` as in `ports`; the agent has BIRD run on the TAPs instead.
+    `bird` names its neighbours' `interface` as in `ports`; the agent has BIRD run on the host interfaces.
     `originated` are further prefixes that the switch announces for itself and whose unassigned addresses
     it drops: a ToR's servers. `seed` makes its choice among equal next hops its own. A VIP that is
     withdrawn stays in the tables for `withdraw_grace_ms`, for packets still on their way.
@@ -113,15 +113,15 @@ class SwitchConfig(Model):
         return self
 
     def routing(self) -> BirdConfig:
-        """Return what BIRD is to do: on the TAPs, with the switch's own prefixes announced."""
-        taps = {port.interface: port.tap for port in self.ports}
+        """Return what BIRD is to do: on the host interfaces, with the switch's own prefixes announced."""
+        hostifs = {port.interface: port.hostif for port in self.ports}
         own = (*self.bird.originated, IPv4Network(self.address), *self.originated)
         return BirdConfig.model_validate(
             self.bird.model_dump()
             | {
                 "originated": own,
                 "neighbors": [
-                    neighbor.model_dump() | {"interface": taps[neighbor.interface]}
+                    neighbor.model_dump() | {"interface": hostifs[neighbor.interface]}
                     for neighbor in self.bird.neighbors
                 ],
             }

@@ -1,204 +1,154 @@
-"""Host interfaces: a TAP for every front-panel port, on which the switch's IP stack and BIRD live.
+"""Host interfaces: a device for every front-panel port, on which the switch's IP stack and BIRD live.
 
-What the P4 switch punts is written to the TAP of the port it came in by; what the stack sends through a
-TAP leaves by its port. A TAP has its port's Ethernet address, MTU and carrier.
+What the P4 switch punts is received by the host interface of the port it came in by; what the stack sends
+through a host interface leaves by its port. The CPU port between them is an interface, as on switches one
+can buy: `CPU_ASIC` is the P4 switch's end (its port `CPU_PORT`), `CPU_STACK` the stack's. The frames on it
+have the P4 program's packet_in and packet_out headers in front, which two XDP programs add and remove, so
+BGP and ARP never wait for a process. All of it outlives the agent, and its successor takes it over.
 
-A TAP lives as long as a process has it open. BIRD inherits the descriptors, so TAPs, sessions and
-routes outlive the agent, and its successor fetches the descriptors back from BIRD.
+A host interface has its port's Ethernet address, MTU and carrier.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
-import fcntl
+import errno
 import logging
-import os
-import struct
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
-from duet_p4 import netdev
+from duet_p4 import bpf, netdev
+from duet_p4.hmux import pipeline
 from duet_p4.switch_agent.config import PortConfig
 
 logger = logging.getLogger(__name__)
 
-_TUN = Path("/dev/net/tun")
-_TUNSETIFF = 0x400454CA
-_TUNSETCARRIER = 0x400454E2
-_IFF_TAP = 0x0002
-_IFF_NO_PI = 0x1000
-_SYS_PIDFD_GETFD = 438
-_ETHERNET_OVERHEAD = 18
-_BURST = 64
+CPU_ASIC = "cpu-asic"
+"""The P4 switch's end of the CPU port."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
+CPU_STACK = "cpu-stack"
+"""The stack's end of the CPU port."""
+
+_SOURCE = Path(__file__).with_name("bpf") / "hostif.bpf.c"
+_CPU_MTU = 3000  # Native XDP on a veth wants a frame to fit a page.
 
 
-@dataclass
-class Tap:
-    """An open TAP. `index` is its interface index."""
+def make_cpu_port(netlink: IPRoute) -> None:
+    """Make the CPU port of the switch in this network namespace, before the P4 switch is started.
 
-    port: PortConfig
-    fd: int
-    index: int = 0
-
-    def set_carrier(self, up: bool) -> None:
-        """Give the TAP carrier, or take it."""
-        fcntl.ioctl(self.fd, _TUNSETCARRIER, struct.pack("i", up))
-
-    def write(self, frame: bytes) -> None:
-        """Have the stack receive a frame; dropped where the TAP is down, as by any interface."""
-        try:
-            os.write(self.fd, frame)
-        except OSError as error:
-            logger.debug("%s drops a frame: %s", self.port.tap, error.strerror)
-
-    def read(self) -> Iterable[bytes]:
-        """Yield frames that the stack sends, a burst at most."""
-        for _ in range(_BURST):
-            try:
-                yield os.read(self.fd, self.port.mtu + _ETHERNET_OVERHEAD)
-            except OSError:
-                return
+    Raises NetlinkError where there is one already.
+    """
+    netlink.link(
+        "add",
+        ifname=CPU_STACK,
+        kind="veth",
+        mtu=_CPU_MTU,
+        peer={"ifname": CPU_ASIC, "mtu": _CPU_MTU},
+    )
+    for name in (CPU_ASIC, CPU_STACK):
+        _mute(name)
+        netlink.link("set", index=netdev.index(name), arp=False, state="up")
+    # XDP can redirect into a veth only if its peer has NAPI. The xdp target turns it on; BMv2 does not.
+    netdev.set_gro(CPU_ASIC, on=True)
 
 
 class HostInterfaces:
-    """The TAPs of all ports, by port number."""
+    """The host interfaces of all ports: made, or taken over from an agent that died."""
 
-    def __init__(self, taps: Mapping[int, Tap]) -> None:
-        self._taps = taps
+    def __init__(self, ports: Sequence[PortConfig]) -> None:
+        """Have them there, without carrier if they are new, and passing frames.
 
-    @classmethod
-    def create(cls, ports: Iterable[PortConfig]) -> HostInterfaces:
-        """Make the TAPs, without carrier. Raises OSError, naming the TAP that cannot be made."""
-        taps = {port.number: Tap(port, _open_tap(port)) for port in ports}
-        with IPRoute() as netlink:
-            for tap in taps.values():
-                _prepare_tap(netlink, tap)
-                _silence_stack(netlink, tap.port)
-        return cls(taps)
-
-    @classmethod
-    def fetch(cls, ports: Iterable[PortConfig], pid: int) -> HostInterfaces | None:
-        """Return the TAPs that process `pid` has kept open; None where it has not all of them.
-
-        Raises PermissionError where this process may not look into that one.
+        Raises OSError naming the interface that is not there or cannot be made, and BpfError.
         """
-        wanted = {port.tap: port for port in ports}
-        taps = {}
-        for number, name in _kept_open(pid).items():
-            if name in wanted:
-                tap = Tap(wanted[name], _copy_descriptor(pid, number))
-                tap.index = netdev.index(name)
-                taps[wanted[name].number] = tap
-        if len(taps) != len(wanted):
-            for tap in taps.values():
-                os.close(tap.fd)
-            return None
-        return cls(taps)
-
-    @property
-    def descriptors(self) -> list[int]:
-        """The TAPs' file descriptors, for BIRD to keep open."""
-        return [tap.fd for tap in self._taps.values()]
-
-    @property
-    def indices(self) -> dict[int, int]:
-        """Port number by interface index of the port's TAP."""
-        return {tap.index: number for number, tap in self._taps.items()}
-
-    def start(self, send: Callable[[int, bytes], None]) -> None:
-        """Call `send` with port and frame for all that the stack sends from now on."""
-        loop = asyncio.get_running_loop()
-
-        def forward(tap: Tap) -> None:
-            for frame in tap.read():
-                send(tap.port.number, frame)
-
-        for tap in self._taps.values():
-            loop.add_reader(tap.fd, forward, tap)
-
-    def receive(self, port: int, frame: bytes) -> None:
-        """Have the stack receive a frame that came in by a port."""
-        tap = self._taps.get(port)
-        if tap is not None:
-            tap.write(frame)
+        cpu = netdev.index(CPU_STACK)
+        self._asic_ends = {port.number: f"{port.hostif}-asic" for port in ports}
+        with IPRoute() as netlink:
+            for port in ports:
+                self._make(netlink, port)
+            self._load(netlink, cpu)
+        self.indices = {netdev.index(port.hostif): port.number for port in ports}
 
     def set_carrier(self, port: int, up: bool) -> None:
-        """Copy a port's carrier to its TAP."""
-        self._taps[port].set_carrier(up)
+        """Give a port's host interface carrier, or take it: the stack sees a cable plugged or pulled."""
+        netdev.set_up(self._asic_ends[port], up=up)
 
     def stop(self) -> None:
-        """Take no more from the stack, and have it see no carrier."""
-        loop = asyncio.get_running_loop()
-        for tap in self._taps.values():
-            loop.remove_reader(tap.fd)
-            tap.set_carrier(False)
+        """Have the stack see no carrier on any port."""
+        for port in self._asic_ends:
+            self.set_carrier(port, False)
 
     def close(self) -> None:
-        """Let go of the TAPs; they vanish unless BIRD keeps them."""
-        for tap in self._taps.values():
-            os.close(tap.fd)
+        """Remove the host interfaces; not from within an event loop."""
+        with IPRoute() as netlink:
+            netlink.link("set", index=netdev.index(CPU_STACK), xdp_fd=-1)
+            for name in self._asic_ends.values():
+                netlink.link("del", index=netdev.index(name))
+
+    def _make(self, netlink: IPRoute, port: PortConfig) -> None:
+        """Have a port's pair there."""
+        asic_end = self._asic_ends[port.number]
+        try:
+            netlink.link("add", ifname=port.hostif, kind="veth", peer={"ifname": asic_end})
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise OSError(error.code, f"cannot make {port.hostif}: {error}") from error
+            return
+        for name in (port.hostif, asic_end):
+            _mute(name)
+        netdev.set_ipv4_option(port.hostif, "rp_filter", 0)
+        netdev.set_ipv4_option(port.hostif, "arp_ignore", 1)
+        index = netdev.index(port.hostif)
+        netlink.link("set", index=index, address=port.mac, mtu=port.mtu)
+        netlink.link("set", index=netdev.index(asic_end), mtu=port.mtu)
+        netlink.addr(
+            "add", index=index, address=str(port.address.ip), prefixlen=port.address.network.prefixlen
+        )
+        netlink.link("set", index=index, state="up")
+        # Frames must leave the stack whole: nobody behind it fills in checksums or cuts segments.
+        netdev.set_transmit_offloads(port.hostif, on=False)
+        netdev.set_gro(port.hostif, on=True)
+        # The stack must not take what comes in by the port itself; the host interface gets that too. XDP
+        # leaves nothing, but BMv2 only looks on. The stack has no route that leads out by a port, so with
+        # reverse-path filtering no source is valid there.
+        netlink.link("set", index=netdev.index(port.interface), arp=False)
+        netdev.set_ipv4_option(port.interface, "rp_filter", 1)
+
+    def _load(self, netlink: IPRoute, cpu: int) -> None:
+        """Put the programs in place of those of an earlier agent; frames do not stop meanwhile."""
+        path = bpf.compile_object(_SOURCE, defines={"PORT_BITS": str(_port_bits())})
+        with bpf.Object(path) as loaded:
+            loaded.load()
+            loaded.map("cpu_port").update(_u32(0), _u32(cpu))
+            ends = {number: netdev.index(name) for number, name in self._asic_ends.items()}
+            for number, index in ends.items():
+                loaded.map("hostifs").update(_u32(number), _u32(index))
+                loaded.map("ports").update(_u32(index), _u32(number))
+            # Attached without a link, so that the kernel keeps them when this process ends.
+            for index in ends.values():
+                netlink.link("set", index=index, xdp_fd=loaded.program("to_switch").fd)
+            netlink.link("set", index=cpu, xdp_fd=loaded.program("to_stack").fd)
 
 
-def _open_tap(port: PortConfig) -> int:
-    fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    request = struct.pack("16sH22x", port.tap.encode(), _IFF_TAP | _IFF_NO_PI)
-    try:
-        fcntl.ioctl(fd, _TUNSETIFF, request)
-        fcntl.ioctl(fd, _TUNSETCARRIER, struct.pack("i", 0))
-    except OSError as error:
-        os.close(fd)
-        raise OSError(error.errno, f"cannot make the TAP {port.tap}: {error.strerror}") from error
-    return fd
+def _port_bits() -> int:
+    """Return the width of a port number in the controller headers, which is all they have beside padding.
 
-
-def _prepare_tap(netlink: IPRoute, tap: Tap) -> None:
-    port = tap.port
-    tap.index = netdev.index(port.tap)
-    ipv6 = Path(f"/proc/sys/net/ipv6/conf/{port.tap}/disable_ipv6")
-    if ipv6.exists():
-        ipv6.write_text("1\n")
-    netdev.set_ipv4_option(port.tap, "rp_filter", 0)
-    netdev.set_ipv4_option(port.tap, "arp_ignore", 1)
-    netlink.link("set", index=tap.index, address=port.mac, mtu=port.mtu)
-    netlink.addr(
-        "add", index=tap.index, address=str(port.address.ip), prefixlen=port.address.network.prefixlen
-    )
-    netlink.link("set", index=tap.index, state="up")
-
-
-def _silence_stack(netlink: IPRoute, port: PortConfig) -> None:
-    """Keep the stack from taking what comes in by the port itself: its TAP gets the same frames.
-
-    XDP leaves nothing, but BMv2 only looks on. The stack has no route that leads out by a port, so with
-    reverse-path filtering no source is valid there.
+    Raises ValueError where the P4 program's are not those that `hostif.bpf.c` writes and reads.
     """
-    netlink.link("set", index=netdev.index(port.interface), arp=False)
-    netdev.set_ipv4_option(port.interface, "rp_filter", 1)
+    found = pipeline.schema().p4info.controller_packet_metadata
+    widths = {tuple(field.bitwidth for field in header.metadata) for header in found}
+    if len(widths) != 1 or len(widest := widths.pop()) != 2 or sum(widest) != 16:
+        raise ValueError("packet_in and packet_out are not both a port number padded to 16 bits")
+    return int(widest[0])
 
 
-def _kept_open(pid: int) -> dict[int, str]:
-    """Return the TAPs that a process has open: interface name by descriptor."""
-    found = {}
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in entry.read_text().splitlines():
-            if line.startswith("iff:"):
-                found[int(entry.name)] = line.partition(":")[2].strip()
-    return found
+def _mute(name: str) -> None:
+    """Have the stack say nothing of its own through an interface."""
+    ipv6 = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    if ipv6.exists():
+        ipv6.write_text("1\n", encoding="ascii")
 
 
-def _copy_descriptor(pid: int, number: int) -> int:
-    handle = os.pidfd_open(pid)
-    try:
-        fd = _libc.syscall(_SYS_PIDFD_GETFD, handle, number, 0)
-    finally:
-        os.close(handle)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"cannot fetch descriptor {number} of process {pid}: {os.strerror(code)}")
-    return int(fd)
+def _u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")

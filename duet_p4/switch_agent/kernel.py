@@ -1,7 +1,7 @@
 """What the kernel knows of routes, neighbours and links, kept up to date over netlink.
 
-BIRD writes its best routes to the kernel's FIB and the kernel resolves neighbours on the TAPs; `Kernel`
-translates both into the vocabulary of `duet_p4.hmux.routes`, and says which of it changed.
+BIRD writes its best routes to the kernel's FIB and the kernel resolves neighbours on the host interfaces;
+`Kernel` translates both into the vocabulary of `duet_p4.hmux.routes`, and says which of it changed.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Kernel:
     """
 
     def __init__(
-        self, config: SwitchConfig, taps: Mapping[int, int], on_carrier: Callable[[int, bool], None]
+        self, config: SwitchConfig, hostifs: Mapping[int, int], on_carrier: Callable[[int, bool], None]
     ) -> None:
-        """Take the port number of each TAP by its interface index."""
+        """Take the port number of each host interface by its index."""
         self._ports = {port.number: port for port in config.ports}
-        self._taps = dict(taps)
+        self._hostifs = dict(hostifs)
         self._links = {netdev.index(port.interface): port.number for port in config.ports}
         self._fib_table = config.bird.fib_table
         self._fixed = _fixed_targets(config)
@@ -77,7 +77,7 @@ class Kernel:
                     "replace",
                     dst=str(prefix),
                     gateway=str(port.peer),
-                    oif=self._tap_index(port.number),
+                    oif=self._hostif_index(port.number),
                     table=self._fib_table,
                     proto=ROUTE_PROTOCOL,
                     flags=["onlink"],
@@ -119,7 +119,7 @@ class Kernel:
             await self._netlink.neigh(
                 "replace",
                 dst=str(self._ports[number].peer),
-                ifindex=self._tap_index(number),
+                ifindex=self._hostif_index(number),
                 state=0,
                 NDA_FLAGS_EXT=_NTF_EXT_MANAGED,
             )
@@ -128,7 +128,7 @@ class Kernel:
         """Have the kernel forget a port's peer, so that it is not sent to before it answers again."""
         with suppress(NetlinkError):
             await self._netlink.neigh(
-                "del", dst=str(self._ports[number].peer), ifindex=self._tap_index(number)
+                "del", dst=str(self._ports[number].peer), ifindex=self._hostif_index(number)
             )
 
     async def _dump(self) -> None:
@@ -192,20 +192,20 @@ class Kernel:
         return [prefix]
 
     def _hops(self, message: Any) -> Iterable[Gateway]:
-        """Yield the gateways of a route that are behind TAPs."""
+        """Yield the gateways of a route that are behind host interfaces."""
         hops = message.get("RTA_MULTIPATH")
         if hops:
             pairs = [(hop["oif"], hop.get("RTA_GATEWAY")) for hop in hops]
         else:
             pairs = [(message.get("RTA_OIF"), message.get("RTA_GATEWAY"))]
         for index, address in pairs:
-            if index in self._taps and address is not None:
-                yield Gateway(self._taps[index], IPv4Address(address))
+            if index in self._hostifs and address is not None:
+                yield Gateway(self._hostifs[index], IPv4Address(address))
 
     def _take_neighbor(self, message: Any, *, new: bool) -> list[Gateway]:
-        if message["family"] != socket.AF_INET or message["ifindex"] not in self._taps:
+        if message["family"] != socket.AF_INET or message["ifindex"] not in self._hostifs:
             return []
-        gateway = Gateway(self._taps[message["ifindex"]], IPv4Address(message.get("NDA_DST")))
+        gateway = Gateway(self._hostifs[message["ifindex"]], IPv4Address(message.get("NDA_DST")))
         mac = message.get("NDA_LLADDR")
         if new and mac and message["state"] & _NUD_VALID:
             if self._neighbors.get(gateway) == _mac(mac):
@@ -227,8 +227,8 @@ class Kernel:
         self._on_carrier(number, up)
         return [gateway for gateway in self._neighbors if gateway.port == number]
 
-    def _tap_index(self, number: int) -> int:
-        return next(index for index, port in self._taps.items() if port == number)
+    def _hostif_index(self, number: int) -> int:
+        return next(index for index, port in self._hostifs.items() if port == number)
 
 
 def _open_events() -> socket.socket:

@@ -1,4 +1,4 @@
-"""A P4Runtime session with the switch: primary, pipeline in place, rows in and out, packets in and out."""
+"""A P4Runtime session with the switch: primary, pipeline in place, rows in and out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import grpc
-from finsy import P4ClientError, P4PacketIn, P4TableEntry
+from finsy import P4ClientError, P4TableEntry
 from finsy.proto import U128, p4r, p4r_grpc, rpc_code
 
 from duet_p4.hmux import entries, pipeline
@@ -32,9 +32,6 @@ _OPTIONS = [
 _RPC_TIMEOUT_S = 10.0
 _PUSH_TIMEOUT_S = 60.0
 _MAX_BATCH = 1000
-_MAX_QUEUED_PACKETS = 1000
-
-PacketHandler = Callable[[int, bytes], None]
 
 
 class SwitchError(Exception):
@@ -50,22 +47,16 @@ class WriteError(Exception):
 
 
 class Switch:
-    """One session. `packet_in` is called with the port and the frame of each packet that is punted.
+    """One session. `writes` counts the updates that the switch has taken."""
 
-    `writes` counts the updates that the switch has taken.
-    """
-
-    def __init__(self, address: str, device_id: int, packet_in: PacketHandler) -> None:
+    def __init__(self, address: str, device_id: int) -> None:
         self._address = address
         self._device_id = device_id
-        self._packet_in = packet_in
         self._schema = pipeline.schema()
         self._codec = Codec(self._schema)
         # Later sessions outbid earlier ones, so a restarted agent never waits for its predecessor's.
         self._election_id = U128.encode(time.time_ns())
         self._primary = asyncio.Event()
-        self._outgoing: asyncio.Queue[p4r.StreamMessageRequest] = asyncio.Queue(_MAX_QUEUED_PACKETS)
-        self._packet_out = _packet_out_template()
         self.writes = 0
 
     @contextlib.asynccontextmanager
@@ -208,17 +199,6 @@ class Switch:
             timings[step.label] = timings.get(step.label, 0.0) + 1000 * (time.perf_counter() - started)
         return timings
 
-    def send_packet(self, port: int, frame: bytes) -> None:
-        """Have a frame leave by a port; it is lost if the switch does not keep up, as on any wire."""
-        message = p4r.StreamMessageRequest()
-        message.CopyFrom(self._packet_out)
-        message.packet.payload = frame
-        message.packet.metadata[0].value = port.to_bytes(2 if port > 255 else 1)
-        try:
-            self._outgoing.put_nowait(message)
-        except asyncio.QueueFull:
-            logger.debug("port %d: the switch does not keep up, a frame is lost", port)
-
     async def _send(self, updates: Sequence[p4r.Update]) -> None:
         request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)
         try:
@@ -241,32 +221,14 @@ class Switch:
 
     async def _run_stream(self, stream: Any) -> None:
         arbitration = p4r.MasterArbitrationUpdate(device_id=self._device_id, election_id=self._election_id)
-        sender = None
         try:
             await stream.write(p4r.StreamMessageRequest(arbitration=arbitration))
-            sender = asyncio.create_task(self._send_packets(stream), name="packet-out")
             while (message := await stream.read()) is not grpc.aio.EOF:
-                kind = message.WhichOneof("update")
-                if kind == "packet":
-                    self._packet_in(_ingress_port(message.packet), message.packet.payload)
-                elif kind == "arbitration":
+                if message.HasField("arbitration"):
                     self._arbitrate(message.arbitration)
-                elif kind == "error":
-                    logger.warning("the switch refuses a packet: %s", message.error.message)
         except grpc.aio.AioRpcError as error:
             raise _lost(error) from error
-        finally:
-            if sender is not None:
-                sender.cancel()
         raise SwitchError(f"the switch at {self._address} closed the session")
-
-    async def _send_packets(self, stream: Any) -> None:
-        while True:
-            message = await self._outgoing.get()
-            try:
-                await stream.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return  # The reader says why.
 
     def _arbitrate(self, update: p4r.MasterArbitrationUpdate) -> None:
         if update.status.code == rpc_code.OK:
@@ -277,14 +239,3 @@ class Switch:
 
 def _lost(error: grpc.aio.AioRpcError) -> SwitchError:
     return SwitchError(f"P4Runtime: {error.code().name} {error.details()}")
-
-
-def _packet_out_template() -> p4r.StreamMessageRequest:
-    encoded = entries.packet_out(1, b"").encode_update(pipeline.schema())
-    assert isinstance(encoded, p4r.StreamMessageRequest)
-    return encoded
-
-
-def _ingress_port(packet: p4r.PacketIn) -> int:
-    message = p4r.StreamMessageResponse(packet=packet)
-    return entries.ingress_port(P4PacketIn.decode(message, pipeline.schema()))

@@ -20,6 +20,7 @@ from duet_p4.host_agent.config import HostConfig
 from duet_p4.rest.credentials import Credentials
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
+from duet_p4.switch_agent.hostif import CPU_ASIC
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents
@@ -164,13 +165,11 @@ class _Nodes:
 
     def _switch_process(self, node: fattree.Node) -> Process:
         """Return the P4 switch; both targets have simple_switch_grpc's command line."""
-        interfaces = [
-            word
-            for link in fattree.links(self.graph, node.name)
-            for word in ("-i", f"{link.port(node.name).number}@{link.port(node.name).name}")
-        ]
+        own = [link.port(node.name) for link in fattree.links(self.graph, node.name)]
+        ports = [*((port.number, port.name) for port in own), (CPU_PORT, CPU_ASIC)]
+        interfaces = [word for number, name in ports for word in ("-i", f"{number}@{name}")]
         arguments = ["--no-p4", "--device-id", str(_device_id(node)), *interfaces, "--log-console"]
-        target = ["--", "--grpc-server-addr", P4RUNTIME, "--cpu-port", str(CPU_PORT)]
+        target = ["--", "--grpc-server-addr", P4RUNTIME]
         if self.plan.target is Target.XDP:
             level = ["-L", self.plan.log_level.lower().replace("warning", "warn")]
             function = "duet_p4.xdp_switch.__main__:main"

@@ -6,11 +6,8 @@ bare, since its P4 program is all that sees their packets.
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
@@ -18,7 +15,9 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from duet_p4 import netdev
 from duet_p4.bpf import Object, compile_object
+from duet_p4.switch_agent.hostif import make_cpu_port
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import namespaces
@@ -29,10 +28,6 @@ MANAGEMENT_PORT = "mgmt"
 
 _FIRST_INDEX = 10_000
 _PASS = Path(__file__).with_name("bpf") / "pass.c"
-
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_OFF = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
-_ETHTOOL_SGRO = 0x2C
 
 _SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": "1",
@@ -100,6 +95,8 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
         if node.management is not None:
             _address(netlink, MANAGEMENT_PORT, node.management)
             _up(netlink, MANAGEMENT_PORT)
+        if node.is_switch:
+            make_cpu_port(netlink)
         for link in links:
             port = link.port(node.name)
             if not node.is_switch:
@@ -162,19 +159,10 @@ def _up(netlink: IPRoute, interface: str) -> None:
 def _offloads(interface: str) -> None:
     """Have the host fill in checksums and segment itself, and turn NAPI on.
 
-    A packet leaves a veth as it is, so the switch would see checksums that nobody filled in; and XDP
-    can redirect into a veth only if its peer has NAPI, which GRO turns on where the interface is up.
+    XDP can redirect into a veth only if its peer has NAPI, which GRO turns on where the interface is up.
     """
-    for command in _ETHTOOL_OFF.values():
-        _ethtool(interface, command, 0)
-    _ethtool(interface, _ETHTOOL_SGRO, 1)
-
-
-def _ethtool(interface: str, command: int, value: int) -> None:
-    request = array.array("B", struct.pack("II", command, value))
-    pointer, _ = request.buffer_info()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP", interface.encode(), pointer))
+    netdev.set_transmit_offloads(interface, on=False)
+    netdev.set_gro(interface, on=True)
 
 
 def _sysctls(more: dict[str, str]) -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from pyroute2 import IPRoute
+
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, PrefixRange, Timers
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.hmux.plan import Op, Plan, Update
@@ -22,6 +24,7 @@ from duet_p4.hmux.rows import HostRow, Row
 from duet_p4.rest.app import State
 from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
+from duet_p4.switch_agent.hostif import CPU_ASIC, make_cpu_port
 from duet_p4.switch_agent.p4client import Switch
 from tests.integration.netns import inside, ip, namespaces
 
@@ -109,11 +112,12 @@ class Node:
             )
 
     def start_switch(self) -> None:
-        ports = [word for port in self.ports for word in ("-i", f"{port.number}@{port.interface}")]
+        names = {port.number: port.interface for port in self.ports} | {CPU_PORT: CPU_ASIC}
+        ports = [word for number, name in names.items() for word in ("-i", f"{number}@{name}")]
         options = ["--device-id", "0", *ports, "--log-level", "warn", "--no-p4"]
         if TARGET == "bmv2":
             options.insert(0, "--log-console")
-        server = ["--grpc-server-addr", "127.0.0.1:9559", "--cpu-port", str(CPU_PORT)]
+        server = ["--grpc-server-addr", "127.0.0.1:9559"]
         self.start("switch", *SWITCHES[TARGET], *options, "--", *server)
 
     def start_agent(self) -> None:
@@ -129,14 +133,14 @@ class Node:
     async def rows(self) -> list[Row]:
         """Read what the switch holds, past the agent."""
         with inside(self.namespace):
-            reader = Switch("127.0.0.1:9559", 0, lambda port, frame: None)
+            reader = Switch("127.0.0.1:9559", 0)
             async with reader.channel():
                 return await reader.read_rows()
 
     async def tamper(self, delete: list[Row], stray: IPv4Address) -> None:
         """Delete rows behind the agent's back, and add a VIP that nobody asked for."""
         with inside(self.namespace):
-            switch = Switch("127.0.0.1:9559", 0, lambda port, frame: None)
+            switch = Switch("127.0.0.1:9559", 0)
             async with switch.session():
                 wrong = [Update(Op.DELETE, row, row) for row in delete]
                 await switch.write_plan(Plan.of(("", wrong), ("", [Update(Op.INSERT, HostRow(stray, 8, 8))])))
@@ -210,6 +214,9 @@ def fabric(
             ip(f"addr add {nodes[name].management}/31 dev mgmt", space)
             ip(f"link set m{number} up", root)
             ip("link set mgmt up", space)
+            if name in switches:
+                with inside(space), IPRoute() as netlink:
+                    make_cpu_port(netlink)
         for index, (a, b) in enumerate(links):
             _connect(nodes[a], nodes[b], index)
         with inside(root):
