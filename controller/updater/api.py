@@ -93,14 +93,12 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
     async def migrate_vip(vip: IPv4Address, body: Target) -> Report:
         """Move a VIP by hand, through the SMuxes; the engine leaves it there."""
         updater.vip(vip)
-        return await updater.place([Placement(address=vip, switch=body.switch)], held=True)
+        return await updater.place([Placement(address=vip, switch=body.switch)], by_hand=True)
 
     @api.post("/vips/{vip}/release", tags=["assignment"], responses=found)
     async def release_vip(vip: IPv4Address) -> VipRecord:
         """Give a VIP that was placed by hand back to the engine."""
-        record = updater.vip(vip)
-        await updater.place([Placement(address=vip, switch=record.switch)], held=False)
-        return updater.vip(vip)
+        return await updater.release(vip)
 
     @api.post("/vips/{vip}/dips/{dip}/drain", tags=["vips"], responses=found)
     async def drain_dip(vip: IPv4Address, dip: IPv4Address) -> VipRecord:

@@ -161,23 +161,30 @@ class Updater:
             self._events.add("vip-removed", str(address))
             await self._apply([record], [])
 
-    async def place(self, placements: Iterable[Placement], *, held: bool | None = None) -> Report:
+    async def place(self, placements: Iterable[Placement], *, by_hand: bool = False) -> Report:
         """Move VIPs and TIPs to where `placements` says, in two waves through the SMuxes.
 
-        `held` marks the VIPs as placed by hand (True) or as the engine's (False); None leaves that.
+        The engine leaves alone what is placed `by_hand`.
         """
         async with self._lock:
-            before, after = self._with_placements({p.address: p.switch for p in placements}, held)
+            before, after = self._with_placements({p.address: p.switch for p in placements}, by_hand)
             self._store.put_vips(after)
             outcome = await self._apply(before, after)
             for record in after:
                 self._events.add("vip-placed", str(record.address), switch=record.switch)
             return _report(outcome)
 
+    async def release(self, address: IPv4Address) -> VipRecord:
+        """Let the engine place a VIP again that was placed by hand; until it does, the VIP stays."""
+        async with self._lock:
+            record = self.vip(address).model_copy(update={"held": False})
+            self._store.put_vips([record])
+            return record
+
     async def plan(self, placements: Iterable[Placement]) -> Plan:
         """Return what `place` would do, without doing it."""
         async with self._lock:
-            _, after = self._with_placements({p.address: p.switch for p in placements}, None)
+            _, after = self._with_placements({p.address: p.switch for p in placements}, by_hand=False)
             records = {**self._store.vips(), **{record.address: record for record in after}}
             wanted = wanted_states(records.values(), self._inventory)
             return plan_update(wanted, await self._observe(wanted))
@@ -373,13 +380,13 @@ class Updater:
         for step, error in outcome.failed:
             self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
             if isinstance(error, RefusedError) and error.problem.type.endswith(":table-full"):
-                self._store.put_vips(self._with_placements({step.address: None}, None)[1])
+                self._store.put_vips(self._with_placements({step.address: None}, by_hand=False)[1])
                 self._events.add("left-to-smuxes", str(step.address), device=step.device)
             else:
                 self._note_dirty(step.device)
 
     def _with_placements(
-        self, placements: Mapping[IPv4Address, str | None], held: bool | None
+        self, placements: Mapping[IPv4Address, str | None], by_hand: bool
     ) -> tuple[list[VipRecord], list[VipRecord]]:
         """Return the records that `placements` changes, before and after; nothing is changed yet.
 
@@ -397,8 +404,8 @@ class Updater:
         for owner in sorted({owners[address] for address in placements}):
             old = records[owner]
             new = _placed(old, placements)
-            if held is not None:
-                new = new.model_copy(update={"held": held})
+            if by_hand:
+                new = new.model_copy(update={"held": True})
             if new.switch is not None and any(tip.switch == new.switch for tip in new.tips):
                 raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.switch}")
             if new != old:
@@ -418,8 +425,13 @@ def _placed(record: VipRecord, placements: Mapping[IPv4Address, str | None]) -> 
         PlacedTip(tip=placed.tip, switch=placements.get(placed.tip.address, placed.switch))
         for placed in record.tips
     )
-    switch = placements.get(record.address, record.switch)
-    return record.model_copy(update={"switch": switch, "tips": tips})
+    switch, returning = placements.get(record.address, record.switch), record.returning
+    if returning is not None and record.address in placements:
+        if switch == returning:
+            switch = record.switch  # It is on its way there, once its flows have settled.
+        else:
+            returning = None
+    return record.model_copy(update={"switch": switch, "returning": returning, "tips": tips})
 
 
 def _addresses(record: VipRecord) -> list[IPv4Address]:

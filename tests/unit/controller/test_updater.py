@@ -172,23 +172,54 @@ def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_wou
     run(tmp_path, scenario)
 
 
+async def wait_for_the_switch(net: Network) -> None:
+    """Have a VIP of s1 wait on the SMuxes, with more flows to pin than s1 has room for."""
+    record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), at("s1"))
+    only = record.layout.groups()[0].members[0].address
+    net.flows = [
+        LiveFlow(protocol=6, source=IPv4Address("100.9.0.1"), source_port=p, destination_port=80, dip=only)
+        for p in range(2000, 2200)
+    ]
+    waiting = await net.updater.change_vip(Vip(address=VIP, dips=dips(2)))
+    assert (waiting.switch, waiting.returning) == (None, "s1")
+
+
 def test_a_vip_with_more_pins_than_fit_waits_on_the_smuxes_until_its_flows_end(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), at("s1"))
-        only = record.layout.groups()[0].members[0].address
-        net.flows = [
-            LiveFlow(
-                protocol=6, source=IPv4Address("100.9.0.1"), source_port=p, destination_port=80, dip=only
-            )
-            for p in range(2000, 2200)
-        ]
-        waiting = await net.updater.change_vip(Vip(address=VIP, dips=dips(2)))
-        assert (waiting.switch, waiting.returning) == (None, "s1")
+        await wait_for_the_switch(net)
         assert net.on("s1") == set()
         net.flows = net.flows[:10]
         await net.updater.settle()
         settled = net.updater.vip(VIP)
         assert (settled.switch, settled.returning) == ("s1", None)
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("target", "returning"), [("s2", None), (None, None), ("s1", "s1")])
+def test_a_vip_that_waits_for_its_switch_goes_where_an_operator_says_instead(
+    tmp_path: Path, target: str | None, returning: str | None
+) -> None:
+    async def scenario(net: Network) -> None:
+        await wait_for_the_switch(net)
+        await net.updater.place([Placement(address=VIP, switch=target)], by_hand=True)
+        moved = net.updater.vip(VIP)
+        assert moved.held
+        assert (moved.switch, moved.returning) == (None if returning else target, returning)
+        net.flows = []
+        await net.updater.settle()
+        assert net.updater.vip(VIP).switch == target
+
+    run(tmp_path, scenario)
+
+
+def test_a_released_vip_stays_until_the_engine_moves_it(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await wait_for_the_switch(net)
+        net.log.clear()
+        released = await net.updater.release(VIP)
+        assert (released.held, released.returning) == (False, "s1")
+        assert net.log == []
 
     run(tmp_path, scenario)
 
