@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
-from mininet_topos.experiments import breakdown, capacity, consistency, failover, migration
+from mininet_topos.experiments import breakdown, capacity, chaos, consistency, failover, migration
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
@@ -103,11 +103,27 @@ def consistency_command(out: Path, connections: int, name: str, as_json: bool) -
         click.echo(results.to_json(summary))
 
 
+@experiment.command("chaos")
+@_options
+@click.option("--seconds", type=click.FloatRange(1), default=chaos.SECONDS, show_default=True)
+@click.option("--seed", default=1, show_default=True, help="Of what is killed and changed, and when.")
+def chaos_command(out: Path, seconds: float, seed: int, name: str, as_json: bool) -> None:
+    """Random kills -9 and changes, then quiet: whether all that was acknowledged is there (beyond the paper).
+
+    The exit code is 1 if a change was lost, or a device differs for good.
+    """
+    summary = _guarded("chaos", out, lambda say: chaos.run(name, out, say, seconds, seed))
+    if as_json:
+        click.echo(results.to_json(summary))
+    if summary["lost"] or summary["differences"]:
+        raise SystemExit(1)
+
+
 @experiment.command("all")
 @_options
 @_repetitions
 def every(out: Path, runs: int, name: str, as_json: bool) -> None:
-    """Run every experiment, one after the other."""
+    """Run every experiment but chaos, one after the other."""
     summaries = {what: _run(what, out, runs, name) for what in _RUNS}
     if as_json:
         click.echo(results.to_json(summaries))

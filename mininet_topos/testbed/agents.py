@@ -13,7 +13,7 @@ import networkx as nx
 
 from controller.client import ControllerClient
 from duet_p4.rest.app import State
-from duet_p4.rest.client import MuxClient, RestClient, RestError
+from duet_p4.rest.client import DEFAULT_TIMEOUT_S, MuxClient, RestClient, RestError
 from duet_p4.rest.credentials import Credentials, read_token
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
@@ -91,10 +91,12 @@ async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
 
 
 @asynccontextmanager
-async def controller(folder: Folder) -> AsyncIterator[ControllerClient]:
+async def controller(folder: Folder, timeout_s: float = DEFAULT_TIMEOUT_S) -> AsyncIterator[ControllerClient]:
     """Yield a client of the controller, over its Unix socket."""
     token = read_token(Credentials(folder.credentials).token_file)
-    async with ControllerClient("http://controller", token=token, local=folder.controller_socket) as client:
+    async with ControllerClient(
+        "http://controller", token=token, local=folder.controller_socket, timeout_s=timeout_s
+    ) as client:
         yield client
 
 

@@ -20,14 +20,10 @@ import networkx as nx
 import pytest
 
 from controller.client import ControllerClient
-from controller.inventory import Inventory
-from controller.servers import ServerDevice
-from controller.updater.devices import Device, MuxDevice
-from controller.updater.plan import DeviceKind, plan_update
-from controller.updater.wanted import wanted_states
 from duet_p4.model import Dip, Vip
 from duet_p4.rest.app import State
 from duet_p4.rest.client import RefusedError, RestError
+from mininet_topos.experiments import convergence
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import agents, namespaces, probe
@@ -103,25 +99,12 @@ class Testbed:
         await_that(self.differences)
 
     def differences(self) -> str:
-        async def read_back() -> str:
-            inventory = Inventory.from_file(self.folder.inventory)
+        async def read_back() -> list[str]:
             async with agents.controller(self.folder) as client:
-                wanted = wanted_states(await client.vips(), inventory)
-            async with agents.connect(self.folder, self.graph) as found:
-                devices: dict[str, Device] = {
-                    **{n: MuxDevice(c, DeviceKind.SWITCH) for n, c in found.switches.items()},
-                    **{n: MuxDevice(c, DeviceKind.SMUX) for n, c in found.smuxes.items()},
-                    **{n: ServerDevice(c) for n, c in found.servers.items()},
-                }
-                assert set(devices) == set(wanted)
-                try:
-                    states = await asyncio.gather(*(device.observe() for device in devices.values()))
-                except RestError as error:
-                    return str(error)
-            observed = dict(zip(devices, states, strict=True))
-            return "\n".join(map(str, plan_update(wanted, observed).steps))
+                records = await client.vips()
+            return await convergence.undone(self.folder, self.graph, records)
 
-        return asyncio.run(read_back())
+        return "\n".join(asyncio.run(read_back()))
 
     def writes(self) -> dict[str, int]:
         """Return how many entries each mux wrote since it started."""

@@ -1,0 +1,202 @@
+"""An operator who changes what is wanted all the time, and remembers what the controller acknowledged.
+
+A request that is cut off has either been taken or not: which of the two is asked afterwards, as an
+operator would. Anything else the controller then holds, or holds at the end, is a change lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from http import HTTPStatus
+from ipaddress import IPv4Address
+
+from controller.client import ControllerClient
+from controller.store import VipRecord
+from duet_p4.model import Dip, HealthCheck, Vip
+from duet_p4.rest.client import RefusedError, RestError
+from mininet_topos import addresses, fattree
+
+VIPS = 12
+"""The most VIPs at a time; each has addresses of its own on every server."""
+
+_DIPS = (2, 4)
+_FIRST_VIP = 2000
+_ANSWER_S = 60.0
+_POLL_S = 0.1
+_CHECK = HealthCheck(port=80, interval_ms=500)
+
+
+class Fate(StrEnum):
+    """What became of a request; `TAKEN` and `NOT_TAKEN` are those that were cut off."""
+
+    ACKNOWLEDGED = "acknowledged"
+    REFUSED = "refused"
+    TAKEN = "taken"
+    NOT_TAKEN = "not taken"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A VIP as the operator left it; one that is not `held` is where the engine says."""
+
+    spec: Vip
+    switch: str | None = None
+    held: bool = False
+
+    def differs(self, record: VipRecord) -> str:
+        """Say how a record of the controller differs from this; empty if it does not."""
+        if record.spec != self.spec:
+            return f"VIP {record.address} is {record.spec}, not {self.spec}"
+        # A VIP that waits on the SMuxes for its flows to end is where it returns to.
+        place = record.returning or record.switch
+        if self.held and (place, record.held) != (self.switch, True):
+            return f"VIP {record.address} is on {place} (held: {record.held}), not held on {self.switch}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A request that was made: what it asked for, and what became of it."""
+
+    what: str
+    vip: IPv4Address
+    fate: Fate
+    detail: str
+
+
+Send = Callable[[ControllerClient], Awaitable[object]]
+
+
+class Operator:
+    """Makes random changes; `wanted` has what the controller must hold, `lost` what it does not."""
+
+    def __init__(
+        self,
+        controller: ControllerClient,
+        rng: random.Random,
+        switches: Sequence[str],
+        servers: Sequence[fattree.Node],
+    ) -> None:
+        self._controller = controller
+        self._rng = rng
+        self._switches = switches
+        self._servers = servers
+        self.wanted: dict[IPv4Address, Wanted] = {}
+        self.lost: list[str] = []
+
+    async def change(self) -> Change:
+        """Make one change; one that is cut off is over once the controller has said what became of it."""
+        what, vip, after, send = self._choose()
+        before = self.wanted.get(vip)
+        try:
+            await send(self._controller)
+            fate, detail = Fate.ACKNOWLEDGED, ""
+        except RefusedError as error:
+            detail = str(error)
+            if error.problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                fate = await self._resolve(vip, before, after)
+            else:
+                fate = Fate.REFUSED
+        except RestError as error:
+            detail = str(error)
+            fate = await self._resolve(vip, before, after)
+        if fate in (Fate.ACKNOWLEDGED, Fate.TAKEN):
+            self._note(vip, after)
+        return Change(what, vip, fate, detail)
+
+    async def check(self) -> None:
+        """Compare all that the controller holds with what was acknowledged."""
+        records = await self._records()
+        for vip in sorted(records.keys() | self.wanted.keys()):
+            self.lost += _difference(vip, self.wanted.get(vip), records.get(vip))
+
+    async def _resolve(self, vip: IPv4Address, before: Wanted | None, after: Wanted | None) -> Fate:
+        """Ask what became of a request; what is neither before nor after it is lost."""
+        record = (await self._records()).get(vip)
+        if not _difference(vip, after, record):
+            return Fate.TAKEN
+        self.lost += _difference(vip, before, record)
+        return Fate.NOT_TAKEN
+
+    async def _records(self) -> dict[IPv4Address, VipRecord]:
+        """Return what the controller holds; waits for it to answer. Raises TimeoutError."""
+        async with asyncio.timeout(_ANSWER_S):
+            while True:
+                try:
+                    return {record.address: record for record in await self._controller.vips()}
+                except RestError:
+                    await asyncio.sleep(_POLL_S)
+
+    def _note(self, vip: IPv4Address, after: Wanted | None) -> None:
+        if after is None:
+            self.wanted.pop(vip, None)
+        else:
+            self.wanted[vip] = after
+
+    def _choose(self) -> tuple[str, IPv4Address, Wanted | None, Send]:
+        rng = self._rng
+        if len(self.wanted) < VIPS // 2 or (len(self.wanted) < VIPS and rng.random() < 0.2):
+            return self._add()
+        vip = rng.choice(sorted(self.wanted))
+        old = self.wanted[vip]
+        dips = old.spec.dips
+        what = rng.choices(
+            ("remove", "migrate", "release", "add DIP", "remove DIP", "drain DIP", "fill DIPs"),
+            (1, 3, 1, 2, 2, 2, 1),
+        )[0]
+        match what:
+            case "remove":
+                return what, vip, None, lambda c: c.remove_vip(vip)
+            case "migrate":
+                to = rng.choice([None, *self._switches])
+                return what, vip, replace(old, switch=to, held=True), lambda c: c.migrate(vip, to)
+            case "release":
+                return what, vip, replace(old, held=False), lambda c: c.release(vip)
+            case "drain DIP":
+                dip = rng.choice(dips).address
+                spec = old.spec.model_copy(update={"dips": _drained(dips, dip)})
+                return what, vip, replace(old, spec=spec), lambda c: c.drain(vip, dip)
+            case "add DIP":
+                free = [dip for dip in self._dips_of(vip) if all(dip != known.address for known in dips)]
+                dips = (*dips, *(Dip(address=dip) for dip in rng.sample(free, min(1, len(free)))))
+            case "remove DIP":
+                gone = rng.choice(dips)
+                dips = tuple(dip for dip in dips if dip != gone)
+            case "fill DIPs":
+                dips = tuple(Dip(address=dip.address) for dip in dips)
+        spec = old.spec.model_copy(update={"dips": dips})
+        return what, vip, replace(old, spec=spec), lambda c: c.change_vip(spec)
+
+    def _add(self) -> tuple[str, IPv4Address, Wanted | None, Send]:
+        rng = self._rng
+        own = (addresses.VIPS[_FIRST_VIP + number] for number in range(VIPS))
+        vip = rng.choice([address for address in own if address not in self.wanted])
+        dips = rng.sample(self._dips_of(vip), rng.randint(*_DIPS))
+        check = rng.choice([None, _CHECK])
+        spec = Vip(address=vip, dips=tuple(Dip(address=dip) for dip in dips), health=check)
+        if rng.random() < 0.5:
+            return "add", vip, Wanted(spec), lambda c: c.add_vip(spec)
+        switch = rng.choice(self._switches)
+        return "add", vip, Wanted(spec, switch, held=True), lambda c: c.add_vip(spec, switch)
+
+    def _dips_of(self, vip: IPv4Address) -> list[IPv4Address]:
+        """Return a VIP's own address on each server: the first is the server's."""
+        own = 1 + int(vip) - int(addresses.VIPS[_FIRST_VIP])
+        return [server.prefix[own] for server in self._servers if server.prefix is not None]
+
+
+def _drained(dips: Sequence[Dip], drained: IPv4Address) -> tuple[Dip, ...]:
+    return tuple(dip.model_copy(update={"weight": 0}) if dip.address == drained else dip for dip in dips)
+
+
+def _difference(vip: IPv4Address, wanted: Wanted | None, record: VipRecord | None) -> list[str]:
+    if wanted is None:
+        return [f"VIP {vip} is there, though it was removed or never added"] if record else []
+    if record is None:
+        return [f"VIP {vip} is not there, though it was added"]
+    difference = wanted.differs(record)
+    return [difference] if difference else []

@@ -1,0 +1,28 @@
+"""What is acknowledged survives the death of any process: a short run of `duet experiment chaos`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mininet_topos.experiments import chaos
+from mininet_topos.fattree import FatTree
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.testbed,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a testbed needs root"),
+]
+
+SMALL = FatTree(containers=1, tors=2, aggs=2, cores=2, servers=3, dip_servers=6, smux_tors=(1, 2))
+
+
+def test_random_kills_lose_no_acknowledged_change_and_leave_nothing_wrong(tmp_path: Path) -> None:
+    summary = chaos.run(f"dch{os.getpid()}", tmp_path, print, seconds=20, seed=1, size=SMALL)
+    assert summary["lost"] == []
+    assert summary["differences"] == ()
+    kills, changes = sum(summary["kills"].values()), summary["changes"]["acknowledged"]
+    assert kills >= 10, f"only {kills} kills in 20 s: this proves little"
+    assert changes >= 10, f"only {changes} acknowledged changes in 20 s: this proves little"
