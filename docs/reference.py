@@ -26,6 +26,8 @@ def cli() -> str:
         "",
         "Written by `docs/reference.py` from the commands themselves. `--json` prints one JSON value as the",
         "last line; exit code 0 is done, 1 is refused or failed, 2 is a wrong command line.",
+        "",
+        'Completion: `eval "$(_DUET_COMPLETE=bash_source duet)"` (or zsh_source, fish_source).',
     ]
 
     def walk(command: click.Command, path: list[str], parent: click.Context | None) -> None:

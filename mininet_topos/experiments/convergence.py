@@ -85,7 +85,7 @@ def misprogrammed(folder: Folder, graph: nx.Graph, records: Iterable[VipRecord])
     for record in records:
         for entry, switch in mux_entries(record).values():
             if switch is not None:
-                wanted[switch] |= _spelled_out(entry)
+                wanted[switch] |= spelled_out(entry)
     reads = [(folder.namespace(name), folder.config(name, "agent")) for name in wanted]
     # gRPC's threads do not follow one into another namespace, so each reading has a process of its own.
     processes = multiprocessing.get_context("forkserver")
@@ -140,7 +140,8 @@ def programmed(rows: Iterable[Row]) -> Tunnels:
     return found
 
 
-def _spelled_out(entry: Entry) -> Tunnels:
+def spelled_out(entry: Entry) -> Tunnels:
+    """Return where a switch shall send the flows of a VIP or TIP that it carries."""
     if isinstance(entry, MuxTip):
         return {str(entry.address): _slots(entry.group)}
     assert isinstance(entry, MuxVip)
