@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from fastapi import FastAPI, Response
+from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
@@ -31,9 +32,11 @@ from controller.updater import api as updater_api
 from controller.updater.devices import Device, MuxDevice
 from controller.updater.plan import DeviceKind
 from controller.updater.service import Placement, Updater
+from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import MuxClient, RestClient, RestError
 from duet_p4.rest.credentials import read_token
+from duet_p4.rest.problems import UnavailableError
 from duet_p4.rest.server import Tls, serve, serve_local
 
 logger = logging.getLogger(__name__)
@@ -78,6 +81,11 @@ class Controller:
             "DUET controller", token=self._token, description="Monitoring, DUET engine, assignment updater."
         )
         self._jobs: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+
+        @self.app.exception_handler(RestError)
+        async def _module_away(_: HttpRequest, error: RestError) -> Response:
+            """A request that needs another module fails with it, and changes nothing."""
+            return problems.response(UnavailableError(str(error)).problem)
 
     def assemble(self) -> None:
         """Mount the modules of `config.modules`."""

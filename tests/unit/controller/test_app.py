@@ -292,6 +292,29 @@ def test_each_module_can_be_a_process_of_its_own(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_needs_a_module_that_is_away_is_unavailable_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        (tmp_path / "inventory.json").write_text(
+            inventory_of(dict.fromkeys([*SWITCHES, "smux1"], "http://x")).model_dump_json()
+        )
+        away = f"http://127.0.0.1:{free_ports(1)[0]}"
+        config = ControllerConfig(
+            database=tmp_path / "controller.db",
+            inventory=tmp_path / "inventory.json",
+            listen=Listen(port=0),
+            modules=(Module.UPDATER,),
+            elsewhere={Module.ENGINE: away, Module.MONITORING: away},
+        )
+        async with running(config) as url, ControllerClient(url) as client:
+            with pytest.raises(RefusedError, match=f"503.*{away}"):
+                await client.add_vip(Vip(address=VIP, dips=dips(2)))
+            assert await client.vips() == []
+
+    asyncio.run(scenario())
+
+
 def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
