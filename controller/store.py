@@ -147,8 +147,10 @@ class Store:
             )
 
     def delete_vip(self, address: IPv4Address) -> None:
-        """Forget a VIP; one that is not there is no error."""
-        self._db.execute("DELETE FROM vips WHERE address = ?", (str(address),))
+        """Forget a VIP, and which DIPs were down for it; one that is not there is no error."""
+        with self._transaction():
+            self._db.execute("DELETE FROM vips WHERE address = ?", (str(address),))
+            self._db.execute("DELETE FROM down_dips WHERE vip = ?", (str(address),))
 
     def down_dips(self, vip: IPv4Address | None = None) -> set[IPv4Address]:
         """Return the DIPs that are down for a VIP: by its own check, or with their server.
@@ -158,14 +160,18 @@ class Store:
         rows = self._db.execute("SELECT vip, dip FROM down_dips").fetchall()
         return {IPv4Address(dip) for of, dip in rows if vip is None or of in ("", str(vip))}
 
-    def set_dip_down(self, dip: IPv4Address, down: bool, vip: IPv4Address | None = None) -> bool:
-        """Remember whether a DIP is down for a VIP (None: for all); returns whether that is new."""
+    def set_dips_down(
+        self, dips: Iterable[IPv4Address], down: bool, vip: IPv4Address | None = None
+    ) -> set[IPv4Address]:
+        """Remember whether DIPs are down for a VIP (None: for all); return those of which that is new."""
         of = "" if vip is None else str(vip)
-        if down:
-            cursor = self._db.execute("INSERT OR IGNORE INTO down_dips VALUES (?, ?)", (of, str(dip)))
-        else:
-            cursor = self._db.execute("DELETE FROM down_dips WHERE vip = ? AND dip = ?", (of, str(dip)))
-        return cursor.rowcount > 0
+        change = (
+            "INSERT OR IGNORE INTO down_dips VALUES (?, ?)"
+            if down
+            else "DELETE FROM down_dips WHERE vip = ? AND dip = ?"
+        )
+        with self._transaction():
+            return {dip for dip in dips if self._db.execute(change, (of, str(dip))).rowcount > 0}
 
     def add_event(self, kind: str, subject: str, **detail: Any) -> Event:
         """Append an event, drop the oldest beyond `EVENTS_KEPT`, and return it."""

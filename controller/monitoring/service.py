@@ -105,9 +105,13 @@ class Monitoring:
             await asyncio.sleep(interval_s)
 
     async def report(self, report: HealthReport) -> None:
-        """Take a server's report of its DIPs' health; what is new goes to the updater."""
+        """Take a server's report of its DIPs' health; what is new goes to the updater.
+
+        That a DIP is down is told each time: its VIP may have been removed and added again meanwhile.
+        """
         for health in report.dips:
-            if health.up is None or self._dip_up.get((health.vip, health.dip)) == health.up:
+            known = self._dip_up.get((health.vip, health.dip))
+            if health.up is None or (health.up and known):
                 continue
             try:
                 await self._updater.set_dip_health(health.vip, health.dip, up=health.up)

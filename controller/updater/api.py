@@ -108,8 +108,7 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
     @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
     async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
         """Say whether a DIP is fit for a VIP's traffic; monitoring does so."""
-        updater.vip(vip)
-        await updater.set_dip_health(dip, up=body.up, vip=vip)
+        await updater.set_dip_health([dip], up=body.up, vip=vip)
         return body
 
     @api.put("/devices/{name}", tags=["devices"], responses=found)

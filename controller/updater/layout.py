@@ -41,25 +41,31 @@ def tip_allocator(prefix: IPv4Network, used: Callable[[], Collection[IPv4Address
     return allocate
 
 
-def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator) -> VipRecord:
-    """Spell a VIP out afresh. `fan_out` is how many DIPs one tunneling table holds (the paper: 512)."""
+def lay_out(
+    spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Collection[IPv4Address] = ()
+) -> VipRecord:
+    """Spell a VIP out afresh, with the DIPs in `down` left out.
+
+    `fan_out` is how many DIPs one tunneling table holds (the paper: 512).
+    """
     for port in spec.ports:
         if len(port.dips) > fan_out:
             raise LayoutError(
                 f"VIP {spec.address} port {port.protocol}/{port.port} has {len(port.dips)} DIPs; "
                 f"a port takes at most {fan_out}"
             )
-    ports = MuxVip.of(spec).ports if spec.ports else ()
-    if len(spec.dips) <= fan_out:
-        group = Group.of(spec.dips) if spec.dips else None
-        return VipRecord(spec=spec, layout=MuxVip(address=spec.address, group=group, ports=ports))
     if len(spec.dips) > fan_out * fan_out:
         raise LayoutError(
             f"VIP {spec.address} has {len(spec.dips)} DIPs; TIPs reach at most {fan_out * fan_out}"
         )
+    alive = _without(spec, down)
+    ports = MuxVip.of(alive).ports if alive.ports else ()
+    if len(alive.dips) <= fan_out:
+        group = Group.of(alive.dips) if alive.dips else None
+        return VipRecord(spec=spec, layout=MuxVip(address=spec.address, group=group, ports=ports))
     tips = tuple(
         PlacedTip(tip=MuxTip(address=allocate_tip(), group=Group.of(share)))
-        for share in _shares(spec.dips, -(-len(spec.dips) // fan_out))
+        for share in _shares(alive.dips, -(-len(alive.dips) // fan_out))
     )
     layout = MuxVip(address=spec.address, group=Group.of(_tip_members(tips)), ports=ports)
     return VipRecord(spec=spec, layout=layout, tips=tips)
@@ -79,9 +85,9 @@ def change(
     """
     alive = _without(spec, down)
     if bool(record.tips) != (len(alive.dips) > fan_out):
-        fresh = lay_out(alive, fan_out, allocate_tip)
+        fresh = lay_out(spec, fan_out, allocate_tip, down)
         return fresh.model_copy(
-            update={"spec": spec, "switch": record.switch, "held": record.held, "revision": record.revision}
+            update={"switch": record.switch, "held": record.held, "revision": record.revision}
         )
     tips = _changed_tips(record.tips, alive.dips, fan_out, allocate_tip) if record.tips else ()
     members = _changed_tip_members(record, tips) if tips else alive.dips
@@ -93,6 +99,18 @@ def change(
     default = _regroup(record.layout.group, members) if members else None
     layout = MuxVip(address=spec.address, group=default, ports=tuple(ports))
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
+
+
+def is_current(record: VipRecord, down: Collection[IPv4Address]) -> bool:
+    """Whether a layout has exactly the DIPs of its VIP, with the DIPs in `down` left out."""
+    alive = _without(record.spec, down)
+    groups = [placed.tip.group for placed in record.tips]
+    if not groups and record.layout.group is not None:
+        groups = [record.layout.group]
+    held = {member for group in groups for member in group.members}
+    ports = {(port.protocol, port.port): set(port.group.members) for port in record.layout.ports}
+    wanted = {(port.protocol, port.port): set(port.dips) for port in alive.ports}
+    return held == set(alive.dips) and ports == wanted
 
 
 def _regroup(old: Group | None, dips: tuple[Dip, ...]) -> Group:

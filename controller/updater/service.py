@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address
 
@@ -21,7 +21,7 @@ from controller.inventory import Inventory
 from controller.store import PlacedTip, Store, VipRecord
 from controller.updater.devices import Device
 from controller.updater.executor import Outcome, execute
-from controller.updater.layout import LayoutError, TipAllocator, change, lay_out, tip_allocator
+from controller.updater.layout import LayoutError, TipAllocator, change, is_current, lay_out, tip_allocator
 from controller.updater.pinning import disturbs, pins
 from controller.updater.plan import DeviceState, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
@@ -111,7 +111,7 @@ class Updater:
         async with self._lock:
             if self._store.vip(spec.address):
                 raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
-            laid_out = self._lay_out(spec)
+            laid_out = self._lay_out(spec, self._store.down_dips(spec.address))
             record = _placed(laid_out, await place(laid_out)).model_copy(update={"held": held})
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
@@ -130,28 +130,32 @@ class Updater:
             old = self.vip(spec.address)
             self._lay_out(spec)
             await self._change(old, spec)
-        return self.vip(spec.address)
+            return self.vip(spec.address)
 
     async def drain_dip(self, vip: IPv4Address, dip: IPv4Address) -> VipRecord:
         """Set a DIP's weight to 0 in every group of a VIP: it keeps its flows and gets no new ones."""
-        spec = self.vip(vip).spec
 
         def drained(dips: tuple[Dip, ...]) -> tuple[Dip, ...]:
             return tuple(d.model_copy(update={"weight": 0}) if d.address == dip else d for d in dips)
 
-        if all(known.address != dip for known in spec.all_dips()):
-            raise UnknownError(f"VIP {vip} has no DIP {dip}")
-        fields = {
-            **spec.model_dump(),
-            "dips": drained(spec.dips),
-            "ports": [{**port.model_dump(), "dips": drained(port.dips)} for port in spec.ports],
-        }
-        try:
-            return await self.change_vip(Vip.model_validate(fields))
-        except ValidationError as error:
-            raise ConflictError(
-                f"DIP {dip} is the last one of VIP {vip} that takes flows", "no-dips"
-            ) from error
+        async with self._lock:
+            old = self.vip(vip)
+            spec = old.spec
+            if all(known.address != dip for known in spec.all_dips()):
+                raise UnknownError(f"VIP {vip} has no DIP {dip}")
+            fields = {
+                **spec.model_dump(),
+                "dips": drained(spec.dips),
+                "ports": [{**port.model_dump(), "dips": drained(port.dips)} for port in spec.ports],
+            }
+            try:
+                wanted = Vip.model_validate(fields)
+            except ValidationError as error:
+                raise ConflictError(
+                    f"DIP {dip} is the last one of VIP {vip} that takes flows", "no-dips"
+                ) from error
+            await self._change(old, wanted)
+            return self.vip(vip)
 
     async def remove_vip(self, address: IPv4Address) -> None:
         """Remove a VIP from switches first, then from the SMuxes."""
@@ -191,20 +195,23 @@ class Updater:
 
     # What happens to it
 
-    async def set_dip_health(self, dip: IPv4Address, *, up: bool, vip: IPv4Address | None = None) -> None:
-        """Take a DIP out of a VIP's service (None: of every VIP's), or back into it.
+    async def set_dip_health(
+        self, dips: Iterable[IPv4Address], *, up: bool, vip: IPv4Address | None = None
+    ) -> None:
+        """Take DIPs out of a VIP's service (None: of every VIP's), or back into it.
 
-        Its health is remembered over restarts.
+        Their health is remembered over restarts; should a restart come in between, `settle` does the rest.
         """
         async with self._lock:
-            if not self._store.set_dip_down(dip, not up, vip):
-                return
             records = [self.vip(vip)] if vip else self.vips()
-            serving = [r for r in records if any(known.address == dip for known in r.spec.all_dips())]
-            if serving:
-                self._events.add("dip-up" if up else "dip-down", str(dip), vips=len(serving))
-            for record in serving:
-                await self._change(record, record.spec)
+            changed = self._store.set_dips_down(dips, not up, vip)
+            serving = {r.address: changed & {dip.address for dip in r.spec.all_dips()} for r in records}
+            for dip in sorted(set[IPv4Address]().union(*serving.values())):
+                count = sum(dip in own for own in serving.values())
+                self._events.add("dip-up" if up else "dip-down", str(dip), vips=count)
+            for record in records:
+                if serving[record.address]:
+                    await self._change(record, record.spec)
 
     async def set_reach(self, device: str, reach: DeviceReach, place: Placer) -> None:
         """Note whether a device answers. One that does not gets no requests; one that does again is repaired
@@ -238,11 +245,9 @@ class Updater:
 
     async def _set_server_health(self, device: str, *, up: bool) -> None:
         """A server whose agent is gone decapsulates nothing: its DIPs go down with it, and come back."""
-        serving = {dip.address for record in self.vips() for dip in record.spec.all_dips()}
         for server in self._inventory.servers:
             if server.name == device:
-                for dip in serving.intersection(server.dips):
-                    await self.set_dip_health(dip, up=up)
+                await self.set_dip_health(server.dips, up=up)
 
     def _owner(self, address: IPv4Address) -> IPv4Address:
         return next(record.address for record in self.vips() if address in _addresses(record))
@@ -280,9 +285,15 @@ class Updater:
         self._repair_due.set()
 
     async def settle(self) -> None:
-        """Unpin flows that have ended, and return VIPs to the switch they left for a change of DIPs."""
+        """Unpin flows that have ended, and return VIPs to the switch they left for a change of DIPs.
+
+        A VIP whose layout is behind the health of its DIPs, as after a kill, is brought up to it.
+        """
         async with self._lock:
             for record in self.vips():
+                if not is_current(record, self._store.down_dips(record.address)):
+                    await self._change(record, record.spec)
+                    continue
                 if not record.layout.pinned and record.returning is None:
                     continue
                 try:
@@ -296,8 +307,8 @@ class Updater:
 
     # How
 
-    def _lay_out(self, spec: Vip) -> VipRecord:
-        """Spell a VIP out afresh. Raises `InvalidError` for what no layout can serve."""
+    def _lay_out(self, spec: Vip, down: Collection[IPv4Address] = ()) -> VipRecord:
+        """Spell a VIP out afresh, without DIPs that are down; `InvalidError` for what no layout can serve."""
         if spec.address not in self._inventory.vip_prefix:
             raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
         for dip in spec.all_dips():
@@ -305,7 +316,7 @@ class Updater:
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
         try:
-            return lay_out(spec, self.fan_out, self._tips())
+            return lay_out(spec, self.fan_out, self._tips(), down)
         except LayoutError as error:
             raise InvalidError(str(error)) from error
 

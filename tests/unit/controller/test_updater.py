@@ -228,14 +228,73 @@ def test_a_dead_dip_loses_its_slots_and_gets_them_back(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
         dead = dips(3)[1].address
-        await net.updater.set_dip_health(dead, up=False)
+        await net.updater.set_dip_health([dead], up=False)
         members = net.updater.vip(VIP).layout.groups()[0].members
         assert dead not in {member.address for member in members}
-        await net.updater.set_dip_health(dead, up=True)
+        await net.updater.set_dip_health([dead], up=True)
         members = net.updater.vip(VIP).layout.groups()[0].used()
         assert dead in {member.address for member in members}
 
     run(tmp_path, scenario)
+
+
+def test_a_new_vip_leaves_out_dips_that_are_down_already(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        dead = dips(3)[1].address
+        await net.updater.set_dip_health([dead], up=False)
+        added = await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        assert added.spec.dips == dips(3)
+        assert served_by(added) == {dips(3)[0].address, dips(3)[2].address}
+        await net.updater.set_dip_health([dead], up=True)
+        assert served_by(net.updater.vip(VIP)) == {dip.address for dip in dips(3)}
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_is_added_again_knows_nothing_of_its_former_health(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        spec = Vip(address=VIP, dips=dips(2))
+        await net.updater.add_vip(spec, at("s1"))
+        await net.updater.set_dip_health([dips(2)[0].address], up=False, vip=VIP)
+        await net.updater.remove_vip(VIP)
+        with pytest.raises(UnknownError):
+            await net.updater.set_dip_health([dips(2)[0].address], up=False, vip=VIP)
+        assert served_by(await net.updater.add_vip(spec, at("s1"))) == {dip.address for dip in dips(2)}
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_health_that_a_kill_kept_from_the_layout_reaches_it_later(tmp_path: Path, up: bool) -> None:
+    changing = dips(3)[1].address
+
+    async def before(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        await net.updater.set_dip_health([changing], up=not up)
+
+    async def after(net: Network) -> None:
+        net.store.set_dips_down([changing], not up)
+        await net.updater.settle()
+        assert (changing in served_by(net.updater.vip(VIP))) is up
+        net.log.clear()
+        await net.updater.settle()
+        assert net.log == []
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
+def test_changes_at_the_same_time_are_all_made(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        await asyncio.gather(*(net.updater.drain_dip(VIP, dip.address) for dip in dips(2)))
+        assert [dip.weight for dip in net.updater.vip(VIP).spec.dips] == [0, 0, 1]
+
+    run(tmp_path, scenario)
+
+
+def served_by(record: VipRecord) -> set[IPv4Address]:
+    return {member.address for group in record.layout.groups() for member in group.used()}
 
 
 def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_path: Path) -> None:
