@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
 from typing import Annotated, Protocol
 
@@ -83,8 +83,9 @@ def router(around: Surroundings) -> APIRouter:
     @api.post("/assignments", tags=["engine"], responses=problem_responses(422))
     async def compute_assignment(body: Request) -> Result:
         """Compute an assignment of every VIP from what monitoring measured."""
-        assignment = await run(body, await around.vips())
-        result = _result(assignment)
+        records = await around.vips()
+        by_hand = {str(record.address) for record in records if record.held}
+        result = _result(await run(body, records), by_hand)
         last.clear()
         last.update({placed.address: placed for placed in result.placements})
         return result
@@ -108,7 +109,7 @@ def router(around: Surroundings) -> APIRouter:
     return api
 
 
-def _result(assignment: Assignment) -> Result:
+def _result(assignment: Assignment, by_hand: Collection[str]) -> Result:
     placements: list[Placed] = []
     by_name: Mapping[str, str | None] = assignment.placement()
     for name in by_name:
@@ -121,7 +122,7 @@ def _result(assignment: Assignment) -> Result:
                 utilization=why.utilization,
                 runner_up=why.runner_up,
                 runner_up_utilization=why.runner_up_utilization,
-                reason=why.reason,
+                reason="an operator put it there" if name in by_hand else why.reason,
             )
         )
     return Result(

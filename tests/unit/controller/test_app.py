@@ -125,6 +125,19 @@ def test_the_engine_places_a_new_vip_and_explains_an_assignment(tmp_path: Path) 
     run(tmp_path, scenario)
 
 
+def test_a_vip_placed_by_hand_is_explained_by_that(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)), "agg1")
+        await testbed.client.compute(Request(strategy=StrategyName.GREEDY))
+        placed = await testbed.client.explain(VIP)
+        assert (placed.switch, placed.reason) == ("agg1", "an operator put it there")
+        await testbed.client.release(VIP)
+        await testbed.client.compute(Request(strategy=StrategyName.GREEDY))
+        assert "operator" not in (await testbed.client.explain(VIP)).reason
+
+    run(tmp_path, scenario)
+
+
 def test_a_vip_of_more_dips_than_a_table_holds_is_placed_with_its_tips(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         record = await testbed.client.add_vip(Vip(address=VIP, dips=dips(1000)))
