@@ -1,7 +1,8 @@
 """Chaos (beyond the paper): random processes are killed while an operator changes what is wanted.
 
-Then it is quiet, and the testbed must come to hold exactly what was acknowledged: every device is read
-back, switches also over P4Runtime, and every VIP must answer every client.
+All the while clients come and go, so that changes meet live connections that they must pin. Then it is
+quiet, and the testbed must come to hold exactly what was acknowledged: every device is read back, switches
+also over P4Runtime, and every VIP must answer every client.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -30,7 +32,8 @@ from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments import convergence
-from mininet_topos.experiments.churn import Change, Fate, Operator
+from mininet_topos.experiments.churn import Fate, Operator
+from mininet_topos.experiments.connections import HTTP_PORT
 from mininet_topos.experiments.setting import Say, write
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed import agents as agents_module
@@ -44,6 +47,10 @@ SECONDS = 120.0
 
 _KILL_EVERY_S = (0.2, 2.0)
 _CHANGE_EVERY_S = (0.1, 1.0)
+_INTO_CHANGE_S = (0.0, 0.2)
+_CONNECT_EVERY_S = (0.0, 0.2)
+_CONNECTED_S = (0.5, 10.0)
+_CONNECT_TIMEOUT_S = 1.0
 _CHANGE_S = 60.0
 _CONVERGED_S = 90.0
 _POLL_S = 0.2
@@ -76,19 +83,28 @@ class Event:
 
 @dataclass
 class _Chaos:
-    """Kills and changes until told to end."""
+    """Kills, changes and connections until told to end."""
 
     folder: Folder
     operator: Operator
+    clients: list[str]
     rng: random.Random
+    connections: int = 0
+    changing: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
 
     async def run(self, seconds: float) -> None:
         end = self.started + seconds
         async with asyncio.TaskGroup() as group:
+
+            async def connect() -> None:
+                seconds = self.rng.uniform(*_CONNECTED_S)
+                group.create_task(self._connect(min(seconds, end - time.monotonic())))
+
             group.create_task(self._repeat(self._kill, _KILL_EVERY_S, end))
             group.create_task(self._repeat(self._change, _CHANGE_EVERY_S, end))
+            group.create_task(self._repeat(connect, _CONNECT_EVERY_S, end))
 
     async def _repeat(self, act: Callable[[], Any], every_s: tuple[float, float], end: float) -> None:
         while time.monotonic() < end:
@@ -100,14 +116,35 @@ class _Chaos:
         found = await asyncio.to_thread(_victims, self.folder)
         kind = self.rng.choice([kind for kind in Victim if found.get(kind)])
         node, pid = self.rng.choice(found[kind])
+        if kind is Victim.CONTROLLER:
+            # Only in the middle of a change has it something to lose.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.changing.wait(), max(_CHANGE_EVERY_S))
+            await asyncio.sleep(self.rng.uniform(*_INTO_CHANGE_S))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._note("kill", kind, node, "killed", time.monotonic())
 
     async def _change(self) -> None:
         began = time.monotonic()
-        change: Change = await self.operator.change()
+        self.changing.set()
+        change = await self.operator.change()
+        self.changing.clear()
         self._note("change", change.what, str(change.vip), change.fate, began, change.detail)
+
+    async def _connect(self, seconds: float) -> None:
+        """Hold a connection from some client to some VIP; whether it survives is not the question here."""
+        if not self.operator.wanted:
+            return
+        vip = self.rng.choice(sorted(self.operator.wanted))
+        with namespaces.entered(self.folder.namespace(self.rng.choice(self.clients))):
+            client = socket.socket()
+        with client, suppress(OSError, TimeoutError):
+            client.setblocking(False)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(client, (str(vip), HTTP_PORT))
+            self.connections += 1
+            await asyncio.sleep(seconds)
 
     def _note(self, kind: str, what: str, subject: str, fate: str, began: float, detail: str = "") -> None:
         took_ms = round(1000 * (time.monotonic() - began), 3)
@@ -149,13 +186,15 @@ def run(
     say("bringing up the testbed, with a controller and no VIPs")
     with running(folder, Plan(size=size), []) as graph:
         say(f"killing and changing for {seconds:g} s (seed {seed})")
-        events, operator, verdict = asyncio.run(_play(folder, graph, seconds, seed, say))
+        chaos, verdict = asyncio.run(_play(folder, graph, seconds, seed, say))
+    events, operator = chaos.events, chaos.operator
     fates = Counter(event.fate for event in events if event.kind == "change")
     summary = {
         "seconds": seconds,
         "seed": seed,
         "kills": {kind: _count(events, "kill", kind) for kind in Victim},
         "changes": {fate: fates[fate] for fate in Fate},
+        "connections": chaos.connections,
         "vips": len(operator.wanted),
         "lost": operator.lost,
         "converged_s": verdict.converged_s,
@@ -170,12 +209,13 @@ def run(
 
 async def _play(
     folder: Folder, graph: nx.Graph, seconds: float, seed: int, say: Say
-) -> tuple[list[Event], Operator, _Verdict]:
+) -> tuple[_Chaos, _Verdict]:
     switches = [node.name for node in fattree.nodes(graph, *SWITCHES)]
     servers = [node for node in fattree.nodes(graph, Kind.SERVER) if node.is_dip]
     async with agents_module.controller(folder, _CHANGE_S) as controller:
         operator = Operator(controller, random.Random(f"changes {seed}"), switches, servers)
-        chaos = _Chaos(folder, operator, random.Random(f"kills {seed}"))
+        clients = [node.name for node in fattree.nodes(graph, Kind.CLIENT)]
+        chaos = _Chaos(folder, operator, clients, random.Random(f"kills {seed}"))
         await chaos.run(seconds)
         kills = sum(event.kind == "kill" for event in chaos.events)
         say(f"{kills} kills, {len(chaos.events) - kills} changes; quiet now")
@@ -185,7 +225,7 @@ async def _play(
         say(f"wrong: {line}")
     differ, lost = len(verdict.differences), len(operator.lost)
     say(f"{differ} differences after {verdict.converged_s:.1f} s, {lost} changes lost")
-    return chaos.events, operator, verdict
+    return chaos, verdict
 
 
 async def _await_convergence(folder: Folder, graph: nx.Graph, controller: ControllerClient) -> _Verdict:
