@@ -38,6 +38,7 @@ EXAMPLE = Path(__file__).with_name("vips.yaml")
 ON_SMUXES = "smux"
 _SHORTEST_PREFIX = 16
 _DEEPEST = 8  # An alias may name what it is part of.
+_YAML_TAG = "tag:yaml.org,2002:"
 _Path = tuple[str | int, ...]
 
 
@@ -73,6 +74,8 @@ def parse(text: str, graph: nx.Graph, source: str = "VIP file") -> list[StatedVi
         line = mark.line + 1 if mark else 1
         raise VipFileError(f"{source}, line {line}: {getattr(error, 'problem', error)}") from None
     content = document.value(root, ()) if root is not None else None
+    if document.errors and content is None:
+        raise VipFileError("\n".join(document.errors))
     if not isinstance(content, dict) or not isinstance(content.get("vips"), list) or len(content) != 1:
         raise VipFileError(f"{source}, line 1: expected one key, `vips`, with a list of VIPs")
     stated = [document.vip(entry, ("vips", index)) for index, entry in enumerate(content["vips"])]
@@ -114,7 +117,12 @@ class _Document:
             if path and path[-1] == "dips":
                 return self._dips(node, path)
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return yaml.SafeLoader("").construct_object(node)
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            # A tag that YAML does not know, or a value that is none of its tag, such as a 13th month.
+            self.error(path, f"{node.value!r} is no {node.tag.removeprefix(_YAML_TAG)}")
+            return None
 
     def _dips(self, node: yaml.SequenceNode, path: _Path) -> list[Any]:
         """Spell out the short forms of DIPs; each keeps the line of what it came from."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import networkx as nx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duet_p4.model import Vip
@@ -125,7 +126,21 @@ def test_a_file_that_is_not_there_is_named(paper: nx.Graph, tmp_path: vipfile.Pa
         vipfile.read(tmp_path / "gone.yaml", paper)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("!0", "line 1: '' is no !0"),
+        ("vips:\n  - address: 2001-13-01", "line 2: '2001-13-01' is no timestamp"),
+        ("vips:\n  - address: 10.0.0.1\n    name: !!int x", "line 3: 'x' is no int"),
+    ],
+)
+def test_a_value_that_is_none_of_its_kind_is_named_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(VipFileError, match=re.escape(said)):
+        vipfile.parse(text, _SMALL)
+
+
 @given(st.text(max_size=200))
+@example("!0")
 def test_no_text_makes_it_crash(text: str) -> None:
     try:
         vipfile.parse(text, _SMALL)
