@@ -17,10 +17,14 @@ PARALLEL_DEVICES = 32
 
 @dataclass
 class Outcome:
-    """What came of a plan: steps done, steps refused and why, and how long each wave took (ms)."""
+    """What came of a plan: steps done, steps refused and why, and how long each wave took (ms).
+
+    `barred` are the steps that were not tried because of one that failed.
+    """
 
     done: list[Step] = field(default_factory=list)
     failed: list[tuple[Step, RestError]] = field(default_factory=list)
+    barred: list[Step] = field(default_factory=list)
     wave_ms: dict[Wave, float] = field(default_factory=dict)
     writes: int = 0
 
@@ -46,7 +50,9 @@ async def execute(plan: Plan, wanted: Mapping[str, DeviceState], devices: Mappin
         started = time.monotonic()
         by_device: dict[str, list[Step]] = defaultdict(list)
         for step in steps:
-            if wave is not Wave.ANNOUNCE or not _is_barred(step, outcome):
+            if wave is Wave.ANNOUNCE and _is_barred(step, outcome):
+                outcome.barred.append(step)
+            else:
                 by_device[step.device].append(step)
 
         async def run(name: str, steps: list[Step]) -> None:

@@ -395,6 +395,8 @@ class Updater:
                 self._events.add("left-to-smuxes", str(step.address), device=step.device)
             else:
                 self._note_dirty(step.device)
+        for step in outcome.barred:
+            self._note_dirty(step.device)
 
     def _with_placements(
         self, placements: Mapping[IPv4Address, str | None], by_hand: bool

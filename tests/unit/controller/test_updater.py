@@ -329,6 +329,20 @@ def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None
     run(tmp_path, scenario)
 
 
+def test_a_vip_whose_old_switch_did_not_withdraw_it_reaches_the_new_one_later(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        net.muxes["s1"].away = True
+        await net.updater.place([Placement(address=VIP, switch="s2")])
+        assert net.on("s2") == set(), "two switches announce it"
+        net.muxes["s1"].away = False
+        async with asyncio.timeout(10):
+            await net.updater.repair()
+        assert net.on("s1") == set() and net.on("s2") == {str(VIP)}
+
+    run(tmp_path, scenario)
+
+
 def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None:
     async def before(net: Network) -> None:
         await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
