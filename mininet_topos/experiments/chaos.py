@@ -171,11 +171,15 @@ def _victims(folder: Folder) -> dict[Victim, list[tuple[str, int]]]:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """How long it took until nothing differed any more, to find and to verify; `differences` if ever."""
+    """How long it took until nothing differed any more, and until that was verified.
+
+    `differences` are those that did not go away, `awaited` the last ones that did.
+    """
 
     converged_s: float
     verified_s: float
     differences: tuple[str, ...]
+    awaited: tuple[str, ...]
 
 
 def run(
@@ -200,6 +204,7 @@ def run(
         "converged_s": verdict.converged_s,
         "verified_s": verdict.verified_s,
         "differences": verdict.differences,
+        "awaited": verdict.awaited,
         "target": "xdp",
     }
     write(out, "chaos", summary, [vars(event) for event in events])
@@ -230,11 +235,13 @@ async def _play(
 
 async def _await_convergence(folder: Folder, graph: nx.Graph, controller: ControllerClient) -> _Verdict:
     began = time.monotonic()
+    awaited: list[str] = []
     while True:
         converged_s, found = await _differences(folder, graph, controller, began)
         verified_s = time.monotonic() - began
         if not found or verified_s > _CONVERGED_S:
-            return _Verdict(round(converged_s, 3), round(verified_s, 3), tuple(found))
+            return _Verdict(round(converged_s, 3), round(verified_s, 3), tuple(found), tuple(awaited))
+        awaited = found
         await asyncio.sleep(_POLL_S)
 
 
