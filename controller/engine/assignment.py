@@ -104,11 +104,11 @@ class Assignment:
     def _why_not(self, cost: float) -> str:
         if np.isnan(cost):
             if self.routes >= self.topology.routes:
-                return f"on the SMuxes: all {self.topology.routes} /32 routes are taken"
-            return f"on the SMuxes: {self.strategy} tried no switch"
+                return f"all {self.topology.routes} /32 routes are taken"
+            return f"{self.strategy} tried no switch"
         if cost > FULL:
-            return f"on the SMuxes: even the best switch would reach {cost:.1%}"
-        return f"on the SMuxes: {self.strategy} left it there"
+            return f"even the best switch would reach {cost:.1%}"
+        return f"{self.strategy} left it there"
 
 
 def assign(
