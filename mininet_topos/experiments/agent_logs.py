@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address
@@ -57,14 +57,15 @@ class AgentLogs:
             if event := _event(line):
                 self._seen[switch].append(event)
 
-    async def mirrored(self, vip: IPv4Address, since: float, switches: Iterable[str]) -> dict[str, float]:
-        """Wait until each of `switches` has written anew what a VIP's route leads to; return when it had.
+    async def forwarding(self, vip: IPv4Address, since: float, carrier: str) -> float:
+        """Wait until every switch but the carrier has the VIP's route; return when the last one had it.
 
+        `since` is when it was announced, `carrier` the HMux itself, which needs no route to the VIP.
         Raises TimeoutError naming those that have not.
         """
         first: dict[str, float] = {}
         deadline = time.monotonic() + TIMEOUT_S
-        waiting = list(switches)
+        waiting = [name for name in self.switches if name != carrier]
         while True:
             for name in waiting:
                 for event in self.since(name, since):
@@ -72,18 +73,10 @@ class AgentLogs:
                         first.setdefault(name, event.at)
             waiting = [name for name in waiting if name not in first]
             if not waiting:
-                return first
+                return max(first.values())
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{', '.join(waiting)} do not learn of {vip} in {TIMEOUT_S:g} s")
             await asyncio.sleep(_POLL_S)
-
-    async def forwarding(self, vip: IPv4Address, since: float, carrier: str) -> float:
-        """Return when the last switch but the carrier had the VIP's route.
-
-        `since` is when it was announced, `carrier` the HMux itself, which needs no route to the VIP.
-        """
-        others = (name for name in self.switches if name != carrier)
-        return max((await self.mirrored(vip, since, others)).values())
 
     def close(self) -> None:
         """Close the files."""
