@@ -1,7 +1,7 @@
 """The one logging set-up: every process of a node logs lines of the same shape to stderr.
 
-A line reads `2026-11-22T21:43:07.123 INFO    tor-1-1 switch_agent.agent: announces 10.0.0.1`:
-local time in milliseconds, level, node, module and message.
+A line reads `2026-11-22T21:43:07.123456 INFO    tor-1-1 switch_agent.agent: announces 10.0.0.1`:
+local time in microseconds, level, node, module and message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from typing import TextIO
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_QUIET = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "pyroute2", "finsy", "asyncio")
+_QUIET = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "pyroute2", "finsy", "asyncio", "grpc")
 
 
 class _Formatter(logging.Formatter):
@@ -23,9 +23,9 @@ class _Formatter(logging.Formatter):
         self._node = node
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return local time with milliseconds."""
+        """Return local time with microseconds."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
-        return f"{seconds}.{int(record.msecs):03d}"
+        return f"{seconds}.{int(record.created % 1 * 1e6):06d}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """Return the line without its traceback."""

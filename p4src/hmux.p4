@@ -31,7 +31,13 @@
 //   routing                    v
 //                       ┌─────────────┐ own address
 //                       │ route_table ├─────────────> CPU (BGP, BFD, ICMP, anything)
-//                       └──────┬──────┘
+//                       └──┬──────┬───┘
+//                          │      │ to a VIP or TIP, up the tree
+//                          │      v
+//                          │  ┌────────────────┐
+//                          │  │ backstop_table │  came from above: down to the SMuxes
+//                          │  └───┬────────────┘
+//                          └───┬──┘
 //                              v group
 //               ┌─────────────────────┐      ┌────────────────────┐      ┌───────────────┐
 //               │ nexthop_group_table ├─────>│ nexthop_slot_table ├─────>│ nexthop_table │  rewrite

@@ -67,12 +67,16 @@ class HmuxTest(BaseTest):
 
     def route(self, prefix: str, *ports: int) -> None:
         """Route a prefix over the neighbours of these ports, in equal shares."""
+        self.switch.write([+entries.route(IPv4Network(prefix), self.group(*ports))])
+
+    def group(self, *ports: int) -> int:
+        """Make a next-hop group of the neighbours of these ports, in equal shares; return its number."""
         group, first = self._groups, self._nexthop_slots
         self._groups += 1
         self._nexthop_slots += len(ports)
         self.switch.write(+entries.nexthop_slot(first + i, port) for i, port in enumerate(ports))
         self.switch.write([+entries.nexthop_group(group, first, len(ports))])
-        self.switch.write([+entries.route(IPv4Network(prefix), group)])
+        return group
 
     def tunnel(self, encap: IPv4Address) -> int:
         """Return the index of the tunnel to an address, made where it is not there yet."""

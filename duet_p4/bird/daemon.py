@@ -161,6 +161,10 @@ class Bird:
         finally:
             writer.close()
 
+    async def set_session(self, neighbor: Neighbor, *, enabled: bool) -> None:
+        """End a neighbour's session and forget its routes at once, or have it come up. Raises `BirdError`."""
+        await self.query(f"{'enable' if enabled else 'disable'} {neighbor.protocol}")
+
     async def sessions(self) -> list[Session]:
         """Return the BGP sessions, in the order of the configuration."""
         rows = {}

@@ -19,6 +19,7 @@ from duet_p4.hmux import entries
 from duet_p4.hmux.plan import Op, Update
 from duet_p4.hmux.rows import (
     AclRow,
+    BackstopRow,
     HostRow,
     NextHopGroupRow,
     NextHopRow,
@@ -89,6 +90,16 @@ _KINDS: dict[str, _Kind] = {
         lambda r: ((int(r.prefix.network_address),), (r.group,)),
         lambda m, a: RouteRow(IPv4Network((m[0], m[1])), a[0]),
     ),
+    "route_up": _Kind(
+        entries.route_up_to_mux(_NET, 1),
+        lambda r: ((int(r.prefix.network_address),), (r.group,)),
+        lambda m, a: RouteRow(IPv4Network((m[0], m[1])), a[0], up=True),
+    ),
+    "backstop": _Kind(
+        entries.backstop(1, 1),
+        lambda r: ((r.port,), (r.group,)),
+        lambda m, a: BackstopRow(m[0], a[0]),
+    ),
     "punt": _Kind(
         entries.route_to_cpu(_NET),
         lambda r: ((int(r.prefix.network_address),), ()),
@@ -115,7 +126,7 @@ _KINDS: dict[str, _Kind] = {
         lambda m, a: NextHopRow(m[0], a[0], a[1], a[2], a[3]),
     ),
 }
-_ROUTES = (_KINDS["route"], _KINDS["punt"], _KINDS["drop"])
+_ROUTES = (_KINDS["route"], _KINDS["route_up"], _KINDS["punt"], _KINDS["drop"])
 
 
 class Codec:
@@ -175,8 +186,10 @@ class Codec:
 def _name(row: Row) -> str:
     if isinstance(row, HostRow):
         return "tip" if row.tip else "vip"
-    if isinstance(row, RouteRow) and row.group < 0:
-        return "punt" if row.group == RouteRow.PUNT else "drop"
+    if isinstance(row, RouteRow):
+        if row.group < 0:
+            return "punt" if row.group == RouteRow.PUNT else "drop"
+        return "route_up" if row.up else "route"
     return row.table
 
 

@@ -17,6 +17,7 @@ from typing import Final
 
 from finsy import (
     MACAddress,
+    P4CounterData,
     P4CounterEntry,
     P4PacketIn,
     P4PacketOut,
@@ -180,6 +181,23 @@ def route(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
     return _route(prefix, P4TableAction("to_nexthop_group", nexthop_group=nexthop_group))
 
 
+def route_up_to_mux(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
+    """Route table: packets to `prefix`, of VIPs or TIPs, take this next-hop group, which leads up the tree.
+
+    Those that came from above take the `backstop` instead.
+    """
+    return _route(prefix, P4TableAction("up_to_mux", nexthop_group=nexthop_group))
+
+
+def backstop(ingress_port: int, nexthop_group: int) -> P4TableEntry:
+    """Backstop table: packets to muxes that came down by a port take this group, down to the SMuxes."""
+    return P4TableEntry(
+        "backstop_table",
+        match=P4TableMatch(ingress_port=ingress_port),
+        action=P4TableAction("to_backstop", nexthop_group=nexthop_group),
+    )
+
+
 def route_to_cpu(prefix: IPv4Network) -> P4TableEntry:
     """Route table: packets to `prefix`, an address of the switch itself, go to the CPU as they came."""
     return _route(prefix, P4TableAction("to_cpu"))
@@ -223,6 +241,11 @@ def nexthop(
         match=P4TableMatch(nexthop=index),
         action=P4TableAction("forward", port=port, src_addr=source, dst_addr=destination, mtu=mtu),
     )
+
+
+def vip_counter(address: IPv4Address) -> P4TableEntry:
+    """Return what to read for the direct counter of a VIP or TIP."""
+    return P4TableEntry("host_table", match=P4TableMatch(dst_addr=address), counter_data=P4CounterData())
 
 
 def drop_counters() -> list[P4CounterEntry]:

@@ -21,6 +21,7 @@ CPU_PORT = 510
 
 TABLES = (
     "acl_table",
+    "backstop_table",
     "ecmp_table",
     "host_table",
     "nexthop_group_table",

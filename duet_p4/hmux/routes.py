@@ -7,6 +7,9 @@ Every prefix with the same gateways shares one next-hop group. When a gateway di
 in each group go to the gateways that are left: one write per slot, however many prefixes there are,
 and flows of the other gateways stay where they are. A prefix none of whose gateways is alive leaves
 the table, so that a shorter prefix takes over: the SMuxes' covering prefix, for a VIP.
+
+Where the covering prefix leads down the tree, the backstop table says so for what comes from above: a
+route to a VIP that leads up is then on its way out, or not yet everywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +22,15 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
 from duet_p4.hmux.plan import Op, Plan, Pool, TableFullError, Update
-from duet_p4.hmux.rows import Key, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow, UnderlayRow
+from duet_p4.hmux.rows import (
+    BackstopRow,
+    Key,
+    NextHopGroupRow,
+    NextHopRow,
+    NextHopSlotRow,
+    RouteRow,
+    UnderlayRow,
+)
 
 _SHARES = 4
 """Slots per gateway, where there are several: what a dead one's flows are spread by."""
@@ -53,10 +64,30 @@ Target: TypeAlias = frozenset[Gateway] | Local
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the switch is in the tree: the ports that lead up.
+
+    `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them.
+    """
+
+    uplinks: frozenset[int] = frozenset()
+    muxes: tuple[IPv4Network, ...] = ()
+
+    def leads_up(self, gateways: frozenset[Gateway]) -> bool:
+        """Whether any of these gateways is above."""
+        return any(gateway.port in self.uplinks for gateway in gateways)
+
+    def is_mux(self, prefix: IPv4Network) -> bool:
+        """Whether a prefix is of VIPs or TIPs."""
+        return any(prefix.subnet_of(muxes) for muxes in self.muxes)
+
+
+@dataclass(frozen=True)
 class RouteSizes:
     """How many entries each table of the underlay has."""
 
     route: int
+    backstop: int
     nexthop_group: int
     nexthop_slot: int
     nexthop: int
@@ -90,12 +121,13 @@ class RouteTables:
     switch has taken, and `settle` that it has taken a whole plan.
     """
 
-    def __init__(self, sizes: RouteSizes, rows: Iterable[UnderlayRow] = ()) -> None:
+    def __init__(self, sizes: RouteSizes, rows: Iterable[UnderlayRow] = (), place: Place = Place()) -> None:
         """Start from the `rows` that a switch holds, wanting nothing yet.
 
         State every prefix and adjacency before the first `plan`: it keeps of `rows` what serves.
         """
         self._sizes = sizes
+        self._place = place
         self._rows: dict[Key, UnderlayRow] = {}
         self._used: Counter[str] = Counter()
         self._references: Counter[int] = Counter()
@@ -140,7 +172,13 @@ class RouteTables:
     def plan(self) -> Plan[UnderlayRow]:
         """Return how to get from what the switch holds to what it should."""
         self._draft = _Draft(
-            self._sizes, self._rows, self._used, self._references, self._adjacencies, self._group_of
+            self._sizes,
+            self._place,
+            self._rows,
+            self._used,
+            self._references,
+            self._adjacencies,
+            self._group_of,
         )
         groups, prefixes = set(self._dirty_groups), set(self._dirty_prefixes)
         if self._suspect:
@@ -149,6 +187,7 @@ class RouteTables:
         self._draft.place_groups({group: self._users[group] for group in groups})
         prefixes.update(*(self._users[group] for group in self._draft.rerouted))
         self._draft.place_routes({prefix: self._targets.get(prefix) for prefix in prefixes})
+        self._draft.place_backstop([self._targets.get(prefix) for prefix in self._place.muxes])
         if self._suspect:
             self._draft.sweep()
         self._draft.free_nexthops()
@@ -199,12 +238,14 @@ class _Draft:
     def __init__(
         self,
         sizes: RouteSizes,
+        place: Place,
         rows: Mapping[Key, UnderlayRow],
         used: Mapping[str, int],
         references: Mapping[int, int],
         adjacencies: Mapping[Gateway, Adjacency],
         group_of: Mapping[frozenset[Gateway], int],
     ) -> None:
+        self._place = place
         self._rows = rows
         self._references = references
         self._adjacencies = adjacencies
@@ -260,7 +301,8 @@ class _Draft:
             if isinstance(target, Local):
                 row = RouteRow(prefix, target.value)
             elif target is not None and target in self.group_of:
-                row = RouteRow(prefix, self.group_of[target])
+                up = self._place.is_mux(prefix) and self._place.leads_up(target)
+                row = RouteRow(prefix, self.group_of[target], up)
             if row is None:
                 if held is not None:
                     self._unrouted.append(Update(Op.DELETE, held, held))
@@ -272,6 +314,19 @@ class _Draft:
                 self._routed.append(Update(Op.INSERT, row))
             else:
                 self.unplaced.add(prefix)
+
+    def place_backstop(self, targets: Iterable[Target | None]) -> None:
+        """Have what comes from above take the first group of `targets`, if that leads down."""
+        groups = [t for t in targets if isinstance(t, frozenset) and t in self.group_of]
+        down = groups and not self._place.leads_up(groups[0])
+        for port in sorted(self._place.uplinks):
+            held = self._rows.get((BackstopRow.table, port))
+            if down:
+                row = BackstopRow(port, self.group_of[groups[0]])
+                if held != row:
+                    self._routed.append(Update(Op.MODIFY if held else Op.INSERT, row, held))
+            elif held is not None:
+                self._unrouted.append(Update(Op.DELETE, held, held))
 
     def sweep(self) -> None:
         """Free the groups and slots that an earlier agent, or a plan that failed, has left."""

@@ -109,18 +109,36 @@ class PinnedRow:
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """Route table: a prefix leads to a next-hop group, to the CPU (`PUNT`) or nowhere (`DROP`)."""
+    """Route table: a prefix leads to a next-hop group, to the CPU (`PUNT`) or nowhere (`DROP`).
+
+    `up` says of VIPs and TIPs that the group leads up the tree; then the backstop table is looked at.
+    """
 
     table: ClassVar[str] = "route"
     PUNT: ClassVar[int] = -1
     DROP: ClassVar[int] = -2
     prefix: IPv4Network
     group: int
+    up: bool = False
 
     @property
     def key(self) -> Key:
         """Table and match."""
         return (self.table, self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class BackstopRow:
+    """Backstop table: the group, down to SMuxes, for what came down by a port and shall not go up again."""
+
+    table: ClassVar[str] = "backstop"
+    port: int
+    group: int
+
+    @property
+    def key(self) -> Key:
+        """Table and match."""
+        return (self.table, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +191,5 @@ VIP_ROWS = (HostRow, AclRow, SlotRow, TunnelRow, PinnedRow)
 """The rows of the load balancer; the others are the underlay's."""
 
 VipRow: TypeAlias = HostRow | AclRow | SlotRow | TunnelRow | PinnedRow
-UnderlayRow: TypeAlias = RouteRow | NextHopGroupRow | NextHopSlotRow | NextHopRow
+UnderlayRow: TypeAlias = RouteRow | BackstopRow | NextHopGroupRow | NextHopSlotRow | NextHopRow
 Row: TypeAlias = VipRow | UnderlayRow

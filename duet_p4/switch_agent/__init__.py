@@ -3,7 +3,9 @@
 - `agent`: the process, from its configuration to REST
 - `service`: VIPs and TIPs, all or nothing, with announcements in the right order
 - `p4client`: the P4Runtime session with the switch
-- `hostif`: a TAP for every front-panel port
+- `hostif`: a host interface for every front-panel port
+- `netlink`: the kernel's messages on routes, neighbours and links, decoded
+- `kernel`: what they say of the front-panel ports
 - `fib`: the mirror of the kernel's routes and neighbours in the switch's underlay tables
 - `announcer`: the kernel table that BIRD announces from
 """

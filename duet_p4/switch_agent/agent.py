@@ -19,6 +19,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -29,7 +30,7 @@ from duet_p4 import log, netdev
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.hmux import entries, pipeline
-from duet_p4.hmux.routes import RouteSizes, RouteTables
+from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.journal import JournalError
@@ -71,12 +72,22 @@ class SwitchAgent:
             config.state_dir,
             self._announcer,
             self,
-            config.withdraw_grace_ms / 1000,
+            config.drain_quiet_ms / 1000,
+            config.drain_patience_ms / 1000,
         )
         self._fib: FibMirror | None = None
         self._suspected = asyncio.Event()
         self._controlled = False
-        self._following = asyncio.Lock()
+        self._following = {port.number: asyncio.Lock() for port in config.ports}
+        by_interface = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
+        self._neighbors = {
+            port.number: by_interface[port.interface]
+            for port in config.ports
+            if port.interface in by_interface
+        }
+        self._place = Place(
+            uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
 
@@ -171,7 +182,9 @@ class SwitchAgent:
                 )
                 rows = await switch.read_rows()
                 underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
-                self._fib = FibMirror(self._kernel, RouteTables(_route_sizes(), underlay), switch)
+                self._fib = FibMirror(
+                    self._kernel, RouteTables(_route_sizes(), underlay, self._place), switch
+                )
                 mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
                 await _until(self._fib.settled, lost, mirroring)
                 vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
@@ -182,7 +195,6 @@ class SwitchAgent:
                 raise SwitchError("some writes are in doubt: reading the tables back")
             finally:
                 self._suspected.clear()
-                self._hostifs.stop()
                 if mirroring is not None:
                     mirroring.cancel()
                     await asyncio.gather(mirroring, return_exceptions=True)
@@ -211,18 +223,29 @@ class SwitchAgent:
                 await netlink.link("set", index=index, state="up")
 
     def _on_carrier(self, number: int, up: bool) -> None:
-        """Copy a port's carrier to its host interface, as long as the switch behind the port is alive."""
+        """Follow a port's carrier, as long as the switch behind the port is alive."""
         if self._controlled:
-            self._hostifs.set_carrier(number, up)
             self._later(self._follow_carrier(number))
 
     async def _follow_carrier(self, number: int) -> None:
-        """Have the kernel resolve the neighbour behind a port, or forget it."""
-        async with self._following:
-            if self._controlled and self._kernel.carrier[number]:
+        """Tell BIRD, the neighbour table and then the host interface of a port's carrier.
+
+        BIRD would see the host interface's carrier by itself. But to take an interface down holds up all
+        changes of routes on the machine for many milliseconds, so that comes last, when they are made.
+        """
+        async with self._following[number]:
+            up = self._controlled and self._kernel.carrier[number]
+            neighbor = self._neighbors.get(number)
+            if neighbor is not None:
+                with suppress(BirdError):
+                    await self._bird.set_session(neighbor, enabled=up)
+            if up:
                 await self._kernel.resolve(number)
             else:
                 await self._kernel.forget(number)
+                if self._fib is not None:
+                    await self._fib.settled.wait()
+            await asyncio.to_thread(self._hostifs.set_carrier, number, up)
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -291,6 +314,7 @@ def _route_sizes() -> RouteSizes:
     sizes = pipeline.sizes()
     return RouteSizes(
         route=sizes["route_table"],
+        backstop=sizes["backstop_table"],
         nexthop_group=sizes["nexthop_group_table"],
         nexthop_slot=sizes["nexthop_slot_table"],
         nexthop=sizes["nexthop_table"],

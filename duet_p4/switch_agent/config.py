@@ -32,7 +32,8 @@ class PortConfig(Model):
 
     The P4 switch calls it `number`; `interface` is the device that it drives, `mac` that device's
     address. `address` and `peer` are the two ends of the link's /31. `mtu` is in bytes of IP packet.
-    `prefixes` hang behind a peer that does not speak BGP: a host's own block of addresses.
+    `prefixes` hang behind a peer that does not speak BGP: a host's own block of addresses. `up` says
+    that the port leads up the tree, from a ToR to an Agg or from an Agg to a Core.
     """
 
     number: int = Field(ge=1, lt=CPU_PORT)
@@ -42,6 +43,7 @@ class PortConfig(Model):
     peer: IPv4Address
     mtu: int = Field(ge=576, le=65535)
     prefixes: tuple[IPv4Network, ...] = ()
+    up: bool = False
 
     @property
     def hostif(self) -> str:
@@ -70,9 +72,10 @@ class SwitchConfig(Model):
 
     `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors.
     `bird` names its neighbours' `interface` as in `ports`; the agent has BIRD run on the host interfaces.
-    `originated` are further prefixes that the switch announces for itself and whose unassigned addresses
-    it drops: a ToR's servers. `seed` makes its choice among equal next hops its own. A VIP that is
-    withdrawn stays in the tables for `withdraw_grace_ms`, for packets still on their way.
+    `originated` are further prefixes that the switch announces for itself and whose unassigned addresses it
+    drops: a ToR's servers. `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them. `seed`
+    makes its choice among equal next hops its own. A VIP that is withdrawn stays in the tables until no
+    packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`.
     """
 
     name: str
@@ -80,6 +83,7 @@ class SwitchConfig(Model):
     ports: tuple[PortConfig, ...] = Field(min_length=1)
     bird: BirdConfig
     originated: tuple[IPv4Network, ...] = ()
+    muxes: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
     p4: P4Config = P4Config()
     state_dir: Path
@@ -88,7 +92,8 @@ class SwitchConfig(Model):
     token_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    withdraw_grace_ms: int = Field(default=50, ge=0, le=10_000)
+    drain_quiet_ms: int = Field(default=15, ge=0, le=1000)
+    drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
     log_level: str = "INFO"
 
     @model_validator(mode="after")

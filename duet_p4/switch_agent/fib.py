@@ -14,6 +14,7 @@ from duet_p4.switch_agent.p4client import Switch, WriteError
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
+_LISTED = 50
 
 
 class FibMirror:
@@ -74,6 +75,5 @@ class FibMirror:
 
 
 def _some(prefixes: Collection[IPv4Network]) -> str:
-    if len(prefixes) == 1:
-        return str(next(iter(prefixes)))
-    return f"{len(prefixes)} prefixes"
+    listed = ", ".join(map(str, sorted(prefixes)[:_LISTED]))
+    return f"{listed} and {more} more" if (more := len(prefixes) - _LISTED) > 0 else listed or "no prefix"

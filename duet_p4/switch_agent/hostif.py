@@ -71,13 +71,11 @@ class HostInterfaces:
         self.indices = {netdev.index(port.hostif): port.number for port in ports}
 
     def set_carrier(self, port: int, up: bool) -> None:
-        """Give a port's host interface carrier, or take it: the stack sees a cable plugged or pulled."""
-        netdev.set_up(self._asic_ends[port], up=up)
+        """Give a port's host interface carrier, or take it: the stack sees a cable plugged or pulled.
 
-    def stop(self) -> None:
-        """Have the stack see no carrier on any port."""
-        for port in self._asic_ends:
-            self.set_carrier(port, False)
+        Takes milliseconds.
+        """
+        netdev.set_up(self._asic_ends[port], up=up)
 
     def close(self) -> None:
         """Remove the host interfaces; not from within an event loop."""

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from ipaddress import IPv4Address
 from typing import Any
 
 import grpc
@@ -150,6 +151,11 @@ class Switch:
                 counted = entity.table_entry.counter_data
                 found.append((row, counted.packet_count, counted.byte_count))
         return found
+
+    async def packets(self, address: IPv4Address) -> int:
+        """Return how many packets came for a VIP or TIP that the switch holds; 0 for one that it does not."""
+        query = entries.vip_counter(address).encode(self._schema)
+        return sum(found.table_entry.counter_data.packet_count for found in await self._read([query]))
 
     async def read_drops(self) -> dict[entries.DropReason, int]:
         """Return how many packets were dropped, by reason."""

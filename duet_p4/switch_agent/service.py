@@ -1,8 +1,9 @@
 """What the switch agent does for REST: VIPs and TIPs, all or nothing, announced in the right order.
 
-To announce is: tables first, then the route. To delete is the reverse, with a grace period between,
-for packets that are on their way because of the route. The journal holds what was asked for, so an
-agent that starts again compares it with what the switch holds, and writes only what differs.
+To announce is: tables first, then the route. To delete is the reverse; in between, the VIP is served
+until no packet comes for it any more, that is, until every other switch has heard that the route is
+gone. The journal holds what was asked for, so an agent that starts again compares it with what the
+switch holds, and writes only what differs.
 """
 
 from __future__ import annotations
@@ -67,14 +68,20 @@ class HmuxService:
         state_dir: Path,
         announcer: Announcer,
         surroundings: Surroundings,
-        withdraw_grace_s: float,
+        quiet_s: float,
+        patience_s: float,
     ) -> None:
-        """Load what was asked for before. Raises `JournalError`."""
+        """Load what was asked for before. Raises `JournalError`.
+
+        A VIP that is withdrawn has no more packets once none came for `quiet_s`; after `patience_s` it is
+        given up all the same.
+        """
         self._name = name
         self._target = target
         self._announcer = announcer
         self._surroundings = surroundings
-        self._grace_s = withdraw_grace_s
+        self._quiet_s = quiet_s
+        self._patience_s = patience_s
         self._vip_journal = Journal(state_dir / "vips", VipState)
         self._tip_journal = Journal(state_dir / "tips", TipState)
         self._vips = {state.vip.address: state for state in self._vip_journal.load()}
@@ -275,9 +282,26 @@ class HmuxService:
     async def _delete(self, address: IPv4Address) -> Change:
         timings = await self._withdraw(address)
         if timings:
-            await asyncio.sleep(self._grace_s)
+            timings["drain"] = await self._drain(address)
         updates, written = await self._program(lambda tables: tables.delete(address))
         return self._change(address, updates, timings | written)
+
+    async def _drain(self, address: IPv4Address) -> float:
+        """Wait until no packet comes for an address any more; return the milliseconds that took."""
+        switch, _ = self._attached()
+        started = time.perf_counter()
+        try:
+            before = None
+            while (count := await switch.packets(address)) != before:
+                if time.perf_counter() - started > self._patience_s:
+                    logger.warning("%s: packets still come, but it is deleted", address)
+                    break
+                before = count
+                await asyncio.sleep(self._quiet_s)
+        except SwitchError as error:
+            self._surroundings.suspect()
+            raise UnavailableError(str(error)) from error
+        return 1000 * (time.perf_counter() - started)
 
     async def _announce(self, address: IPv4Address) -> Change:
         self._attached()

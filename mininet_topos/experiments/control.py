@@ -7,10 +7,8 @@ acknowledged the table writes. So nothing polls the switches while they are bein
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +25,12 @@ from duet_p4.model import Dip, MuxVip, Vip
 from duet_p4.rest.client import RestError
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
+from mininet_topos.experiments.agent_logs import AgentLogs
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import Running, Say, running
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
-from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.folder import TestbedError
 
 GOALS_MS = {
     "announce_ms": None,
@@ -51,10 +50,7 @@ LARGE = 512
 _NEW_VIP = addresses.VIPS[500]
 _FIRST_WRITTEN = addresses.VIPS[1000]
 _IN_FLIGHT = 8
-_POLL_S = 0.01
-_TIMEOUT_S = 10.0
 _QUIET_S = 0.2
-_MIRRORED = re.compile(r"^(\S+) .* mirrored (.*): \d+ rows")
 
 notes = Console(stderr=True)
 
@@ -98,7 +94,7 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
     samples: dict[str, list[float]] = {}
     with running(name, [HOME], controller=True, log_level="DEBUG", say=say) as testbed:
         dips = _dips(testbed)
-        logs = _Mirrors(testbed.folder, _switches(testbed))
+        logs = AgentLogs(testbed.folder, _switches(testbed))
 
         def note(what: str, values: list[float]) -> None:
             samples[what] = values
@@ -127,50 +123,6 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
     }
 
 
-class _Mirrors:
-    """When the agents of `switches` wrote a VIP's route into their P4 switches: their logs say so."""
-
-    def __init__(self, folder: Folder, switches: Sequence[str]) -> None:
-        self.switches = switches
-        self._files = {name: folder.log(name, "agent").open() for name in switches}
-        self._seen: dict[str, list[tuple[float, str]]] = {name: [] for name in switches}
-
-    def _read(self, name: str) -> list[tuple[float, str]]:
-        file = self._files[name]
-        while True:
-            at = file.tell()
-            line = file.readline()
-            if not line.endswith("\n"):
-                file.seek(at)  # A line that is still being written is read the next time.
-                return self._seen[name]
-            if found := _MIRRORED.match(line):
-                when = datetime.fromisoformat(found[1]).timestamp()
-                self._seen[name].append((when, found[2]))
-
-    async def forwarding(self, vip: IPv4Address, since: float, carrier: str) -> float:
-        """Return when the last switch but the carrier had the VIP's route (realtime clock, seconds).
-
-        `since` is when it was announced, `carrier` the HMux itself, which needs no route to the VIP.
-        """
-        # The log counts whole milliseconds, rounded down.
-        first: dict[str, float] = {}
-        deadline = time.monotonic() + _TIMEOUT_S
-        waiting = [name for name in self.switches if name != carrier]
-        while True:
-            for name in waiting:
-                times = [
-                    when for when, what in self._read(name) if when >= since - 0.001 and what == f"{vip}/32"
-                ]
-                if times:
-                    first[name] = times[0] + 0.001
-            waiting = [name for name in waiting if name not in first]
-            if not waiting:
-                return max(first.values())
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{', '.join(waiting)} do not learn of {vip} in {_TIMEOUT_S:g} s")
-            await asyncio.sleep(_POLL_S)
-
-
 def _switches(testbed: Running) -> list[str]:
     return [node.name for node in fattree.nodes(testbed.graph, *SWITCHES)]
 
@@ -185,7 +137,7 @@ def _dips(testbed: Running) -> list[Dip]:
     ]
 
 
-async def _announce(agents: Agents, logs: _Mirrors, vip: IPv4Address, runs: int) -> list[float]:
+async def _announce(agents: Agents, logs: AgentLogs, vip: IPv4Address, runs: int) -> list[float]:
     """Withdraw a VIP that a switch holds, and time its return into every switch."""
     agent = agents.switches[HOME]
     found = []
@@ -201,7 +153,7 @@ async def _announce(agents: Agents, logs: _Mirrors, vip: IPv4Address, runs: int)
     return found
 
 
-def _add(testbed: Running, logs: _Mirrors, dips: Sequence[Dip], runs: int) -> list[float]:
+def _add(testbed: Running, logs: AgentLogs, dips: Sequence[Dip], runs: int) -> list[float]:
     """Add a VIP again and again while a client pings it."""
     vip = Vip(address=_NEW_VIP, dips=tuple(dips))
 

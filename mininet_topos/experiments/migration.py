@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from ipaddress import IPv4Address
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from controller.updater.plan import Wave
 from controller.updater.service import Placement, Report
 from duet_p4 import results
 from mininet_topos.experiments.probe import Samples
-from mininet_topos.experiments.setting import Running, Say, running, write
+from mininet_topos.experiments.setting import Repetition, Running, Say, running, write
 from mininet_topos.testbed import agents as agents_module
 
 PAPER_WAVES_MS = (450.0, 400.0)
@@ -31,40 +32,26 @@ def run(name: str, out: Path, runs: int, say: Say) -> dict[str, Any]:
     """Migrate there and back `runs` times in all; write samples, summary and figure; return the summary."""
     waves: list[tuple[float, float]] = []
     lost = 0
-    discarded = 0
     rows: list[dict[str, Any]] = []
     shown: tuple[Samples, float, tuple[float, float]] | None = None
-    away = False
+    repetition: Repetition[tuple[float, Report]] = Repetition(runs, say)
     with running(name, SWITCHES, controller=True, say=say) as testbed:
-        while len(waves) < runs:
-            target = SWITCHES[:3] if away else MOVED
-            with testbed.probing(testbed.vips) as found:
-                time.sleep(_BEFORE_S)
-                began = time.time()
-                report = _move(testbed, dict(zip(testbed.vips, target, strict=False)))
-                time.sleep(_AFTER_S)
-            away = not away
-            if report.failed:
-                raise RuntimeError(f"a migration failed: {'; '.join(report.failed)}")
-            samples = found[0]
-            if samples.stalled():
-                discarded += 1
-                say(f"a run is discarded: the prober stalled ({discarded} so far)")
-                if discarded > runs:
-                    raise RuntimeError(f"{discarded} runs discarded: this machine is too busy to measure")
-                continue
+        targets = cycle((MOVED, SWITCHES[:3]))
+        for number, samples, (began, report) in repetition.of(lambda: _move_once(testbed, next(targets))):
             pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
             waves.append(pair)
             gone = int(samples.lost.sum())
             lost += gone
-            say(f"run {len(waves)} of {runs}: waves {pair[0]:.1f} and {pair[1]:.1f} ms, {gone} pings lost")
-            rows.append({"run": len(waves), "wave1_ms": pair[0], "wave2_ms": pair[1], "lost": gone})
+            say(f"run {number} of {runs}: waves {pair[0]:.1f} and {pair[1]:.1f} ms, {gone} pings lost")
+            rows += ({"run": number} | row for row in samples.rows(began))
             shown = shown or (samples, began, pair)
     assert shown is not None
     first, second = (np.array(column) for column in zip(*waves, strict=True))
     summary = {
         "runs": len(waves),
-        "discarded": discarded,
+        "discarded": repetition.discarded,
+        "wave1_ms": [one for one, _ in waves],
+        "wave2_ms": [two for _, two in waves],
         "wave1_ms_median": float(np.median(first)),
         "wave2_ms_median": float(np.median(second)),
         "wave1_ms_p95": float(np.quantile(first, 0.95)),
@@ -76,6 +63,17 @@ def run(name: str, out: Path, runs: int, say: Say) -> dict[str, Any]:
     write(out, "migration", summary, rows)
     _plot(out, shown, first, second)
     return summary
+
+
+def _move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tuple[float, Report]]:
+    with testbed.probing(testbed.vips) as found:
+        time.sleep(_BEFORE_S)
+        began = time.time()
+        report = _move(testbed, dict(zip(testbed.vips, target, strict=False)))
+        time.sleep(_AFTER_S)
+    if report.failed:
+        raise RuntimeError(f"a migration failed: {'; '.join(report.failed)}")
+    return found[0], (began, report)
 
 
 def _move(testbed: Running, where: dict[IPv4Address, str | None]) -> Report:

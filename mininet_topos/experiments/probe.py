@@ -20,10 +20,11 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,17 @@ class Samples:
         if start is not None:
             found.append((start, float(sent[-1]) - start + self.interval_s))
         return found
+
+    def rows(self, origin: float) -> Iterator[dict[str, Any]]:
+        """Yield each probe for a CSV file: times in ms, since `origin`; no round trip for a lost one."""
+        sent, rtt = (self.sent - origin) * 1e3, self.rtt * 1e3
+        for target, vip in enumerate(self.targets):
+            for when, took in zip(sent[:, target].tolist(), rtt[:, target].tolist(), strict=True):
+                yield {
+                    "vip": str(vip),
+                    "sent_ms": round(when, 4),
+                    "rtt_ms": None if np.isnan(took) else round(took, 4),
+                }
 
     def save(self, path: Path) -> None:
         """Write the samples to a .npz file."""

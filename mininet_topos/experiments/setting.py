@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import networkx as nx
 
@@ -41,6 +41,8 @@ _AWAIT_S = 60.0
 _POLL_S = 0.05
 
 Say = Callable[[str], None]
+
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,34 @@ def running(
 def _address(server: fattree.Node, index: int) -> IPv4Address:
     assert server.prefix is not None
     return server.prefix[index]
+
+
+class Repetition(Generic[Measured]):
+    """Repeats a measurement until `runs` of them can be trusted; those whose prober stalled are discarded."""
+
+    def __init__(self, runs: int, say: Say) -> None:
+        self.discarded = 0
+        self._runs = runs
+        self._say = say
+
+    def of(self, measure: Callable[[], tuple[Samples, Measured]]) -> Iterator[tuple[int, Samples, Measured]]:
+        """Yield each run's number, from 1, and what was measured.
+
+        Raises RuntimeError where more runs are discarded than were asked for.
+        """
+        done = 0
+        while done < self._runs:
+            samples, measured = measure()
+            if samples.stalled():
+                self.discarded += 1
+                self._say(f"a run is discarded: the prober stalled ({self.discarded} so far)")
+                if self.discarded > self._runs:
+                    raise RuntimeError(
+                        f"{self.discarded} runs discarded: this machine is too busy to measure"
+                    )
+                continue
+            done += 1
+            yield done, samples, measured
 
 
 def write(out: Path, name: str, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:

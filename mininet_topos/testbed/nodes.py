@@ -34,6 +34,8 @@ CONTROLLER = "controller"
 P4RUNTIME = "127.0.0.1:9559"
 """Where a P4 switch answers, inside its node."""
 
+_ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
+
 _CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{agents.PORT}"
 
 _SPACE = tuple(
@@ -194,6 +196,7 @@ class _Nodes:
                     peer=theirs.address.ip,
                     mtu=own.mtu,
                     prefixes=(peer.prefix,) if peer.asn is None and peer.prefix else (),
+                    up=peer.kind is _ABOVE.get(node.kind),
                 )
             )
         return SwitchConfig(
@@ -202,6 +205,7 @@ class _Nodes:
             ports=tuple(ports),
             bird=self._bird(node),
             originated=(node.prefix,) if node.prefix else (),
+            muxes=(addresses.VIPS, addresses.TIPS),
             seed=zlib.crc32(node.name.encode()),
             p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
         )

@@ -99,6 +99,7 @@ struct metadata_t {
     bit<1>       made_outer;        // The outer header was written here.
 
     // From the route to the next hop.
+    bit<1>          leads_up;       // To a VIP or TIP, up the tree.
     nexthop_group_t nexthop_group;
     nexthop_slot_t  nexthop_slot;
     nexthop_t       nexthop;

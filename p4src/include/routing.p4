@@ -18,11 +18,29 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
 
     action to_nexthop_group(nexthop_group_t nexthop_group) { meta.nexthop_group = nexthop_group; }
 
+    // To a VIP or TIP, up the tree.
+    action up_to_mux(nexthop_group_t nexthop_group) {
+        meta.nexthop_group = nexthop_group;
+        meta.leads_up = 1;
+    }
+
     table route_table {
         key = { meta.dst_addr: lpm @name("dst_addr"); }
-        actions = { to_nexthop_group; to_cpu; blackhole; @defaultonly no_route; }
+        actions = { to_nexthop_group; up_to_mux; to_cpu; blackhole; @defaultonly no_route; }
         const default_action = no_route;
         size = ROUTE_TABLE_SIZE;
+    }
+
+    // A packet to a VIP or TIP never goes up after it came down: its mux is gone from where the route still
+    // leads, and the switch above knows that already. It goes on down, to SMuxes, which hold every VIP and TIP;
+    // otherwise it would go back and forth until this switch has heard, too.
+    action to_backstop(nexthop_group_t nexthop_group) { meta.nexthop_group = nexthop_group; }
+
+    table backstop_table {
+        key = { standard_metadata.ingress_port: exact @name("ingress_port"); }
+        actions = { to_backstop; @defaultonly NoAction; }
+        const default_action = NoAction;
+        size = BACKSTOP_TABLE_SIZE;
     }
 
     // Each switch has its own seed, so that one stage's choice says nothing about the next's.
@@ -66,6 +84,9 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
 
     apply {
         route_table.apply();
+        if (meta.leads_up == 1 && meta.balance == BALANCE_NOT) {
+            backstop_table.apply();
+        }
         nexthop_group_table.apply();
         nexthop_slot_table.apply();
         nexthop_table.apply();

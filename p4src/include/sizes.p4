@@ -17,6 +17,9 @@
 #define NEXTHOP_SLOT_TABLE_SIZE  4096
 #define NEXTHOP_TABLE_SIZE       1024
 
+// Ports that packets come down by.
+#define BACKSTOP_TABLE_SIZE      512
+
 // EtherTypes that go to the CPU.
 #define PUNT_TABLE_SIZE          16
 

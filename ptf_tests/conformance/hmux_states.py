@@ -176,6 +176,13 @@ def full_world(mtu: int = 1500) -> Entries:
         entries.route_to_nowhere(IPv4Network("203.0.113.0/24")),
         entries.route_to_nowhere(IPv4Network("100.0.5.139/32")),
     ]  # fmt: skip
+    world["route_table"] += [
+        entries.route_up_to_mux(IPv4Network(prefix), group)
+        for prefix, group in (
+            ("10.0.0.20/30", 1), ("10.0.1.0/24", 3), ("20.0.0.5/32", 1), ("20.0.0.1/32", 0),
+        )
+    ]  # fmt: skip
+    world["backstop_table"] = [entries.backstop(1, 2), entries.backstop(3, 0), entries.backstop(4, 101)]
     world["nexthop_group_table"] = [
         nexthop_group(0, 0, 1),
         nexthop_group(1, 1, 2),
@@ -266,9 +273,13 @@ def random_state(schema: P4Schema, rng: random.Random) -> State:
     }
     # A next hop that does not exist is worth a few packets, not most of them.
     groups = (0, 1, 2, 3, 0, 1, 2, 3, 104, 105, 108, 110)
+    lead = (entries.route, entries.route_up_to_mux)
     world["route_table"] = [
-        *(entries.route(prefix, rng.choice(groups)) for prefix in sorted(prefixes)),
+        *(rng.choice(lead)(prefix, rng.choice(groups)) for prefix in sorted(prefixes)),
         *(e for e in full["route_table"] if _prefix(e) not in prefixes),
+    ]
+    world["backstop_table"] = [
+        entries.backstop(port, rng.choice(groups)) for port in PORTS if rng.random() < 0.5
     ]
     return state(schema, "random", every_other(world, rng, rng.choice((1.0, 1.0, 0.95))))
 

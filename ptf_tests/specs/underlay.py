@@ -18,6 +18,7 @@ from ptf_tests.packets import (
     LOOPBACK,
     SENDER_MAC,
     echo,
+    encapsulated,
     frame,
     neighbor_mac,
     routed,
@@ -78,6 +79,40 @@ class LongestPrefixWins(HmuxTest):
         packet = tcp(CLIENT, vip, 1, 2)
         self.send(CLIENT_PORT, packet)
         self.expect(4, routed(packet, 4))
+
+
+class NeverUpAfterDown(HmuxTest):
+    """What came down to a VIP or TIP goes on down, to the SMuxes, even if its route leads up again."""
+
+    def runTest(self) -> None:
+        up, down, above = 3, 2, 4
+        vip, tip, own = IPv4Address("10.0.0.1"), IPv4Address("20.0.0.1"), IPv4Address("10.0.0.2")
+        group_up, group_down = self.group(up), self.group(down)
+        self.switch.write(
+            [
+                +entries.route_up_to_mux(IPv4Network(vip), group_up),
+                +entries.route_up_to_mux(IPv4Network(tip), group_up),
+                +entries.route(IPv4Network("100.0.0.0/24"), group_up),
+                +entries.backstop(above, group_down),
+            ]
+        )
+        to_vip = tcp(CLIENT, vip, 1, 2)
+        to_tip = tunneled(to_vip, "172.30.0.99", tip)
+        for packet in (to_vip, to_tip):
+            for came_by, leaves_by in ((CLIENT_PORT, up), (above, down)):
+                self.send(came_by, packet)
+                self.expect(leaves_by, routed(packet, leaves_by))
+        # Only muxes have a backstop, and what this switch tunnels to a TIP has not come down yet.
+        to_server = tcp(CLIENT, SERVER, 1, 2)
+        self.send(above, to_server)
+        self.expect(up, routed(to_server, up))
+        self.vip(own, [tip])
+        to_own = tcp(CLIENT, own, 1, 2)
+        self.send(above, to_own)
+        self.expect(up, encapsulated(to_own, tip, up))
+        self.switch.write([-entries.backstop(above, group_down)])
+        self.send(above, to_vip)
+        self.expect(up, routed(to_vip, up))
 
 
 class EqualPathsShareFlows(HmuxTest):

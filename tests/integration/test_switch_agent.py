@@ -222,7 +222,7 @@ def test_a_vip_is_forwarded_to_its_dip_once_announced_and_not_after_its_deletion
         assert [tunnel.address for tunnel in counters.tunnels] == [IPv4Address("100.1.1.17")]
 
         change = await agent.delete_vip(VIP)
-        assert set(change.timings_ms) == {"withdraw", "delete_vip", "delete_dips"}
+        assert set(change.timings_ms) == {"withdraw", "drain", "delete_vip", "delete_dips"}
 
         async def gone() -> bool:
             return ports_towards(await one["t2"].rows(), str(VIP)) == []

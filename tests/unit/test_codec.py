@@ -12,6 +12,7 @@ from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Op, Update
 from duet_p4.hmux.rows import (
     AclRow,
+    BackstopRow,
     HostRow,
     NextHopGroupRow,
     NextHopRow,
@@ -36,9 +37,9 @@ rows: st.SearchStrategy[Row] = st.one_of(
     st.builds(SlotRow, slots, st.integers(0, 511)),
     st.builds(TunnelRow, st.integers(0, 511), addresses),
     st.builds(PinnedRow, addresses, addresses, st.integers(0, 255), words, words, st.integers(0, 511)),
-    st.builds(
-        RouteRow, prefixes, st.one_of(st.sampled_from([RouteRow.PUNT, RouteRow.DROP]), st.integers(0, 1023))
-    ),
+    st.builds(RouteRow, prefixes, st.sampled_from([RouteRow.PUNT, RouteRow.DROP])),
+    st.builds(RouteRow, prefixes, st.integers(0, 1023), st.booleans()),
+    st.builds(BackstopRow, st.integers(0, 511), st.integers(0, 1023)),
     st.builds(NextHopGroupRow, st.integers(0, 1023), slots, slots),
     st.builds(NextHopSlotRow, slots, st.integers(0, 1023)),
     st.builds(NextHopRow, st.integers(0, 1023), st.integers(0, 511), *[st.integers(0, 2**48 - 1)] * 2, words),
@@ -72,6 +73,8 @@ MAC = 0x0200_0000_0001
         (PinnedRow(VIP, VIP + 1, 6, 1, 2, 3), entries.pinned_flow(VIP, VIP + 1, 6, 1, 2, 3)),
         (RouteRow(NET, 7), entries.route(NET, 7)),
         (RouteRow(IPv4Network("0.0.0.0/0"), 7), entries.route(IPv4Network("0.0.0.0/0"), 7)),
+        (RouteRow(NET, 7, up=True), entries.route_up_to_mux(NET, 7)),
+        (BackstopRow(3, 7), entries.backstop(3, 7)),
         (RouteRow(NET, RouteRow.PUNT), entries.route_to_cpu(NET)),
         (RouteRow(NET, RouteRow.DROP), entries.route_to_nowhere(NET)),
         (NextHopGroupRow(1, 2, 3), entries.nexthop_group(1, 2, 3)),

@@ -21,7 +21,7 @@ def test_a_line_has_time_level_node_and_message() -> None:
     log.setup("tor-1-1", stream=stream)
     logging.getLogger("duet_p4.switch_agent.agent").info("announces %s", "10.0.0.1")
     expected = (
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} INFO    tor-1-1 switch_agent\.agent: announces 10\.0\.0\.1\n"
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6} INFO    tor-1-1 switch_agent\.agent: announces 10\.0\.0\.1\n"
     )
     assert re.fullmatch(expected, stream.getvalue()), stream.getvalue()
 

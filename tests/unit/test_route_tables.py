@@ -8,12 +8,22 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from duet_p4.hmux.plan import Op, Plan, Update
-from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteSizes, RouteTables, Target, fill
-from duet_p4.hmux.rows import Key, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow, UnderlayRow
+from duet_p4.hmux.routes import Adjacency, Gateway, Local, Place, RouteSizes, RouteTables, Target, fill
+from duet_p4.hmux.rows import (
+    BackstopRow,
+    Key,
+    NextHopGroupRow,
+    NextHopRow,
+    NextHopSlotRow,
+    RouteRow,
+    UnderlayRow,
+)
 
-SIZES = RouteSizes(route=6, nexthop_group=16, nexthop_slot=128, nexthop=16)
+SIZES = RouteSizes(route=6, backstop=4, nexthop_group=16, nexthop_slot=128, nexthop=16)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 GATEWAYS = [Gateway(port, IPv4Address(f"172.31.0.{port}")) for port in range(1, 5)]
+COVERING = IPv4Network("10.0.0.0/16")
+PLACE = Place(uplinks=frozenset({3, 4}), muxes=(COVERING,))
 PREFIXES = [
     IPv4Network(p)
     for p in ("10.0.0.0/16", "10.0.0.1/32", "10.0.0.2/32", "10.0.0.0/24", "100.1.1.0/24", "172.30.0.1/32")
@@ -62,6 +72,17 @@ class Pipeline:
         assert isinstance(nexthop, NextHopRow), f"{slot} leads to a next hop that is not there"
         return nexthop.port
 
+    def backstops(self) -> dict[int, tuple[int, ...]]:
+        """Return, per port that comes down, the ports that its slots go down by."""
+        found = {}
+        for row in self.rows.values():
+            if isinstance(row, BackstopRow):
+                group = self.rows.get((NextHopGroupRow.table, row.group))
+                assert isinstance(group, NextHopGroupRow), f"{row} leads to a group that is not there"
+                route = RouteRow(COVERING, row.group)
+                found[row.port] = tuple(self.leave(route, n) for n in range(group.count))
+        return found
+
     def everywhere(self, address: IPv4Address, hashed: int) -> set[int | None]:
         """Return where a flow leaves by each route that covers it; None for "by none"."""
         return {None, *(self.leave(route, hashed) for route in self.routes(address))}
@@ -93,7 +114,14 @@ def check_final(
             assert installed.pop(prefix).group == target.value
         elif owners := fill(target, frozenset(alive)):
             row = installed.pop(prefix)
+            leads_up = any(gateway.port in PLACE.uplinks for gateway in target)
+            assert row.up == (prefix.subnet_of(COVERING) and leads_up)
             assert [pipeline.leave(row, n) for n in range(len(owners))] == [gw.port for gw in owners]
+    covering = wanted.get(COVERING)
+    down: tuple[int, ...] = ()
+    if isinstance(covering, frozenset) and not any(gateway.port in PLACE.uplinks for gateway in covering):
+        down = tuple(gateway.port for gateway in fill(covering, frozenset(alive)))
+    assert pipeline.backstops() == (dict.fromkeys(PLACE.uplinks, down) if down else {})
     assert not installed, f"routes that nobody wants: {installed}"
     slots = [row for row in pipeline.rows.values() if isinstance(row, NextHopSlotRow)]
     groups = [row for row in pipeline.rows.values() if isinstance(row, NextHopGroupRow)]
@@ -110,7 +138,7 @@ def check_final(
 def test_at_every_write_a_flow_takes_a_route_of_before_or_after(
     sequence: list[tuple[dict[IPv4Network, Target | None], dict[Gateway, int | None]]], seed: int
 ) -> None:
-    tables, pipeline = RouteTables(SIZES), Pipeline()
+    tables, pipeline = RouteTables(SIZES, place=PLACE), Pipeline()
     wanted: dict[IPv4Network, Target] = {}
     alive: dict[Gateway, Adjacency] = {}
     flows = [(address, hashed) for address in ADDRESSES for hashed in HASHES]
@@ -128,6 +156,7 @@ def test_at_every_write_a_flow_takes_a_route_of_before_or_after(
         for step in plan.steps:
             for update in random.Random(seed).sample(step.updates, len(step.updates)):
                 pipeline.write(update)
+                pipeline.backstops()
                 for flow in flows:
                     if before.best(*flow) is not None and after.best(*flow) is not None:
                         allowed = before.everywhere(*flow) | after.everywhere(*flow) - {None}
@@ -136,7 +165,8 @@ def test_at_every_write_a_flow_takes_a_route_of_before_or_after(
         assert not tables.unplaced
         check_final(pipeline, wanted, alive)
         assert not len(tables.plan()), "the same state again writes something"
-        again = RouteTables(SIZES, random.Random(seed).sample(tables.rows(), len(tables.rows())))
+        rows = random.Random(seed).sample(tables.rows(), len(tables.rows()))
+        again = RouteTables(SIZES, rows, PLACE)
         again.want(wanted)
         again.reach(alive)
         assert not len(again.plan()), "a restarted agent writes something"
@@ -151,7 +181,7 @@ def test_after_a_plan_that_broke_off_the_next_one_repairs(
     last_reach: dict[Gateway, int | None],
 ) -> None:
     for restarted in (False, True):
-        tables, pipeline = RouteTables(SIZES), Pipeline()
+        tables, pipeline = RouteTables(SIZES, place=PLACE), Pipeline()
         wanted: dict[IPv4Network, Target] = {}
         alive: dict[Gateway, Adjacency] = {}
 
@@ -171,7 +201,7 @@ def test_after_a_plan_that_broke_off_the_next_one_repairs(
         for update in broken:
             pipeline.write(update)
         if restarted:
-            tables = RouteTables(SIZES, pipeline.rows.values())
+            tables = RouteTables(SIZES, pipeline.rows.values(), PLACE)
             tables.want(wanted)
             tables.reach(alive)
         else:
@@ -195,7 +225,7 @@ def test_a_gateways_death_moves_only_its_own_slots(
 
 
 def test_the_death_of_a_gateway_costs_as_many_writes_for_many_prefixes_as_for_one() -> None:
-    roomy = RouteSizes(route=2000, nexthop_group=16, nexthop_slot=128, nexthop=16)
+    roomy = RouteSizes(route=2000, backstop=4, nexthop_group=16, nexthop_slot=128, nexthop=16)
     tables = RouteTables(roomy)
     both = frozenset(GATEWAYS[:2])
     tables.want({IPv4Network((0x0A000000 + n, 32)): both for n in range(1000)})

@@ -29,7 +29,14 @@ class FakeSwitch:
         self.writes = 0
         self.refuse_at: int | None = None
         self.gone = False
+        self.arrived = 0
         self._log = log
+        self.arrivals: list[int] = []
+
+    async def packets(self, address: IPv4Address) -> int:
+        """Count the arrivals that were stated, one more of them each time that is asked."""
+        self.arrived += self.arrivals.pop(0) if self.arrivals else 0
+        return self.arrived
 
     async def write_plan(self, plan: Plan[VipRow]) -> dict[str, float]:
         if self.gone:
@@ -86,13 +93,13 @@ class Surroundings:
 class Bench:
     """A service on fakes; the journal is real."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, patience_s: float = 60.0) -> None:
         self.log: list[str] = []
         self.switch = FakeSwitch(self.log)
         self.announcer = FakeAnnouncer(self.log)
         self.surroundings = Surroundings()
         announcer: Any = self.announcer
-        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, 0.0)
+        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, 0.0, patience_s)
 
     async def attach(self, rows: Sequence[VipRow] = ()) -> int:
         switch: Any = self.switch
@@ -104,6 +111,33 @@ def vip(*last: int, address: IPv4Address = VIP) -> MuxVip:
     return MuxVip(
         address=address, group=Group.of(tuple(Dip(address=IPv4Address(f"100.0.0.{n}")) for n in last))
     )
+
+
+def test_a_withdrawn_vip_is_served_until_no_packet_comes_for_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        await bench.service.put_vip(vip(1, 2), announce=True)
+        bench.switch.arrivals = [5, 3, 1, 0, 7]
+        change = await bench.service.delete_vip(VIP)
+        assert bench.switch.arrivals == [7], "it stops to wait, and deletes, at the first quiet interval"
+        assert set(change.timings_ms) == {"withdraw", "drain", "delete_vip", "delete_dips"}
+        assert bench.switch.rows == {}
+
+    asyncio.run(run())
+
+
+def test_packets_that_do_not_end_hold_a_deletion_up_only_for_so_long(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path, patience_s=0.0)
+        await bench.attach()
+        await bench.service.put_vip(vip(1, 2), announce=True)
+        bench.switch.arrivals = [1] * 100
+        await bench.service.delete_vip(VIP)
+        assert len(bench.switch.arrivals) > 90
+        assert bench.switch.rows == {}
+
+    asyncio.run(run())
 
 
 def test_tables_come_before_the_announcement_and_go_after_the_withdrawal(tmp_path: Path) -> None:
