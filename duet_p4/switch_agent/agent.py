@@ -230,11 +230,14 @@ class SwitchAgent:
     async def _follow_carrier(self, number: int) -> None:
         """Tell BIRD, the neighbour table and then the host interface of a port's carrier.
 
-        BIRD would see the host interface's carrier by itself. But to take an interface down holds up all
-        changes of routes on the machine for many milliseconds, so that comes last, when they are made.
+        What leads around a dead link comes first: packets are being lost. BIRD's news can wait, since they
+        set the whole fabric to work. BIRD would see the host interface's carrier by itself, but to take an
+        interface down may hold up all changes of routes on the machine, so that comes last.
         """
         async with self._following[number]:
             up = self._controlled and self._kernel.carrier[number]
+            if not up and self._fib is not None:
+                await self._fib.written()
             neighbor = self._neighbors.get(number)
             if neighbor is not None:
                 with suppress(BirdError):
@@ -243,8 +246,6 @@ class SwitchAgent:
                 await self._kernel.resolve(number)
             else:
                 await self._kernel.forget(number)
-                if self._fib is not None:
-                    await self._fib.settled.wait()
             await asyncio.to_thread(self._hostifs.set_carrier, number, up)
 
     def _later(self, work: Coroutine[None, None, None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
 from duet_p4.hmux.routes import Gateway, RouteTables
@@ -30,6 +30,7 @@ class FibMirror:
         self._prefixes: set[IPv4Network] = set()
         self._gateways: set[Gateway] = set()
         self._changed = asyncio.Event()
+        self._awaiting: list[asyncio.Future[None]] = []
         self.settled = asyncio.Event()
         """Set while the switch holds all that the kernel says."""
 
@@ -46,6 +47,14 @@ class FibMirror:
                     self.settled.set()
         finally:
             self._kernel.on_change = lambda prefixes, gateways: None
+            _done(self._awaiting)
+
+    async def written(self) -> None:
+        """Wait until the switch has taken what the kernel has said by now, or is gone."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._awaiting.append(waiting)
+        self._changed.set()
+        await waiting
 
     def _note(self, prefixes: set[IPv4Network], gateways: set[Gateway]) -> None:
         self._prefixes |= prefixes
@@ -56,6 +65,7 @@ class FibMirror:
     async def _write(self) -> None:
         prefixes, self._prefixes = self._prefixes, set()
         gateways, self._gateways = self._gateways, set()
+        awaiting, self._awaiting = self._awaiting, []
         self.tables.want({prefix: self._kernel.target(prefix) for prefix in prefixes})
         self.tables.reach({gateway: self._kernel.adjacency(gateway) for gateway in gateways})
         before = self.tables.unplaced
@@ -67,11 +77,19 @@ class FibMirror:
             self.tables.apply(error.taken)
             asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
             return
+        finally:
+            _done(awaiting)
         self.tables.settle()
         if len(plan):
             logger.debug("mirrored %s: %d rows in %.1f ms", _some(prefixes), len(plan), sum(timings.values()))
         if self.tables.unplaced != before:
             logger.error("no room for %s", _some(self.tables.unplaced))
+
+
+def _done(awaiting: Iterable[asyncio.Future[None]]) -> None:
+    for waiting in awaiting:
+        if not waiting.done():
+            waiting.set_result(None)
 
 
 def _some(prefixes: Collection[IPv4Network]) -> str:

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from mininet_topos.testbed.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 _SWEEP_TIMEOUT_S = 3.0
+_HALTED_S = 0.5
 _CRASHES_TOLD = 50
 
 
@@ -42,6 +44,7 @@ class Launcher:
         self.folder = folder
         self.graph: nx.Graph = fattree.fattree(plan.size)
         self.failed: dict[str, list[tuple[Path, str]]] = {}
+        self._halted: dict[str, float] = {}
         report(Progress(step="network", total=len(self.graph)))
         wiring.prepare_root(folder.root)
         Network(self.graph, folder, create=True)
@@ -65,7 +68,7 @@ class Launcher:
     def run(self) -> None:
         """Serve until killed."""
         while True:
-            due = self.supervisor.tick()
+            due = _first(self.supervisor.tick(), self._end_halted())
             poll = select.poll()
             for descriptor in (self.listener.fileno(), *self.supervisor.descriptors()):
                 poll.register(descriptor, select.POLLIN)
@@ -96,12 +99,13 @@ class Launcher:
         if what in self.failed:
             raise TestbedError(f"{what} has failed already: `duet testbed restore {what}` brings it back")
         ports = self._ports(what)
-        # Ports first: a dying switch program holds the kernel's lock on all interfaces for a while.
         with _at_once():
             self._set(ports, up=False)
         if what in self.graph:
-            self.supervisor.stop(what)
-            self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
+            # A switch that dies costs its neighbours nothing, but the end of its processes would take the
+            # CPU from theirs, just when those have something to do. So they halt now, and end a little later.
+            self.supervisor.halt(what)
+            self._halted[what] = time.monotonic() + _HALTED_S
         self.failed[what] = ports
         logger.info("failed %s", what)
 
@@ -109,12 +113,24 @@ class Launcher:
         if what not in self.failed:
             self._ports(what)
             raise TestbedError(f"{what} has not failed")
+        self._end_halted(what)
         ports = self.failed.pop(what)
         still_down = {port for others in self.failed.values() for port in others}
         self._set([port for port in ports if port not in still_down], up=True)
         if what in self.graph:
             self.supervisor.start(what)
         logger.info("restored %s", what)
+
+    def _end_halted(self, now: str | None = None) -> float | None:
+        """End the processes of failed nodes that are due, or of the one that cannot wait.
+
+        Returns the seconds until the next are due.
+        """
+        for what in [what for what, due in self._halted.items() if what == now or due <= time.monotonic()]:
+            del self._halted[what]
+            self.supervisor.stop(what)
+            self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
+        return max(0.0, min(self._halted.values()) - time.monotonic()) if self._halted else None
 
     def _set(self, ports: Sequence[tuple[Path, str]], *, up: bool) -> None:
         for path in dict.fromkeys(path for path, _ in ports):
@@ -200,6 +216,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     report(Progress(step="launched", ready=True))
     launcher.run()
     return 0
+
+
+def _first(*seconds: float | None) -> float | None:
+    return min((one for one in seconds if one is not None), default=None)
 
 
 @contextmanager

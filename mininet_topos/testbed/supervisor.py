@@ -131,15 +131,19 @@ class Supervisor:
             if running.pid is None:
                 self._fork(running)
 
-    def stop(self, node: str) -> None:
-        """Kill the processes of a node, and whatever they started there; they stay down."""
-        own = list(self._of(node))
-        for running in own:
+    def halt(self, node: str) -> None:
+        """Have the processes of a node do nothing more; `stop` and `sweep` end them."""
+        for running in self._of(node):
             running.wanted = False
             self._due.pop(running.process.id, None)
-            if running.pidfd is not None:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+            _signal(running, signal.SIGSTOP)
+
+    def stop(self, node: str) -> None:
+        """Kill the processes of a node, and whatever they started there; they stay down."""
+        for running in self._of(node):
+            running.wanted = False
+            self._due.pop(running.process.id, None)
+            _signal(running, signal.SIGKILL)
 
     def sweep(self, node: str, timeout_s: float) -> None:
         """Kill all that is left in the namespace of a node after `stop`, and wait until it has ended."""
@@ -270,6 +274,12 @@ def _child(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _signal(running: _Running, number: signal.Signals) -> None:
+    if running.pidfd is not None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(running.pidfd, number)
 
 
 def _state(running: _Running) -> State:

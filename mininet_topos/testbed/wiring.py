@@ -110,9 +110,9 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
 
 def set_ports(path: Path, names: Sequence[str], *, up: bool) -> None:
     """Bring interfaces of a namespace up or down, one right after the other; their peers see the carrier."""
-    with namespaces.entered(path), IPRoute() as netlink:
-        for index in [socket.if_nametoindex(name) for name in names]:
-            netlink.link("set", index=index, state="up" if up else "down")
+    with namespaces.entered(path):
+        for name in names:
+            netdev.set_up(name, up=up)
 
 
 def enable_napi(ports: Mapping[Path, Sequence[str]]) -> None:
