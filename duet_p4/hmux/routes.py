@@ -273,9 +273,7 @@ class _Draft:
         self._moved: list[Update[UnderlayRow]] = []
         self._routed: list[Update[UnderlayRow]] = []
         self._unrouted: list[Update[UnderlayRow]] = []
-        self._freed_groups: list[Update[UnderlayRow]] = []
-        self._freed_slots: list[Update[UnderlayRow]] = []
-        self._freed_nexthops: list[Update[UnderlayRow]] = []
+        self._freed: list[Update[UnderlayRow]] = []
 
     def place_groups(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
         """Have each group that has users and living gateways in the tables, and no other of them."""
@@ -331,7 +329,7 @@ class _Draft:
     def sweep(self) -> None:
         """Free the groups and slots that an earlier agent, or a plan that failed, has left."""
         owned = set(self.group_of.values())
-        dropped = {update.row.key for update in self._freed_groups}
+        dropped = {update.row.key for update in self._freed}
         covered: set[int] = set()
         for row in self._rows.values():
             if isinstance(row, NextHopGroupRow):
@@ -340,7 +338,7 @@ class _Draft:
                     self._drop_group(row.group)
         for row in self._rows.values():
             if isinstance(row, NextHopSlotRow) and row.slot not in covered:
-                self._freed_slots.append(Update(Op.DELETE, row, row))
+                self._freed.append(Update(Op.DELETE, row, row))
                 self._change[row.nexthop] -= 1
             elif isinstance(row, NextHopRow):
                 self._change[row.nexthop] += 0
@@ -350,7 +348,7 @@ class _Draft:
         for nexthop in sorted(self._change):
             held = self._rows.get((NextHopRow.table, nexthop))
             if held is not None and self._references[nexthop] + self._change[nexthop] == 0:
-                self._freed_nexthops.append(Update(Op.DELETE, held, held))
+                self._freed.append(Update(Op.DELETE, held, held))
 
     def plan(self) -> Plan[UnderlayRow]:
         """Return the steps: what is new first, then what leads to it, then what is not used any more."""
@@ -359,9 +357,7 @@ class _Draft:
             ("nexthops", self._moved),
             ("routes", self._routed),
             ("routes", self._unrouted),
-            ("free", self._freed_groups),
-            ("free", self._freed_slots),
-            ("free", self._freed_nexthops),
+            ("free", self._freed),  # No route leads to any of these, so their order is nobody's concern.
         )
 
     def _adopt(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
@@ -443,9 +439,9 @@ class _Draft:
     def _drop_group(self, number: int) -> None:
         row = self._rows[NextHopGroupRow.table, number]
         assert isinstance(row, NextHopGroupRow)
-        self._freed_groups.append(Update(Op.DELETE, row, row))
+        self._freed.append(Update(Op.DELETE, row, row))
         for slot in range(row.first, row.first + row.count):
             held = self._rows.get((NextHopSlotRow.table, slot))
             if isinstance(held, NextHopSlotRow):
-                self._freed_slots.append(Update(Op.DELETE, held, held))
+                self._freed.append(Update(Op.DELETE, held, held))
                 self._change[held.nexthop] -= 1

@@ -92,7 +92,7 @@ class SwitchConfig(Model):
     token_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    drain_quiet_ms: int = Field(default=15, ge=0, le=1000)
+    drain_quiet_ms: int = Field(default=12, ge=0, le=1000)
     drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
     log_level: str = "INFO"
 

@@ -14,13 +14,16 @@ from duet_p4.switch_agent.p4client import Switch, WriteError
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
+_GATHER_S = 0.003
 _LISTED = 50
 
 
 class FibMirror:
     """Keeps one switch's underlay tables as the kernel says, for the length of a P4Runtime session.
 
-    Changes that come while the switch is being written to are gathered, and written together next.
+    Changes that come while the switch is being written to are gathered, and written together next. So are
+    changes of routes that come shortly after each other: a withdrawal reaches a switch from each of its
+    neighbours. A neighbour that is lost waits for nothing.
     """
 
     def __init__(self, kernel: Kernel, tables: RouteTables, switch: Switch) -> None:
@@ -43,7 +46,7 @@ class FibMirror:
                 await self._changed.wait()
                 self._changed.clear()
                 await self._write()
-                if not self._changed.is_set():
+                if not (self._prefixes or self._gateways):
                     self.settled.set()
         finally:
             self._kernel.on_change = lambda prefixes, gateways: None
@@ -60,7 +63,10 @@ class FibMirror:
         self._prefixes |= prefixes
         self._gateways |= gateways
         self.settled.clear()
-        self._changed.set()
+        if gateways:
+            self._changed.set()
+        else:
+            asyncio.get_running_loop().call_later(_GATHER_S, self._changed.set)
 
     async def _write(self) -> None:
         prefixes, self._prefixes = self._prefixes, set()

@@ -32,7 +32,7 @@ _OPTIONS = [
 ]
 _RPC_TIMEOUT_S = 10.0
 _PUSH_TIMEOUT_S = 60.0
-_MAX_BATCH = 1000
+_MAX_BATCH = 500
 
 
 class SwitchError(Exception):
@@ -168,24 +168,39 @@ class Switch:
 
     async def write(self, step: Step[Any]) -> None:
         """Write the updates of a step. Raises `WriteError` where the switch takes only some of them."""
-        taken: list[Update[Any]] = []
+        sending = []
         for start in range(0, len(step.updates), _MAX_BATCH):
-            batch = step.updates[start : start + _MAX_BATCH]
-            try:
-                await self._send([self._codec.update(update) for update in batch])
-            except P4ClientError as error:
-                if not error.details:
-                    raise SwitchError(f"the switch refuses a write: {error.message}") from error
-                taken += [update for index, update in enumerate(batch) if index not in error.details]
-                self.writes += len(taken)
-                index, first = min(error.details.items())
-                raise WriteError(
-                    f"the switch refuses {batch[index].op.name} of {batch[index].row}: "
-                    f"{first.canonical_code.name} {first.message}".rstrip(),
-                    taken,
-                ) from error
-            taken += batch
+            sending.append(asyncio.create_task(self._write_batch(step.updates[start : start + _MAX_BATCH])))
+            await asyncio.sleep(0)  # The switch works on this batch while the next is encoded.
+        taken: list[Update[Any]] = []
+        refusal: WriteError | None = None
+        for outcome in await asyncio.gather(*sending, return_exceptions=True):
+            if isinstance(outcome, WriteError):
+                refusal = refusal or outcome
+                taken += outcome.taken
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                taken += outcome
         self.writes += len(taken)
+        if refusal is not None:
+            refusal.taken = taken
+            raise refusal
+
+    async def _write_batch(self, batch: Sequence[Update[Any]]) -> Sequence[Update[Any]]:
+        """Write updates with one request, and return them. Raises `WriteError`."""
+        try:
+            await self._send([self._codec.update(update) for update in batch])
+        except P4ClientError as error:
+            if not error.details:
+                raise SwitchError(f"the switch refuses a write: {error.message}") from error
+            index, first = min(error.details.items())
+            raise WriteError(
+                f"the switch refuses {batch[index].op.name} of {batch[index].row}: "
+                f"{first.canonical_code.name} {first.message}".rstrip(),
+                [update for index, update in enumerate(batch) if index not in error.details],
+            ) from error
+        return batch
 
     async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
         """Write a plan, step by step; return the milliseconds that each label took.

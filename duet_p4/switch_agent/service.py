@@ -41,6 +41,8 @@ from duet_p4.switch_agent.p4client import Switch, SwitchError, WriteError
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 0.006
+
 
 class Surroundings(Protocol):
     """What the service is told of the switch beside its own tables."""
@@ -289,15 +291,17 @@ class HmuxService:
     async def _drain(self, address: IPv4Address) -> float:
         """Wait until no packet comes for an address any more; return the milliseconds that took."""
         switch, _ = self._attached()
-        started = time.perf_counter()
+        started = changed = time.perf_counter()
         try:
-            before = None
-            while (count := await switch.packets(address)) != before:
-                if time.perf_counter() - started > self._patience_s:
+            before = await switch.packets(address)
+            while (now := time.perf_counter()) - changed < self._quiet_s:
+                if now - started > self._patience_s:
                     logger.warning("%s: packets still come, but it is deleted", address)
                     break
-                before = count
-                await asyncio.sleep(self._quiet_s)
+                await asyncio.sleep(_LOOK_S)
+                count = await switch.packets(address)
+                if count != before:
+                    before, changed = count, time.perf_counter()
         except SwitchError as error:
             self._surroundings.suspect()
             raise UnavailableError(str(error)) from error

@@ -1,6 +1,7 @@
 """What the switch agent's service does with a switch that refuses, dies, or comes back."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -30,12 +31,14 @@ class FakeSwitch:
         self.refuse_at: int | None = None
         self.gone = False
         self.arrived = 0
+        self.asked: list[float] = []
         self._log = log
         self.arrivals: list[int] = []
 
     async def packets(self, address: IPv4Address) -> int:
         """Count the arrivals that were stated, one more of them each time that is asked."""
         self.arrived += self.arrivals.pop(0) if self.arrivals else 0
+        self.asked.append(time.perf_counter())
         return self.arrived
 
     async def write_plan(self, plan: Plan[VipRow]) -> dict[str, float]:
@@ -93,13 +96,13 @@ class Surroundings:
 class Bench:
     """A service on fakes; the journal is real."""
 
-    def __init__(self, state: Path, patience_s: float = 60.0) -> None:
+    def __init__(self, state: Path, quiet_s: float = 0.0, patience_s: float = 60.0) -> None:
         self.log: list[str] = []
         self.switch = FakeSwitch(self.log)
         self.announcer = FakeAnnouncer(self.log)
         self.surroundings = Surroundings()
         announcer: Any = self.announcer
-        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, 0.0, patience_s)
+        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, quiet_s, patience_s)
 
     async def attach(self, rows: Sequence[VipRow] = ()) -> int:
         switch: Any = self.switch
@@ -115,12 +118,13 @@ def vip(*last: int, address: IPv4Address = VIP) -> MuxVip:
 
 def test_a_withdrawn_vip_is_served_until_no_packet_comes_for_it(tmp_path: Path) -> None:
     async def run() -> None:
-        bench = Bench(tmp_path)
+        bench = Bench(tmp_path, quiet_s=0.05)
         await bench.attach()
         await bench.service.put_vip(vip(1, 2), announce=True)
         bench.switch.arrivals = [5, 3, 1, 0, 7]
         change = await bench.service.delete_vip(VIP)
-        assert bench.switch.arrivals == [7], "it stops to wait, and deletes, at the first quiet interval"
+        assert bench.switch.arrivals == [], "it went on while packets came"
+        assert bench.switch.asked[-1] - bench.switch.asked[4] >= 0.04, "it waited after the last packet"
         assert set(change.timings_ms) == {"withdraw", "drain", "delete_vip", "delete_dips"}
         assert bench.switch.rows == {}
 
@@ -129,7 +133,7 @@ def test_a_withdrawn_vip_is_served_until_no_packet_comes_for_it(tmp_path: Path) 
 
 def test_packets_that_do_not_end_hold_a_deletion_up_only_for_so_long(tmp_path: Path) -> None:
     async def run() -> None:
-        bench = Bench(tmp_path, patience_s=0.0)
+        bench = Bench(tmp_path, quiet_s=60.0, patience_s=0.0)
         await bench.attach()
         await bench.service.put_vip(vip(1, 2), announce=True)
         bench.switch.arrivals = [1] * 100
