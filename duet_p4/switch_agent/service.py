@@ -322,7 +322,10 @@ class HmuxService:
         return {"withdraw": 1000 * (time.perf_counter() - started)}
 
     async def _restore(self, state: VipState | TipState) -> None:
-        """Have the switch hold what was asked for earlier; what it cannot hold is not announced."""
+        """Have the switch hold what was asked for earlier.
+
+        What it cannot hold is not announced, and said not to be, so that whoever asked can do something.
+        """
         _, tables = self._attached()
         address = state.vip.address if isinstance(state, VipState) else state.tip.address
         try:
@@ -330,6 +333,10 @@ class HmuxService:
             await self._write(plan)
         except (TableFullError, AddressInUseError, ConflictError) as error:
             logger.error("%s cannot be restored: %s", address, error)
+            if isinstance(state, VipState):
+                self._vips[address] = state.model_copy(update={"announced": False})
+            else:
+                self._tips[address] = state.model_copy(update={"announced": False})
             await self._announcer.remove(address)
             return
         if state.announced:

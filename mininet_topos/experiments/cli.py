@@ -10,12 +10,13 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
-from mininet_topos.experiments import breakdown, capacity, chaos, consistency, failover, migration
+from mininet_topos.experiments import breakdown, capacity, chaos, consistency, failover, failures, migration
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
 _RUNS: dict[str, Run] = {
     "failover": failover.run,
+    "failures": failures.run,
     "migration": migration.run,
     "breakdown": breakdown.run,
     # These are one run each: its sample is its connections, or its pings.
@@ -77,6 +78,9 @@ def _command(what: str, help_text: str) -> None:
 
 _command(
     "failover", "A switch dies; how long its VIPs are away, and whether others lose anything (figure 12)."
+)
+_command(
+    "failures", "A ToR, an Agg, a Core, an SMux, a link die; the longest any VIP is away (beyond the paper)."
 )
 _command("migration", "Three VIPs move in two waves; how long each takes, and what is lost (figure 13).")
 _command("breakdown", "What each step of adding and deleting a VIP takes (figure 14).")

@@ -261,7 +261,7 @@ def pings(testbed: Testbed, client: str, vip: Vip, out: Path) -> Iterator[list[S
     found.append(Samples.load(out))
 
 
-def test_a_migration_is_not_seen_by_connections_and_hardly_by_pings(
+def test_a_migration_is_seen_neither_by_connections_nor_by_pings(
     testbed: Testbed, serving: Callable[..., Vip], tmp_path: Path
 ) -> None:
     vip = serving(1, DIPS[:4], "agg1")
@@ -281,9 +281,7 @@ def test_a_migration_is_not_seen_by_connections_and_hardly_by_pings(
     (samples,) = pinged
     outages = samples.outages(0)
     print(f"{int(samples.lost.sum())} of {samples.lost.size} pings lost: {outages}, moves {moves}")
-    # On a machine this busy a route may go away later in one switch than in the next by many a ping.
-    assert max((seconds for _, seconds in outages), default=0.0) < 0.2
-    assert not samples.lost[-50:].any()
+    assert not samples.lost.any()
 
 
 def test_a_removed_vip_is_on_no_device(testbed: Testbed, serving: Callable[..., Vip]) -> None:

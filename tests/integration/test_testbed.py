@@ -234,7 +234,7 @@ def test_a_failure_hurts_its_own_vips_only_and_shortly(
     print(f"{what} fails; longest outage per VIP in ms: {outages}")
     assert not any(samples.lost[-50:].any(axis=0)), f"VIPs that never came back: {outages}"
     for vip in hurt:
-        assert outages[str(vip)] < 200, f"{vip} was on {what}: {outages}"
+        assert outages[str(vip)] < 100, f"{vip} was on {what}: {outages}"
 
 
 def test_a_long_download_survives_fallback_migration_and_dip_removal(

@@ -144,6 +144,24 @@ def test_packets_that_do_not_end_hold_a_deletion_up_only_for_so_long(tmp_path: P
     asyncio.run(run())
 
 
+def test_what_cannot_be_restored_is_said_not_to_be_announced(tmp_path: Path) -> None:
+    async def run() -> None:
+        before = Bench(tmp_path)
+        await before.attach()
+        await before.service.put_vip(vip(1, 2), announce=True)
+        after = Bench(tmp_path)
+        after.switch.refuse_at = 0
+        await after.attach()
+        (state,) = await after.service.vips()
+        assert not state.announced
+        assert after.announcer.announced() == frozenset()
+        await after.service.put_vip(vip(1, 2), announce=True)
+        (state,) = await after.service.vips()
+        assert state.announced
+
+    asyncio.run(run())
+
+
 def test_tables_come_before_the_announcement_and_go_after_the_withdrawal(tmp_path: Path) -> None:
     async def run() -> None:
         bench = Bench(tmp_path)
