@@ -71,6 +71,8 @@ def _plot(out: Path, rows: list[dict[str, Any]], targets: list[str]) -> None:
             box.set(facecolor=colour, alpha=0.6)
         axes.plot([], [], "s", color=colour, label=f"{target} (box: quartiles, whiskers: 5 to 95%)")
     axes.set(yscale="log", ylabel="duration (ms)")
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted("{x:g}")
     axes.set_xticks(range(len(STEPS)), [step.replace("_", "-") for step in STEPS])
     axes.set_title(f"The paper: {_PAPER}", fontsize=9)
     axes.legend()

@@ -158,7 +158,7 @@ def _plot(out: Path, shown: tuple[Samples, float], outages: list[float], breakdo
     results.paper_line(spread, PAPER_OUTAGE_MS, "38 ms", vertical=True)
     spread.set(xlim=(0, None), ylim=(0, 1.02), xlabel="outage (ms)", ylabel="share of runs")
     spread.set_title(f"{len(outages)} runs")
-    spread.legend(loc="lower right")
+    spread.legend(loc="center")
     drawn = parts.boxplot(
         [[getattr(one, part) for one in breakdowns] for part in PARTS],
         patch_artist=True,
@@ -169,5 +169,5 @@ def _plot(out: Path, shown: tuple[Samples, float], outages: list[float], breakdo
         box.set(facecolor=results.OURS, alpha=0.6)
     parts.set_xticks(range(1, len(PARTS) + 1), ["noticed", "led around\n(from then)", "BGP\neverywhere"])
     parts.set(ylim=(0, None), ylabel="ms")
-    parts.set_title("Box: quartiles, whiskers: 5 to 95%")
+    parts.set_title("Quartiles, 5 to 95%")
     results.save_figure(figure, out / "failover")

@@ -15,13 +15,15 @@ import numpy as np
 from duet_p4 import results
 from mininet_topos.experiments.failover import SWITCHES
 from mininet_topos.experiments.probe import Samples
-from mininet_topos.experiments.setting import PROBER, Repetition, Running, Say, running, write
+from mininet_topos.experiments.setting import Repetition, Running, Say, running, write
 
 FAILURES = ("tor4", "agg2", "core2", "smux2", "tor2-agg2")
 """What fails, one after the other. No DIP is behind ToR 4, so no VIP is away for good."""
 
 GOAL_MS = 40.0
-_PROBERS = (PROBER, "client3")
+_PROBERS = ("client2", "client3")
+"""Client 2 is where what it sends to the SMuxes' VIPs goes through SMux 2."""
+
 _BEFORE_S, _AFTER_S = 0.3, 0.7
 
 
