@@ -38,6 +38,11 @@ def is_up(name: str) -> bool:
     return flags & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
 
 
+def is_enabled(name: str) -> bool:
+    """Return whether an interface was taken up, with carrier or without."""
+    return bool(int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0]) & _IFF_UP)
+
+
 def set_up(name: str, *, up: bool) -> None:
     """Take an interface up or down."""
     flags = int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])

@@ -34,6 +34,7 @@ class FibMirror:
         self._gateways: set[Gateway] = set()
         self._changed = asyncio.Event()
         self._awaiting: list[asyncio.Future[None]] = []
+        self._ended = False
         self.settled = asyncio.Event()
         """Set while the switch holds all that the kernel says."""
 
@@ -45,15 +46,22 @@ class FibMirror:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                await self._write()
+                awaiting, self._awaiting = self._awaiting, []
+                try:
+                    await self._write()
+                finally:
+                    _done(awaiting)
                 if not (self._prefixes or self._gateways):
                     self.settled.set()
         finally:
             self._kernel.on_change = lambda prefixes, gateways: None
+            self._ended = True
             _done(self._awaiting)
 
     async def written(self) -> None:
         """Wait until the switch has taken what the kernel has said by now, or is gone."""
+        if self._ended:
+            return
         waiting = asyncio.get_running_loop().create_future()
         self._awaiting.append(waiting)
         self._changed.set()
@@ -71,7 +79,6 @@ class FibMirror:
     async def _write(self) -> None:
         prefixes, self._prefixes = self._prefixes, set()
         gateways, self._gateways = self._gateways, set()
-        awaiting, self._awaiting = self._awaiting, []
         self.tables.want({prefix: self._kernel.target(prefix) for prefix in prefixes})
         self.tables.reach({gateway: self._kernel.adjacency(gateway) for gateway in gateways})
         before = self.tables.unplaced
@@ -83,8 +90,6 @@ class FibMirror:
             self.tables.apply(error.taken)
             asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
             return
-        finally:
-            _done(awaiting)
         self.tables.settle()
         if len(plan):
             logger.debug("mirrored %s: %d rows in %.1f ms", _some(prefixes), len(plan), sum(timings.values()))

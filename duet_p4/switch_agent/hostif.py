@@ -92,7 +92,8 @@ class HostInterfaces:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise OSError(error.code, f"cannot make {port.hostif}: {error}") from error
-            return
+        if netdev.is_enabled(port.hostif):
+            return  # That is the last step: an earlier agent has done it all.
         for name in (port.hostif, asic_end):
             _mute(name)
         netdev.set_ipv4_option(port.hostif, "rp_filter", 0)
@@ -101,9 +102,8 @@ class HostInterfaces:
         netlink.link("set", index=index, address=port.mac, mtu=port.mtu)
         netlink.link("set", index=netdev.index(asic_end), mtu=port.mtu)
         netlink.addr(
-            "add", index=index, address=str(port.address.ip), prefixlen=port.address.network.prefixlen
+            "replace", index=index, address=str(port.address.ip), prefixlen=port.address.network.prefixlen
         )
-        netlink.link("set", index=index, state="up")
         # Frames must leave the stack whole: nobody behind it fills in checksums or cuts segments.
         netdev.set_transmit_offloads(port.hostif, on=False)
         netdev.set_gro(port.hostif, on=True)
@@ -112,6 +112,7 @@ class HostInterfaces:
         # reverse-path filtering no source is valid there.
         netlink.link("set", index=netdev.index(port.interface), arp=False)
         netdev.set_ipv4_option(port.interface, "rp_filter", 1)
+        netdev.set_up(port.hostif, up=True)
 
     def _load(self, netlink: IPRoute, cpu: int) -> None:
         """Put the programs in place of those of an earlier agent; frames do not stop meanwhile."""

@@ -1,0 +1,106 @@
+"""Host interfaces: packet_out headers come before what the stack sends, packet_in headers lead to it."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface
+
+import pytest
+from pyroute2 import IPRoute
+
+from duet_p4 import netdev
+from duet_p4.switch_agent.config import PortConfig
+from duet_p4.switch_agent.hostif import CPU_ASIC, HostInterfaces, make_cpu_port
+from tests.integration.netns import inside, ip, namespaces
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+PORTS = [
+    PortConfig(
+        number=number,
+        interface=f"port{number}",
+        mac=f"02:00:00:00:00:{octet:02x}",
+        address=IPv4Interface(f"172.31.{octet}.0/31"),
+        peer=IPv4Address(f"172.31.{octet}.1"),
+        mtu=1600,
+    )
+    for octet, number in ((1, 1), (2, 300))
+]
+ETHER_TYPE = 0x88B5  # For experiments (IEEE 802).
+_ETH_P_ALL = 3
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    with namespaces("hif") as (space,), inside(space):
+        for port in PORTS:
+            ip(f"link add {port.interface} type veth peer name far{port.number}", space)
+            ip(f"link set far{port.number} up", space)
+        with IPRoute() as netlink:
+            make_cpu_port(netlink)
+        yield space
+
+
+def raw(interface: str, protocol: int = _ETH_P_ALL) -> socket.socket:
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+    opened.bind((interface, protocol))
+    opened.settimeout(5)
+    return opened
+
+
+def header(port: int) -> bytes:
+    return (port << 7).to_bytes(2)
+
+
+def frame(port: PortConfig) -> bytes:
+    mac = bytes.fromhex(port.mac.replace(":", ""))
+    return mac + b"\x02neigh" + ETHER_TYPE.to_bytes(2) + bytes(range(46))
+
+
+def receive(opened: socket.socket, wanted: bytes) -> None:
+    """Wait for a frame; the stack may have something to say of its own before it."""
+    seen = []
+    while wanted not in seen:
+        try:
+            seen.append(opened.recv(2000))
+        except TimeoutError:
+            pytest.fail(f"{wanted.hex()} does not arrive, but {[data.hex() for data in seen]}")
+
+
+def test_frames_pass_both_ways_by_their_port(namespace: str) -> None:
+    interfaces = HostInterfaces(PORTS)
+    for port in PORTS:
+        interfaces.set_carrier(port.number, True)
+    with raw(CPU_ASIC) as asic:
+        for port in PORTS:
+            with raw(port.hostif, ETHER_TYPE) as stack:
+                asic.send(header(port.number) + frame(port))
+                receive(stack, frame(port))
+                stack.send(frame(port))
+                receive(asic, header(port.number) + frame(port))
+    interfaces.close()
+    assert "hif" not in ip("-br link", namespace)
+
+
+def test_what_an_agent_left_half_made_is_finished_and_what_it_made_is_left_alone(namespace: str) -> None:
+    ip("link add hif1 type veth peer name hif1-asic", namespace)
+    HostInterfaces(PORTS)
+    first = ip("-br link show hif1", namespace).split()[2], ip("-4 -br addr show hif1", namespace).split()[2]
+    assert first == ("02:00:00:00:00:01", "172.31.1.0/31")
+    index = netdev.index("hif1")
+    again = HostInterfaces(PORTS)
+    assert netdev.index("hif1") == index
+    for up in (True, False):
+        again.set_carrier(1, up)
+        deadline = time.monotonic() + 5
+        while netdev.is_up("hif1") != up:
+            assert time.monotonic() < deadline, f"the carrier of hif1 does not become {up}"
+            time.sleep(0.001)
+    with raw(CPU_ASIC) as asic:
+        again.set_carrier(1, True)
+        with raw("hif1", ETHER_TYPE) as stack:
+            asic.send(header(1) + frame(PORTS[0]))
+            receive(stack, frame(PORTS[0]))
