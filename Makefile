@@ -3,11 +3,15 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
 # Namespaces, BPF and BGP on port 179 need root. `make` says so before sudo asks for a password.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET)
+# What runs as root leaves no byte code behind that the user could not remove; set-up has compiled all there is.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET env PYTHONDONTWRITEBYTECODE=1)
 NEED_SUDO = @command -v sudo >/dev/null || { echo "this needs root for network namespaces and BPF programs: run it as root (there is no sudo)"; exit 1; }; echo "sudo: network namespaces and BPF programs need root"
 ROOT = $(if $(SUDO),$(NEED_SUDO),@:)
 TARGET ?= xdp
 SW ?= tor1
+
+MADE := .venv .venv-shell build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec rm -rf {} +'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
@@ -60,5 +64,4 @@ lint: setup  ## Formatting, lint and types
 	@scripts/lint
 
 clean:  ## Remove what set-up, tests and builds made in this folder
-	@rm -rf .venv .venv-shell build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
-	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@$(REMOVE) 2>/dev/null || { echo "sudo: some results are root's, as what made them ran as root"; $(SUDO) $(REMOVE); }
