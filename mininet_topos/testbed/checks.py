@@ -26,13 +26,17 @@ from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed import probe
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.probe import Exchange
 from mininet_topos.testbed.protocol import Answer
 from mininet_topos.testbed.supervisor import State as ProcessState
 
 HTTP_PORT = 80
-_TIMEOUT_S = 2.0
-_PARALLEL = 32
+_TIMEOUT_S = 4.0
+_PARALLEL = {Target.XDP: 32, Target.BMV2: 8}
+"""Exchanges of a client at a time. An egress queue of BMv2 holds 64 packets; TCP makes up for what it loses,
+but after a second each time."""
+
 _CONNECTIONS = 24
 """TCP connections from each client to each port of each VIP."""
 
@@ -162,8 +166,12 @@ def traffic(folder: Folder, graph: nx.Graph, state: Held) -> list[Check]:
     if reference is None or not state.vips[reference]:
         return []
     vips, tips = state.vips[reference], state.tips[reference]
+    parallel = _PARALLEL[Plan.load(folder).target]
     jobs = {
-        client.name: (folder.namespace(client.name), partial(_exchanges, client.address, list(vips.values())))
+        client.name: (
+            folder.namespace(client.name),
+            partial(_exchanges, client.address, list(vips.values()), parallel),
+        )
         for client in clients
     }
     found = probe.run_in(jobs)
@@ -188,8 +196,8 @@ def expected_dip(flow: Flow, vip: MuxVip, tips: Mapping[IPv4Address, MuxTip]) ->
     return tips[member].group.member(tip_hash(flow)).address if member in tips else member
 
 
-async def _exchanges(source: IPv4Address, vips: Sequence[MuxVip]) -> list[Exchange]:
-    slots = asyncio.Semaphore(_PARALLEL)
+async def _exchanges(source: IPv4Address, vips: Sequence[MuxVip], parallel: int) -> list[Exchange]:
+    slots = asyncio.Semaphore(parallel)
 
     async def one(work: Callable[[], Coroutine[Any, Any, Exchange]]) -> Exchange:
         async with slots:
