@@ -10,7 +10,7 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -63,6 +63,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
         try:
             loop.run_until_complete(stack.enter_async_context(running(one)))
             loop.run_until_complete(one.until(lambda: both_ways(one), "routes by both Aggs", timeout_s=30.0))
+            loop.run_until_complete(one.until(quiet_for(one, 0.5), "no more writes to switches", 30.0))
             print(f"4 switches up and converged in {time.monotonic() - started:.1f} s")
             yield Net(one, loop)
         finally:
@@ -108,10 +109,31 @@ def ports_towards(rows: list[Row], address: str) -> list[int]:
 
 
 async def both_ways(one: Fabric) -> bool:
+    """Whether each ToR reaches the other's hosts by both Aggs, and the Aggs know the way on.
+
+    BIRD passes a route on before the P4 switch has it, so an Agg may be the last to forward by it.
+    """
     for tor, address in (("t1", "100.1.2.1"), ("t2", "100.1.1.1")):
         if set(ports_towards(await one[tor].rows(), address)) != {1, 2}:
             return False
+        if not all([ports_towards(await one[agg].rows(), address) for agg in ("a3", "a4")]):
+            return False
     return True
+
+
+def quiet_for(one: Fabric, seconds: float) -> Callable[[], Coroutine[Any, Any, bool]]:
+    """Return a check whether no switch has been written to for so long: routing has nothing more to say."""
+    seen: list[int] = []
+    since = time.monotonic()
+
+    async def quiet() -> bool:
+        nonlocal seen, since
+        writes = [(await agent.status()).writes for agent in one.agents.values()]
+        if writes != seen:
+            seen, since = writes, time.monotonic()
+        return time.monotonic() - since > seconds
+
+    return quiet
 
 
 def bird_of(switch: Node) -> int:
