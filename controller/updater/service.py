@@ -393,8 +393,8 @@ class Updater:
             if isinstance(error, RefusedError) and error.problem.type.endswith(":table-full"):
                 self._store.put_vips(self._with_placements({step.address: None}, by_hand=False)[1])
                 self._events.add("left-to-smuxes", str(step.address), device=step.device)
-            else:
-                self._note_dirty(step.device)
+            # A switch that refuses a change goes on with what it held before.
+            self._note_dirty(step.device)
         for step in outcome.barred:
             self._note_dirty(step.device)
 

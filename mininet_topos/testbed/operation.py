@@ -11,6 +11,7 @@ from functools import partial
 import networkx as nx
 
 from controller.client import ControllerClient
+from controller.monitoring.agents import Reach
 from duet_p4.rest.app import State
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree
@@ -77,11 +78,16 @@ async def _hand_over(controller: ControllerClient, stated: Sequence[StatedVip], 
 
 
 async def _await_controller(controller: ControllerClient, deadline: float) -> None:
+    """Wait until the controller reaches every agent: it leaves out the DIPs of a server that it does not."""
     while True:
         try:
             if (await controller.health()).state is State.READY:
-                return
-            problem = "it is not ready"
+                unseen = [agent.name for agent in await controller.agents() if agent.reach is not Reach.READY]
+                if not unseen:
+                    return
+                problem = f"it does not reach {', '.join(unseen)}"
+            else:
+                problem = "it is not ready"
         except RestError as error:
             problem = str(error)
         if time.monotonic() > deadline:
