@@ -34,18 +34,17 @@ def mtu(name: str) -> int:
 
 def is_up(name: str) -> bool:
     """Return whether an interface is up and has carrier."""
-    flags = int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
-    return flags & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
+    return _flags(name) & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
 
 
 def is_enabled(name: str) -> bool:
     """Return whether an interface was taken up, with carrier or without."""
-    return bool(int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0]) & _IFF_UP)
+    return bool(_flags(name) & _IFF_UP)
 
 
 def set_up(name: str, *, up: bool) -> None:
     """Take an interface up or down."""
-    flags = int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
+    flags = _flags(name)
     _ioctl(name, _SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP if up else flags & ~_IFF_UP))
 
 
@@ -66,6 +65,10 @@ def set_transmit_offloads(name: str, *, on: bool) -> None:
 def set_ipv4_option(name: str, option: str, value: int) -> None:
     """Set `net.ipv4.conf.<name>.<option>`."""
     Path(f"/proc/sys/net/ipv4/conf/{name}/{option}").write_text(f"{value}\n", encoding="ascii")
+
+
+def _flags(name: str) -> int:
+    return int(struct.unpack_from("H", _ioctl(name, _SIOCGIFFLAGS), 16)[0])
 
 
 def _ethtool(name: str, command: int, value: int) -> None:

@@ -23,7 +23,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
-from pydantic import ValidationError
 from pyroute2 import AsyncIPRoute, IPRoute
 
 from duet_p4 import log, netdev
@@ -277,9 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the switch's JSON configuration")
     options = parser.parse_args(argv)
     try:
-        config = SwitchConfig.model_validate_json(options.config.read_bytes())
-    except (OSError, ValidationError) as error:
-        print(f"{options.config}: {error}", file=sys.stderr)
+        config = SwitchConfig.from_file(options.config)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
         return 2
     log.setup(config.name, config.log_level)
     try:

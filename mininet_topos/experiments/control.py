@@ -19,14 +19,13 @@ import numpy as np
 from rich.console import Console
 
 from controller.client import ControllerClient
-from controller.monitoring.agents import Reach
 from controller.updater.plan import Wave
 from duet_p4 import results
 from duet_p4.model import Dip, MuxVip, Vip
 from duet_p4.rest.client import RestError
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
-from mininet_topos.experiments.agent_logs import TIMEOUT_S, AgentLogs
+from mininet_topos.experiments.agent_logs import AgentLogs
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import Running, Say, running
 from mininet_topos.testbed import agents as agents_module
@@ -51,7 +50,6 @@ LARGE = 512
 _NEW_VIP = addresses.VIPS[500]
 _FIRST_WRITTEN = addresses.VIPS[1000]
 _IN_FLIGHT = 8
-_POLL_S = 0.05
 _QUIET_S = 0.2
 
 notes = Console(stderr=True)
@@ -102,7 +100,7 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
             samples[what] = values
             say(f"{what}: median {np.median(values):.1f} of {len(values)}")
 
-        _with_controller(testbed, _await_calm)
+        _with_controller(testbed, _settle)
         note(
             "announce_ms", testbed.with_agents(lambda agents: _announce(agents, logs, testbed.vips[0], runs))
         )
@@ -126,16 +124,8 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
     }
 
 
-async def _await_calm(controller: ControllerClient) -> None:
-    """Wait until the controller has looked after every agent once.
-
-    Its first repair of a device would undo what is measured at the device's agent.
-    """
-    deadline = time.monotonic() + TIMEOUT_S
-    while any(agent.reach is not Reach.READY for agent in await controller.agents()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the controller does not reach all agents in {TIMEOUT_S:g} s")
-        await asyncio.sleep(_POLL_S)
+async def _settle(controller: ControllerClient) -> None:
+    """Have the controller repair all there is to repair; done later, it would undo what is measured."""
     await controller.resync()
 
 

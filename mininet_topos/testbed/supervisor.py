@@ -133,17 +133,11 @@ class Supervisor:
 
     def halt(self, node: str) -> None:
         """Have the processes of a node do nothing more; `stop` and `sweep` end them."""
-        for running in self._of(node):
-            running.wanted = False
-            self._due.pop(running.process.id, None)
-            _signal(running, signal.SIGSTOP)
+        self._dismiss(node, signal.SIGSTOP)
 
     def stop(self, node: str) -> None:
         """Kill the processes of a node, and whatever they started there; they stay down."""
-        for running in self._of(node):
-            running.wanted = False
-            self._due.pop(running.process.id, None)
-            _signal(running, signal.SIGKILL)
+        self._dismiss(node, signal.SIGKILL)
 
     def sweep(self, node: str, timeout_s: float) -> None:
         """Kill all that is left in the namespace of a node after `stop`, and wait until it has ended."""
@@ -189,6 +183,14 @@ class Supervisor:
             )
             for running in self._all.values()
         ]
+
+    def _dismiss(self, node: str, number: signal.Signals) -> None:
+        for running in self._of(node):
+            running.wanted = False
+            self._due.pop(running.process.id, None)
+            if running.pidfd is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(running.pidfd, number)
 
     def _of(self, node: str | None) -> Iterable[_Running]:
         return (running for running in self._all.values() if node in (None, running.process.node))
@@ -274,12 +276,6 @@ def _child(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _signal(running: _Running, number: signal.Signals) -> None:
-    if running.pidfd is not None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(running.pidfd, number)
 
 
 def _state(running: _Running) -> State:
