@@ -108,8 +108,9 @@ class Controller:
                 for name, client in clients.items()
             }
             devices |= servers
-            updater = Updater(store, events, inventory, devices, live_flows(inventory, servers))
-            self.app.include_router(updater_api.router(updater, store, events, engine_client.place))
+            flows = live_flows(inventory, servers)
+            updater = Updater(store, events, inventory, devices, flows, engine_client.place)
+            self.app.include_router(updater_api.router(updater, store, events))
             self._every("repair", config.intervals.repair, updater.repair)
             self._every("settle", config.intervals.settle, updater.settle)
             self._every("resync", config.intervals.resync, lambda: _resync(updater))

@@ -22,7 +22,7 @@ from rich.table import Table
 from controller.client import ControllerClient
 from controller.engine.api import Request
 from controller.engine.planner import StrategyName
-from controller.store import Event, VipRecord
+from controller.store import Carried, Event, VipRecord
 from controller.updater.plan import Plan
 from controller.updater.service import Placement, Report
 from duet_p4.model import Dip, Vip
@@ -396,6 +396,7 @@ def _spec(address: IPv4Address | None, dips: Sequence[str], file: Any, name: str
 
 def _details(record: VipRecord) -> Iterable[Table | str]:
     yield f"VIP {record.address} on {_where(record)}"
+    yield from (f"TIP {placed.tip.address} on {_on(placed)}" for placed in record.tips)
     groups = [("default", record.layout.group)] if record.layout.group else []
     groups += [(f"{port.protocol}/{port.port}", port.group) for port in record.layout.ports]
     groups += [(f"TIP {placed.tip.address}", placed.tip.group) for placed in record.tips]
@@ -408,10 +409,11 @@ def _details(record: VipRecord) -> Iterable[Table | str]:
 
 
 def _where(record: VipRecord) -> str:
-    where = record.switch or "SMuxes"
-    if record.returning:
-        where += f" (returning to {record.returning})"
-    return where + (" (by hand)" if record.held else "")
+    return _on(record) + (" (by hand)" if record.held else "")
+
+
+def _on(carried: Carried) -> str:
+    return f"SMuxes (waiting for {carried.returning})" if carried.returning else carried.switch or "SMuxes"
 
 
 def _report(report: Report) -> Iterable[str]:

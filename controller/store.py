@@ -48,29 +48,39 @@ CREATE INDEX IF NOT EXISTS traffic_time ON traffic (time);
 """
 
 
-class PlacedTip(Model):
-    """A share of a large VIP's DIPs, and the switch that carries it (None: the SMuxes)."""
+class Carried(Model):
+    """What a switch may carry: `switch` is the one that shall; None leaves it to the SMuxes."""
+
+    switch: str | None = None
+    returning: str | None = Field(
+        default=None,
+        description="The switch that it waits for on the SMuxes: until the flows of a change have settled, "
+        "or there is room",
+    )
+
+    @property
+    def home(self) -> str | None:
+        """The switch where it belongs: the one that carries it, or that it waits for."""
+        return self.switch or self.returning
+
+
+class PlacedTip(Carried):
+    """A share of a large VIP's DIPs, and the switch that carries it."""
 
     tip: MuxTip
-    switch: str | None = None
 
 
-class VipRecord(Model):
+class VipRecord(Carried):
     """All that is wanted of one VIP.
 
-    `spec` is what the operator said, `layout` its slot tables as every mux shall hold them, and
-    `switch` the HMux that shall carry it; None leaves it to the SMuxes.
+    `spec` is what the operator said, `layout` its slot tables as every mux shall hold them.
     """
 
     spec: Vip
     layout: MuxVip
     tips: tuple[PlacedTip, ...] = ()
-    switch: str | None = None
     held: bool = Field(
         default=False, description="An operator placed it by hand; the engine does not move it"
-    )
-    returning: str | None = Field(
-        default=None, description="The switch it goes back to once the flows of a change have settled"
     )
     revision: int = 1
 
@@ -78,6 +88,10 @@ class VipRecord(Model):
     def address(self) -> IPv4Address:
         """The VIP."""
         return self.spec.address
+
+    def carried(self) -> dict[IPv4Address, Carried]:
+        """Return the VIP and its TIPs."""
+        return {self.address: self, **{placed.tip.address: placed for placed in self.tips}}
 
 
 class Event(Model):

@@ -163,7 +163,8 @@ class Group(Model):
     def updated(self, dips: tuple[Dip, ...]) -> Self:
         """Return the group with `dips` as members, moving no slot that need not move.
 
-        A removed DIP's slots go to the rest; an added DIP takes only its share.
+        A removed DIP's slots go to the rest; an added DIP takes only its share. A group that has outgrown
+        its slots gets a multiple of them.
         """
         old = {dip.address: index for index, dip in enumerate(self.members)}
         new = {dip.address: index for index, dip in enumerate(dips)}
@@ -172,6 +173,8 @@ class Group(Model):
             dip.address in old and dip.weight != self.members[old[dip.address]].weight for dip in dips
         )
         weights = [dip.weight for dip in dips]
+        if grown:
+            owners = slots.widened(owners, weights)
         return type(self)(members=dips, slots=tuple(slots.update(owners, weights, rebalance=grown)))
 
 

@@ -68,6 +68,17 @@ def update(owners: Sequence[int | None], weights: Sequence[int], *, rebalance: b
     return _fill(table, weights)
 
 
+def widened(owners: Sequence[int | None], weights: Sequence[int]) -> list[int | None]:
+    """Return the table, repeated where it has less than half the slots that these weights would get.
+
+    A hash picks the same owner from a repeated table as it did before: what is a remainder modulo a
+    multiple of the old count is one modulo the old count, too. So no flow moves.
+    """
+    _check(weights)
+    limit = SLOTS_PER_MEMBER * sum(1 for weight in weights if weight)
+    return [*owners] * max(1, limit // len(owners)) if 2 * len(owners) < limit else [*owners]
+
+
 def _fill(table: list[int | None], weights: Sequence[int]) -> list[int]:
     """Give each free slot to the member furthest below its share; ties go to the lower index."""
     held = [0] * len(weights)

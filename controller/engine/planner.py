@@ -131,8 +131,7 @@ def compute(
     demands = Demands.of(demands_of(records, traffic, inventory), topology)
     now: dict[str, str | None] = {}
     for record in records:
-        now[str(record.address)] = record.switch or record.returning
-        now.update({str(placed.tip.address): placed.switch for placed in record.tips})
+        now.update({str(address): carried.home for address, carried in record.carried().items()})
     held = frozenset(demands.index[str(record.address)] for record in records if record.held)
     excluded = np.array([topology.index[name] for name in out_of_service], np.int32)
     return assign(

@@ -1,7 +1,4 @@
-"""The updater's REST interface: VIPs, their placement, plans, events.
-
-`place` asks the engine where a new VIP goes; the updater itself has no opinion.
-"""
+"""The updater's REST interface: VIPs, their placement, plans, events."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pydantic import Field
 from controller.events import EventLog
 from controller.store import Event, Store, VipRecord
 from controller.updater.plan import Plan
-from controller.updater.service import DeviceReach, Placement, Placer, Report, Updater
+from controller.updater.service import DeviceReach, Placement, Report, Updater
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
 from duet_p4.rest.problems import InvalidError
@@ -47,7 +44,7 @@ class DipHealth(Model):
     up: bool
 
 
-def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> APIRouter:
+def router(updater: Updater, store: Store, events: EventLog) -> APIRouter:
     """Return the updater's paths."""
     api = APIRouter(prefix="/v1")
     found = problem_responses(404, 422)
@@ -68,14 +65,7 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
         switch: Annotated[str | None, Query(description="carry it here, and let no engine move it")] = None,
     ) -> VipRecord:
         """Add a VIP; the engine says where it goes unless `switch` does."""
-        if switch is not None:
-            updater.check_switch(switch)
-
-            async def there(record: VipRecord) -> dict[IPv4Address, str | None]:
-                return {record.address: switch}
-
-            return await updater.add_vip(body, there, held=True)
-        return await updater.add_vip(body, place)
+        return await updater.add_vip(body, switch)
 
     @api.put("/vips/{vip}", tags=["vips"], responses=problem_responses(404, 409, 422))
     async def change_vip(vip: IPv4Address, body: Vip) -> VipRecord:
@@ -114,7 +104,7 @@ def router(updater: Updater, store: Store, events: EventLog, place: Placer) -> A
     @api.put("/devices/{name}", tags=["devices"], responses=found)
     async def set_reach(name: str, body: Reach) -> Reach:
         """Say whether a device answers; monitoring does so."""
-        await updater.set_reach(name, body.reach, place)
+        await updater.set_reach(name, body.reach)
         return body
 
     @api.get("/assignment", tags=["assignment"])

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.updater.devices import Device
-from controller.updater.plan import Action, DeviceState, Plan, Step, Wave
-from duet_p4.rest.client import RestError
+from controller.updater.plan import Action, DeviceKind, DeviceState, Plan, Step, Wave
+from duet_p4.rest.client import RefusedError, RestError
 
 PARALLEL_DEVICES = 32
 
@@ -40,6 +40,9 @@ async def execute(plan: Plan, wanted: Mapping[str, DeviceState], devices: Mappin
     A failed step does not stop the others of its wave or of later waves, with two exceptions: an
     address that a switch did not withdraw is not announced from another, so that no two switches
     ever announce the same /32; and a switch does not announce what it could not program.
+
+    A switch that has no room for the old and the new of a VIP at once gives the old up first: the SMuxes
+    have the new one by then.
     """
     outcome = Outcome()
     limit = asyncio.Semaphore(PARALLEL_DEVICES)
@@ -85,4 +88,15 @@ async def _perform(step: Step, wanted: DeviceState, device: Device) -> int:
     entry = wanted.entries[step.address]
     if step.action is Action.ANNOUNCE:
         return await device.announce(entry)
-    return await device.put(entry, announce=step.action is Action.PUT)
+    announce = step.action is Action.PUT
+    try:
+        return await device.put(entry, announce=announce)
+    except RefusedError as error:
+        if not is_table_full(error) or device.kind is not DeviceKind.SWITCH:
+            raise
+    return await device.delete(step.address) + await device.put(entry, announce=announce)
+
+
+def is_table_full(error: RestError) -> bool:
+    """Whether a device refused a request for want of room."""
+    return isinstance(error, RefusedError) and error.problem.type.endswith(":table-full")

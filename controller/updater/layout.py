@@ -11,9 +11,13 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
 from controller.store import PlacedTip, VipRecord
+from duet_p4 import slots
 from duet_p4.model import MAX_WEIGHT, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Vip
 
 TipAllocator = Callable[[], IPv4Address]
+
+_OVERSIZE = 4
+"""How many times the slots of a fresh group an old one may keep: its VIP is smaller than it was."""
 
 
 class LayoutError(ValueError):
@@ -46,7 +50,8 @@ def lay_out(
 ) -> VipRecord:
     """Spell a VIP out afresh, with the DIPs in `down` left out.
 
-    `fan_out` is how many DIPs one tunneling table holds (the paper: 512).
+    `fan_out` is how many DIPs one tunneling table holds (the paper: 512). Whether a VIP needs TIPs is
+    up to the DIPs that are stated, not to those that are up: a failure must not lay it out afresh.
     """
     for port in spec.ports:
         if len(port.dips) > fan_out:
@@ -60,11 +65,11 @@ def lay_out(
         )
     alive = _without(spec, down)
     ports = MuxVip.of(alive).ports if alive.ports else ()
-    if len(alive.dips) <= fan_out:
+    if len(spec.dips) <= fan_out:
         group = Group.of(alive.dips) if alive.dips else None
         return VipRecord(spec=spec, layout=MuxVip(address=spec.address, group=group, ports=ports))
     tips = tuple(
-        PlacedTip(tip=MuxTip(address=allocate_tip(), group=Group.of(share)))
+        PlacedTip(tip=MuxTip(address=allocate_tip(), group=_share_group(None, share)))
         for share in _shares(alive.dips, -(-len(alive.dips) // fan_out))
     )
     layout = MuxVip(address=spec.address, group=Group.of(_tip_members(tips)), ports=ports)
@@ -84,19 +89,17 @@ def change(
     worse than sending it nowhere.
     """
     alive = _without(spec, down)
-    if bool(record.tips) != (len(alive.dips) > fan_out):
+    if bool(record.tips) != (len(spec.dips) > fan_out):
         fresh = lay_out(spec, fan_out, allocate_tip, down)
-        return fresh.model_copy(
-            update={"switch": record.switch, "held": record.held, "revision": record.revision}
-        )
+        return record.model_copy(update={"spec": spec, "layout": fresh.layout, "tips": fresh.tips})
     tips = _changed_tips(record.tips, alive.dips, fan_out, allocate_tip) if record.tips else ()
     members = _changed_tip_members(record, tips) if tips else alive.dips
     old_ports = {(port.protocol, port.port): port.group for port in record.layout.ports}
     ports = []
-    for port in alive.ports:
-        group = _regroup(old_ports.get((port.protocol, port.port)), port.dips)
+    for port, stated in zip(alive.ports, spec.ports, strict=True):
+        group = _regroup(old_ports.get((port.protocol, port.port)), port.dips, stated.dips)
         ports.append(MuxPortGroup(protocol=port.protocol, port=port.port, group=group))
-    default = _regroup(record.layout.group, members) if members else None
+    default = _regroup(record.layout.group, members, members if tips else spec.dips) if members else None
     layout = MuxVip(address=spec.address, group=default, ports=tuple(ports))
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
 
@@ -113,8 +116,10 @@ def is_current(record: VipRecord, down: Collection[IPv4Address]) -> bool:
     return held == set(alive.dips) and ports == wanted
 
 
-def _regroup(old: Group | None, dips: tuple[Dip, ...]) -> Group:
-    return old.updated(dips) if old else Group.of(dips)
+def _regroup(old: Group | None, dips: tuple[Dip, ...], stated: tuple[Dip, ...]) -> Group:
+    """Return the group with `dips`, afresh if it keeps far more slots than what is `stated` would get."""
+    most = _OVERSIZE * slots.default_count([dip.weight for dip in stated])
+    return old.updated(dips) if old and len(old.slots) <= most else Group.of(dips)
 
 
 def _without(spec: Vip, down: Collection[IPv4Address]) -> Vip:
@@ -149,8 +154,12 @@ def _changed_tip_members(record: VipRecord, tips: Sequence[PlacedTip]) -> tuple[
     shrunk = all(set(placed.tip.group.members) <= old.get(placed.tip.address, set()) for placed in tips)
     if not shrunk or record.layout.group is None:
         return _tip_members(tips)
-    kept = {placed.tip.address for placed in tips}
-    return tuple(member for member in record.layout.group.members if member.address in kept)
+    taking = {placed.tip.address: any(dip.weight for dip in placed.tip.group.members) for placed in tips}
+    return tuple(
+        member if taking[member.address] else member.model_copy(update={"weight": 0})
+        for member in record.layout.group.members
+        if member.address in taking
+    )
 
 
 def _changed_tips(
@@ -173,8 +182,17 @@ def _changed_tips(
             continue
         if index < len(tips):
             old = tips[index]
-            tip = MuxTip(address=old.tip.address, group=old.tip.group.updated(tuple(share)))
-            changed.append(PlacedTip(tip=tip, switch=old.switch))
+            tip = MuxTip(address=old.tip.address, group=_share_group(old.tip.group, tuple(share)))
+            changed.append(old.model_copy(update={"tip": tip}))
         else:
-            changed.append(PlacedTip(tip=MuxTip(address=allocate_tip(), group=Group.of(tuple(share)))))
+            tip = MuxTip(address=allocate_tip(), group=_share_group(None, tuple(share)))
+            changed.append(PlacedTip(tip=tip))
     return tuple(changed)
+
+
+def _share_group(old: Group | None, share: tuple[Dip, ...]) -> Group:
+    """Return a TIP's group. One whose every DIP is drained keeps its slots; its VIP gives it none."""
+    if any(dip.weight for dip in share):
+        return old.updated(share) if old else Group.of(share)
+    equal = tuple(dip.model_copy(update={"weight": 1}) for dip in share)
+    return Group(members=share, slots=(old.updated(equal) if old else Group.of(equal)).slots)

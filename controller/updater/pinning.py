@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
 
-from duet_p4.flow_hash import Flow, flow_hash
+from controller.store import VipRecord
+from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.host_agent.model import LiveFlow
-from duet_p4.model import Group, MuxVip, PinnedFlow, Protocol
+from duet_p4.model import Dip, Group, MuxVip, PinnedFlow, Protocol
 
 
 def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:
@@ -17,33 +19,62 @@ def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:
     return vip.group
 
 
-def pins(layout: MuxVip, flows: Iterable[LiveFlow]) -> tuple[PinnedFlow, ...]:
-    """Return the flows that `layout`'s slots would send elsewhere than where they are.
+def pinned(record: VipRecord, flows: Iterable[LiveFlow | PinnedFlow]) -> VipRecord:
+    """Return the record with those of `flows` pinned that its slots would send elsewhere than where they are.
 
-    A flow whose DIP is no member of its group any more cannot be kept and is left out.
+    A flow whose DIP does not serve it any more cannot be kept and is left out. A DIP that is behind a TIP
+    joins its VIP's group, without a slot, once a flow is pinned to it: so muxes know the way to it.
     """
-    pinned = []
+    tips = {placed.tip.address: placed.tip.group for placed in record.tips}
+    served = {id(group): _serving(group, tips) for group in record.layout.groups()}
+    pins: set[PinnedFlow] = set()
+    through_tips: set[Dip] = set()
     for flow in flows:
-        group = group_of(layout, flow.protocol, flow.destination_port)
-        if group is None or all(member.address != flow.dip for member in group.members):
+        group = group_of(record.layout, flow.protocol, flow.destination_port)
+        if group is None:
             continue
-        key = Flow(flow.source, layout.address, flow.protocol, flow.source_port, flow.destination_port)
-        if group.member(flow_hash(key)).address != flow.dip:
-            pinned.append(PinnedFlow(**flow.model_dump()))
-    return tuple(sorted(set(pinned), key=lambda pin: tuple(pin.model_dump().values())))
+        key = Flow(flow.source, record.address, flow.protocol, flow.source_port, flow.destination_port)
+        member = group.member(flow_hash(key))
+        behind = tips.get(member.address)
+        if (behind.member(tip_hash(key)) if behind else member).address == flow.dip:
+            continue
+        serving = served[id(group)].get(flow.dip)
+        if serving is not None:
+            pins.add(PinnedFlow(**flow.model_dump()))
+            if tips and group is record.layout.group:
+                through_tips.add(serving)
+    layout = record.layout.model_copy(update={"pinned": tuple(sorted(pins, key=_order))})
+    if tips and layout.group is not None:
+        own = tuple(member for member in layout.group.members if member.address in tips)
+        known = tuple(
+            dip.model_copy(update={"weight": 0}) for dip in sorted(through_tips, key=lambda d: d.address)
+        )
+        layout = layout.model_copy(update={"group": layout.group.model_copy(update={"members": own + known})})
+    return record.model_copy(update={"layout": layout})
 
 
-def disturbs(old: MuxVip, new: MuxVip) -> bool:
+def disturbs(old: VipRecord, new: VipRecord) -> bool:
     """Whether a change of layout moves slots away from a DIP that stays a member of its group.
 
     Only then are there live flows worth pinning: flows of a DIP that left have nowhere to stay.
     """
-    old_groups = {(port.protocol, port.port): port.group for port in old.ports}
+    if bool(old.tips) != bool(new.tips):
+        return True
+    old_groups = {(port.protocol, port.port): port.group for port in old.layout.ports}
     pairs: list[tuple[Group | None, Group | None]] = [
-        (old_groups.get((port.protocol, port.port), old.group), port.group) for port in new.ports
+        (old_groups.get((port.protocol, port.port), old.layout.group), port.group)
+        for port in new.layout.ports
     ]
-    pairs.append((old.group, new.group))
+    pairs.append((old.layout.group, new.layout.group))
+    old_tips = {placed.tip.address: placed.tip.group for placed in old.tips}
+    pairs += [(old_tips.get(placed.tip.address), placed.tip.group) for placed in new.tips]
     return any(before and after and _moves_a_member(before, after) for before, after in pairs)
+
+
+def _serving(group: Group, tips: Mapping[IPv4Address, Group]) -> dict[IPv4Address, Dip]:
+    """Return the DIPs of a group; where it has TIPs, those behind them."""
+    behind = [tips[member.address].members for member in group.members if member.address in tips]
+    return {dip.address: dip for dips in behind or [group.members] for dip in dips}
 
 
 def _moves_a_member(before: Group, after: Group) -> bool:
@@ -53,3 +84,7 @@ def _moves_a_member(before: Group, after: Group) -> bool:
     if len(owners_before) != len(owners_after):
         return any(address in staying for address in owners_before)
     return any(was != now and was in staying for was, now in zip(owners_before, owners_after, strict=True))
+
+
+def _order(pin: PinnedFlow) -> tuple[object, ...]:
+    return tuple(pin.model_dump().values())

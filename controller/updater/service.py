@@ -13,30 +13,37 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from controller.events import EventLog
 from controller.inventory import Inventory
-from controller.store import PlacedTip, Store, VipRecord
+from controller.store import Carried, Store, VipRecord
 from controller.updater.devices import Device
-from controller.updater.executor import Outcome, execute
+from controller.updater.executor import Outcome, execute, is_table_full
 from controller.updater.layout import LayoutError, TipAllocator, change, is_current, lay_out, tip_allocator
-from controller.updater.pinning import disturbs, pins
-from controller.updater.plan import DeviceState, Plan, plan_update
+from controller.updater.pinning import disturbs, pinned
+from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
 from duet_p4.host_agent.model import LiveFlow
-from duet_p4.model import Dip, Model, MuxVip, Vip
-from duet_p4.rest.client import RefusedError, RestError
+from duet_p4.model import Dip, Model, Vip
+from duet_p4.rest.client import RestError
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 
 logger = logging.getLogger(__name__)
 
 Placer = Callable[[VipRecord], Awaitable[Mapping[IPv4Address, str | None]]]
-"""Asks the engine where a VIP and its TIPs go, while everything else stays."""
+"""Asks the engine where a VIP and its TIPs go, while everything else stays. May raise `RestError`."""
 
 FlowSource = Callable[[VipRecord], Awaitable[list[LiveFlow]]]
 """Asks the host agents of a VIP's DIPs for its live flows."""
+
+
+_Carried = TypeVar("_Carried", bound=Carried)
+
+_Load = tuple[str, dict[IPv4Address, Entry]]
+"""A switch, and all that it was asked to hold."""
 
 
 class Placement(Model):
@@ -73,14 +80,17 @@ class Updater:
         inventory: Inventory,
         devices: Mapping[str, Device],
         live_flows: FlowSource,
+        place: Placer,
     ) -> None:
         self._store = store
         self._events = events
         self._inventory = inventory
         self._devices = devices
         self._live_flows = live_flows
+        self._engine_places = place
         self._unreachable: set[str] = set()
         self._dirty: set[str] = set()
+        self._refused: dict[IPv4Address, _Load] = {}
         self._repair_due = asyncio.Event()
         self._lock = asyncio.Lock()
         self.fan_out = min(switch.tables.tunneling for switch in inventory.switches)
@@ -106,13 +116,21 @@ class Updater:
             for address, (_, switch) in mux_entries(record).items()
         )
 
-    async def add_vip(self, spec: Vip, place: Placer, *, held: bool = False) -> VipRecord:
-        """Add a VIP and bring it up where `place` says; `ConflictError` where it exists."""
+    async def add_vip(self, spec: Vip, switch: str | None = None) -> VipRecord:
+        """Add a VIP and bring it up on `switch`, and no engine moves it; or else where the engine says.
+
+        Raises `ConflictError` where the VIP exists, and `RestError` where the engine is away.
+        """
+        if switch is not None:
+            self.check_switch(switch)
         async with self._lock:
             if self._store.vip(spec.address):
                 raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
-            laid_out = self._lay_out(spec, self._store.down_dips(spec.address))
-            record = _placed(laid_out, await place(laid_out)).model_copy(update={"held": held})
+            record = self._lay_out(spec, self._store.down_dips(spec.address))
+            if switch is not None:
+                record = record.model_copy(update={"switch": switch, "held": True})
+            if switch is None or record.tips:
+                record = _placed(record, await self._homes(record))
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
             outcome = await self._apply([], [record])
@@ -175,7 +193,7 @@ class Updater:
             self._store.put_vips(after)
             outcome = await self._apply(before, after)
             for record in after:
-                self._events.add("vip-placed", str(record.address), switch=record.switch)
+                self._events.add("vip-placed", str(record.address), switch=self.vip(record.address).switch)
             return _report(outcome)
 
     async def release(self, address: IPv4Address) -> VipRecord:
@@ -213,11 +231,12 @@ class Updater:
                 if serving[record.address]:
                     await self._change(record, record.spec)
 
-    async def set_reach(self, device: str, reach: DeviceReach, place: Placer) -> None:
+    async def set_reach(self, device: str, reach: DeviceReach) -> None:
         """Note whether a device answers. One that does not gets no requests; one that does again is repaired
         by the next `repair`.
 
-        A switch that is lost gives up the VIPs that the engine put there: each goes where `place` says.
+        A switch that is lost gives up what the engine put there, and what waits to return to it: each goes
+        where the engine says now. What an operator put there by hand waits on the SMuxes for it to come back.
         """
         if device not in self._devices:
             raise UnknownError(f"no device is called {device!r}")
@@ -233,13 +252,16 @@ class Updater:
             self._events.add("device-unreachable", device)
             await self._set_server_health(device, up=False)
         if reach is DeviceReach.LOST:
-            # What an operator put there by hand waits on the SMuxes for the switch to come back.
-            held = {address for record in self.vips() if record.held for address in _addresses(record)}
-            stranded = [p.address for p in self.placements() if p.switch == device and p.address not in held]
+            stranded = [
+                address
+                for record in self.vips()
+                for address, carried in record.carried().items()
+                if carried.home == device and not (record.held and carried is record)
+            ]
             self._events.add("device-lost", device, vips=len(stranded))
             await self.place(Placement(address=address, switch=None) for address in stranded)
             for owner in sorted({self._owner(address) for address in stranded}):
-                target = await place(self.vip(owner))
+                target = await self._homes(self.vip(owner))
                 wanted = [Placement(address=a, switch=s) for a, s in target.items() if a in stranded]
                 await self.place(wanted)
 
@@ -250,13 +272,15 @@ class Updater:
                 await self.set_dip_health(server.dips, up=up)
 
     def _owner(self, address: IPv4Address) -> IPv4Address:
-        return next(record.address for record in self.vips() if address in _addresses(record))
+        return next(record.address for record in self.vips() if address in record.carried())
 
     async def resync(self, only: Iterable[str] | None = None) -> Report:
         """Read devices back (all, or `only` some) and repair what differs from the store."""
         async with self._lock:
             wanted = wanted_states(self._store.vips().values(), self._inventory)
-            if only is not None:
+            if only is None:
+                self._refused.clear()
+            else:
                 wanted = {name: wanted[name] for name in only}
             observed = await self._observe(wanted)
             self._dirty -= set(observed)
@@ -285,7 +309,7 @@ class Updater:
         self._repair_due.set()
 
     async def settle(self) -> None:
-        """Unpin flows that have ended, and return VIPs to the switch they left for a change of DIPs.
+        """Unpin flows that have ended, and return VIPs and TIPs to the switch that they wait for.
 
         A VIP whose layout is behind the health of its DIPs, as after a kill, is brought up to it.
         """
@@ -294,7 +318,8 @@ class Updater:
                 if not is_current(record, self._store.down_dips(record.address)):
                     await self._change(record, record.spec)
                     continue
-                if not record.layout.pinned and record.returning is None:
+                waits = any(carried.returning for carried in record.carried().values())
+                if not record.layout.pinned and not waits:
                     continue
                 try:
                     flows = await self._live_flows(record)
@@ -323,43 +348,76 @@ class Updater:
     async def _change(self, old: VipRecord, spec: Vip) -> None:
         new = change(old, spec, self._store.down_dips(spec.address), self.fan_out, self._tips())
         new = new.model_copy(update={"revision": old.revision + 1})
-        if not disturbs(old.layout, new.layout):
-            new = new.model_copy(update={"layout": _repinned(new, old)})
+        if not disturbs(old, new):
+            new = pinned(new, old.layout.pinned)
             self._store.put_vips([new])
             self._events.add("vip-changed", str(spec.address), dips=len(spec.all_dips()))
             await self._apply([old], [new])
             return
-        detour = old.model_copy(update={"switch": None, "returning": old.switch or old.returning})
+        detour = old.model_copy(update={"switch": None, "returning": old.home})
         self._store.put_vips([detour])
         await self._apply([old], [detour])
-        flows = await self._live_flows(old)
-        layout = new.layout.model_copy(update={"pinned": pins(new.layout, flows)})
-        new = new.model_copy(update={"layout": layout, "switch": None, "returning": detour.returning})
+        new = new.model_copy(update={"switch": None, "returning": detour.returning})
+        if new.carried().keys() - old.carried().keys():
+            new = await self._rehomed(new)
+        new = pinned(new, await self._live_flows(old))
         self._store.put_vips([new])
         self._events.add(
-            "vip-changed", str(spec.address), dips=len(spec.all_dips()), pinned=len(layout.pinned)
+            "vip-changed", str(spec.address), dips=len(spec.all_dips()), pinned=len(new.layout.pinned)
         )
         await self._apply([detour], [new])
         await self._return(new, await self._live_flows(new))
 
+    async def _rehomed(self, record: VipRecord) -> VipRecord:
+        """Return a VIP that got new TIPs with homes for all, where it waits for its own.
+
+        Where the engine is away, the SMuxes carry the new TIPs until the next assignment.
+        """
+        try:
+            homes = await self._homes(record)
+        except RestError as error:
+            logger.warning("the SMuxes carry the new TIPs of VIP %s: no engine: %s", record.address, error)
+            return record
+        waiting = {"switch": None, "returning": homes.pop(record.address)}
+        return _placed(record, homes).model_copy(update=waiting)
+
+    async def _homes(self, record: VipRecord) -> dict[IPv4Address, str | None]:
+        """Return where the engine has a VIP and its TIPs, but no TIP on the VIP's own switch.
+
+        A VIP that is held stays where it is, whatever the engine says.
+        """
+        homes = dict(await self._engine_places(record))
+        if record.held:
+            homes[record.address] = record.home
+        own = homes[record.address]
+        return {a: None if a != record.address and s == own else s for a, s in homes.items()}
+
     async def _return(self, record: VipRecord, flows: list[LiveFlow]) -> None:
-        """Refresh a VIP's pins, and let it return to its switch if the pins fit there."""
-        layout = record.layout.model_copy(update={"pinned": pins(record.layout, flows)})
-        switch, returning = record.switch, record.returning
-        if returning is not None and self._pins_fit(record.address, returning, len(layout.pinned)):
-            switch, returning = returning, None
-        after = record.model_copy(update={"layout": layout, "switch": switch, "returning": returning})
+        """Refresh a VIP's pins, and let it and its TIPs return to the switches that have room for them."""
+        after = pinned(record, flows)
+        for address, carried in record.carried().items():
+            if carried.returning is not None and self._may_fit(after, address, carried.returning):
+                after = _put(after, {address: (carried.returning, None)})
         if after != record:
             self._store.put_vips([after])
             await self._apply([record], [after])
 
-    def _pins_fit(self, address: IPv4Address, switch: str, count: int) -> bool:
-        others = sum(
-            len(record.layout.pinned)
-            for record in self.vips()
-            if record.switch == switch and record.address != address
-        )
-        return others + count <= self._inventory.switch(switch).tables.pinned
+    def _may_fit(self, record: VipRecord, address: IPv4Address, switch: str) -> bool:
+        """Whether a switch has room for a record's pins, and did not refuse the very same before."""
+        if address == record.address:
+            others = sum(
+                len(other.layout.pinned)
+                for other in self.vips()
+                if other.switch == switch and other.address != address
+            )
+            if others + len(record.layout.pinned) > self._inventory.switch(switch).tables.pinned:
+                return False
+        return self._refused.get(address) != self._load(record, address, switch)
+
+    def _load(self, record: VipRecord, address: IPv4Address, switch: str) -> _Load:
+        """Return what a switch would hold with a VIP or TIP of `record` on it, beside what it holds."""
+        held = {a: e for other in self.vips() for a, (e, on) in mux_entries(other).items() if on == switch}
+        return switch, {**held, address: mux_entries(record)[address][0]}
 
     async def _apply(self, before: Iterable[VipRecord], after: Iterable[VipRecord]) -> Outcome:
         """Take the devices from one state of some VIPs to another, without reading them back.
@@ -387,14 +445,16 @@ class Updater:
         return {name: state for name, state in states if state is not None}
 
     def _note_failures(self, outcome: Outcome) -> None:
-        """Log what failed, and leave to the SMuxes what a switch has no room for."""
+        """Log what failed. What a switch has no room for waits for it on the SMuxes."""
         for step, error in outcome.failed:
             self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
-            if isinstance(error, RefusedError) and error.problem.type.endswith(":table-full"):
-                self._store.put_vips(self._with_placements({step.address: None}, by_hand=False)[1])
+            if not is_table_full(error):
+                self._note_dirty(step.device)
+            elif self._devices[step.device].kind is DeviceKind.SWITCH:
+                record = _put(self.vip(self._owner(step.address)), {step.address: (None, step.device)})
+                self._store.put_vips([record])
+                self._refused[step.address] = self._load(record, step.address, step.device)
                 self._events.add("left-to-smuxes", str(step.address), device=step.device)
-            # A switch that refuses a change goes on with what it held before.
-            self._note_dirty(step.device)
         for step in outcome.barred:
             self._note_dirty(step.device)
 
@@ -407,7 +467,7 @@ class Updater:
         on its VIP's own switch.
         """
         records = self._store.vips()
-        owners = {address: record.address for record in records.values() for address in _addresses(record)}
+        owners = {address: record.address for record in records.values() for address in record.carried()}
         for address, switch in placements.items():
             if address not in owners:
                 raise UnknownError(f"there is no VIP or TIP {address}")
@@ -419,8 +479,8 @@ class Updater:
             new = _placed(old, placements)
             if by_hand:
                 new = new.model_copy(update={"held": True})
-            if new.switch is not None and any(tip.switch == new.switch for tip in new.tips):
-                raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.switch}")
+            if new.home is not None and any(tip.home == new.home for tip in new.tips):
+                raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.home}")
             if new != old:
                 before.append(old)
                 after.append(new)
@@ -434,28 +494,28 @@ class Updater:
 
 
 def _placed(record: VipRecord, placements: Mapping[IPv4Address, str | None]) -> VipRecord:
-    tips = tuple(
-        PlacedTip(tip=placed.tip, switch=placements.get(placed.tip.address, placed.switch))
-        for placed in record.tips
+    """Return a record with its VIP and TIPs placed; what waits for the very switch goes on waiting."""
+    return _put(
+        record,
+        {
+            address: (placements[address], None)
+            for address, carried in record.carried().items()
+            if address in placements
+            and (carried.returning is None or carried.returning != placements[address])
+        },
     )
-    switch, returning = placements.get(record.address, record.switch), record.returning
-    if returning is not None and record.address in placements:
-        if switch == returning:
-            switch = record.switch  # It is on its way there, once its flows have settled.
-        else:
-            returning = None
-    return record.model_copy(update={"switch": switch, "returning": returning, "tips": tips})
 
 
-def _addresses(record: VipRecord) -> list[IPv4Address]:
-    return [record.address, *(placed.tip.address for placed in record.tips)]
+def _put(record: VipRecord, where: Mapping[IPv4Address, tuple[str | None, str | None]]) -> VipRecord:
+    """Return a record with `switch` and `returning` of its VIP and TIPs as `where` says."""
+    tips = tuple(_moved(placed, where.get(placed.tip.address)) for placed in record.tips)
+    return _moved(record, where.get(record.address)).model_copy(update={"tips": tips})
 
 
-def _repinned(new: VipRecord, old: VipRecord) -> MuxVip:
-    """Keep the pins of the old layout whose DIPs are still there."""
-    known = {dip.address for group in new.layout.groups() for dip in group.members}
-    kept = tuple(pin for pin in old.layout.pinned if pin.dip in known)
-    return new.layout.model_copy(update={"pinned": kept})
+def _moved(carried: _Carried, where: tuple[str | None, str | None] | None) -> _Carried:
+    if where is None:
+        return carried
+    return carried.model_copy(update={"switch": where[0], "returning": where[1]})
 
 
 def _report(outcome: Outcome) -> Report:

@@ -335,15 +335,9 @@ def _edit_groups(
 
 
 def _update(group: Group, dips: tuple[Dip, ...], vip: MuxVip) -> Group:
-    """Return the group with `dips`; more slots where there are more DIPs than slots."""
+    """Return the group with `dips`, of which one must take flows."""
     if not any(dip.weight for dip in dips):
         raise ConflictError(f"VIP {vip.address} would be left without a DIP that takes flows", "no-dips")
-    served = sum(1 for dip in dips if dip.weight)
-    if served > len(group.slots):
-        raise ConflictError(
-            f"VIP {vip.address} has {len(group.slots)} slots, too few for {served} DIPs: put it with more",
-            "too-few-slots",
-        )
     return group.updated(dips)
 
 

@@ -51,10 +51,10 @@ class Wanted:
         """Say how a record of the controller differs from this; empty if it does not."""
         if record.spec != self.spec:
             return f"VIP {record.address} is {record.spec}, not {self.spec}"
-        # A VIP that waits on the SMuxes for its flows to end is where it returns to.
-        place = record.returning or record.switch
-        if self.held and (place, record.held) != (self.switch, True):
-            return f"VIP {record.address} is on {place} (held: {record.held}), not held on {self.switch}"
+        if self.held and (record.home, record.held) != (self.switch, True):
+            return (
+                f"VIP {record.address} is on {record.home} (held: {record.held}), not held on {self.switch}"
+            )
         return ""
 
 

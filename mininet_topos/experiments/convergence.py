@@ -67,8 +67,11 @@ def unsettled(records: Iterable[VipRecord]) -> list[str]:
     """Return which VIPs are away from their switch for a change, or have DIPs without their share."""
     found = []
     for record in records:
-        if record.returning is not None:
-            found.append(f"VIP {record.address} has not returned to {record.returning} yet")
+        found += [
+            f"{address} has not returned to {carried.returning} yet"
+            for address, carried in record.carried().items()
+            if carried.returning is not None
+        ]
         served = {dip.address for group in record.layout.groups() for dip in group.members}
         served |= {dip.address for placed in record.tips for dip in placed.tip.group.members}
         found += [

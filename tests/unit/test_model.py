@@ -1,3 +1,4 @@
+from collections import Counter
 from ipaddress import IPv4Address
 
 import pytest
@@ -37,6 +38,17 @@ def test_removing_a_dip_moves_only_its_flows(count: int, data: st.DataObject) ->
     for flow_hash in range(len(group.slots)):
         old, new = group.member(flow_hash), after.member(flow_hash)
         assert (old == gone and new != gone) or old == new
+
+
+@given(st.integers(1, 12), st.integers(1, 200))
+def test_a_group_that_grows_serves_all_its_dips_and_moves_flows_only_to_the_new(old: int, added: int) -> None:
+    group = Group.of(dips(old))
+    after = group.updated(dips(old + added))
+    owned = Counter(after.slots)
+    assert len(owned) == old + added and max(owned.values()) <= 2 * min(owned.values())
+    joined = set(dips(old + added)[old:])
+    for flow_hash in range(len(after.slots)):
+        assert after.member(flow_hash) in joined | {group.member(flow_hash)}
 
 
 def test_used_leaves_out_a_drained_dip() -> None:

@@ -18,7 +18,8 @@ Entry = MuxVip | MuxTip
 class MemoryMux:
     """Holds what it is told, up to `size` DIPs, and writes down every request that changed it.
 
-    While it is `away`, it refuses to change or to tell what it holds.
+    An entry that changes needs room for the old and the new. While a mux is `away`, it refuses to change
+    or to tell what it holds.
     """
 
     def __init__(self, name: str, size: int = 10_000, log: list[str] | None = None) -> None:
@@ -36,12 +37,14 @@ class MemoryMux:
     def _put(self, entry: Entry, announce: bool) -> Change:
         self._be_here()
 
-        def dips(held: Entry) -> int:
+        def dips(held: Entry) -> set[IPv4Address]:
             groups = held.groups() if isinstance(held, MuxVip) else [held.group]
-            return sum(len(group.used()) for group in groups)
+            return {dip.address for group in groups for dip in group.used()}
 
-        others = sum(dips(held) for address, held in self.held.items() if address != entry.address)
-        if others + dips(entry) > self.size:
+        # Make before break: the old DIPs stay until the new ones are there.
+        needed = [dips(held) for address, held in self.held.items() if address != entry.address]
+        needed.append(dips(entry) | (dips(self.held[entry.address]) if entry.address in self.held else set()))
+        if sum(map(len, needed)) > self.size:
             raise ConflictError(f"tunneling_table is full: {self.size} entries", "table-full")
         updates = 0 if self.held.get(entry.address) == entry else 1
         self.held[entry.address] = entry

@@ -56,12 +56,33 @@ def test_a_dip_that_goes_down_moves_only_its_own_flows(count: int, data: st.Data
     before = lay_out(spec, FAN_OUT, allocator())
     gone = data.draw(st.sampled_from(spec.dips)).address
     after = change(before, spec, {gone}, FAN_OUT, allocator())
-    if bool(before.tips) != bool(after.tips):
-        return  # the VIP crosses the size of a tunneling table and is laid out afresh
     for number in range(500):
         old, new = dip_of(before, number), dip_of(after, number)
         assert new != gone
         assert old in (new, gone), (number, old, new)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=4), st.data())
+def test_after_any_changes_every_dip_that_takes_flows_has_slots(
+    counts: list[int], data: st.DataObject
+) -> None:
+    record = lay_out(Vip(address=VIP, dips=dips(counts[0])), FAN_OUT, allocator())
+    for count in counts[1:]:
+        drained = data.draw(st.sets(st.integers(0, count - 1), max_size=count - 1))
+        members = tuple(
+            dip.model_copy(update={"weight": int(i not in drained)}) for i, dip in enumerate(dips(count))
+        )
+        used = {placed.tip.address for placed in record.tips}
+        allocate = tip_allocator(IPv4Network("20.0.0.0/24"), lambda used=used: used)
+        record = change(record, Vip(address=VIP, dips=members), (), FAN_OUT, allocate)
+        assert record.layout.group is not None
+        direct = {dip.address for dip in record.layout.group.used()}
+        tips = {placed.tip.address: placed.tip.group for placed in record.tips}
+        served = (direct - tips.keys()) | {d.address for a in direct & tips.keys() for d in tips[a].used()}
+        assert served == {dip.address for dip in members if dip.weight}
+        assert bool(tips) == (count > FAN_OUT)
+        assert len(record.layout.group.slots) <= 4 * 8 * max(1, len(tips) or count)
 
 
 def test_a_vip_whose_every_dip_is_down_keeps_them() -> None:

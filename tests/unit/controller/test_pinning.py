@@ -1,75 +1,103 @@
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.updater.pinning import disturbs, pins
-from duet_p4.flow_hash import Flow, flow_hash
-from duet_p4.host_agent.model import LiveFlow
-from duet_p4.model import Dip, Group, MuxPortGroup, MuxVip, Protocol
+from controller.store import VipRecord
+from controller.updater.layout import change, lay_out, tip_allocator
+from controller.updater.pinning import disturbs, pinned
+from duet_p4.model import Dip, PortGroup, Protocol, Vip
+from tests.unit.controller.flows import dip_of, key_of, live_flows
 
 VIP = IPv4Address("10.0.0.1")
+FAN_OUT = 8
 
 
-def dips(count: int) -> tuple[Dip, ...]:
-    return tuple(Dip(address=IPv4Address("100.0.0.1") + i) for i in range(count))
+def dips(count: int, weight: int = 1) -> tuple[Dip, ...]:
+    return tuple(Dip(address=IPv4Address("100.0.0.1") + i, weight=weight) for i in range(count))
 
 
-def live_flows(layout: MuxVip, count: int) -> list[LiveFlow]:
-    assert layout.group is not None
-    flows = []
-    for number in range(count):
-        key = Flow(IPv4Address("100.9.0.1"), VIP, 6, 1024 + number, 80)
-        flows.append(
-            LiveFlow(
-                protocol=6,
-                source=key.source,
-                source_port=key.source_port,
-                destination_port=80,
-                dip=layout.group.member(flow_hash(key)).address,
-            )
-        )
-    return flows
+def allocator(*records: VipRecord):
+    def used() -> set[IPv4Address]:
+        return {placed.tip.address for record in records for placed in record.tips}
+
+    return tip_allocator(IPv4Network("20.0.0.0/24"), used)
 
 
-@given(st.integers(1, 12), st.integers(1, 4))
-def test_slots_and_pins_together_keep_every_live_flow_where_it_is(before: int, added: int) -> None:
-    old = MuxVip(address=VIP, group=Group.of(dips(before)))
-    assert old.group is not None
-    new = MuxVip(address=VIP, group=old.group.updated(dips(before + added)))
-    assert new.group is not None
+def laid_out(spec: Vip) -> VipRecord:
+    return lay_out(spec, FAN_OUT, allocator())
+
+
+def changed(record: VipRecord, spec: Vip, *down: IPv4Address) -> VipRecord:
+    return change(record, spec, down, FAN_OUT, allocator(record))
+
+
+members = st.sets(st.integers(0, 29), min_size=1, max_size=30)
+
+
+@settings(deadline=None)
+@given(members, members, st.sets(st.integers(0, 29), max_size=5), st.sets(st.integers(0, 29), max_size=3))
+def test_slots_and_pins_together_keep_every_live_flow_whose_dip_stays(
+    before: set[int], after: set[int], drained: set[int], down: set[int]
+) -> None:
+    every = dips(30)
+    old = laid_out(Vip(address=VIP, dips=tuple(every[i] for i in sorted(before))))
+    kept = [every[i].model_copy(update={"weight": int(i not in drained)}) for i in sorted(after)]
+    if not any(dip.weight for dip in kept):
+        return
+    bare = changed(old, Vip(address=VIP, dips=tuple(kept)), *(every[i].address for i in down))
     flows = live_flows(old, 200)
-    pinned = {(pin.source_port): pin.dip for pin in pins(new, flows)}
+    new = pinned(bare, flows)
+    served = {dip.address for dip in kept} - {every[i].address for i in down}
     for flow in flows:
-        key = Flow(flow.source, VIP, flow.protocol, flow.source_port, flow.destination_port)
-        assert pinned.get(flow.source_port, new.group.member(flow_hash(key)).address) == flow.dip
-    assert all(
-        new.group.member(flow_hash(Flow(flow.source, VIP, 6, flow.source_port, 80))).address != flow.dip
-        for flow in flows
-        if flow.source_port in pinned
-    ), "a flow is pinned that its slot already sends to its DIP"
+        if flow.dip in served:
+            assert dip_of(new, key_of(new, flow)) == flow.dip
+    if not disturbs(old, bare):
+        assert new.layout.pinned == (), "a change that was said to disturb no flow moves one"
+    known = {dip.address for group in new.layout.groups() for dip in group.members}
+    assert all(pin.dip in known for pin in new.layout.pinned)
+    assert type(new).model_validate_json(new.model_dump_json()) == new
+    assert pinned(new, new.layout.pinned) == new
+    assert pinned(new, ()) == bare, "pins leave something behind"
+
+
+def test_only_flows_that_their_slot_would_move_are_pinned() -> None:
+    old = laid_out(Vip(address=VIP, dips=dips(3)))
+    new = pinned(changed(old, Vip(address=VIP, dips=dips(4))), live_flows(old, 200))
+    assert 0 < len(new.layout.pinned) < 100
+    for pin in new.layout.pinned:
+        bare = pinned(new, ())
+        assert dip_of(bare, key_of(bare, pin)) != pin.dip  # type: ignore[arg-type]
 
 
 def test_flows_of_a_dip_that_left_are_not_pinned() -> None:
-    old = MuxVip(address=VIP, group=Group.of(dips(3)))
-    assert old.group is not None
-    new = MuxVip(address=VIP, group=old.group.updated(dips(2)))
-    assert all(pin.dip != dips(3)[2].address for pin in pins(new, live_flows(old, 300)))
+    old = laid_out(Vip(address=VIP, dips=dips(3)))
+    new = changed(old, Vip(address=VIP, dips=dips(2)))
+    assert all(pin.dip != dips(3)[2].address for pin in pinned(new, live_flows(old, 300)).layout.pinned)
     assert not disturbs(old, new)
 
 
 def test_adding_or_draining_a_dip_disturbs_and_an_equal_layout_does_not() -> None:
-    old = MuxVip(address=VIP, group=Group.of(dips(3)))
-    assert old.group is not None
+    old = laid_out(Vip(address=VIP, dips=dips(3)))
     drained = (*dips(2), Dip(address=dips(3)[2].address, weight=0))
-    assert disturbs(old, MuxVip(address=VIP, group=old.group.updated(dips(4))))
-    assert disturbs(old, MuxVip(address=VIP, group=old.group.updated(drained)))
-    assert not disturbs(old, old)
+    assert disturbs(old, changed(old, Vip(address=VIP, dips=dips(4))))
+    assert disturbs(old, changed(old, Vip(address=VIP, dips=drained)))
+    assert not disturbs(old, changed(old, old.spec))
+
+
+def test_behind_tips_a_dip_that_joins_disturbs_and_one_that_leaves_does_not() -> None:
+    old = laid_out(Vip(address=VIP, dips=dips(15)))
+    assert disturbs(old, changed(old, Vip(address=VIP, dips=dips(16))))
+    assert not disturbs(old, changed(old, Vip(address=VIP, dips=dips(14))))
+    assert not disturbs(old, changed(old, old.spec, dips(15)[3].address))
 
 
 def test_a_new_port_group_disturbs_the_flows_that_the_default_group_served() -> None:
-    old = MuxVip(address=VIP, group=Group.of(dips(2)))
-    port = MuxPortGroup(protocol=Protocol.TCP, port=80, group=Group.of(dips(4)[2:]))
-    assert not disturbs(old, MuxVip(address=VIP, group=old.group, ports=(port,)))
-    shared = MuxPortGroup(protocol=Protocol.TCP, port=80, group=Group.of(dips(3)))
-    assert disturbs(old, MuxVip(address=VIP, group=old.group, ports=(shared,)))
+    old = laid_out(Vip(address=VIP, dips=dips(2)))
+
+    def with_port(own: tuple[Dip, ...]) -> VipRecord:
+        port = PortGroup(protocol=Protocol.TCP, port=80, dips=own)
+        return changed(old, Vip(address=VIP, dips=dips(2), ports=(port,)))
+
+    assert not disturbs(old, with_port(dips(4)[2:]))
+    assert disturbs(old, with_port(dips(3)))

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from controller.inventory import Inventory, Role, SMux, Switch, TableSizes
 from controller.store import Store, VipRecord
 from controller.updater.devices import MuxDevice
 from controller.updater.plan import DeviceKind
-from controller.updater.service import Placement, Placer, Updater
+from controller.updater.service import DeviceReach, Placement, Updater
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.model import LiveFlow
-from duet_p4.model import Dip, Vip
+from duet_p4.model import Dip, PortGroup, Protocol, Vip
 from duet_p4.rest.client import MuxClient
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
+from tests.unit.controller.flows import dip_of, key_of, live_flows
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 VIP = IPv4Address("10.0.0.1")
@@ -24,13 +26,6 @@ VIP = IPv4Address("10.0.0.1")
 
 def dips(count: int) -> tuple[Dip, ...]:
     return tuple(Dip(address=IPv4Address("100.0.0.1") + i) for i in range(count))
-
-
-def at(switch: str | None) -> Placer:
-    async def place(record: VipRecord) -> dict[IPv4Address, str | None]:
-        return {record.address: switch}
-
-    return place
 
 
 class Network:
@@ -57,7 +52,16 @@ class Network:
             vip_prefix=IPv4Network("10.0.0.0/16"),
             tip_prefix=IPv4Network("20.0.0.0/24"),
         )
-        self.updater = Updater(store, EventLog(store), inventory, devices, self.live_flows)
+        self.updater = Updater(store, EventLog(store), inventory, devices, self.live_flows, self.place)
+        self.homes: list[str | None] = []
+
+    async def add(self, spec: Vip, switch: str | None, *tips: str | None) -> VipRecord:
+        """Add a VIP that the engine wants on `switch`, and its TIPs on `tips`."""
+        self.homes = [switch, *tips]
+        return await self.updater.add_vip(spec)
+
+    async def place(self, record: VipRecord) -> dict[IPv4Address, str | None]:
+        return dict(zip_longest(record.carried(), self.homes[: len(record.carried())]))
 
     async def live_flows(self, record: VipRecord) -> list[LiveFlow]:
         self.log.append("flows asked for")
@@ -91,7 +95,7 @@ def run(path: Path, scenario: Callable[[Network], Awaitable[None]]) -> None:
 
 def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
         assert set(net.log[:2]) == {f"s1 program {VIP}", f"m1 put {VIP}"}
         assert net.log[2:] == [f"s1 announce {VIP}"]
         net.log.clear()
@@ -108,12 +112,12 @@ def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_pat
 def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         vip = Vip(address=VIP, dips=dips(2))
-        await net.updater.add_vip(vip, at(None))
+        await net.add(vip, None)
         net.log.clear()
         with pytest.raises(ConflictError, match=r"10\.0\.0\.1 exists already"):
-            await net.updater.add_vip(vip, at(None))
+            await net.add(vip, None)
         with pytest.raises(InvalidError, match=r"11\.0\.0\.1 is outside the VIP prefix"):
-            await net.updater.add_vip(Vip(address=IPv4Address("11.0.0.1"), dips=dips(1)), at(None))
+            await net.add(Vip(address=IPv4Address("11.0.0.1"), dips=dips(1)), None)
         with pytest.raises(UnknownError, match="no switch is called 's9'"):
             await net.updater.place([Placement(address=VIP, switch="s9")])
         with pytest.raises(UnknownError, match=r"no VIP or TIP 10\.0\.0\.9"):
@@ -127,12 +131,134 @@ def test_bad_requests_are_refused_and_change_nothing(tmp_path: Path) -> None:
 
 def test_a_vip_that_a_switch_has_no_room_for_stays_on_the_smuxes(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(5)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(5)), "s1")
         other = IPv4Address("10.0.0.2")
-        record = await net.updater.add_vip(Vip(address=other, dips=dips(5)), at("s1"))
+        record = await net.add(Vip(address=other, dips=dips(5)), "s1")
         assert record.switch is None
         assert net.on("s1") == {str(VIP)} and str(other) in net.on("m1")
         assert "left-to-smuxes" in [event.kind for event in net.store.events()]
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_returns_to_a_switch_that_had_no_room_for_it_once_there_is_some(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(5)), "s1")
+        other = IPv4Address("10.0.0.2")
+        waiting = await net.updater.add_vip(Vip(address=other, dips=dips(5)), "s1")
+        assert (waiting.switch, waiting.returning, waiting.held) == (None, "s1", True)
+        events = len(net.store.events())
+        net.log.clear()
+        await net.updater.settle()
+        assert [entry for entry in net.log if entry != "flows asked for"] == []
+        assert len(net.store.events()) == events, "what was refused was tried again though nothing changed"
+        await net.updater.remove_vip(VIP)
+        await net.updater.settle()
+        settled = net.updater.vip(other)
+        assert (settled.switch, settled.returning, settled.held) == ("s1", None, True)
+        assert net.on("s1") == {str(other)}
+
+    run(tmp_path, scenario)
+
+
+def test_a_switch_without_room_for_old_and_new_at_once_gives_the_old_up_first(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(8)), "s1")
+        net.log.clear()
+        # Its slots move from a DIP that leaves to one that joins: no live flow is in the way.
+        await net.updater.set_dip_health([dips(8)[0].address], up=False)
+        swapped = net.updater.vip(VIP)
+        await net.updater.change_vip(Vip(address=VIP, dips=(*dips(8)[1:], dips(9)[8])))
+        assert net.updater.vip(VIP).switch == "s1"
+        assert net.muxes["s1"].held[VIP] == net.muxes["m1"].held[VIP] != swapped.layout
+        assert "left-to-smuxes" not in [event.kind for event in net.store.events()]
+
+    run(tmp_path, scenario)
+
+
+def test_a_refused_change_leaves_no_switch_with_what_was_before(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(4)), "s1")
+        other = IPv4Address("10.0.0.2")
+        await net.add(Vip(address=other, dips=dips(3)), "s1")
+        port = PortGroup(protocol=Protocol.TCP, port=81, dips=dips(9)[4:])
+        await net.updater.change_vip(Vip(address=VIP, dips=dips(4), ports=(port,)))
+        record = net.updater.vip(VIP)
+        assert (record.switch, record.returning) == (None, "s1")
+        assert net.on("s1") == {str(other)}
+        assert net.muxes["m1"].held[VIP] == record.layout
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_outgrows_a_table_gets_tips_with_homes_and_loses_them_again(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(8)), "s1")
+        net.homes = ["s1", "s2", None]
+        grown = await net.updater.change_vip(Vip(address=VIP, dips=dips(9)))
+        assert (grown.switch, [tip.switch for tip in grown.tips]) == ("s1", ["s2", None])
+        assert net.on("s2") == {str(grown.tips[0].tip.address)}
+        net.homes = ["s2"]
+        shrunk = await net.updater.change_vip(Vip(address=VIP, dips=dips(7)))
+        assert (shrunk.switch, shrunk.tips) == ("s1", ())
+        assert (net.on("s1"), net.on("s2")) == ({str(VIP)}, set())
+
+    run(tmp_path, scenario)
+
+
+def test_dips_that_fail_and_come_back_leave_a_large_vip_its_tips(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        homes = {address: carried.switch for address, carried in before.carried().items()}
+        failing = [dip.address for dip in dips(4)]
+        for up in (False, True):
+            await net.updater.set_dip_health(failing, up=up)
+            now = net.updater.vip(VIP)
+            assert {address: carried.switch for address, carried in now.carried().items()} == homes
+        assert served_by(now) == {dip.address for dip in dips(9)}
+
+    run(tmp_path, scenario)
+
+
+def test_live_flows_of_a_vip_with_tips_are_pinned_when_a_dip_joins(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        net.flows = live_flows(before, 60)
+        after = await net.updater.change_vip(Vip(address=VIP, dips=dips(10)))
+        assert after.layout.pinned and after.switch == "s1"
+        assert all(dip_of(after, key_of(after, flow)) == flow.dip for flow in net.flows)
+        assert net.muxes["s1"].held[VIP] == net.muxes["m1"].held[VIP] == after.layout
+        net.flows = []
+        await net.updater.settle()
+        settled = net.updater.vip(VIP).layout
+        assert settled.group is not None and len(settled.group.members) == 2 and not settled.pinned
+
+    run(tmp_path, scenario)
+
+
+def test_a_tip_that_a_switch_has_no_room_for_returns_once_there_is_some(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        other = IPv4Address("10.0.0.2")
+        await net.add(Vip(address=other, dips=dips(5)), "s2")
+        waiting = await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        assert [(tip.switch, tip.returning) for tip in waiting.tips] == [(None, "s2"), (None, None)]
+        await net.updater.remove_vip(other)
+        await net.updater.settle()
+        assert net.on("s2") == {str(waiting.tips[0].tip.address)}
+
+    run(tmp_path, scenario)
+
+
+def test_what_waits_for_a_switch_that_is_lost_goes_elsewhere(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(5)), "s1")
+        other = IPv4Address("10.0.0.2")
+        await net.add(Vip(address=other, dips=dips(5)), "s1")
+        assert net.updater.vip(other).returning == "s1"
+        net.homes = ["s2"]
+        await net.updater.place([Placement(address=VIP, switch="s1")], by_hand=True)
+        await net.updater.set_reach("s1", DeviceReach.LOST)
+        assert (net.updater.vip(other).switch, net.updater.vip(VIP).switch) == ("s2", "s1")
 
     run(tmp_path, scenario)
 
@@ -142,7 +268,7 @@ def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_wou
 ) -> None:
     async def scenario(net: Network) -> None:
         spec = Vip(address=VIP, dips=dips(2))
-        record = await net.updater.add_vip(spec, at("s1"))
+        record = await net.add(spec, "s1")
         assert record.layout.group is not None
         for port in range(40):
             key = Flow(IPv4Address("100.9.0.1"), VIP, 6, 5000 + port, 80)
@@ -174,7 +300,7 @@ def test_adding_a_dip_takes_the_vip_through_the_smuxes_and_pins_the_flows_it_wou
 
 async def wait_for_the_switch(net: Network) -> None:
     """Have a VIP of s1 wait on the SMuxes, with more flows to pin than s1 has room for."""
-    record = await net.updater.add_vip(Vip(address=VIP, dips=dips(1)), at("s1"))
+    record = await net.add(Vip(address=VIP, dips=dips(1)), "s1")
     only = record.layout.groups()[0].members[0].address
     net.flows = [
         LiveFlow(protocol=6, source=IPv4Address("100.9.0.1"), source_port=p, destination_port=80, dip=only)
@@ -226,7 +352,7 @@ def test_a_released_vip_stays_until_the_engine_moves_it(tmp_path: Path) -> None:
 
 def test_a_dead_dip_loses_its_slots_and_gets_them_back(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(3)), "s1")
         dead = dips(3)[1].address
         await net.updater.set_dip_health([dead], up=False)
         members = net.updater.vip(VIP).layout.groups()[0].members
@@ -242,7 +368,7 @@ def test_a_new_vip_leaves_out_dips_that_are_down_already(tmp_path: Path) -> None
     async def scenario(net: Network) -> None:
         dead = dips(3)[1].address
         await net.updater.set_dip_health([dead], up=False)
-        added = await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        added = await net.add(Vip(address=VIP, dips=dips(3)), "s1")
         assert added.spec.dips == dips(3)
         assert served_by(added) == {dips(3)[0].address, dips(3)[2].address}
         await net.updater.set_dip_health([dead], up=True)
@@ -254,12 +380,12 @@ def test_a_new_vip_leaves_out_dips_that_are_down_already(tmp_path: Path) -> None
 def test_a_vip_that_is_added_again_knows_nothing_of_its_former_health(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         spec = Vip(address=VIP, dips=dips(2))
-        await net.updater.add_vip(spec, at("s1"))
+        await net.add(spec, "s1")
         await net.updater.set_dip_health([dips(2)[0].address], up=False, vip=VIP)
         await net.updater.remove_vip(VIP)
         with pytest.raises(UnknownError):
             await net.updater.set_dip_health([dips(2)[0].address], up=False, vip=VIP)
-        assert served_by(await net.updater.add_vip(spec, at("s1"))) == {dip.address for dip in dips(2)}
+        assert served_by(await net.add(spec, "s1")) == {dip.address for dip in dips(2)}
 
     run(tmp_path, scenario)
 
@@ -269,7 +395,7 @@ def test_health_that_a_kill_kept_from_the_layout_reaches_it_later(tmp_path: Path
     changing = dips(3)[1].address
 
     async def before(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(3)), "s1")
         await net.updater.set_dip_health([changing], up=not up)
 
     async def after(net: Network) -> None:
@@ -286,7 +412,7 @@ def test_health_that_a_kill_kept_from_the_layout_reaches_it_later(tmp_path: Path
 
 def test_changes_at_the_same_time_are_all_made(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(3)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(3)), "s1")
         await asyncio.gather(*(net.updater.drain_dip(VIP, dip.address) for dip in dips(2)))
         assert [dip.weight for dip in net.updater.vip(VIP).spec.dips] == [0, 0, 1]
 
@@ -294,14 +420,17 @@ def test_changes_at_the_same_time_are_all_made(tmp_path: Path) -> None:
 
 
 def served_by(record: VipRecord) -> set[IPv4Address]:
-    return {member.address for group in record.layout.groups() for member in group.used()}
+    tips = {placed.tip.address: placed.tip.group for placed in record.tips}
+    members = {member.address for group in record.layout.groups() for member in group.used()}
+    behind = {dip.address for address in members & tips.keys() for dip in tips[address].used()}
+    return (members - tips.keys()) | behind
 
 
 def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(20)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(20)), "s1")
         other = IPv4Address("10.0.0.2")
-        await net.updater.add_vip(Vip(address=other, dips=dips(2)), at("s2"))
+        await net.add(Vip(address=other, dips=dips(2)), "s2")
         net.log.clear()
         assert (await net.updater.resync()).writes == 0
         assert net.log == []
@@ -318,7 +447,7 @@ def test_resync_repairs_what_differs_and_writes_nothing_where_all_is_right(tmp_p
 def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         net.muxes["m1"].away = True
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
         async with asyncio.timeout(10):
             await net.updater.repair()
             assert net.on("m1") == set()
@@ -331,7 +460,7 @@ def test_repair_tries_again_where_a_device_is_still_away(tmp_path: Path) -> None
 
 def test_a_vip_whose_old_switch_did_not_withdraw_it_reaches_the_new_one_later(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
         net.muxes["s1"].away = True
         await net.updater.place([Placement(address=VIP, switch="s2")])
         assert net.on("s2") == set(), "two switches announce it"
@@ -345,7 +474,7 @@ def test_a_vip_whose_old_switch_did_not_withdraw_it_reaches_the_new_one_later(tm
 
 def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None:
     async def before(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
 
     async def after(net: Network) -> None:
         assert net.on("s1") == set()
@@ -358,7 +487,7 @@ def test_a_restarted_updater_wants_what_was_acknowledged(tmp_path: Path) -> None
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
-        await net.updater.add_vip(Vip(address=VIP, dips=dips(2)), at("s1"))
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
         net.log.clear()
         plan = await net.updater.plan([Placement(address=VIP, switch="s2")])
         assert [(step.wave.value, step.device) for step in plan.steps] == [
