@@ -142,7 +142,7 @@ def list_vips(session: Session) -> None:
                 str(record.address),
                 spec.name or "",
                 _where(record),
-                str(len(spec.all_dips())),
+                str(len({dip.address for dip in spec.all_dips()})),
                 ports,
                 str(len(record.tips) or ""),
                 str(len(record.layout.pinned) or ""),

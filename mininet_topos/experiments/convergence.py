@@ -15,12 +15,9 @@ from pathlib import Path
 
 import networkx as nx
 
-from controller.inventory import Inventory
-from controller.servers import ServerDevice
 from controller.store import VipRecord
-from controller.updater.devices import Device, MuxDevice
-from controller.updater.plan import DeviceKind, Entry, plan_update
-from controller.updater.wanted import mux_entries, wanted_states
+from controller.updater.plan import Entry
+from controller.updater.wanted import mux_entries
 from duet_p4.hmux.rows import AclRow, HostRow, PinnedRow, Row, SlotRow, TunnelRow
 from duet_p4.model import Group, MuxTip, MuxVip
 from duet_p4.rest.client import RestError
@@ -29,7 +26,7 @@ from duet_p4.switch_agent.p4client import Switch, SwitchError
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import checks, namespaces, probe
+from mininet_topos.testbed import checks, holdings, namespaces, probe
 from mininet_topos.testbed.folder import Folder
 
 _ANSWER_S = 3.0
@@ -45,41 +42,14 @@ async def undone(folder: Folder, graph: nx.Graph, records: Sequence[VipRecord]) 
 
     An agent that does not answer is such a thing too, and a BGP session that is down.
     """
-    wanted = wanted_states(records, Inventory.from_file(folder.inventory))
     async with agents_module.connect(folder, graph) as agents:
-        devices: dict[str, Device] = {
-            **{name: MuxDevice(client, DeviceKind.SWITCH) for name, client in agents.switches.items()},
-            **{name: MuxDevice(client, DeviceKind.SMUX) for name, client in agents.smuxes.items()},
-            **{name: ServerDevice(client) for name, client in agents.servers.items()},
-        }
         try:
-            states = await agents_module.gather([device.observe() for device in devices.values()])
+            observed = await holdings.observe(agents)
             sessions = await checks.sessions(agents)
         except RestError as error:
             return [str(error)]
-    unknown = [f"{name} is not in the inventory" for name in sorted(set(devices) ^ set(wanted))]
-    steps = plan_update(wanted, dict(zip(devices, states, strict=True))).steps
     down = [] if sessions.ok else [sessions.detail]
-    return [*unknown, *down, *(f"{s.device}: {s.action} {s.address} ({s.why})" for s in steps)]
-
-
-def unsettled(records: Iterable[VipRecord]) -> list[str]:
-    """Return which VIPs are away from their switch for a change, or have DIPs without their share."""
-    found = []
-    for record in records:
-        found += [
-            f"{address} has not returned to {carried.returning} yet"
-            for address, carried in record.carried().items()
-            if carried.returning is not None
-        ]
-        served = {dip.address for group in record.layout.groups() for dip in group.members}
-        served |= {dip.address for placed in record.tips for dip in placed.tip.group.members}
-        found += [
-            f"VIP {record.address} leaves its DIP {dip.address} out"
-            for dip in record.spec.all_dips()
-            if dip.address not in served
-        ]
-    return found
+    return [*down, *holdings.undone(folder, records, observed)]
 
 
 def misprogrammed(folder: Folder, graph: nx.Graph, records: Iterable[VipRecord]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from math import sqrt
@@ -16,6 +15,7 @@ from typing import Any
 
 import networkx as nx
 
+from controller.updater.plan import DeviceState
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
 from duet_p4.rest.app import State
@@ -23,9 +23,9 @@ from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import probe
+from mininet_topos.testbed import holdings, probe
 from mininet_topos.testbed.agents import Agents
-from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.probe import Exchange
 from mininet_topos.testbed.protocol import Answer
@@ -42,6 +42,7 @@ _CONNECTIONS = 24
 
 _PINGS = 2
 _DATAGRAMS = 4
+_TOLD = 5
 _Z_LIMIT = 4.0
 """How many standard deviations a spread may be off: one in 30,000 right ones fails by chance."""
 
@@ -54,25 +55,17 @@ class Check(Model):
     detail: str
 
 
-@dataclass(frozen=True)
-class Held:
-    """What the muxes hold: by mux name, each VIP and TIP, and which of them they announce."""
-
-    vips: Mapping[str, Mapping[IPv4Address, MuxVip]]
-    tips: Mapping[str, Mapping[IPv4Address, MuxTip]]
-    announced: Mapping[str, frozenset[IPv4Address]]
-
-
 def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
     """Run every check on a running testbed."""
 
-    async def ask() -> tuple[Held, list[Check]]:
+    async def ask() -> tuple[dict[str, DeviceState], list[Check]]:
         async with agents_module.connect(folder, graph) as agents:
             answering, check = await reachable(agents)
-            return await held(answering), [check, await sessions(answering)]
+            states = await holdings.observe(answering)
+            return states, [check, await sessions(answering), await as_wanted(folder, states)]
 
-    state, verdicts = asyncio.run(ask())
-    return [processes(launcher), *verdicts, slots_agree(state), *traffic(folder, graph, state)]
+    states, verdicts = asyncio.run(ask())
+    return [processes(launcher), *verdicts, *traffic(folder, graph, states)]
 
 
 async def reachable(agents: Agents) -> tuple[Agents, Check]:
@@ -90,33 +83,6 @@ async def reachable(agents: Agents) -> tuple[Agents, Check]:
     detail = "; ".join(wrong) or f"{len(rows)} agents are ready"
     answering = agents.only({name for name, _, answers in rows if answers})
     return answering, Check(name="agents", ok=not wrong, detail=detail)
-
-
-async def held(agents: Agents) -> Held:
-    """Read back what every mux holds."""
-
-    async def one(
-        name: str,
-    ) -> tuple[str, dict[IPv4Address, MuxVip], dict[IPv4Address, MuxTip], frozenset[IPv4Address]]:
-        client = agents.muxes[name]
-        vips, tips = await asyncio.gather(client.get_vips(), client.get_tips())
-        announced = frozenset(
-            [state.vip.address for state in vips if state.announced]
-            + [state.tip.address for state in tips if state.announced]
-        )
-        return (
-            name,
-            {state.vip.address: state.vip for state in vips},
-            {state.tip.address: state.tip for state in tips},
-            announced,
-        )
-
-    rows = await agents_module.gather([one(name) for name in agents.muxes])
-    return Held(
-        {name: vips for name, vips, _, _ in rows},
-        {name: tips for name, _, tips, _ in rows},
-        {name: announced for name, _, _, announced in rows},
-    )
 
 
 def processes(answer: Answer) -> Check:
@@ -138,34 +104,36 @@ async def sessions(agents: Agents) -> Check:
     return Check(name="bgp", ok=not down and len(rows) == expected, detail="; ".join([detail, *down]))
 
 
-def slots_agree(state: Held) -> Check:
-    """A VIP or TIP has the same slots on every mux that holds it."""
-    wrong = []
-    smuxes = [name for name in state.vips if name.startswith(Kind.SMUX)]
-    for table in (state.vips, state.tips):
-        seen: dict[IPv4Address, tuple[str, Any]] = {}
-        for name, entries in table.items():
-            for address, entry in entries.items():
-                first, expected = seen.setdefault(address, (name, entry))
-                if entry != expected:
-                    wrong.append(f"{address} differs between {first} and {name}")
-    everywhere = {address for name in state.vips for address in state.vips[name]}
-    wrong += [
-        f"{name} does not hold VIP {address}"
-        for name in smuxes
-        for address in sorted(everywhere - set(state.vips[name]))
-    ]
-    detail = f"{len(everywhere)} VIPs are the same on all muxes that hold them, and on every SMux"
-    return Check(name="slots", ok=not wrong, detail="; ".join(wrong) or detail)
+async def as_wanted(folder: Folder, states: Mapping[str, DeviceState]) -> Check:
+    """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall."""
+    try:
+        records = await holdings.records(folder)
+    except (RestError, OSError, TestbedError) as error:
+        return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {error}")
+    wrong = [*holdings.unsettled(records), *holdings.undone(folder, records, states)]
+    dips = {dip.address for record in records for dip in record.spec.all_dips()}
+    homes = Counter(carried.switch for record in records for carried in record.carried().values())
+    detail = (
+        f"{len(records)} VIPs with {len(dips)} DIPs are as stated on all {len(states)} devices: with their "
+        f"TIPs, {homes.total() - homes[None]} are on HMuxes and all {homes.total()} on the SMuxes"
+    )
+    return Check(name="wanted", ok=not wrong, detail=_some(wrong) or detail)
 
 
-def traffic(folder: Folder, graph: nx.Graph, state: Held) -> list[Check]:
+def _some(wrong: Sequence[str]) -> str:
+    """Return what is wrong, or the first of it."""
+    more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+    return "; ".join(wrong[:_TOLD]) + more
+
+
+def traffic(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> list[Check]:
     """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot."""
     clients = fattree.nodes(graph, Kind.CLIENT)
-    reference = next((name for name in sorted(state.vips) if name.startswith(Kind.SMUX)), None)
-    if reference is None or not state.vips[reference]:
+    reference = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
+    if reference is None:
         return []
-    vips, tips = state.vips[reference], state.tips[reference]
+    vips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxVip)}
+    tips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxTip)}
     parallel = _PARALLEL[Plan.load(folder).target]
     jobs = {
         client.name: (
@@ -241,7 +209,7 @@ def _answered(vip: MuxVip, found: Mapping[str, Sequence[Exchange]]) -> Check:
         f"{total} TCP, UDP and ICMP exchanges from {len(found)} clients, the slowest {slowest * 1000:.0f} ms"
     )
     if wrong:
-        detail = f"{len(wrong)} of {total} failed: {'; '.join(wrong[:5])}"
+        detail = f"{len(wrong)} of {total} failed: {_some(wrong)}"
     return Check(name=f"vip {vip.address} answers", ok=not wrong and total > 0, detail=detail)
 
 
@@ -254,7 +222,7 @@ def _by_slot(vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], found: Iterable[Se
     ]
     detail = f"{len(answered)} flows reached the DIP that the SMuxes' slots say"
     return Check(
-        name=f"vip {vip.address} dips", ok=bool(answered) and not wrong, detail="; ".join(wrong[:5]) or detail
+        name=f"vip {vip.address} dips", ok=bool(answered) and not wrong, detail=_some(wrong) or detail
     )
 
 

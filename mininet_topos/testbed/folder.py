@@ -85,6 +85,11 @@ class Folder:
         """What the controller controls (`controller.inventory`)."""
         return self.path / "inventory.json"
 
+    @property
+    def vips(self) -> Path:
+        """The VIPs of a testbed without a controller (`holdings`)."""
+        return self.path / "vips.json"
+
     def namespace(self, node: str) -> Path:
         """The namespace of a node."""
         return self.namespaces / node

@@ -17,7 +17,7 @@ from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import checks, lifecycle, placement, probe
+from mininet_topos.testbed import checks, holdings, lifecycle, placement, probe
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
@@ -59,22 +59,22 @@ async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell:
         if plan.controller:
             async with agents_module.controller(folder) as controller:
                 await _await_controller(controller, time.monotonic() + READY_TIMEOUT_S)
-                await _hand_over(controller, stated, graph)
+                await _hand_over(controller, stated)
         else:
-            await placement.give(agents, placement.place(stated, graph))
+            records = placement.place(stated, graph)
+            holdings.keep(folder, records)
+            await placement.give(agents, records)
     tell(Progress(step="convergence"))
     await asyncio.to_thread(_await_answers, folder, graph, stated)
 
 
-async def _hand_over(controller: ControllerClient, stated: Sequence[StatedVip], graph: nx.Graph) -> None:
+async def _hand_over(controller: ControllerClient, stated: Sequence[StatedVip]) -> None:
     """Give the controller the operator's VIPs; those without a switch go where its engine says."""
     for entry in stated:
         switch = None if entry.switch == ON_SMUXES else entry.switch
-        record = await controller.add_vip(entry.vip, switch)
+        await controller.add_vip(entry.vip, switch)
         if entry.switch == ON_SMUXES:
             await controller.migrate(entry.vip.address, None)
-        elif switch is not None and record.tips:
-            await controller.assign(placement.tips(record, switch, graph))
 
 
 async def _await_controller(controller: ControllerClient, deadline: float) -> None:

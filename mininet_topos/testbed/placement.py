@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 from itertools import cycle
 
 import networkx as nx
 
 from controller.store import PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
-from controller.updater.service import Placement
 from duet_p4.hmux import pipeline
 from duet_p4.host_agent.model import HostVip
 from duet_p4.model import Dip
@@ -29,16 +29,16 @@ def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:
     for entry in stated:
         record = lay_out(entry.vip, pipeline.sizes()["tunneling_table"], allocate)
         switch = None if entry.switch == ON_SMUXES else entry.switch or next(turn)
-        where = {} if switch is None else {p.address: p.switch for p in tips(record, switch, graph)}
+        where = {} if switch is None else _tips(record, switch, graph)
         placed = tuple(PlacedTip(tip=tip.tip, switch=where.get(tip.tip.address)) for tip in record.tips)
         records.append(record.model_copy(update={"switch": switch, "tips": placed}))
     return records
 
 
-def tips(record: VipRecord, switch: str, graph: nx.Graph) -> list[Placement]:
+def _tips(record: VipRecord, switch: str, graph: nx.Graph) -> dict[IPv4Address, str]:
     """Put a VIP's TIPs on other switches than its own: they have the table space."""
     others = cycle(node.name for node in fattree.nodes(graph, *SWITCHES) if node.name != switch)
-    return [Placement(address=tip.tip.address, switch=next(others)) for tip in record.tips]
+    return {placed.tip.address: next(others) for placed in record.tips}
 
 
 async def give(agents: Agents, records: Sequence[VipRecord]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -11,13 +11,15 @@ import networkx as nx
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from duet_p4.model import Model, MuxVip
+from controller.updater.plan import DeviceKind, DeviceState
+from duet_p4.model import Model, MuxTip, MuxVip
 from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.rest.mux import MuxCounters, MuxStatus
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed.checks import Check, Held, held
+from mininet_topos.testbed import holdings
+from mininet_topos.testbed.checks import Check
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.protocol import Answer
 from mininet_topos.testbed.supervisor import State
@@ -48,10 +50,10 @@ async def view(folder: Folder, graph: nx.Graph, launcher: Answer) -> View:
     async with agents_module.connect(folder, graph) as agents:
         rows = await agents_module.gather([_ask(name, client) for name, client in agents.muxes.items()])
         alive = {name: row for name, row in rows if row is not None}
-        state = await held(agents.only(alive))
+        states = await holdings.observe(agents.only(alive))
     counters = {name: counters for name, (_, counters) in alive.items()}
     return View(
-        graph, {name: status for name, (status, _) in alive.items()}, vip_rows(state, counters), launcher
+        graph, {name: status for name, (status, _) in alive.items()}, vip_rows(states, counters), launcher
     )
 
 
@@ -63,19 +65,20 @@ async def _ask(name: str, client: MuxClient) -> tuple[str, tuple[MuxStatus, MuxC
         return name, None
 
 
-def vip_rows(state: Held, counters: dict[str, MuxCounters]) -> tuple[VipRow, ...]:
+def vip_rows(states: Mapping[str, DeviceState], counters: Mapping[str, MuxCounters]) -> tuple[VipRow, ...]:
     """Return the VIPs that any mux holds, by address."""
     found: dict[IPv4Address, MuxVip] = {}
-    for vips in state.vips.values():
-        found |= vips
+    tips: dict[IPv4Address, MuxTip] = {}
+    for state in states.values():
+        found |= {address: entry for address, entry in state.entries.items() if isinstance(entry, MuxVip)}
+        tips |= {address: entry for address, entry in state.entries.items() if isinstance(entry, MuxTip)}
     rows = []
     for address, vip in sorted(found.items()):
         hmuxes = [
             name
-            for name, announced in state.announced.items()
-            if address in announced and not name.startswith(Kind.SMUX)
+            for name, state in states.items()
+            if state.kind is DeviceKind.SWITCH and address in state.announced
         ]
-        tips = {tip: entry for tips in state.tips.values() for tip, entry in tips.items()}
         members = {dip.address for group in vip.groups() for dip in group.members}
         dips = {dip for dip in members if dip not in tips}
         dips |= {dip.address for tip in members & tips.keys() for dip in tips[tip].group.members}
