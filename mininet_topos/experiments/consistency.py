@@ -4,6 +4,9 @@ Ten VIPs of four DIPs, seven on HMuxes and three on SMuxes, and a client with a 
 them. After each event every connection is asked which DIP is at its other end. One that was
 reset, got no answer, or was answered by another DIP is broken. None should be, save those of a DIP
 that itself left.
+
+Then the same with as many connections to one VIP of more DIPs than a tunneling table holds, behind TIPs: DIPs
+join, so many leave that it needs no TIPs, and join again.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,7 +28,10 @@ from controller.client import ControllerClient
 from controller.updater.service import Placement
 from controller.updater.service import Report as Update
 from duet_p4 import results
-from duet_p4.model import Vip
+from duet_p4.hmux import pipeline
+from duet_p4.model import Dip, Vip
+from mininet_topos import addresses, fattree
+from mininet_topos.addresses import Kind
 from mininet_topos.experiments.connections import Fate, Outcome, Report
 from mininet_topos.experiments.setting import PROBER, Running, Say, running, write
 from mininet_topos.testbed import agents as agents_module
@@ -53,6 +59,9 @@ MOVED: list[str | None] = [None, "tor3", "agg3"]
 _ON_HMUX, _ON_SMUX = 3, 8
 """The VIPs that lose and gain a DIP: one on an HMux, one on the SMuxes."""
 
+_LARGE_VIP = addresses.VIPS[100]
+_LARGE_SWITCH = "tor3"
+
 _FAILED_FOR_S = 2.0
 _LABELS = {
     "none": "nothing happens",
@@ -60,6 +69,9 @@ _LABELS = {
     "dip_addition": "DIP addition",
     "smux_failure": "SMux failure",
     "smux_return": "SMux return",
+    "tips_joined": "TIPs: DIPs join",
+    "tips_left": "TIPs: not needed",
+    "tips_back": "TIPs: needed again",
 }
 
 
@@ -89,9 +101,9 @@ class Client:
 
 
 @contextmanager
-def connected(testbed: Running, connections: int) -> Iterator[Client]:
-    """Have `connections` live connections from the client to all VIPs."""
-    command = [sys.executable, "-m", "mininet_topos.experiments.connections", *map(str, testbed.vips)]
+def connected(testbed: Running, vips: Iterable[IPv4Address], connections: int) -> Iterator[Client]:
+    """Have `connections` live connections from the client to the VIPs together."""
+    command = [sys.executable, "-m", "mininet_topos.experiments.connections", *map(str, vips)]
     with namespaces.entered(testbed.folder.namespace(PROBER)):
         process = subprocess.Popen(
             [*command, "--connections", str(connections)],
@@ -126,12 +138,27 @@ def run(name: str, out: Path, say: Say, connections: int = CONNECTIONS) -> dict[
             "switch_failure": lambda: _fail(testbed, FAILED_SWITCH),
             "switch_return": lambda: _restore(testbed, FAILED_SWITCH),
         }
-        with connected(testbed, connections) as client:
-            client.report()  # How long opening a thousand took is no event's.
-            for event, happen in events.items():
-                happen()
-                found[event] = client.report()
-                say(f"{event}: {_told(found[event], left.get(event, ()))}")
+        large = _large(testbed)
+        fan_out = pipeline.sizes()["tunneling_table"]
+        most, few = large, _of_first(large, fan_out)
+        left["tips_left"] = {dip.address for dip in most.dips[fan_out:]}
+        large_events: dict[str, Callable[[], None]] = {
+            "tips_joined": lambda: _change(testbed, [most]),
+            "tips_left": lambda: _change(testbed, [few]),
+            "tips_back": lambda: _change(testbed, [most]),
+        }
+
+        def go_through(vips: Iterable[IPv4Address], events: dict[str, Callable[[], None]]) -> None:
+            with connected(testbed, vips, connections) as client:
+                client.report()  # How long opening a thousand took is no event's.
+                for event, happen in events.items():
+                    happen()
+                    found[event] = client.report()
+                    say(f"{event}: {_told(found[event], left.get(event, ()))}")
+
+        go_through(testbed.vips, events)
+        _add(testbed, _of_first(large, len(large.dips) - addresses.MAX_BLOCK))
+        go_through([large.address], large_events)
     summary = {
         "connections": connections,
         "broken": {event: _broken(outcomes, left.get(event, ())) for event, outcomes in found.items()},
@@ -168,6 +195,21 @@ def _change(testbed: Running, vips: list[Vip]) -> None:
             await controller.change_vip(vip)
 
     _with_controller(testbed, change)
+
+
+def _large(testbed: Running) -> Vip:
+    """Return a VIP of more DIPs than a tunneling table holds: every address of every server with DIPs."""
+    servers = [server for server in fattree.nodes(testbed.graph, Kind.SERVER) if server.is_dip]
+    dips = (Dip(address=address) for server in servers for address in server.prefix or ())
+    return Vip(address=_LARGE_VIP, dips=tuple(dips))
+
+
+def _of_first(vip: Vip, count: int) -> Vip:
+    return vip.model_copy(update={"dips": vip.dips[:count]})
+
+
+def _add(testbed: Running, vip: Vip) -> None:
+    _with_controller(testbed, lambda controller: controller.add_vip(vip, _LARGE_SWITCH))
 
 
 def _without_first(vip: Vip) -> Vip:
@@ -224,7 +266,7 @@ def _plot(
     found: dict[str, tuple[Outcome, ...]],
     left: dict[str, Collection[IPv4Address]],
 ) -> None:
-    figure, (counts, slowest) = results.figure(1, 2, figsize=(10, 3.8), sharey=True)
+    figure, (counts, slowest) = results.figure(1, 2, figsize=(10, 4.6), sharey=True)
     at = np.arange(len(found))
     labels = [_LABELS.get(event, event.replace("_", " ")) for event in found]
     broken = np.array([_broken(outcomes, left.get(event, ())) for event, outcomes in found.items()])
