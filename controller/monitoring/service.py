@@ -17,7 +17,7 @@ from controller.store import Store, TrafficSample
 from controller.updater.service import DeviceReach
 from duet_p4.host_agent.health import HealthReport
 from duet_p4.model import Model
-from duet_p4.rest.client import RefusedError, RestClient, RestError
+from duet_p4.rest.client import MuxClient, RefusedError, RestClient, RestError
 from duet_p4.rest.problems import UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ class Monitoring:
     """Watches the network of `inventory` through its agents.
 
     `switch_hold_s` is how long a switch may be out of reach before its VIPs are given to others: the
-    SMuxes have them all the while, so there is no hurry.
+    SMuxes have them all the while, so there is no hurry. A switch that a neighbour still has a BGP session
+    with is alive and carries its VIPs; only its agent is dead.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Monitoring:
         inventory: Inventory,
         store: Store,
         updater: UpdaterClient,
+        muxes: Mapping[str, MuxClient],
         clients: Mapping[str, RestClient],
         hosts: Mapping[str, HostReader],
         *,
@@ -54,11 +56,12 @@ class Monitoring:
         self.inventory = inventory
         self._store = store
         self._updater = updater
+        self._muxes = muxes
         self._hosts = hosts
         self._traffic_s = traffic_s
         self._switch_hold_s = switch_hold_s
         self._switches = {switch.name for switch in inventory.switches}
-        self._watch = AgentWatch(clients, self._changed, interval_s=health_s, misses=misses)
+        self._watch = AgentWatch({**muxes, **clients}, self._changed, interval_s=health_s, misses=misses)
         prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
         self._meter = TrafficMeter(prefixes)
         self._holds: dict[str, asyncio.Task[None]] = {}
@@ -94,10 +97,27 @@ class Monitoring:
 
     async def _hold(self, name: str) -> None:
         await asyncio.sleep(self._switch_hold_s)
+        while await self._has_sessions(name):
+            logger.warning("the agent of %s is dead, but the switch is alive; its VIPs stay there", name)
+            await asyncio.sleep(self._switch_hold_s)
         try:
             await self._updater.set_reach(name, DeviceReach.LOST)
         except RestError as error:
             logger.warning("switch %s is lost, but the updater could not be told: %s", name, error)
+
+    async def _has_sessions(self, name: str) -> bool:
+        """Whether any neighbour that answers has a BGP session with a switch."""
+
+        async def ask(neighbour: str) -> bool:
+            try:
+                sessions = (await self._muxes[neighbour].status()).sessions
+            except RestError:
+                return False
+            return any(session.name == name and session.established for session in sessions)
+
+        neighbours = {end for link in self.inventory.links if name in link.ends for end in link.ends} - {name}
+        neighbours |= {smux.name for smux in self.inventory.smuxes if smux.switch == name}
+        return any(await asyncio.gather(*(ask(neighbour) for neighbour in sorted(neighbours))))
 
     async def _repeat(self, interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.app import create_app
-from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, TipState, VipState, router
+from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, SessionStatus, TipState, VipState, router
 from duet_p4.rest.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.rest.server import serve
 
@@ -28,6 +28,8 @@ class MemoryMux:
         self.held: dict[IPv4Address, Entry] = {}
         self.announced: set[IPv4Address] = set()
         self.away = False
+        self.sessions: tuple[SessionStatus, ...] = ()
+        self.asked = 0
         self.log: list[str] = [] if log is None else log
 
     def _be_here(self) -> None:
@@ -115,6 +117,7 @@ class MemoryMux:
         ]
 
     async def status(self) -> MuxStatus:
+        self.asked += 1
         return MuxStatus(
             name=self.name,
             kind="hmux",
@@ -125,7 +128,7 @@ class MemoryMux:
             announced=len(self.announced),
             tables={},
             ports=(),
-            sessions=(),
+            sessions=self.sessions,
             writes=len(self.log),
         )
 

@@ -24,6 +24,7 @@ from controller.updater.service import DeviceReach, Placement
 from duet_p4.model import Dip, Vip
 from duet_p4.rest.app import State
 from duet_p4.rest.client import RefusedError, UnreachableError
+from duet_p4.rest.mux import SessionStatus
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 TOKEN = "let-me-in"
@@ -44,8 +45,16 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 class Testbed:
     __test__ = False
 
-    def __init__(self, muxes: dict[str, MemoryMux], url: str, socket: Path, client: ControllerClient) -> None:
+    def __init__(
+        self,
+        muxes: dict[str, MemoryMux],
+        servers: dict[str, AsyncExitStack],
+        url: str,
+        socket: Path,
+        client: ControllerClient,
+    ) -> None:
         self.muxes = muxes
+        self.servers = servers
         self.url = url
         self.socket = socket
         self.client = client
@@ -84,7 +93,8 @@ def inventory_of(urls: dict[str, str]) -> Inventory:
 async def controlled(path: Path) -> AsyncIterator[Testbed]:
     async with AsyncExitStack() as stack:
         muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
-        urls = {name: await stack.enter_async_context(served(mux)) for name, mux in muxes.items()}
+        servers = {name: await stack.enter_async_context(AsyncExitStack()) for name in muxes}
+        urls = {name: await servers[name].enter_async_context(served(mux)) for name, mux in muxes.items()}
         (path / "inventory.json").write_text(inventory_of(urls).model_dump_json())
         (path / "token").write_text(TOKEN)
         config = ControllerConfig(
@@ -99,7 +109,7 @@ async def controlled(path: Path) -> AsyncIterator[Testbed]:
         url = await stack.enter_async_context(running(config))
         client = ControllerClient("http://controller", token=TOKEN, local=config.socket)
         await stack.enter_async_context(client)
-        testbed = Testbed(muxes, url, path / "controller.sock", client)
+        testbed = Testbed(muxes, servers, url, path / "controller.sock", client)
         await testbed.until(testbed.ready)
         yield testbed
 
@@ -166,6 +176,32 @@ def test_a_lost_switch_gives_its_vips_to_another_and_is_cleaned_when_it_is_back(
         await testbed.until(cleaned)
         kinds = [event.kind for event in await testbed.client.events()]
         assert "device-lost" in kinds and "device-back" in kinds
+
+    run(tmp_path, scenario)
+
+
+def test_a_switch_whose_agent_alone_is_dead_keeps_its_vips(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        await testbed.client.assign([Placement(address=VIP, switch="tor1")])
+        session = SessionStatus(
+            name="tor1", neighbor=IPv4Address("172.31.0.1"), asn=1, established=True, state="Established"
+        )
+        agg = testbed.muxes["agg1"]
+        agg.sessions = (session,)
+        asked = agg.asked
+        await testbed.servers["tor1"].aclose()
+
+        async def asked_again() -> bool:
+            return agg.asked >= asked + 3
+
+        async def gone() -> bool:
+            return (await testbed.client.vip(VIP)).switch != "tor1"
+
+        await testbed.until(asked_again)
+        assert not await gone()
+        agg.sessions = ()
+        await testbed.until(gone)
 
     run(tmp_path, scenario)
 
