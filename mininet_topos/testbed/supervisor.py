@@ -252,8 +252,10 @@ def _child(
     code = 1
     try:
         os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        # A peer that hangs up is an error for Python code to handle, but ends other programs.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL if function is None else signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)

@@ -101,6 +101,13 @@ class TestNamespaces:
 def sleeper(arguments: Sequence[str]) -> int:
     """A process that does as it is told."""
     os.write(1, f"I am {arguments[0]}\n".encode())  # Not print: pytest has put its own stdout in place.
+    if arguments[0] == "told":
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            os.write(writer, b"news")
+        except BrokenPipeError:
+            return 4
     if arguments[0] == "failing":
         return 3
     signal.pause()
@@ -174,6 +181,11 @@ class TestSupervisor:
             waits.append(supervisor.tick() or 0.0)
             wait_for(lambda: supervisor.tick() is None)
         assert waits[1] > 2 * waits[0]
+
+    def test_a_peer_that_hangs_up_does_not_end_a_process(self, folder: Folder, namespace: Path) -> None:
+        supervisor = Supervisor(self.processes(folder, "told"), list)
+        supervisor.start()
+        assert self.await_crash(supervisor).exit == "exit code 4"
 
     def test_what_a_process_started_ends_with_its_node(self, folder: Folder, namespace: Path) -> None:
         supervisor = Supervisor(self.processes(folder, "one"), list)
