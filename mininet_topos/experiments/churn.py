@@ -16,17 +16,26 @@ from ipaddress import IPv4Address
 
 from controller.client import ControllerClient
 from controller.store import VipRecord
+from duet_p4.hmux import pipeline
 from duet_p4.model import Dip, HealthCheck, Vip
 from duet_p4.rest.client import RefusedError, RestError
 from mininet_topos import addresses, fattree
 
 VIPS = 12
-"""The most VIPs at a time; each has addresses of its own on every server."""
+"""The most small VIPs at a time; each has addresses of its own on every server.
+
+Where the servers have enough addresses, there is also a large VIP, behind TIPs, of almost all of them.
+"""
+
+FAN_OUT = pipeline.sizes()["tunneling_table"]
+"""How many DIPs a VIP may have without TIPs."""
 
 _DIPS = (2, 4)
 _FIRST_VIP = 2000
 _ANSWER_S = 60.0
 _POLL_S = 0.1
+_LARGE_VIP = addresses.VIPS[_FIRST_VIP + VIPS]
+_LARGE_SHARE = 0.1
 _CHECK = HealthCheck(port=80, interval_ms=500)
 
 
@@ -85,6 +94,7 @@ class Operator:
         self._rng = rng
         self._switches = switches
         self._servers = servers
+        self._all_dips = [address for server in servers for address in server.prefix or ()]
         self.wanted: dict[IPv4Address, Wanted] = {}
         self.lost: list[str] = []
 
@@ -139,9 +149,12 @@ class Operator:
 
     def _choose(self) -> tuple[str, IPv4Address, Wanted | None, Send]:
         rng = self._rng
-        if len(self.wanted) < VIPS // 2 or (len(self.wanted) < VIPS and rng.random() < 0.2):
+        small = sorted(self.wanted.keys() - {_LARGE_VIP})
+        if len(small) < VIPS // 2 or (len(small) < VIPS and rng.random() < 0.2):
             return self._add()
-        vip = rng.choice(sorted(self.wanted))
+        if len(self._all_dips) > FAN_OUT and rng.random() < _LARGE_SHARE:
+            return self._change_large()
+        vip = rng.choice(small)
         old = self.wanted[vip]
         dips = old.spec.dips
         what = rng.choices(
@@ -182,6 +195,19 @@ class Operator:
             return "add", vip, Wanted(spec), lambda c: c.add_vip(spec)
         switch = rng.choice(self._switches)
         return "add", vip, Wanted(spec, switch, held=True), lambda c: c.add_vip(spec, switch)
+
+    def _change_large(self) -> tuple[str, IPv4Address, Wanted | None, Send]:
+        """Add the large VIP, or give it some other of the DIPs, or move it."""
+        rng, vip = self._rng, _LARGE_VIP
+        count = rng.randint(FAN_OUT + 1, len(self._all_dips))
+        spec = Vip(address=vip, dips=tuple(Dip(address=dip) for dip in rng.sample(self._all_dips, count)))
+        old = self.wanted.get(vip)
+        if old is None:
+            return "add large", vip, Wanted(spec), lambda c: c.add_vip(spec)
+        if rng.random() < 0.3:
+            to = rng.choice([None, *self._switches])
+            return "migrate large", vip, replace(old, switch=to, held=True), lambda c: c.migrate(vip, to)
+        return "change large", vip, replace(old, spec=spec), lambda c: c.change_vip(spec)
 
     def _dips_of(self, vip: IPv4Address) -> list[IPv4Address]:
         """Return a VIP's own address on each server: the first is the server's."""
