@@ -159,7 +159,7 @@ class SwitchAgent:
                 self._controlled = False
                 for port in self._config.ports:
                     self._later(self._follow_carrier(port.number))
-                if not await self._listens():
+                if not await listens(self._config.p4.address):
                     await self._go_dark()
             await self.service.detach()
             await asyncio.sleep(_RECONNECT_S)
@@ -198,17 +198,6 @@ class SwitchAgent:
                     mirroring.cancel()
                     await asyncio.gather(mirroring, return_exceptions=True)
                 self._fib = None
-
-    async def _listens(self) -> bool:
-        """Return whether the P4 switch still takes connections."""
-        host, _, port = self._config.p4.address.rpartition(":")
-        try:
-            async with asyncio.timeout(_PROBE_S):
-                _, writer = await asyncio.open_connection(host, int(port))
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return True
 
     async def _go_dark(self) -> None:
         """Take every link down for a moment: the switch is dead, and its neighbours should know."""
@@ -261,6 +250,28 @@ class SwitchAgent:
     def _tls(self) -> Tls | None:
         certificate, key = self._config.tls_cert, self._config.tls_key
         return Tls(certificate, key) if certificate and key else None
+
+
+async def listens(address: str) -> bool:
+    """Return whether a server, such as the P4 switch, takes connections at `host:port` and keeps them.
+
+    While a process ends, its listening socket may outlive its connections.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            reader, writer = await asyncio.open_connection(host, int(port))
+    except (OSError, TimeoutError):
+        return False
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            return bool(await reader.read(1))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    finally:
+        writer.close()
 
 
 async def _run(agent: SwitchAgent) -> None:
