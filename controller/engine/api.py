@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Annotated, Protocol
 
@@ -84,8 +84,7 @@ def router(around: Surroundings) -> APIRouter:
     async def compute_assignment(body: Request) -> Result:
         """Compute an assignment of every VIP from what monitoring measured."""
         records = await around.vips()
-        by_hand = {str(record.address) for record in records if record.held}
-        result = _result(await run(body, records), by_hand)
+        result = _result(await run(body, records), records)
         last.clear()
         last.update({placed.address: placed for placed in result.placements})
         return result
@@ -109,15 +108,20 @@ def router(around: Surroundings) -> APIRouter:
     return api
 
 
-def _result(assignment: Assignment, by_hand: Collection[str]) -> Result:
+def _result(assignment: Assignment, records: Iterable[VipRecord]) -> Result:
+    """Spell an assignment out. What is held stays where it belongs, though its switch be lost or full."""
+    held = [record for record in records if record.held]
+    by_hand = {str(record.address): record.home for record in held}
+    taken = {str(placed.tip.address): record.home for record in held for placed in record.tips}
     placements: list[Placed] = []
     by_name: Mapping[str, str | None] = assignment.placement()
     for name in by_name:
         why = assignment.explain(name)
+        switch = by_hand.get(name, why.switch)
         placements.append(
             Placed(
                 address=IPv4Address(name),
-                switch=why.switch,
+                switch=None if switch == taken.get(name) else switch,
                 bottleneck=why.bottleneck,
                 utilization=why.utilization,
                 runner_up=why.runner_up,

@@ -148,6 +148,21 @@ def test_a_vip_placed_by_hand_is_explained_by_that(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_an_assignment_leaves_a_vip_by_hand_to_wait_for_its_switch(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(500)), "agg1")
+        other = Vip(address=VIP + 1, dips=dips(1000)[500:])
+        testbed.muxes["agg1"].size = 510
+        waiting = await testbed.client.add_vip(other, "agg1")
+        assert (waiting.switch, waiting.returning) == (None, "agg1")
+        result = await testbed.client.compute(Request(strategy=StrategyName.GREEDY))
+        await testbed.client.assign(Placement(address=p.address, switch=p.switch) for p in result.placements)
+        waiting = await testbed.client.vip(other.address)
+        assert (waiting.switch, waiting.returning, waiting.held) == (None, "agg1", True)
+
+    run(tmp_path, scenario)
+
+
 def test_a_vip_of_more_dips_than_a_table_holds_is_placed_with_its_tips(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         record = await testbed.client.add_vip(Vip(address=VIP, dips=dips(1000)))
