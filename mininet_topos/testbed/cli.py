@@ -138,7 +138,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_json
 def up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> None:
     """Bring a testbed up and check it; it stays up."""
-    _up(folder, plan, vips, as_json)
+    advice = (
+        f"The testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows why, "
+        f"`duet testbed down --name {folder.name}` removes it"
+    )
+    _up(folder, plan, vips, advice, as_json=as_json)
 
 
 @testbed.command()
@@ -153,15 +157,18 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
     from mininet_topos.testbed import lifecycle
     from mininet_topos.testbed.shell import interact
 
+    def take_down() -> None:
+        lifecycle.down(folder)
+        notes.print(f"testbed {folder.name!r} is down, nothing of it is left")
+
+    advice = f"`duet testbed up --name {folder.name}` leaves it as it is, to be looked into"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() if shell is None else shell
-    try:
-        ok = _up(folder, plan, vips, as_json=False)
+    with ExitStack() as afterwards:
+        # Not before it is launched: what is up under this name until then is another's.
+        ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
         if interactive:
             interact(folder)
-    finally:
-        lifecycle.down(folder)
-        notes.print(f"testbed {folder.name!r} is down, nothing of it is left")
     if not interactive and not ok:
         sys.exit(1)
 
@@ -309,7 +316,19 @@ def shell(folder: Folder) -> None:
     interact(folder)
 
 
-def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
+def _up(
+    folder: Folder,
+    plan: Plan,
+    vips: Path | None,
+    advice: str,
+    *,
+    launched: Callable[[], object] = lambda: None,
+    as_json: bool = False,
+) -> bool:
+    """Launch a testbed, call `launched`, have it serve its VIPs, and check it.
+
+    Raises `TestbedError` before `launched` if nothing of it is there, and with `advice` afterwards.
+    """
     from mininet_topos.testbed import lifecycle, vipfile
     from mininet_topos.testbed.operation import operate
 
@@ -329,13 +348,11 @@ def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
                 notes.print(text)
 
         lifecycle.launch(folder, plan, tell)
+        launched()
         try:
             asyncio.run(operate(folder, plan, stated, tell))
         except TestbedError as error:
-            raise TestbedError(
-                f"{error}\nThe testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows "
-                f"why, `duet testbed down --name {folder.name}` removes it"
-            ) from error
+            raise TestbedError(f"{error}\n{advice}") from error
     return _check(folder, as_json, started)
 
 
