@@ -47,7 +47,7 @@ def testbed() -> None:
     """The paper's FatTree, alive in network namespaces: P4 switches, SMuxes, servers, clients.
 
     Several testbeds can be up at once under different names. Nothing outside of a testbed's own
-    namespaces and /run/duet/NAME is touched. All commands need root.
+    namespaces, /run/duet/NAME and the clone's build/ is touched. All commands need root.
     """
 
 
