@@ -337,15 +337,19 @@ def _up(
     source = vips or (vipfile.EXAMPLE if plan.size == PAPER else None)
     stated = vipfile.read(source, graph) if source else []
     plan = plan.serving(stated)
+    told = ""
     with notes.status(f"testbed {folder.name!r} ...") as line:
 
         def tell(progress: Progress) -> None:
+            nonlocal told
             count = f" {progress.done}/{progress.total}" if progress.done else ""
             count = count or (f" {progress.total}" if progress.total else "")
-            text = f"{time.monotonic() - started:5.1f} s  {progress.step}{count}"
-            line.update(text)
-            if not notes.is_terminal:
-                notes.print(text)
+            text = f"{progress.step}{count}"
+            timed = f"{time.monotonic() - started:5.1f} s  {text}"
+            line.update(timed)
+            if text != told and not notes.is_terminal:
+                notes.print(timed)
+            told = text
 
         lifecycle.launch(folder, plan, tell)
         launched()
