@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
 # What runs as root leaves no byte code behind that the user could not remove; set-up has compiled all there is.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH" PYTHONDONTWRITEBYTECODE=1)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1)
 TARGET ?= xdp
 SW ?= tor1
 
