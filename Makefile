@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
+# Results are written to folders of the user's, whoever measures, so that the user may write there, too.
 # What runs as root leaves no byte code behind that the user could not remove; set-up has compiled all there is.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1)
 TARGET ?= xdp
@@ -43,14 +44,17 @@ p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4
 
 bench: root setup  ## Measure the data plane, the control plane and the assignment
+	@mkdir -p results/bench
 	@$(SUDO) $(DUET) bench dataplane --out results/bench
 	@$(SUDO) $(DUET) bench control --out results/bench
 	@$(DUET) bench assignment --out results/bench
 
 experiments: root setup  ## The paper's testbed experiments, with plots
+	@mkdir -p results/experiments
 	@$(SUDO) $(DUET) experiment all --out results/experiments
 
 simulate: setup  ## The paper's large-scale simulations, with plots
+	@mkdir -p results/simulations
 	@$(DUET) simulate all --scale paper --out results/simulations
 
 shell: root setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor1)
