@@ -23,7 +23,19 @@ from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
 
 # Commands of Mininet's that have no meaning here, or would change the network behind the launcher's back.
-_HIDDEN = {"dpctl", "switch", "gterm", "iperf", "iperfudp", "pingallfull", "pingpairfull", "x"}
+# `dump` and `links` leave out what there is to know here: addresses, and whose interfaces they are.
+_HIDDEN = {
+    "dpctl",
+    "dump",
+    "gterm",
+    "iperf",
+    "iperfudp",
+    "links",
+    "pingallfull",
+    "pingpairfull",
+    "switch",
+    "x",
+}
 _INTRO = """
 The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` takes it all down):
 
@@ -50,6 +62,14 @@ class Shell(CLI):  # type: ignore[misc]
     """Mininet's CLI with every `duet` command as one of its own."""
 
     prompt = "duet> "
+    helpStr = """
+Any other line is a command in a node, where the name of a node stands for its address:
+
+  tor1 ip route
+  client1 ping -c 3 server3
+
+One that asks for characters, such as an editor, needs `noecho` before it; `xterm client1` opens a terminal.
+"""  # noqa: N815
 
     def __init__(self, network: Network, folder: Folder) -> None:
         self.folder = folder
