@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any, ParamSpec
@@ -163,7 +164,7 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
 
     advice = f"`duet testbed up --name {folder.name}` leaves it as it is, to be looked into"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() if shell is None else shell
-    with ExitStack() as afterwards:
+    with _ending_in_order(), ExitStack() as afterwards:
         # Not before it is launched: what is up under this name until then is another's.
         ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
@@ -314,6 +315,26 @@ def shell(folder: Folder) -> None:
     from mininet_topos.testbed.shell import interact
 
     interact(folder)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a terminal that is closed, and `kill`, end this as Ctrl-C does: what was begun is cleared away."""
+
+    def end(number: int, _: object) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    # What is ignored already, as under nohup, stays so.
+    taken = [each for each in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(each) is signal.SIG_DFL]
+    try:
+        for each in taken:
+            signal.signal(each, end)
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _up(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,23 @@ def test_one_that_does_not_come_to_serve_is_taken_down(root: Path, monkeypatch: 
     assert "testbed 'dt' is down, nothing of it is left" in result.output
     assert "Error: BGP does not converge\n`duet testbed up --name dt` leaves it as it is" in result.output
     assert not root.exists()
+
+
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_and_kill_take_it_down(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    async def operate(*_: Any) -> None:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(operation, "operate", operate)
+    result = run()
+    assert result.exit_code == 128 + number
+    assert "testbed 'dt' is down, nothing of it is left" in result.output
+    assert not root.exists()
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("launched")
