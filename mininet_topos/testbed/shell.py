@@ -106,6 +106,16 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         """Complete nodes after a node's name."""
         return [node for node in self.nodes if node.startswith(text)]
 
+    def do_net(self, _: str) -> None:
+        """Show what is at the other end of every interface."""
+        for node in self.network.values():
+            ends = []
+            for interface in node.intfList():
+                link = interface.link
+                other = link.intf2 if link.intf1 is interface else link.intf1
+                ends.append(f"{interface.name}:{other.node.name}-{other.name}")
+            print(node.name, *ends)
+
     def do_link(self, line: str) -> None:
         """Let a link fail or bring it back. Usage: link node1 node2 [up/down]"""
         words = line.split()
