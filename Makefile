@@ -2,11 +2,9 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
-# Namespaces, BPF and BGP on port 179 need root. `make` says so before sudo asks for a password.
+# Results are written to folders of the user's, whoever measures, so that the user may write there, too.
 # What runs as root leaves no byte code behind that the user could not remove; set-up has compiled all there is.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,TARGET env PYTHONDONTWRITEBYTECODE=1)
-NEED_SUDO = @command -v sudo >/dev/null || { echo "this needs root for network namespaces and BPF programs: run it as root (there is no sudo)"; exit 1; }; echo "sudo: network namespaces and BPF programs need root"
-ROOT = $(if $(SUDO),$(NEED_SUDO),@:)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1)
 TARGET ?= xdp
 SW ?= tor1
 
@@ -14,54 +12,56 @@ MADE := .venv .venv-shell build results .mypy_cache .ruff_cache .pytest_cache .h
 REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec rm -rf {} +'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
+# First root, then set-up.
+.NOTPARALLEL:
+.PHONY: help root setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
+root:
+	@scripts/need-root "network namespaces and BPF programs need root"
+
 setup:  ## Install what is missing: system packages, a virtual environment, locked Python packages
 	@scripts/setup
 
-testbed: setup  ## Bring up the paper's testbed, check it, and open its shell (TARGET=xdp or bmv2)
-	$(ROOT)
+testbed: root setup  ## Bring up the paper's testbed, check it, and open its shell (TARGET=xdp or bmv2)
 	@$(SUDO) $(DUET) testbed run --target $(TARGET)
 
 test: setup  ## Lint, types and every test
 	@scripts/test
 
-ptf: setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
-	$(ROOT)
+ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)
 
 vectors: setup  ## Record what BMv2 does with thousands of frames, where it is on PATH
 	@$(PYTHON) -m ptf_tests.conformance record
 
-fuzz: setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
-	$(ROOT)
+fuzz: root setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
 	@$(SUDO) $(PYTHON) -m ptf_tests.conformance fuzz
 
 p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4
 
-bench: setup  ## Measure the data plane, the control plane and the assignment
-	$(ROOT)
+bench: root setup  ## Measure the data plane, the control plane and the assignment
+	@mkdir -p results/bench
 	@$(SUDO) $(DUET) bench dataplane --out results/bench
 	@$(SUDO) $(DUET) bench control --out results/bench
 	@$(DUET) bench assignment --out results/bench
 
-experiments: setup  ## The paper's testbed experiments, with plots
-	$(ROOT)
+experiments: root setup  ## The paper's testbed experiments, with plots
+	@mkdir -p results/experiments
 	@$(SUDO) $(DUET) experiment all --out results/experiments
 
 simulate: setup  ## The paper's large-scale simulations, with plots
+	@mkdir -p results/simulations
 	@$(DUET) simulate all --scale paper --out results/simulations
 
-shell: setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor1)
-	$(ROOT)
+shell: root setup  ## Open p4runtime-shell on a switch of the running testbed (SW=tor1)
 	@$(SUDO) scripts/p4runtime-shell $(SW)
 
 lint: setup  ## Formatting, lint and types
 	@scripts/lint
 
 clean:  ## Remove what set-up, tests and builds made in this folder
-	@$(REMOVE) 2>/dev/null || { echo "sudo: some results are root's, as what made them ran as root"; $(SUDO) $(REMOVE); }
+	@$(REMOVE) 2>/dev/null || { scripts/need-root "only root may remove what root made" && $(SUDO) $(REMOVE); }

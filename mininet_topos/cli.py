@@ -5,6 +5,7 @@ A command's module is imported when the command is used, so `duet --help` and co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -83,6 +84,8 @@ bench = LazyGroup(
 @click.version_option(package_name="duet-p4")
 def main() -> None:
     """DUET: load balancing with the switches a data centre already has, and few software muxes."""
+    # Root may have come by sudo or su with a user's PATH, on Debian without ifconfig, tc and bird.
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 main.add_command(bench)

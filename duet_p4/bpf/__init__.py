@@ -1,7 +1,7 @@
 """A small binding of libbpf: compile eBPF C, load it, reach its maps, attach it."""
 
 from duet_p4.bpf.attach import Filter, Link, attach_tc, attach_xdp
-from duet_p4.bpf.compile import INCLUDE, cache_folder, compile_object
+from duet_p4.bpf.compile import INCLUDE, compile_object
 from duet_p4.bpf.errors import BpfError
 from duet_p4.bpf.libbpf import possible_cpus
 from duet_p4.bpf.objects import (
@@ -29,7 +29,6 @@ __all__ = [
     "TestRun",
     "attach_tc",
     "attach_xdp",
-    "cache_folder",
     "compile_object",
     "create_map",
     "possible_cpus",

@@ -19,6 +19,10 @@ from duet_p4.bpf.errors import BpfError
 INCLUDE = Path(__file__).parent / "include"
 """Headers shared by every eBPF program of the project; always on the include path."""
 
+CLONE = Path(__file__).resolve().parents[2]
+OBJECTS = CLONE / "build" / "bpf"
+"""Where compiled objects are kept; it need not exist yet."""
+
 _FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Werror", "-Wno-unused-function")
 _LOCAL_INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -28,8 +32,8 @@ def compile_object(
 ) -> Path:
     """Compile `source` and return the path of the object file.
 
-    Objects are cached under `$XDG_CACHE_HOME/duet-p4` (else `~/.cache/duet-p4`) by the content of the
-    source and of every header it includes by `#include "..."`, the defines, the flags and the compiler.
+    Objects are kept in `OBJECTS`, by the content of the source and of every header it includes by
+    `#include "..."`, the defines, the flags and the compiler.
     Raises BpfError with the compiler's messages, or where clang is missing.
     """
     defines = defines or {}
@@ -37,20 +41,23 @@ def compile_object(
     digest = hashlib.sha256(repr((_FLAGS, _compiler(), sorted(defines.items()))).encode())
     for path in _closure(source, folders):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    cached = cache_folder() / f"{source.stem}-{digest.hexdigest()[:32]}.o"
-    if cached.exists():
-        return cached
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with (cached.parent / "lock").open("w") as lock:
+    kept = OBJECTS / f"{source.stem}-{digest.hexdigest()[:32]}.o"
+    if kept.exists():
+        return kept
+    for folder in (OBJECTS.parent, OBJECTS):
+        folder.mkdir(exist_ok=True)
+        _give_to_owner(folder)
+    with (OBJECTS / "lock").open("w") as lock:
+        _give_to_owner(OBJECTS / "lock")
         # Ten switches that start together want the same object: one compiles, the others wait for it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not cached.exists():
-            _compile(source, folders, defines, cached)
-    return cached
+        if not kept.exists():
+            _compile(source, folders, defines, kept)
+    return kept
 
 
-def _compile(source: Path, folders: Sequence[Path], defines: Mapping[str, str], cached: Path) -> None:
-    handle, name = tempfile.mkstemp(dir=cached.parent, prefix=cached.stem, suffix=".tmp")
+def _compile(source: Path, folders: Sequence[Path], defines: Mapping[str, str], kept: Path) -> None:
+    handle, name = tempfile.mkstemp(dir=kept.parent, prefix=kept.stem, suffix=".tmp")
     os.close(handle)
     partial = Path(name)
     try:
@@ -67,15 +74,18 @@ def _compile(source: Path, folders: Sequence[Path], defines: Mapping[str, str], 
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise BpfError(f"clang cannot compile {source}:\n{result.stderr.strip()}")
-        partial.replace(cached)
+        partial.chmod(0o644)
+        _give_to_owner(partial)
+        partial.replace(kept)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled objects; it need not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "duet-p4"
+def _give_to_owner(path: Path) -> None:
+    """Have what root makes belong to the owner of the clone, who may then compile there and remove it."""
+    if os.geteuid() == 0:
+        owner = CLONE.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 @cache

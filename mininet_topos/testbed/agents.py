@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import networkx as nx
 
@@ -132,12 +132,15 @@ async def await_ready(agents: Agents, deadline: float, tell: Callable[[int, int]
             await asyncio.sleep(_POLL_S)
 
 
-async def gather(work: Sequence[Awaitable[Result]]) -> list[Result]:
+async def gather(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
     """Await all, a few at a time."""
     slots = asyncio.Semaphore(_PARALLEL)
 
-    async def one(item: Awaitable[Result]) -> Result:
-        async with slots:
-            return await item
+    async def one(item: Coroutine[Any, Any, Result]) -> Result:
+        try:
+            async with slots:
+                return await item
+        finally:
+            item.close()  # It was not begun if this is cancelled before there is a slot.
 
     return list(await asyncio.gather(*(one(item) for item in work)))

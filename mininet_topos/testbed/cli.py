@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any, ParamSpec
@@ -47,7 +48,7 @@ def testbed() -> None:
     """The paper's FatTree, alive in network namespaces: P4 switches, SMuxes, servers, clients.
 
     Several testbeds can be up at once under different names. Nothing outside of a testbed's own
-    namespaces and /run/duet/NAME is touched. All commands need root.
+    namespaces, /run/duet/NAME and the clone's build/ is touched. All commands need root.
     """
 
 
@@ -138,7 +139,11 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_json
 def up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> None:
     """Bring a testbed up and check it; it stays up."""
-    _up(folder, plan, vips, as_json)
+    advice = (
+        f"The testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows why, "
+        f"`duet testbed down --name {folder.name}` removes it"
+    )
+    _up(folder, plan, vips, advice, as_json=as_json)
 
 
 @testbed.command()
@@ -153,15 +158,18 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
     from mininet_topos.testbed import lifecycle
     from mininet_topos.testbed.shell import interact
 
+    def take_down() -> None:
+        lifecycle.down(folder)
+        notes.print(f"testbed {folder.name!r} is down, nothing of it is left")
+
+    advice = f"`duet testbed up --name {folder.name}` leaves it as it is, to be looked into"
     interactive = sys.stdin.isatty() and sys.stdout.isatty() if shell is None else shell
-    try:
-        ok = _up(folder, plan, vips, as_json=False)
+    with _ending_in_order(), ExitStack() as afterwards:
+        # Not before it is launched: what is up under this name until then is another's.
+        ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
         if interactive:
             interact(folder)
-    finally:
-        lifecycle.down(folder)
-        notes.print(f"testbed {folder.name!r} is down, nothing of it is left")
     if not interactive and not ok:
         sys.exit(1)
 
@@ -309,7 +317,39 @@ def shell(folder: Folder) -> None:
     interact(folder)
 
 
-def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a terminal that is closed, and `kill`, end this as Ctrl-C does: what was begun is cleared away."""
+
+    def end(number: int, _: object) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    # What is ignored already, as under nohup, stays so.
+    taken = [each for each in (signal.SIGHUP, signal.SIGTERM) if signal.getsignal(each) is signal.SIG_DFL]
+    try:
+        for each in taken:
+            signal.signal(each, end)
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def _up(
+    folder: Folder,
+    plan: Plan,
+    vips: Path | None,
+    advice: str,
+    *,
+    launched: Callable[[], object] = lambda: None,
+    as_json: bool = False,
+) -> bool:
+    """Launch a testbed, call `launched`, have it serve its VIPs, and check it.
+
+    Raises `TestbedError` before `launched` if nothing of it is there, and with `advice` afterwards.
+    """
     from mininet_topos.testbed import lifecycle, vipfile
     from mininet_topos.testbed.operation import operate
 
@@ -318,24 +358,26 @@ def _up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> bool:
     source = vips or (vipfile.EXAMPLE if plan.size == PAPER else None)
     stated = vipfile.read(source, graph) if source else []
     plan = plan.serving(stated)
+    told = ""
     with notes.status(f"testbed {folder.name!r} ...") as line:
 
         def tell(progress: Progress) -> None:
+            nonlocal told
             count = f" {progress.done}/{progress.total}" if progress.done else ""
             count = count or (f" {progress.total}" if progress.total else "")
-            text = f"{time.monotonic() - started:5.1f} s  {progress.step}{count}"
-            line.update(text)
-            if not notes.is_terminal:
-                notes.print(text)
+            text = f"{progress.step}{count}"
+            timed = f"{time.monotonic() - started:5.1f} s  {text}"
+            line.update(timed)
+            if text != told and not notes.is_terminal:
+                notes.print(timed)
+            told = text
 
         lifecycle.launch(folder, plan, tell)
+        launched()
         try:
             asyncio.run(operate(folder, plan, stated, tell))
         except TestbedError as error:
-            raise TestbedError(
-                f"{error}\nThe testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows "
-                f"why, `duet testbed down --name {folder.name}` removes it"
-            ) from error
+            raise TestbedError(f"{error}\n{advice}") from error
     return _check(folder, as_json, started)
 
 

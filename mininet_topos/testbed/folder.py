@@ -23,7 +23,7 @@ class TestbedError(Exception):
 
 @dataclass(frozen=True)
 class Folder:
-    """`/run/duet/<name>`; all that a testbed leaves on the machine is below it."""
+    """`/run/duet/<name>`; all that a testbed has on the machine is below it."""
 
     name: str
 

@@ -23,7 +23,19 @@ from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
 
 # Commands of Mininet's that have no meaning here, or would change the network behind the launcher's back.
-_HIDDEN = {"dpctl", "switch", "gterm", "iperf", "iperfudp", "pingallfull", "pingpairfull", "x"}
+# `dump` and `links` leave out what there is to know here: addresses, and whose interfaces they are.
+_HIDDEN = {
+    "dpctl",
+    "dump",
+    "gterm",
+    "iperf",
+    "iperfudp",
+    "links",
+    "pingallfull",
+    "pingpairfull",
+    "switch",
+    "x",
+}
 _INTRO = """
 The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` takes it all down):
 
@@ -50,6 +62,14 @@ class Shell(CLI):  # type: ignore[misc]
     """Mininet's CLI with every `duet` command as one of its own."""
 
     prompt = "duet> "
+    helpStr = """
+Any other line is a command in a node, where the name of a node stands for its address:
+
+  tor1 ip route
+  client1 ping -c 3 server3
+
+One that asks for characters, such as an editor, needs `noecho` before it; `xterm client1` opens a terminal.
+"""  # noqa: N815
 
     def __init__(self, network: Network, folder: Folder) -> None:
         self.folder = folder
@@ -85,6 +105,16 @@ class Shell(CLI):  # type: ignore[misc]
     def completedefault(self, text: str, line: str, begidx: int, endidx: int) -> list[str]:
         """Complete nodes after a node's name."""
         return [node for node in self.nodes if node.startswith(text)]
+
+    def do_net(self, _: str) -> None:
+        """Show what is at the other end of every interface."""
+        for node in self.network.values():
+            ends = []
+            for interface in node.intfList():
+                link = interface.link
+                other = link.intf2 if link.intf1 is interface else link.intf1
+                ends.append(f"{interface.name}:{other.node.name}-{other.name}")
+            print(node.name, *ends)
 
     def do_link(self, line: str) -> None:
         """Let a link fail or bring it back. Usage: link node1 node2 [up/down]"""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from duet_p4 import bpf
+from duet_p4.bpf import compile as compiling
 from duet_p4.bpf import libbpf
 from tests.integration.kernels import before_tcx
 
@@ -61,7 +62,7 @@ pytestmark = [pytest.mark.root, needs_root]
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiling, "OBJECTS", tmp_path / "build" / "bpf")
     path = tmp_path / "tiny.c"
     path.write_text(PROGRAM)
     return path
@@ -106,6 +107,21 @@ def test_an_object_is_compiled_once_per_content(source: Path) -> None:
     assert bpf.compile_object(source) == first
     assert first.stat().st_mtime_ns == stamp
     assert bpf.compile_object(source, defines={"X": "1"}) != first
+
+
+def test_what_root_compiles_belongs_to_the_owner_of_the_clone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    os.chown(clone, 4711, 4712)
+    monkeypatch.setattr(compiling, "CLONE", clone)
+    monkeypatch.setattr(compiling, "OBJECTS", clone / "build" / "bpf")
+    bpf.compile_object(source)
+    made = [clone / "build", *(clone / "build").rglob("*")]
+    assert len(made) == 4, made
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(4711, 4712)}
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in made), "others cannot read them"
 
 
 def test_a_compiler_error_is_told(source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def test_targets_are_written_as_they_are_everywhere_else() -> None:
     shown = CliRunner().invoke(cli.main, ["testbed", "up", "--help"]).output
     assert "[xdp|bmv2]" in shown
     assert "[xdp|scapy]" in shown
+
+
+def test_what_only_root_uses_is_found_with_a_users_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    CliRunner().invoke(cli.main, ["bench"])
+    assert os.environ["PATH"] == "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def test_make_bench_runs_every_benchmark_there_is() -> None:
