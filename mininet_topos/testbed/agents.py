@@ -106,7 +106,7 @@ async def await_ready(agents: Agents, deadline: float, tell: Callable[[int, int]
     Raises `TestbedError` naming those that are not at `deadline` (`time.monotonic`), and what they say.
     """
     waiting = dict.fromkeys(agents.all, "no answer yet")
-    told = -1
+    told = 0
 
     async def look(name: str) -> None:
         try:

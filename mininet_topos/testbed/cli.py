@@ -138,12 +138,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_size_options
 @_json
 def up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> None:
-    """Bring a testbed up and check it; it stays up."""
+    """Bring a testbed up and check it; it stays up. Exit code 1 if any check fails."""
     advice = (
         f"The testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows why, "
         f"`duet testbed down --name {folder.name}` removes it"
     )
-    _up(folder, plan, vips, advice, as_json=as_json)
+    if not _up(folder, plan, vips, advice, as_json=as_json):
+        sys.exit(1)
 
 
 @testbed.command()
