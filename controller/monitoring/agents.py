@@ -16,6 +16,9 @@ from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)
 
+_ANSWER_S = 3.0
+"""An agent that takes longer to say how it is has missed the question."""
+
 
 class Reach(StrEnum):
     """Whether an agent answers."""
@@ -77,7 +80,10 @@ class AgentWatch:
 
 async def _ask(client: RestClient) -> tuple[Reach, str]:
     try:
-        health = await client.health()
+        async with asyncio.timeout(_ANSWER_S):
+            health = await client.health()
     except RestError as error:
         return Reach.LOST, str(error)
+    except TimeoutError:
+        return Reach.LOST, f"no answer in {_ANSWER_S:g} s"
     return (Reach.READY if health.state is State.READY else Reach.UNWELL), health.detail

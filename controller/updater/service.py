@@ -318,8 +318,7 @@ class Updater:
                 if not is_current(record, self._store.down_dips(record.address)):
                     await self._change(record, record.spec)
                     continue
-                waits = any(carried.returning for carried in record.carried().values())
-                if not record.layout.pinned and not waits:
+                if not record.layout.pinned and not self._returning(record):
                     continue
                 try:
                     flows = await self._live_flows(record)
@@ -395,12 +394,18 @@ class Updater:
     async def _return(self, record: VipRecord, flows: list[LiveFlow]) -> None:
         """Refresh a VIP's pins, and let it and its TIPs return to the switches that have room for them."""
         after = pinned(record, flows)
-        for address, carried in record.carried().items():
-            if carried.returning is not None and self._may_fit(after, address, carried.returning):
-                after = _put(after, {address: (carried.returning, None)})
+        after = _put(after, {address: (switch, None) for address, switch in self._returning(after).items()})
         if after != record:
             self._store.put_vips([after])
             await self._apply([record], [after])
+
+    def _returning(self, record: VipRecord) -> dict[IPv4Address, str]:
+        """Return which of a VIP and its TIPs may return, and where."""
+        return {
+            address: carried.returning
+            for address, carried in record.carried().items()
+            if carried.returning is not None and self._may_fit(record, address, carried.returning)
+        }
 
     def _may_fit(self, record: VipRecord, address: IPv4Address, switch: str) -> bool:
         """Whether a switch has room for a record's pins, and did not refuse the very same before."""
