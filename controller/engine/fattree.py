@@ -119,6 +119,19 @@ class FatTreeLedger(Ledger):
 
 
 @njit(cache=True)
+def sum_up(
+    switches: Ints, amounts: Floats, tors: int, per_tor: Floats, per_container: Floats
+) -> tuple[Floats, float]:
+    """Add amounts up per ToR, per container of `tors` ToRs, and in all; return the latter two."""
+    total = 0.0
+    for i in range(switches.size):
+        per_tor[switches[i]] += amounts[i]
+        per_container[switches[i] // tors] += amounts[i]
+        total += amounts[i]
+    return per_container, total
+
+
+@njit(cache=True)
 def candidate_costs(
     shape: NDArray[np.int64],
     usable: Floats,
@@ -145,16 +158,8 @@ def candidate_costs(
 
     # Traffic per ToR and per container.
     out_tor, in_tor = scratch[0], scratch[1]
-    out_box, in_box = np.zeros(K), np.zeros(K)
-    out_all, in_all = 0.0, 0.0
-    for i in range(sources.size):
-        out_tor[sources[i]] += sent[i]
-        out_box[sources[i] // T] += sent[i]
-        out_all += sent[i]
-    for i in range(dips.size):
-        in_tor[dips[i]] += received[i]
-        in_box[dips[i] // T] += received[i]
-        in_all += received[i]
+    out_box, out_all = sum_up(sources, sent, T, out_tor, np.zeros(K))
+    in_box, in_all = sum_up(dips, received, T, in_tor, np.zeros(K))
     least = TOUCHED * (out_all + internet + in_all)
     crossing = internet * (A - 1) / A
 
@@ -345,16 +350,8 @@ def add_placement(
     first_core_up = 2 * first_down
     first_core_down = first_core_up + K * cores
     out_tor, in_tor = scratch[0], scratch[1]
-    out_box, in_box = np.zeros(K), np.zeros(K)
-    out_all, in_all = 0.0, 0.0
-    for i in range(sources.size):
-        out_tor[sources[i]] += sent[i]
-        out_box[sources[i] // T] += sent[i]
-        out_all += sent[i]
-    for i in range(dips.size):
-        in_tor[dips[i]] += received[i]
-        in_box[dips[i] // T] += received[i]
-        in_all += received[i]
+    out_box, out_all = sum_up(sources, sent, T, out_tor, np.zeros(K))
+    in_box, in_all = sum_up(dips, received, T, in_tor, np.zeros(K))
     least = TOUCHED * (out_all + internet + in_all)
     crossing = internet * (A - 1) / A
     tor_out, tor_in = np.zeros((tors, A)), np.zeros((tors, A))
