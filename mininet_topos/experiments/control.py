@@ -33,12 +33,12 @@ from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import TestbedError
 
 GOALS_MS = {
-    "announce_ms": None,
+    "announce_ms": 50.0,
     "add_vip_ms": 50.0,
     "add_vip_512_ms": 250.0,
     "migrate_wave_ms": 100.0,
 }
-"""What is measured, and the time it should stay below, if one is stated."""
+"""What is measured, and the time it should stay below."""
 
 HOME, AWAY = "tor4", "agg3"
 """Between these a VIP migrates."""
@@ -81,10 +81,9 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
         click.echo(results.to_json(record))
         return
     for what, goal in GOALS_MS.items():
-        against = f" (goal: below {goal:g})" if goal else ""
         click.echo(
             f"{what.removesuffix('_ms'):>13}: median {record[f'{what}_median']:.1f} ms, "
-            f"95% {record[f'{what}_p95']:.1f} ms{against}"
+            f"95% {record[f'{what}_p95']:.1f} ms (goal: below {goal:g})"
         )
     click.echo(f"   VIP writes: {record['vip_writes_per_s']:.0f} per second")
 
@@ -247,8 +246,7 @@ def _figure(record: dict[str, Any]) -> Any:
     for box in drawn["boxes"]:
         box.set(facecolor=results.OURS, alpha=0.6)
     for at, goal in enumerate(GOALS_MS.values(), 1):
-        if goal:
-            axes.hlines(goal, at - 0.3, at + 0.3, color=results.GREY, linestyle="--")
+        axes.hlines(goal, at - 0.3, at + 0.3, color=results.GREY, linestyle="--")
     axes.plot([], [], "--", color=results.GREY, label="goal")
     axes.set_xticks(
         range(1, len(names) + 1),

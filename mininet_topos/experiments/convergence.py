@@ -49,7 +49,7 @@ async def undone(folder: Folder, graph: nx.Graph, records: Sequence[VipRecord]) 
         except RestError as error:
             return [str(error)]
     down = [] if sessions.ok else [sessions.detail]
-    return [*down, *holdings.undone(folder, records, observed)]
+    return [*down, *holdings.undone(graph, records, observed)]
 
 
 def misprogrammed(folder: Folder, graph: nx.Graph, records: Iterable[VipRecord]) -> list[str]:

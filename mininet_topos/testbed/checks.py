@@ -62,7 +62,7 @@ def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
         async with agents_module.connect(folder, graph) as agents:
             answering, check = await reachable(agents)
             states = await holdings.observe(answering)
-            return states, [check, await sessions(answering), await as_wanted(folder, states)]
+            return states, [check, await sessions(answering), await as_wanted(folder, graph, states)]
 
     states, verdicts = asyncio.run(ask())
     return [processes(launcher), *verdicts, *traffic(folder, graph, states)]
@@ -104,13 +104,13 @@ async def sessions(agents: Agents) -> Check:
     return Check(name="bgp", ok=not down and len(rows) == expected, detail="; ".join([detail, *down]))
 
 
-async def as_wanted(folder: Folder, states: Mapping[str, DeviceState]) -> Check:
+async def as_wanted(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> Check:
     """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall."""
     try:
         records = await holdings.records(folder)
     except (RestError, OSError, TestbedError) as error:
         return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {error}")
-    wrong = [*holdings.unsettled(records), *holdings.undone(folder, records, states)]
+    wrong = [*holdings.unsettled(records), *holdings.undone(graph, records, states)]
     dips = {dip.address for record in records for dip in record.spec.all_dips()}
     homes = Counter(carried.switch for record in records for carried in record.carried().values())
     detail = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import networkx as nx
 from pydantic import TypeAdapter
 
-from controller.inventory import Inventory
 from controller.servers import ServerDevice
 from controller.store import VipRecord
 from controller.updater.devices import Device, MuxDevice
@@ -15,6 +15,7 @@ from controller.updater.wanted import wanted_states
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.nodes import inventory_of
 from mininet_topos.testbed.plan import Plan
 
 _RECORDS = TypeAdapter(list[VipRecord])
@@ -69,9 +70,9 @@ def unsettled(records: Iterable[VipRecord]) -> list[str]:
     return found
 
 
-def undone(folder: Folder, records: Iterable[VipRecord], observed: Mapping[str, DeviceState]) -> list[str]:
+def undone(graph: nx.Graph, records: Iterable[VipRecord], observed: Mapping[str, DeviceState]) -> list[str]:
     """Return what is still to be done on devices for them to hold `records`."""
-    wanted = wanted_states(records, Inventory.from_file(folder.inventory))
+    wanted = wanted_states(records, inventory_of(graph))
     return [
         f"{step.device}: {step.action} {step.address} ({step.why})"
         for step in plan_update(wanted, observed).steps

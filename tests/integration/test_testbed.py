@@ -21,6 +21,7 @@ import pytest
 from controller.store import VipRecord
 from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
+from mininet_topos.addresses import Kind
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import agents, checks, lifecycle, namespaces, probe, vipfile
@@ -57,6 +58,9 @@ vips:
      health: {kind: http, port: 80, path: /health, interval_ms: 200, timeout_ms: 100}}
 """
 PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED = (IPv4Address("10.0.0.0") + n for n in range(1, 6))
+DIP = IPv4Address("100.1.2.17")
+"""One of the plain VIP's."""
+
 NAME = f"dt{os.getpid()}"
 START_S = 60.0
 
@@ -175,6 +179,19 @@ def duet(folder: Folder, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_check_passes(testbed: Folder, graph: nx.Graph) -> None:
     wrong = [f"{check.name}: {check.detail}" for check in verdict(testbed, graph) if not check.ok]
     assert not wrong, "\n".join(wrong)
+
+
+def test_dips_that_are_left_out_show(healthy: Folder, graph: nx.Graph) -> None:
+    server = next(node for node in fattree.nodes(graph, Kind.SERVER) if node.prefix and DIP in node.prefix)
+    ask(healthy, Request(do="fail", what=server.name))
+    deadline = time.monotonic() + 30
+    while True:
+        (wanted,) = (check for check in verdict(healthy, graph) if check.name == "wanted")
+        if f"leaves its DIP {DIP} out" in wanted.detail:
+            break
+        assert time.monotonic() < deadline, f"{server.name} has failed, but: {wanted.detail}"
+        time.sleep(0.2)
+    assert not wanted.ok
 
 
 def test_a_thousand_connections_at_once_are_all_answered(testbed: Folder, graph: nx.Graph) -> None:
@@ -406,7 +423,7 @@ def test_two_testbeds_are_up_at_once(testbed: Folder, graph: nx.Graph) -> None:
         "vips: [{address: 10.0.0.1, switch: core1, dips: [100.1.1.17]}]", fattree.fattree(size)
     )
     other = Folder(f"{NAME}-two")
-    with running(other, Plan(size=size), stated) as theirs:
+    with running(other, Plan(size=size, controller=False), stated) as theirs:
         assert all(check.ok for check in verdict(other, theirs) if check.name != "processes")
         (answer,) = from_client(testbed, graph, "client2", 1, SOFTWARE)
         assert answer.error is None

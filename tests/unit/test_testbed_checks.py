@@ -6,9 +6,15 @@ import random
 from collections import Counter
 from ipaddress import IPv4Address
 
+from controller.store import VipRecord
+from controller.updater.layout import change, lay_out
+from controller.updater.wanted import wanted_states
 from duet_p4.flow_hash import Flow
-from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
+from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
+from mininet_topos.fattree import FatTree, fattree
 from mininet_topos.testbed.checks import chi_square_z, expected_dip, tcp_ports
+from mininet_topos.testbed.holdings import undone, unsettled
+from mininet_topos.testbed.nodes import inventory_of
 
 VIP = IPv4Address("10.0.0.1")
 
@@ -67,3 +73,30 @@ def test_tips_lead_to_every_dip_behind_them() -> None:
     reached = Counter(expected_dip(flow(80, n), vip, held) for n in range(3200))
     assert set(reached) == {dip.address for dip in dips(0, 16)}
     assert chi_square_z([reached[dip.address] for dip in dips(0, 16)], [200.0] * 16) < 4
+
+
+def record() -> VipRecord:
+    return lay_out(Vip(address=VIP, dips=dips(17, 3)), 512, lambda: IPv4Address("20.0.0.1"))
+
+
+def test_what_waits_and_what_is_left_out_is_not_settled() -> None:
+    whole = record()
+    assert unsettled([whole]) == []
+    lacking = change(whole, whole.spec, [IPv4Address("100.1.1.18")], 512, lambda: IPv4Address("20.0.0.1"))
+    assert unsettled([lacking]) == [f"VIP {VIP} leaves its DIP 100.1.1.18 out"]
+    waiting = whole.model_copy(update={"returning": "tor1"})
+    assert unsettled([waiting]) == [f"{VIP} waits for tor1"]
+
+
+def test_what_devices_lack_or_hold_too_much_is_undone() -> None:
+    graph = fattree(FatTree())
+    placed = record().model_copy(update={"switch": "tor1"})
+    states = wanted_states([placed], inventory_of(graph))
+    assert undone(graph, [placed], states) == []
+    states["tor2"].entries[VIP] = states["tor1"].entries.pop(VIP)
+    del states["smux1"].entries[VIP]
+    assert undone(graph, [placed], states) == [
+        f"smux1: put {VIP} (missing)",
+        f"tor2: delete {VIP} (not wanted here)",
+        f"tor1: put {VIP} (missing)",
+    ]
