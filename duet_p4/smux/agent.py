@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
 
 from fastapi import FastAPI
 
@@ -134,7 +132,6 @@ def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, bi
 async def run(config: SmuxConfig) -> None:
     """Be an SMux until told to end."""
     ended = told_to_end()
-    _own_address(config.address)
     bird = Bird(_bird_config(config), config.state_dir, die_with_parent=True)
     with forwarding(config) as datapath:
         service = SmuxService(
@@ -164,7 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the SMux agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.smux", description="The SMux of a DUET network.")
     parser.add_argument("--datapath", choices=("xdp", "scapy"), help="in place of the configured one")
-    return agent.main(parser, argv, SmuxConfig, lambda config: asyncio.run(run(config)))
+    return agent.main(parser, argv, SmuxConfig, _run)
+
+
+def _run(config: SmuxConfig) -> None:
+    netdev.set_own_address(config.address)
+    asyncio.run(run(config))
 
 
 def _bird_config(config: SmuxConfig) -> BirdConfig:
@@ -172,8 +174,3 @@ def _bird_config(config: SmuxConfig) -> BirdConfig:
     return BirdConfig.model_validate(
         config.bird.model_dump() | {"originated": (*config.bird.originated, own, *config.announced)}
     )
-
-
-def _own_address(address: IPv4Address) -> None:
-    """Give the node its address, on lo."""
-    subprocess.run(["ip", "address", "replace", f"{address}/32", "dev", "lo"], check=True)

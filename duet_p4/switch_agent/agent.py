@@ -21,7 +21,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
-from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
 from duet_p4.bird import status
@@ -57,7 +57,9 @@ class SwitchAgent:
         """Take over the host interfaces that are there already, or make them; nothing is started yet."""
         self._config = config
         self._bird = Bird(config.routing(), config.state_dir)
-        _own_address(config)
+        # The P4 switch forwards, not the kernel.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
+        netdev.set_own_address(config.address)
         self._hostifs = HostInterfaces(config.ports)
         self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
         self._announcer = Announcer(config.bird.announce_table)
@@ -275,12 +277,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
     return agent.main(parser, argv, SwitchConfig, _run)
-
-
-def _own_address(config: SwitchConfig) -> None:
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
-    with IPRoute() as netlink:
-        netlink.addr("replace", index=netdev.index("lo"), address=str(config.address), prefixlen=32)
 
 
 def _vip_sizes() -> VipSizes:
