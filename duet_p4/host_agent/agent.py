@@ -31,6 +31,7 @@ from duet_p4.rest.client import RestClient
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
+from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,6 @@ class HostChange(Model):
     address: IPv4Address
     updates: int
     milliseconds: float
-
-
-class Exit(Model):
-    """What happened to packets in the data path; `meaning` says whether that is normal."""
-
-    name: str
-    packets: int
-    bytes: int
-    meaning: str
 
 
 class HostStatus(Model):
@@ -138,10 +130,7 @@ class HostService:
             vips=len(self.vips),
             interfaces=self._config.interfaces,
             snat_connections=self._datapath.snat_connections(),
-            exits=tuple(
-                Exit(name=name.lower(), packets=packets, bytes=size, meaning=EXITS[name])
-                for name, (packets, size) in self._datapath.exits().items()
-            ),
+            exits=describe(self._datapath.exits(), EXITS),
             writes=self._writes,
         )
 

@@ -19,7 +19,6 @@ from duet_p4 import agent, netdev
 from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird
-from duet_p4.model import Model
 from duet_p4.rest.app import Health, State, create_app
 from duet_p4.rest.mux import PortStatus, SessionStatus, router
 from duet_p4.rest.server import serve
@@ -28,19 +27,11 @@ from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
 
 _WITHDRAW_GRACE_S = 0.1
-
-
-class Exit(Model):
-    """A way packets left the data path; `meaning` says whether that is normal."""
-
-    name: str
-    packets: int
-    bytes: int
-    meaning: str
 
 
 class Surroundings:
@@ -119,12 +110,9 @@ def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, bi
     app.include_router(router(service))
 
     @app.get("/v1/exits", tags=["status"])
-    async def get_exits() -> list[Exit]:
+    async def get_exits() -> tuple[Exit, ...]:
         """Say how packets left the data path, one entry per way there is."""
-        return [
-            Exit(name=name.lower(), packets=traffic.packets, bytes=traffic.bytes, meaning=EXITS[name])
-            for name, traffic in datapath.exits().items()
-        ]
+        return describe(datapath.exits(), EXITS)
 
     return app
 
