@@ -234,15 +234,14 @@ async def run(config: HostConfig) -> None:
             # Strict reverse-path filtering would drop clients that are routed another way.
             netdev.set_ipv4_option(interface, "rp_filter", 2)
             datapath.attach(netdev.index(interface), config.xdp_mode)
+        app = application(config, service, datapath)
+        url = await stack.enter_async_context(serve(app, str(config.listen), config.port, config.tls()))
+        logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(service.expire(), name="expire")]
             if reporter:
                 running.append(tasks.create_task(reporter.run(service.health), name="report"))
-            async with serve(
-                application(config, service, datapath), str(config.listen), config.port, config.tls()
-            ) as url:
-                logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
-                await ended.wait()
+            await ended.wait()
             for task in running:
                 task.cancel()
 
