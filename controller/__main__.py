@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from controller.app import running
 from controller.config import ControllerConfig, Module
 from duet_p4 import log
+from duet_p4.signals import told_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ControllerConfig) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = told_to_end()
     async with running(config) as url:
         logger.info("%s at %s", ", ".join(config.modules), url)
         await stop.wait()

@@ -258,6 +258,12 @@ def _strategy_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+async def _compute(client: ControllerClient, strategy: str, delta: float, seed: int) -> list[Placement]:
+    """Have the engine say where every VIP and TIP should live."""
+    result = await client.compute(Request(strategy=StrategyName(strategy), delta=delta, seed=seed))
+    return [Placement(address=p.address, switch=p.switch) for p in result.placements]
+
+
 @assignment.command("show")
 @_options
 def show_assignment(session: Session) -> None:
@@ -278,11 +284,9 @@ def show_assignment(session: Session) -> None:
 @_options
 def plan_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
     """Compute an assignment and print the steps it would take; nothing is changed."""
-    request = Request(strategy=StrategyName(strategy), delta=delta, seed=seed)
 
     async def question(client: ControllerClient) -> Plan:
-        result = await client.compute(request)
-        return await client.plan([Placement(address=p.address, switch=p.switch) for p in result.placements])
+        return await client.plan(await _compute(client, strategy, delta, seed))
 
     plan = session.ask(question)
 
@@ -303,11 +307,9 @@ def plan_assignment(session: Session, strategy: str, delta: float, seed: int) ->
 @_options
 def run_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
     """Compute an assignment and carry it out, in waves through the SMuxes."""
-    request = Request(strategy=StrategyName(strategy), delta=delta, seed=seed)
 
     async def question(client: ControllerClient) -> Report:
-        result = await client.compute(request)
-        return await client.assign([Placement(address=p.address, switch=p.switch) for p in result.placements])
+        return await client.assign(await _compute(client, strategy, delta, seed))
 
     report = session.ask(question)
     session.show(report, lambda: _report(report))

@@ -6,7 +6,10 @@ import array
 import fcntl
 import socket
 import struct
+from ipaddress import IPv4Address
 from pathlib import Path
+
+from pyroute2 import IPRoute
 
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
@@ -65,6 +68,12 @@ def set_transmit_offloads(name: str, *, on: bool) -> None:
 def set_ipv4_option(name: str, option: str, value: int) -> None:
     """Set `net.ipv4.conf.<name>.<option>`."""
     Path(f"/proc/sys/net/ipv4/conf/{name}/{option}").write_text(f"{value}\n", encoding="ascii")
+
+
+def set_own_address(address: IPv4Address) -> None:
+    """Give the node an address that is none of its links', on lo. Not for use within an event loop."""
+    with IPRoute() as netlink:
+        netlink.addr("replace", index=index("lo"), address=str(address), prefixlen=32)
 
 
 def _flags(name: str) -> int:

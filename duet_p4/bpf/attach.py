@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from pyroute2 import netns
 
 from duet_p4.bpf import libbpf
 from duet_p4.bpf.errors import BpfError
-from duet_p4.bpf.objects import Program
+from duet_p4.bpf.objects import Closable, Program
 
 _ATTACH = {"xdp": 37, "ingress": 46, "egress": 47}
 _XDP_MODE = {"native": 1 << 2, "skb": 1 << 1}
@@ -27,7 +26,7 @@ _PRIORITY, _HANDLE = 1, 0xD0E7
 _NAMESPACE = Path("/proc/thread-self/ns/net")
 
 
-class Link:
+class Link(Closable):
     """An attachment of a program. Closing it, or the end of the process, detaches."""
 
     def __init__(self, fd: int):
@@ -43,16 +42,8 @@ class Link:
             os.close(self.fd)
             self.fd = -1
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Filter:
+class Filter(Closable):
     """A program as a classifier (cls_bpf, direct action) of an interface's clsact qdisc.
 
     Closing it detaches, from whichever namespace that is done in. The end of the process does not: after
@@ -95,14 +86,6 @@ class Filter:
         code = self._library.bpf_tc_detach(self._hook, _options())
         if code not in (0, -errno.ENOENT, -errno.ENODEV):
             raise OSError(-code, libbpf.take_warnings() or os.strerror(-code))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def attach_xdp(program: Program, ifindex: int, mode: Literal["native", "skb"] = "native") -> Link:

@@ -7,10 +7,10 @@ import errno
 import mmap
 import os
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from duet_p4.bpf import libbpf
@@ -23,6 +23,20 @@ _LOG_SIZE = 1 << 20
 _LOG_TAIL_LINES = 40
 _DATASEC = 15
 _PERCPU_TYPES = {5, 6, 10, 21}
+
+
+class Closable(ABC):
+    """What the end of a `with` closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 class Map:
@@ -206,7 +220,7 @@ class Program:
         return TestRun(options.retval, output.raw[: options.data_size_out], options.duration)
 
 
-class Object:
+class Object(Closable):
     """An object file opened, and once `load` has returned, its maps and programs in the kernel."""
 
     def __init__(self, path: Path):
@@ -297,14 +311,6 @@ class Object:
         if self._handle:
             self._library.bpf_object__close(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _find_map(self, name: str) -> int:
         handle = self._library.bpf_object__next_map(self._handle, None)

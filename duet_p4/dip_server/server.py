@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import cast
+
+from duet_p4.signals import told_to_end
 
 _MAX_REQUEST = 16_384
 _MAX_BYTES = 1 << 30
@@ -164,9 +165,7 @@ async def _run(
     *,
     tell: bool,
 ) -> None:
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    ended = told_to_end()
     async with serving(name, dips, http_ports, udp_ports):
         if tell:
             print("ready", flush=True)

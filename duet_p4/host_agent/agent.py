@@ -9,32 +9,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
 
-from duet_p4 import log, netdev
+from duet_p4 import agent, netdev
 from duet_p4.allocation import TableFullError
-from duet_p4.bpf import BpfError
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.datapath import EXITS, HostDatapath, Meter, Source
 from duet_p4.host_agent.health import HealthMonitor, HealthReport, Reporter
 from duet_p4.host_agent.model import HostVip, LiveFlow
-from duet_p4.journal import Journal, JournalError
+from duet_p4.journal import Journal
 from duet_p4.model import Model
 from duet_p4.rest.app import Health, State, create_app, problem_responses
 from duet_p4.rest.client import RestClient
-from duet_p4.rest.credentials import read_token
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
-from duet_p4.rest.server import Tls, serve
+from duet_p4.rest.server import serve
+from duet_p4.signals import told_to_end
+from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +44,6 @@ class HostChange(Model):
     address: IPv4Address
     updates: int
     milliseconds: float
-
-
-class Exit(Model):
-    """What happened to packets in the data path; `meaning` says whether that is normal."""
-
-    name: str
-    packets: int
-    bytes: int
-    meaning: str
 
 
 class HostStatus(Model):
@@ -142,10 +130,7 @@ class HostService:
             vips=len(self.vips),
             interfaces=self._config.interfaces,
             snat_connections=self._datapath.snat_connections(),
-            exits=tuple(
-                Exit(name=name.lower(), packets=packets, bytes=size, meaning=EXITS[name])
-                for name, (packets, size) in self._datapath.exits().items()
-            ),
+            exits=describe(self._datapath.exits(), EXITS),
             writes=self._writes,
         )
 
@@ -227,18 +212,16 @@ def router(service: HostService, datapath: HostDatapath) -> APIRouter:
 
 def application(config: HostConfig, service: HostService, datapath: HostDatapath) -> FastAPI:
     """Return the REST interface."""
-    token = read_token(config.token_file) if config.token_file else None
-    app = create_app(f"Host agent {config.name}", token=token, health=lambda: Health(state=State.READY))
+    app = create_app(
+        f"Host agent {config.name}", token=config.token(), health=lambda: Health(state=State.READY)
+    )
     app.include_router(router(service, datapath))
     return app
 
 
 async def run(config: HostConfig) -> None:
     """Be a host agent until told to end."""
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    config.state_dir.mkdir(parents=True, exist_ok=True)
+    ended = told_to_end()
     datapath = HostDatapath(
         flows=config.flows, snat_connections=config.snat_connections, snat_exclude=config.snat_exclude
     )
@@ -251,16 +234,14 @@ async def run(config: HostConfig) -> None:
             # Strict reverse-path filtering would drop clients that are routed another way.
             netdev.set_ipv4_option(interface, "rp_filter", 2)
             datapath.attach(netdev.index(interface), config.xdp_mode)
+        app = application(config, service, datapath)
+        url = await stack.enter_async_context(serve(app, str(config.listen), config.port, config.tls()))
+        logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(service.expire(), name="expire")]
             if reporter:
                 running.append(tasks.create_task(reporter.run(service.health), name="report"))
-            tls = Tls(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
-            async with serve(
-                application(config, service, datapath), str(config.listen), config.port, tls
-            ) as url:
-                logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
-                await ended.wait()
+            await ended.wait()
             for task in running:
                 task.cancel()
 
@@ -269,25 +250,11 @@ async def _reporter(config: HostConfig, stack: AsyncExitStack) -> Reporter | Non
     if config.report_url is None:
         return None
     url = urlsplit(config.report_url)
-    token = read_token(config.token_file) if config.token_file else None
-    client = RestClient(f"{url.scheme}://{url.netloc}", token=token, ca=config.report_ca)
+    client = RestClient(f"{url.scheme}://{url.netloc}", token=config.token(), ca=config.report_ca)
     return Reporter(await stack.enter_async_context(client), url.path, config.report_interval_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the host agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.host_agent", description="The host agent of a server.")
-    parser.add_argument("--config", type=Path, required=True, help="the server's JSON configuration")
-    options = parser.parse_args(argv)
-    try:
-        config = HostConfig.from_file(options.config)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    log.setup(config.name, config.log_level)
-    try:
-        asyncio.run(run(config))
-    except (OSError, BpfError, JournalError, ValueError) as error:
-        logger.error("%s", error)
-        return 1
-    return 0
+    return agent.main(parser, argv, HostConfig, lambda config: asyncio.run(run(config)))

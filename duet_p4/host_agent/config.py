@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from duet_p4.model import Model, Port
+from duet_p4.agent import AgentConfig
+from duet_p4.model import Model
 
 
 class SnatTimeouts(Model):
@@ -19,7 +20,7 @@ class SnatTimeouts(Model):
     other: int = Field(default=60, ge=1)
 
 
-class HostConfig(Model):
+class HostConfig(AgentConfig):
     """One server.
 
     `interfaces` are those that face the ToR. Destinations in `snat_exclude` are reached without SNAT.
@@ -27,14 +28,7 @@ class HostConfig(Model):
     everything again every `report_interval_s`.
     """
 
-    name: str
     interfaces: tuple[str, ...] = Field(min_length=1)
-    state_dir: Path
-    listen: IPv4Address
-    port: Port = 8443
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
     xdp_mode: Literal["native", "skb"] = "native"
     flows: int = Field(default=16_384, ge=64, le=1 << 22)
     snat_connections: int = Field(default=16_384, ge=64, le=1 << 22)
@@ -43,4 +37,3 @@ class HostConfig(Model):
     report_url: str | None = None
     report_ca: Path | None = None
     report_interval_s: float = Field(default=10.0, ge=0.1)
-    log_level: str = "INFO"

@@ -6,7 +6,6 @@ gone last.
 
 from __future__ import annotations
 
-import re
 import struct
 import time
 from collections import defaultdict
@@ -22,12 +21,11 @@ from duet_p4.flow_hash import Flow
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.model import MAX_DIPS, HostDip, HostVip, Snat
 from duet_p4.model import Group
+from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
 
-EXITS: dict[str, str] = dict(
-    re.findall(r'X\((\w+),\s*"([^"]+)"\)', (_BPF_FOLDER / "counters.h").read_text(encoding="utf-8"))
-)
+EXITS = read_exits(_BPF_FOLDER / "counters.h")
 """What can happen to a packet of a VIP, with a sentence on whether that is normal, in table order."""
 
 OWN_SLOTS = 65_536
@@ -39,7 +37,6 @@ _SNAT_VALUE = struct.Struct("=4sIIIHH")
 _FLOW = struct.Struct("!4s4sHHB3x")
 _TRANSLATION = struct.Struct("=4s2sBxQQ")
 _METER = struct.Struct("=QQQQ")
-_TRAFFIC = struct.Struct("=QQ")
 _TCP, _ICMP = 6, 1
 _NANOSECONDS = 1_000_000_000
 
@@ -149,9 +146,8 @@ class HostDatapath:
         found = []
         for key in list(table.keys()):
             vip, dip, source = (IPv4Address(key[at : at + 4]) for at in (0, 4, 8))
-            pairs = [_TRAFFIC.unpack(value) for value in table.lookup_percpu(key)]
-            packets, size = sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
-            found.append(Source(vip, dip, source, packets, size))
+            traffic = add_up(table.lookup_percpu(key))
+            found.append(Source(vip, dip, source, traffic.packets, traffic.bytes))
         return found
 
     def origin(self, flow: Flow) -> tuple[IPv4Address, int] | None:
@@ -177,14 +173,10 @@ class HostDatapath:
         address, port, *_ = _TRANSLATION.unpack(value)
         return IPv4Address(address), int.from_bytes(port)
 
-    def exits(self) -> dict[str, tuple[int, int]]:
+    def exits(self) -> dict[str, Traffic]:
         """Return packets and bytes by the names of `EXITS`."""
         rows = self._maps["counters"].lookup_range(0, len(EXITS))
-        counts = {}
-        for name, values in zip(EXITS, rows, strict=True):
-            pairs = [_TRAFFIC.unpack(value) for value in values]
-            counts[name] = (sum(packets for packets, _ in pairs), sum(size for _, size in pairs))
-        return counts
+        return dict(zip(EXITS, map(add_up, rows), strict=True))
 
     def snat_connections(self) -> int:
         """Return how many outgoing connections are known."""

@@ -10,44 +10,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
-from pathlib import Path
 
 from fastapi import FastAPI
 
-from duet_p4 import log, netdev
+from duet_p4 import agent, netdev
 from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
-from duet_p4.bird.daemon import Bird, BirdError
-from duet_p4.bpf import BpfError
-from duet_p4.journal import JournalError
-from duet_p4.model import Model
+from duet_p4.bird.daemon import Bird
 from duet_p4.rest.app import Health, State, create_app
-from duet_p4.rest.credentials import read_token
 from duet_p4.rest.mux import PortStatus, SessionStatus, router
-from duet_p4.rest.server import Tls, serve
+from duet_p4.rest.server import serve
+from duet_p4.signals import told_to_end
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
 
 _WITHDRAW_GRACE_S = 0.1
-
-
-class Exit(Model):
-    """A way packets left the data path; `meaning` says whether that is normal."""
-
-    name: str
-    packets: int
-    bytes: int
-    meaning: str
 
 
 class Surroundings:
@@ -122,29 +106,20 @@ def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, bi
             return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
         return Health(state=State.READY)
 
-    token = read_token(config.token_file) if config.token_file else None
-    app = create_app(f"SMux {config.name}", token=token, health=health)
+    app = create_app(f"SMux {config.name}", token=config.token(), health=health)
     app.include_router(router(service))
 
     @app.get("/v1/exits", tags=["status"])
-    async def get_exits() -> list[Exit]:
+    async def get_exits() -> tuple[Exit, ...]:
         """Say how packets left the data path, one entry per way there is."""
-        return [
-            Exit(name=name.lower(), packets=traffic.packets, bytes=traffic.bytes, meaning=EXITS[name])
-            for name, traffic in datapath.exits().items()
-        ]
+        return describe(datapath.exits(), EXITS)
 
     return app
 
 
 async def run(config: SmuxConfig) -> None:
     """Be an SMux until told to end."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    _own_address(config.address)
+    ended = told_to_end()
     bird = Bird(_bird_config(config), config.state_dir, die_with_parent=True)
     with forwarding(config) as datapath:
         service = SmuxService(
@@ -155,12 +130,11 @@ async def run(config: SmuxConfig) -> None:
             config.state_dir,
             Surroundings(config.uplinks, bird),
         )
-        tls = Tls(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
         app = application(config, service, datapath, bird)
         await bird.start()
         supervising = asyncio.create_task(bird.supervise(), name="BIRD")
         try:
-            async with serve(app, str(config.listen), config.port, tls) as url:
+            async with serve(app, str(config.listen), config.port, config.tls()) as url:
                 logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
                 await ended.wait()
         finally:
@@ -174,23 +148,13 @@ async def run(config: SmuxConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the SMux agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.smux", description="The SMux of a DUET network.")
-    parser.add_argument("--config", type=Path, required=True, help="the SMux's JSON configuration")
     parser.add_argument("--datapath", choices=("xdp", "scapy"), help="in place of the configured one")
-    options = parser.parse_args(argv)
-    try:
-        config = SmuxConfig.from_file(options.config)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.datapath:
-        config = config.model_copy(update={"datapath": options.datapath})
-    log.setup(config.name, config.log_level)
-    try:
-        asyncio.run(run(config))
-    except (OSError, BpfError, BirdError, JournalError, ValueError) as error:
-        logger.error("%s", error)
-        return 1
-    return 0
+    return agent.main(parser, argv, SmuxConfig, _run)
+
+
+def _run(config: SmuxConfig) -> None:
+    netdev.set_own_address(config.address)
+    asyncio.run(run(config))
 
 
 def _bird_config(config: SmuxConfig) -> BirdConfig:
@@ -198,8 +162,3 @@ def _bird_config(config: SmuxConfig) -> BirdConfig:
     return BirdConfig.model_validate(
         config.bird.model_dump() | {"originated": (*config.bird.originated, own, *config.announced)}
     )
-
-
-def _own_address(address: IPv4Address) -> None:
-    """Give the node its address, on lo."""
-    subprocess.run(["ip", "address", "replace", f"{address}/32", "dev", "lo"], check=True)

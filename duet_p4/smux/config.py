@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
-from duet_p4.model import Model, Port
+from duet_p4.model import Model
 from duet_p4.smux.datapath import Sizes, Timeouts
 
 
@@ -38,7 +38,7 @@ class FlowTimeouts(Model):
         return Timeouts(**self.model_dump())
 
 
-class SmuxConfig(Model):
+class SmuxConfig(AgentConfig):
     """One SMux.
 
     `address` is its own: the outer source of what it sends and the BGP router id. `announced` are the
@@ -46,19 +46,11 @@ class SmuxConfig(Model):
     `announced`. `datapath` is `xdp`, or `scapy` to read along.
     """
 
-    name: str
     address: IPv4Address
     uplinks: tuple[str, ...] = Field(min_length=1)
     announced: tuple[IPv4Network, ...] = Field(min_length=1)
     bird: BirdConfig
-    state_dir: Path
-    listen: IPv4Address
-    port: Port = 8443
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
     datapath: Literal["xdp", "scapy"] = "xdp"
     xdp_mode: Literal["native", "skb"] = "native"
     timeouts: FlowTimeouts = FlowTimeouts()
     tables: TableSizes = TableSizes()
-    log_level: str = "INFO"

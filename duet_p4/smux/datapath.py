@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol as Interface
-from typing import Self
 
 from duet_p4.model import MuxTip, MuxVip, Protocol
+from duet_p4.traffic import Traffic, read_exits
 
 BPF_FOLDER = Path(__file__).parent / "bpf"
 
-EXITS: dict[str, str] = dict(
-    re.findall(r'X\((\w+),\s*"([^"]+)"\)', (BPF_FOLDER / "counters.h").read_text(encoding="utf-8"))
-)
+EXITS = read_exits(BPF_FOLDER / "counters.h")
 """Every way a packet can leave a data path, with a sentence on whether that is normal, in table order."""
 
 
@@ -50,17 +47,6 @@ class Service:
     address: IPv4Address
     protocol: Protocol | None = None
     port: int | None = None
-
-
-@dataclass
-class Traffic:
-    """Packets, and their bytes as they came, Ethernet header included."""
-
-    packets: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(self.packets + other.packets, self.bytes + other.bytes)
 
 
 @dataclass(frozen=True)

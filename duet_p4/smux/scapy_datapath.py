@@ -21,7 +21,8 @@ from scapy.utils import checksum
 from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
-from duet_p4.smux.datapath import EXITS, Service, Sizes, Timeouts, Traffic, Written
+from duet_p4.smux.datapath import EXITS, Service, Sizes, Timeouts, Written
+from duet_p4.traffic import Traffic
 
 ETHERNET_LENGTH = 14
 OUTER_LENGTH = 20

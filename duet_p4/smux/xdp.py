@@ -22,9 +22,9 @@ from duet_p4.smux.datapath import (
     Service,
     Sizes,
     Timeouts,
-    Traffic,
     Written,
 )
+from duet_p4.traffic import TRAFFIC, Traffic, add_up
 
 _TIP, _PORTS, _PINNED = 1, 2, 4
 _INDEX = struct.Struct("=I")
@@ -32,7 +32,6 @@ _SERVICE = struct.Struct("=IIII")
 _REFERENCE = struct.Struct("=II")
 _BACKEND = struct.Struct("=4sI")
 _FLOW = struct.Struct("!4s4sHHB3x")
-_TRAFFIC = struct.Struct("=QQ")
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,7 @@ class XdpDatapath:
             for dip in held.group.members:
                 index = held.backends[dip.address]
                 if old is None or old.backends.get(dip.address) != index:
-                    counters.append((_INDEX.pack(index), bytes(_TRAFFIC.size)))
+                    counters.append((_INDEX.pack(index), bytes(TRAFFIC.size)))
                 elif _encap(old, dip.address) == dip.encap:
                     continue
                 backends.append((_INDEX.pack(index), self._backend(dip, index)))
@@ -297,7 +296,7 @@ class XdpDatapath:
         for service, held in after.services.items():
             old = before.services.get(service)
             if old is None:
-                self._traffic["service_traffic"].update(_INDEX.pack(held.counter), bytes(_TRAFFIC.size))
+                self._traffic["service_traffic"].update(_INDEX.pack(held.counter), bytes(TRAFFIC.size))
             value = self._service(held)
             if old is None or self._service(old) != value:
                 self._maps["services"].update(_service_key(service), value)
@@ -349,10 +348,10 @@ class XdpDatapath:
             return {}
         table = self._traffic[name]
         if len(wanted) == 1:
-            return {wanted[0]: _sum(table.lookup_percpu(_INDEX.pack(wanted[0])))}
+            return {wanted[0]: add_up(table.lookup_percpu(_INDEX.pack(wanted[0])))}
         first, last = min(wanted), max(wanted)
         values = table.lookup_range(first, last - first + 1)
-        return {index: _sum(values[index - first]) for index in wanted}
+        return {index: add_up(values[index - first]) for index in wanted}
 
 
 def _owners(group: Group, held: _Held) -> list[int]:
@@ -373,8 +372,3 @@ def _nanoseconds(seconds: float) -> bytes:
 def _service_key(service: Service) -> bytes:
     number = service.protocol.number if service.protocol else 0
     return struct.pack("!4sHBx", service.address.packed, service.port or 0, number)
-
-
-def _sum(values: list[bytes]) -> Traffic:
-    pairs = [_TRAFFIC.unpack(value) for value in values]
-    return Traffic(sum(packets for packets, _ in pairs), sum(size for _, size in pairs))

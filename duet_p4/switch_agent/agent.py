@@ -16,28 +16,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
-import sys
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
-from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2 import AsyncIPRoute
 
-from duet_p4 import log, netdev
+from duet_p4 import agent, netdev
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
-from duet_p4.journal import JournalError
 from duet_p4.rest.app import Health, State, create_app
-from duet_p4.rest.credentials import read_token
 from duet_p4.rest.mux import PortStatus, SessionStatus, router
 from duet_p4.rest.problems import ProblemError
-from duet_p4.rest.server import Tls, serve
+from duet_p4.rest.server import serve
+from duet_p4.signals import told_to_end
 from duet_p4.switch_agent.announcer import Announcer
 from duet_p4.switch_agent.config import SwitchConfig
 from duet_p4.switch_agent.fib import FibMirror
@@ -58,10 +55,11 @@ class SwitchAgent:
 
     def __init__(self, config: SwitchConfig) -> None:
         """Take over the host interfaces that are there already, or make them; nothing is started yet."""
-        config.state_dir.mkdir(parents=True, exist_ok=True)
         self._config = config
         self._bird = Bird(config.routing(), config.state_dir)
-        _own_address(config)
+        # The P4 switch forwards, not the kernel.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
+        netdev.set_own_address(config.address)
         self._hostifs = HostInterfaces(config.ports)
         self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
         self._announcer = Announcer(config.bird.announce_table)
@@ -90,8 +88,9 @@ class SwitchAgent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
 
-    async def run(self, ended: asyncio.Event) -> None:
-        """Control the switch until `ended`. Raises `BirdError` where BIRD does not start."""
+    async def run(self) -> None:
+        """Control the switch until told to end. Raises `BirdError` where BIRD does not start."""
+        ended = told_to_end()
         async with AsyncIPRoute() as netlink:
             await self._announcer.load(netlink)
             await self._kernel.start(netlink)
@@ -110,10 +109,9 @@ class SwitchAgent:
             await self._bird.start()
             supervising = asyncio.create_task(self._bird.supervise(), name="BIRD")
             self._tasks.add(supervising)
-            async with serve(
-                self._application(), str(self._config.listen), self._config.port, self._tls()
-            ) as url:
-                logger.info("serves %s, P4 switch at %s", url, self._config.p4.address)
+            config = self._config
+            async with serve(self._application(), str(config.listen), config.port, config.tls()) as url:
+                logger.info("serves %s, P4 switch at %s", url, config.p4.address)
                 await _until(ended, sessions, supervising)
         finally:
             for task in (*self._tasks, sessions):
@@ -242,14 +240,10 @@ class SwitchAgent:
         task.add_done_callback(self._tasks.discard)
 
     def _application(self) -> FastAPI:
-        token = read_token(self._config.token_file) if self._config.token_file else None
-        app = create_app(f"switch agent of {self._config.name}", token=token, health=self.health)
+        title = f"switch agent of {self._config.name}"
+        app = create_app(title, token=self._config.token(), health=self.health)
         app.include_router(router(self.service))
         return app
-
-    def _tls(self) -> Tls | None:
-        certificate, key = self._config.tls_cert, self._config.tls_key
-        return Tls(certificate, key) if certificate and key else None
 
 
 async def listens(address: str) -> bool:
@@ -274,40 +268,15 @@ async def listens(address: str) -> bool:
         writer.close()
 
 
-async def _run(agent: SwitchAgent) -> None:
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await agent.run(ended)
+def _run(config: SwitchConfig) -> None:
+    with closing(SwitchAgent(config)) as switch_agent:
+        asyncio.run(switch_agent.run())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
-    parser.add_argument("--config", type=Path, required=True, help="the switch's JSON configuration")
-    options = parser.parse_args(argv)
-    try:
-        config = SwitchConfig.from_file(options.config)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    log.setup(config.name, config.log_level)
-    try:
-        agent = SwitchAgent(config)
-        try:
-            asyncio.run(_run(agent))
-        finally:
-            agent.close()
-    except (OSError, ValueError, BirdError, JournalError) as error:
-        logger.error("%s", error)
-        return 1
-    return 0
-
-
-def _own_address(config: SwitchConfig) -> None:
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
-    with IPRoute() as netlink:
-        netlink.addr("replace", index=netdev.index("lo"), address=str(config.address), prefixlen=32)
+    return agent.main(parser, argv, SwitchConfig, _run)
 
 
 def _vip_sizes() -> VipSizes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.hmux.pipeline import CPU_PORT
-from duet_p4.model import Model, Port
+from duet_p4.model import Model
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -67,7 +67,7 @@ class P4Config(Model):
     target: str = "xdp"
 
 
-class SwitchConfig(Model):
+class SwitchConfig(AgentConfig):
     """One switch.
 
     `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors.
@@ -78,7 +78,6 @@ class SwitchConfig(Model):
     packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`.
     """
 
-    name: str
     address: IPv4Address
     ports: tuple[PortConfig, ...] = Field(min_length=1)
     bird: BirdConfig
@@ -86,15 +85,8 @@ class SwitchConfig(Model):
     muxes: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
     p4: P4Config = P4Config()
-    state_dir: Path
-    listen: IPv4Address
-    port: Port = 8443
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)
     drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
-    log_level: str = "INFO"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from finsy.proto import p4i, p4r
 from google.protobuf import text_format
 
 from duet_p4.bpf.errors import BpfError
+from duet_p4.signals import told_to_end
 from duet_p4.xdp_switch import cli
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.device import XdpDevice
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _run(options: cli.Options) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = told_to_end()
     try:
         device = XdpDevice(cpu_port=options.cpu_port)
     except OSError as error:

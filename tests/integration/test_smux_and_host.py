@@ -420,7 +420,7 @@ def test_snat_without_a_port_left_says_so(snat: tuple[Balanced, MuxVip]) -> None
         out.sendto(b"x", (str(REMOTE), 9))
         with pytest.raises(TimeoutError):
             out.recv(10)
-    assert host.exits()["DROP_SNAT_FULL"][0] == 1
+    assert host.exits()["DROP_SNAT_FULL"].packets == 1
 
 
 def test_virtual_machines_behind_a_host_share_its_tunnel(client: Balanced) -> None:
@@ -458,7 +458,7 @@ def test_nothing_was_dropped_by_a_bug(network: Balanced) -> None:
     assert network.mux.exits()["DROP_INTERNAL"].packets == 0
     for host in network.hosts.values():
         counts = host.exits()
-        assert counts["DROP_INTERNAL"][0] == counts["DROP_MALFORMED"][0] == 0, counts
+        assert counts["DROP_INTERNAL"].packets == counts["DROP_MALFORMED"].packets == 0, counts
     assert all(process.poll() is None for process in network.processes)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -283,7 +284,7 @@ def dip_server() -> "subprocess.Popen[bytes]":
     return server
 
 
-def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) -> None:
+def host_config(tmp_path: Path) -> Path:
     config = HostConfig(
         name="server1",
         interfaces=("eth1",),
@@ -292,6 +293,11 @@ def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) 
     )
     path = tmp_path / "server1.json"
     path.write_text(config.model_dump_json())
+    return path
+
+
+def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) -> None:
+    path = host_config(tmp_path)
     check = HealthCheck(
         kind=HealthCheckKind.HTTP, port=80, path="/health", interval_ms=30, timeout_ms=500, fall=2, rise=2
     )
@@ -351,3 +357,12 @@ def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) 
     in_namespace(server, live)
     shown = run(server, "ip", "link", "show", "eth1")
     assert "xdp" not in shown, shown
+
+
+def test_a_host_agent_whose_port_is_taken_says_so(server: str, tmp_path: Path) -> None:
+    path = host_config(tmp_path)
+    with inside(server), socket.create_server(("127.0.0.1", 8443)):
+        agent = Agent("duet_p4.host_agent", server, path)
+        assert agent.process.wait(TIMEOUT_S) == 1
+    (line,) = path.with_suffix(".log").read_text().splitlines()
+    assert line.endswith("cannot listen on 127.0.0.1:8443: Address already in use"), line

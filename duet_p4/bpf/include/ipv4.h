@@ -30,6 +30,12 @@ struct flow {
     __u8 padding[3];
 };
 
+/* A prefix in network byte order, as the key of a trie. */
+struct prefix {
+    __u32 length;
+    __be32 address;
+};
+
 /* linux/icmp.h pulls in the C library's headers, which the bpf target has none of. */
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3

@@ -7,13 +7,7 @@
 
 static __always_inline void count(enum host_counter how, __u32 length)
 {
-    __u32 key = how;
-    struct traffic *traffic = bpf_map_lookup_elem(&counters, &key);
-
-    if (traffic) {
-        traffic->packets++;
-        traffic->bytes += length;
-    }
+    count_traffic(&counters, how, length);
 }
 
 static __always_inline __u32 local_flags(__be32 address)

@@ -3,6 +3,7 @@
 
 #include "counters.h"
 #include "ipv4.h"
+#include "traffic.h"
 
 #define MAX_DIPS 16
 
@@ -79,16 +80,6 @@ struct source_key {
     __be32 vip;
     __be32 dip;
     __be32 source;
-};
-
-struct traffic {
-    __u64 packets;
-    __u64 bytes;
-};
-
-struct prefix {
-    __u32 length;
-    __be32 address;
 };
 
 struct {

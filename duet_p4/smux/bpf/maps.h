@@ -3,6 +3,7 @@
 
 #include "counters.h"
 #include "ipv4.h"
+#include "traffic.h"
 
 /* An address alone (protocol and port 0), or one port of a VIP. */
 struct service_key {
@@ -44,16 +45,6 @@ struct backend_reference {
 struct connection {
     struct backend_reference to;
     __u64 seen;
-};
-
-struct traffic {
-    __u64 packets;
-    __u64 bytes;
-};
-
-struct prefix {
-    __u32 length;
-    __be32 address;
 };
 
 /* Sizes are set by the agent's configuration when it loads the program. */

@@ -37,24 +37,8 @@ struct packet {
 
 static __always_inline int leave(enum smux_counter how, __u32 length, int verdict)
 {
-    __u32 key = how;
-    struct traffic *traffic = bpf_map_lookup_elem(&counters, &key);
-
-    if (traffic) {
-        traffic->packets++;
-        traffic->bytes += length;
-    }
+    count_traffic(&counters, how, length);
     return verdict;
-}
-
-static __always_inline void meter(void *map, __u32 index, __u32 length)
-{
-    struct traffic *traffic = bpf_map_lookup_elem(map, &index);
-
-    if (traffic) {
-        traffic->packets++;
-        traffic->bytes += length;
-    }
 }
 
 static __always_inline bool is_announced(__be32 address)
@@ -335,8 +319,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 
     if (!backend)
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
-    meter(&service_traffic, packet->service.counter, packet->length);
-    meter(&backend_traffic, to.backend, packet->length);
+    count_traffic(&service_traffic, packet->service.counter, packet->length);
+    count_traffic(&backend_traffic, to.backend, packet->length);
     return encapsulate(ctx, packet, backend->encap, how);
 }
 

@@ -61,7 +61,7 @@ class Host:
         assert (verdict, out) == (NEXT, wanted), f"expected {IP(wanted[14:])!r}\ngot      {IP(out[14:])!r}"
 
     def counted(self) -> set[str]:
-        return {name for name, (packets, _) in self.path.exits().items() if packets}
+        return {name for name, traffic in self.path.exits().items() if traffic.packets}
 
 
 def fresh(packet: Packet) -> Packet:
