@@ -62,7 +62,7 @@ class Surroundings:
 
     async def out_of_service(self) -> list[str]:
         """Return the switches that are out of reach."""
-        lost = {state.name for state in await self._monitoring.agents() if state.reach is Reach.LOST}
+        lost = {state.name for state in await self._monitoring.agents() if state.reach is Reach.UNREACHABLE}
         return [switch.name for switch in (await self.inventory()).switches if switch.name in lost]
 
     async def vips(self) -> list[VipRecord]:

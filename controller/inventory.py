@@ -114,6 +114,14 @@ class Inventory(Model):
         """Return the server that has an address; None where it is not in the inventory."""
         return self._servers_by_address.get(address)
 
+    def has_host(self, address: IPv4Address) -> bool:
+        """Whether a DIP may have this address: a server's, or any host's where no servers are listed."""
+        if self.servers:
+            return address in self._servers_by_address
+        return not (
+            address.is_multicast or address.is_unspecified or address.is_loopback or address.is_reserved
+        )
+
     @cached_property
     def _servers_by_address(self) -> dict[IPv4Address, Server]:
         return {address: server for server in self.servers for address in server.dips}

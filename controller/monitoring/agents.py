@@ -26,7 +26,7 @@ class Reach(StrEnum):
     UNKNOWN = "unknown"
     READY = "ready"
     UNWELL = "unwell"
-    LOST = "lost"
+    UNREACHABLE = "unreachable"
 
 
 class AgentState(Model):
@@ -66,9 +66,9 @@ class AgentWatch:
         missed = 0
         while True:
             reach, detail = await _ask(client)
-            missed = missed + 1 if reach is Reach.LOST else 0
+            missed = missed + 1 if reach is Reach.UNREACHABLE else 0
             state = self.states[name]
-            if reach is not state.reach and (reach is not Reach.LOST or missed >= self._misses):
+            if reach is not state.reach and (reach is not Reach.UNREACHABLE or missed >= self._misses):
                 self.states[name] = AgentState(name=name, reach=reach, detail=detail)
                 try:
                     await self._changed(self.states[name])
@@ -83,7 +83,7 @@ async def _ask(client: RestClient) -> tuple[Reach, str]:
         async with asyncio.timeout(_ANSWER_S):
             health = await client.health()
     except RestError as error:
-        return Reach.LOST, str(error)
+        return Reach.UNREACHABLE, str(error)
     except TimeoutError:
-        return Reach.LOST, f"no answer in {_ANSWER_S:g} s"
+        return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s"
     return (Reach.READY if health.state is State.READY else Reach.UNWELL), health.detail

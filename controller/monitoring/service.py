@@ -88,7 +88,7 @@ class Monitoring:
     async def _changed(self, state: AgentState) -> None:
         if hold := self._holds.pop(state.name, None):
             hold.cancel()
-        if state.reach is not Reach.LOST:
+        if state.reach is not Reach.UNREACHABLE:
             await self._updater.set_reach(state.name, DeviceReach.READY)
             return
         await self._updater.set_reach(state.name, DeviceReach.UNREACHABLE)
@@ -158,6 +158,6 @@ class Monitoring:
             samples.extend(self._meter.read(time.time(), counts))
 
         states = self._watch.states
-        in_reach = [item for item in self._hosts.items() if states[item[0]].reach is not Reach.LOST]
+        in_reach = [item for item in self._hosts.items() if states[item[0]].reach is not Reach.UNREACHABLE]
         await asyncio.gather(*(read(name, host) for name, host in in_reach))
         self._store.add_traffic(time.time(), samples)

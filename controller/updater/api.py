@@ -19,6 +19,9 @@ from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
 from duet_p4.rest.problems import InvalidError
 
+ON_SMUXES = "smux"
+"""In place of a switch's name: the SMuxes."""
+
 
 class Target(Model):
     """Where a VIP shall go; null leaves it to the SMuxes."""
@@ -62,10 +65,13 @@ def router(updater: Updater, store: Store, events: EventLog) -> APIRouter:
     @api.post("/vips", tags=["vips"], status_code=201, responses=problem_responses(404, 409, 422))
     async def add_vip(
         body: Vip,
-        switch: Annotated[str | None, Query(description="carry it here, and let no engine move it")] = None,
+        switch: Annotated[
+            str | None, Query(description="carry it here (`smux`: on the SMuxes), and let no engine move it")
+        ] = None,
     ) -> VipRecord:
         """Add a VIP; the engine says where it goes unless `switch` does."""
-        return await updater.add_vip(body, switch)
+        target = None if switch == ON_SMUXES else switch
+        return await updater.add_vip(body, target, by_hand=switch is not None)
 
     @api.put("/vips/{vip}", tags=["vips"], responses=problem_responses(404, 409, 422))
     async def change_vip(vip: IPv4Address, body: Vip) -> VipRecord:
@@ -114,7 +120,7 @@ def router(updater: Updater, store: Store, events: EventLog) -> APIRouter:
 
     @api.put("/assignment", tags=["assignment"], responses=found)
     async def put_assignment(body: Assignment) -> Report:
-        """Carry an assignment out, in waves."""
+        """Carry an assignment out, in waves; VIPs that were placed by hand stay where they are."""
         return await updater.place(body.placements)
 
     @api.post("/assignment/plan", tags=["assignment"], responses=found)

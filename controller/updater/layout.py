@@ -82,8 +82,13 @@ def change(
     down: Collection[IPv4Address],
     fan_out: int,
     allocate_tip: TipAllocator,
+    *,
+    lean: bool = False,
 ) -> VipRecord:
     """Return the record for a new `spec` with the DIPs in `down` left out, moving as few slots as can be.
+
+    A group may keep more slots than it would get afresh, so that a smaller VIP's flows stay; not so if it
+    shall be `lean`, as for a VIP that waits for room.
 
     A group whose every DIP is down keeps them all: sending traffic to a DIP that may recover is no
     worse than sending it nowhere.
@@ -97,9 +102,11 @@ def change(
     old_ports = {(port.protocol, port.port): port.group for port in record.layout.ports}
     ports = []
     for port, stated in zip(alive.ports, spec.ports, strict=True):
-        group = _regroup(old_ports.get((port.protocol, port.port)), port.dips, stated.dips)
+        group = _regroup(old_ports.get((port.protocol, port.port)), port.dips, stated.dips, lean)
         ports.append(MuxPortGroup(protocol=port.protocol, port=port.port, group=group))
-    default = _regroup(record.layout.group, members, members if tips else spec.dips) if members else None
+    default = (
+        _regroup(record.layout.group, members, members if tips else spec.dips, lean) if members else None
+    )
     layout = MuxVip(address=spec.address, group=default, ports=tuple(ports))
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
 
@@ -116,9 +123,9 @@ def is_current(record: VipRecord, down: Collection[IPv4Address]) -> bool:
     return held == set(alive.dips) and ports == wanted
 
 
-def _regroup(old: Group | None, dips: tuple[Dip, ...], stated: tuple[Dip, ...]) -> Group:
+def _regroup(old: Group | None, dips: tuple[Dip, ...], stated: tuple[Dip, ...], lean: bool) -> Group:
     """Return the group with `dips`, afresh if it keeps far more slots than what is `stated` would get."""
-    most = _OVERSIZE * slots.default_count([dip.weight for dip in stated])
+    most = (1 if lean else _OVERSIZE) * slots.default_count([dip.weight for dip in stated])
     return old.updated(dips) if old and len(old.slots) <= most else Group.of(dips)
 
 

@@ -27,7 +27,7 @@ from controller.updater.pinning import disturbs, pinned
 from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
 from duet_p4.host_agent.model import LiveFlow
-from duet_p4.model import Dip, Model, Vip
+from duet_p4.model import Dip, Model, MuxVip, Vip
 from duet_p4.rest.client import RestError
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 
@@ -91,6 +91,7 @@ class Updater:
         self._unreachable: set[str] = set()
         self._dirty: set[str] = set()
         self._refused: dict[IPv4Address, _Load] = {}
+        self._told: dict[IPv4Address, _Load] = {}
         self._repair_due = asyncio.Event()
         self._lock = asyncio.Lock()
         self.fan_out = min(switch.tables.tunneling for switch in inventory.switches)
@@ -116,8 +117,8 @@ class Updater:
             for address, (_, switch) in mux_entries(record).items()
         )
 
-    async def add_vip(self, spec: Vip, switch: str | None = None) -> VipRecord:
-        """Add a VIP and bring it up on `switch`, and no engine moves it; or else where the engine says.
+    async def add_vip(self, spec: Vip, switch: str | None = None, *, by_hand: bool = False) -> VipRecord:
+        """Add a VIP and bring it up where the engine says; or, `by_hand`, on `switch` (None: the SMuxes).
 
         Raises `ConflictError` where the VIP exists, and `RestError` where the engine is away.
         """
@@ -127,14 +128,15 @@ class Updater:
             if self._store.vip(spec.address):
                 raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
             record = self._lay_out(spec, self._store.down_dips(spec.address))
-            if switch is not None:
+            if by_hand:
                 record = record.model_copy(update={"switch": switch, "held": True})
-            if switch is None or record.tips:
+            if not by_hand or record.tips:
                 record = _placed(record, await self._homes(record))
+            record = self._waiting_for_unreachable(record, record.carried())
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
-            outcome = await self._apply([], [record])
-        return record if outcome.ok else self.vip(spec.address)
+            await self._apply([], [record])
+            return self.vip(spec.address)
 
     def check_switch(self, name: str) -> None:
         """Raise `UnknownError` unless a switch has that name."""
@@ -186,21 +188,28 @@ class Updater:
     async def place(self, placements: Iterable[Placement], *, by_hand: bool = False) -> Report:
         """Move VIPs and TIPs to where `placements` says, in two waves through the SMuxes.
 
-        The engine leaves alone what is placed `by_hand`.
+        What is placed `by_hand` stays there: later placements that are not leave it alone. Its TIPs get
+        other homes where they have none, or are in its way.
         """
         async with self._lock:
             before, after = self._with_placements({p.address: p.switch for p in placements}, by_hand)
+            if by_hand:
+                after = [await self._with_tips_homed(record) for record in after]
             self._store.put_vips(after)
             outcome = await self._apply(before, after)
             for record in after:
-                self._events.add("vip-placed", str(record.address), switch=self.vip(record.address).switch)
-            return _report(outcome)
+                now = self.vip(record.address)
+                self._events.add(
+                    "vip-placed", str(record.address), switch=now.switch, waits_for=now.returning
+                )
+            return self._report(outcome, after)
 
     async def release(self, address: IPv4Address) -> VipRecord:
         """Let the engine place a VIP again that was placed by hand; until it does, the VIP stays."""
         async with self._lock:
             record = self.vip(address).model_copy(update={"held": False})
             self._store.put_vips([record])
+            self._events.add("vip-released", str(address))
             return record
 
     async def plan(self, placements: Iterable[Placement]) -> Plan:
@@ -244,6 +253,8 @@ class Updater:
             if device in self._unreachable:
                 self._unreachable.discard(device)
                 self._events.add("device-back", device)
+                async with self._lock:
+                    self._store.put_vips(self._come_home(device))
             self._note_dirty(device)
             await self._set_server_health(device, up=True)
             return
@@ -252,18 +263,44 @@ class Updater:
             self._events.add("device-unreachable", device)
             await self._set_server_health(device, up=False)
         if reach is DeviceReach.LOST:
-            stranded = [
-                address
-                for record in self.vips()
-                for address, carried in record.carried().items()
-                if carried.home == device and not (record.held and carried is record)
-            ]
-            self._events.add("device-lost", device, vips=len(stranded))
+            async with self._lock:
+                homes = {
+                    address: record
+                    for record in self.vips()
+                    for address, carried in record.carried().items()
+                    if carried.home == device
+                }
+                self._store.put_vips(
+                    _put(record, {address: (None, device)})
+                    for address, record in homes.items()
+                    if record.held and address == record.address
+                )
+            stranded = [a for a, record in homes.items() if not record.held or a != record.address]
+            self._events.add("device-lost", device, vips=len(homes), waiting=len(homes) - len(stranded))
             await self.place(Placement(address=address, switch=None) for address in stranded)
             for owner in sorted({self._owner(address) for address in stranded}):
                 target = await self._homes(self.vip(owner))
                 wanted = [Placement(address=a, switch=s) for a, s in target.items() if a in stranded]
                 await self.place(wanted)
+
+    def _come_home(self, device: str) -> list[VipRecord]:
+        """Return the records of what waits for a switch that is back; `repair` does the rest."""
+        records = [
+            (record, {a: (s, None) for a, s in self._returning(record).items() if s == device})
+            for record in self.vips()
+        ]
+        return [_put(record, where) for record, where in records if where]
+
+    def _waiting_for_unreachable(self, record: VipRecord, placed: Collection[IPv4Address]) -> VipRecord:
+        """Return a record in which what was `placed` on a switch that does not answer waits for it."""
+        return _put(
+            record,
+            {
+                address: (None, carried.switch)
+                for address, carried in record.carried().items()
+                if address in placed and carried.switch in self._unreachable
+            },
+        )
 
     async def _set_server_health(self, device: str, *, up: bool) -> None:
         """A server whose agent is gone decapsulates nothing: its DIPs go down with it, and come back."""
@@ -289,7 +326,7 @@ class Updater:
             self._note_failures(outcome)
             if plan.steps:
                 self._events.add("resync", "controller", steps=len(plan.steps), writes=outcome.writes)
-            return _report(outcome)
+            return self._report(outcome)
 
     async def repair(self) -> None:
         """Wait until some device may differ from what is wanted, then read those back and repair them.
@@ -336,6 +373,8 @@ class Updater:
         if spec.address not in self._inventory.vip_prefix:
             raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
         for dip in spec.all_dips():
+            if not self._inventory.has_host(dip.encap):
+                raise InvalidError(f"VIP {spec.address}: no server has the address of DIP {dip.encap}")
             for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
@@ -345,7 +384,8 @@ class Updater:
             raise InvalidError(str(error)) from error
 
     async def _change(self, old: VipRecord, spec: Vip) -> None:
-        new = change(old, spec, self._store.down_dips(spec.address), self.fan_out, self._tips())
+        down = self._store.down_dips(spec.address)
+        new = change(old, spec, down, self.fan_out, self._tips(), lean=old.switch is None)
         new = new.model_copy(update={"revision": old.revision + 1})
         if not disturbs(old, new):
             new = pinned(new, old.layout.pinned)
@@ -380,6 +420,18 @@ class Updater:
         waiting = {"switch": None, "returning": homes.pop(record.address)}
         return _placed(record, homes).model_copy(update=waiting)
 
+    async def _with_tips_homed(self, record: VipRecord) -> VipRecord:
+        """Return a VIP that was placed by hand with homes for those of its TIPs that have none."""
+        if record.home is None or all(placed.home for placed in record.tips):
+            return record
+        try:
+            homes = await self._homes(record)
+        except RestError as error:
+            logger.warning("the SMuxes carry TIPs of VIP %s: no engine: %s", record.address, error)
+            return record
+        homeless = {placed.tip.address for placed in record.tips if placed.home is None}
+        return _placed(record, {address: s for address, s in homes.items() if address in homeless})
+
     async def _homes(self, record: VipRecord) -> dict[IPv4Address, str | None]:
         """Return where the engine has a VIP and its TIPs, but no TIP on the VIP's own switch.
 
@@ -394,10 +446,15 @@ class Updater:
     async def _return(self, record: VipRecord, flows: list[LiveFlow]) -> None:
         """Refresh a VIP's pins, and let it and its TIPs return to the switches that have room for them."""
         after = pinned(record, flows)
-        after = _put(after, {address: (switch, None) for address, switch in self._returning(after).items()})
+        returning = self._returning(after)
+        after = _put(after, {address: (switch, None) for address, switch in returning.items()})
         if after != record:
             self._store.put_vips([after])
             await self._apply([record], [after])
+            now = self.vip(record.address).carried()
+            for address, switch in returning.items():
+                if now[address].switch == switch:
+                    self._events.add("returned", str(address), switch=switch)
 
     def _returning(self, record: VipRecord) -> dict[IPv4Address, str]:
         """Return which of a VIP and its TIPs may return, and where."""
@@ -408,7 +465,9 @@ class Updater:
         }
 
     def _may_fit(self, record: VipRecord, address: IPv4Address, switch: str) -> bool:
-        """Whether a switch has room for a record's pins, and did not refuse the very same before."""
+        """Whether a switch answers, has room for a record's pins, and did not refuse the very same before."""
+        if switch in self._unreachable:
+            return False
         if address == record.address:
             others = sum(
                 len(other.layout.pinned)
@@ -420,9 +479,14 @@ class Updater:
         return self._refused.get(address) != self._load(record, address, switch)
 
     def _load(self, record: VipRecord, address: IPv4Address, switch: str) -> _Load:
-        """Return what a switch would hold with a VIP or TIP of `record` on it, beside what it holds."""
+        """Return what a switch would hold with a VIP or TIP of `record` on it, beside what it holds.
+
+        Pins are left out: whether they fit is known, and they change all the time.
+        """
         held = {a: e for other in self.vips() for a, (e, on) in mux_entries(other).items() if on == switch}
-        return switch, {**held, address: mux_entries(record)[address][0]}
+        held[address] = mux_entries(record)[address][0]
+        bare = {a: e.model_copy(update={"pinned": ()}) for a, e in held.items() if isinstance(e, MuxVip)}
+        return switch, held | bare
 
     async def _apply(self, before: Iterable[VipRecord], after: Iterable[VipRecord]) -> Outcome:
         """Take the devices from one state of some VIPs to another, without reading them back.
@@ -452,14 +516,17 @@ class Updater:
     def _note_failures(self, outcome: Outcome) -> None:
         """Log what failed. What a switch has no room for waits for it on the SMuxes."""
         for step, error in outcome.failed:
-            self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
-            if not is_table_full(error):
-                self._note_dirty(step.device)
-            elif self._devices[step.device].kind is DeviceKind.SWITCH:
-                record = _put(self.vip(self._owner(step.address)), {step.address: (None, step.device)})
-                self._store.put_vips([record])
-                self._refused[step.address] = self._load(record, step.address, step.device)
-                self._events.add("left-to-smuxes", str(step.address), device=step.device)
+            if not is_table_full(error) or self._devices[step.device].kind is not DeviceKind.SWITCH:
+                self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
+                if not is_table_full(error):
+                    self._note_dirty(step.device)
+                continue
+            record = _put(self.vip(self._owner(step.address)), {step.address: (None, step.device)})
+            self._store.put_vips([record])
+            load = self._load(record, step.address, step.device)
+            if self._told.get(step.address) != load:
+                self._events.add("left-to-smuxes", str(step.address), device=step.device, why=str(error))
+            self._refused[step.address] = self._told[step.address] = load
         for step in outcome.barred:
             self._note_dirty(step.device)
 
@@ -467,6 +534,8 @@ class Updater:
         self, placements: Mapping[IPv4Address, str | None], by_hand: bool
     ) -> tuple[list[VipRecord], list[VipRecord]]:
         """Return the records that `placements` changes, before and after; nothing is changed yet.
+
+        Unless they are made `by_hand`, they leave VIPs alone that were placed by hand.
 
         Raises `UnknownError` for an address or a switch that is not there, and `InvalidError` for a TIP
         on its VIP's own switch.
@@ -481,15 +550,33 @@ class Updater:
         before, after = [], []
         for owner in sorted({owners[address] for address in placements}):
             old = records[owner]
-            new = _placed(old, placements)
+            own = {a: s for a, s in placements.items() if by_hand or not old.held or a != owner}
+            new = self._waiting_for_unreachable(_placed(old, own), own)
+            in_the_way = [tip.tip.address for tip in new.tips if tip.home and tip.home == new.home]
             if by_hand:
-                new = new.model_copy(update={"held": True})
-            if new.home is not None and any(tip.home == new.home for tip in new.tips):
+                new = _put(new, dict.fromkeys(in_the_way, (None, None))).model_copy(update={"held": True})
+            elif in_the_way:
                 raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.home}")
             if new != old:
                 before.append(old)
                 after.append(new)
         return before, after
+
+    def _report(self, outcome: Outcome, placed: Iterable[VipRecord] = ()) -> Report:
+        """Say what was done, and which of `placed` wait for a switch that does not answer."""
+        failed = [f"{step.device} {step.action} {step.address}: {error}" for step, error in outcome.failed]
+        failed += [
+            f"{carried.returning} does not answer: {address} waits for it on the SMuxes"
+            for record in placed
+            for address, carried in record.carried().items()
+            if carried.returning in self._unreachable
+        ]
+        return Report(
+            done=len(outcome.done),
+            failed=tuple(failed),
+            writes=outcome.writes,
+            wave_ms={wave.value: round(ms, 3) for wave, ms in outcome.wave_ms.items()},
+        )
 
     def _tips(self) -> TipAllocator:
         def used() -> set[IPv4Address]:
@@ -521,14 +608,3 @@ def _moved(carried: _Carried, where: tuple[str | None, str | None] | None) -> _C
     if where is None:
         return carried
     return carried.model_copy(update={"switch": where[0], "returning": where[1]})
-
-
-def _report(outcome: Outcome) -> Report:
-    return Report(
-        done=len(outcome.done),
-        failed=tuple(
-            f"{step.device} {step.action} {step.address}: {error}" for step, error in outcome.failed
-        ),
-        writes=outcome.writes,
-        wave_ms={wave.value: round(ms, 3) for wave, ms in outcome.wave_ms.items()},
-    )

@@ -225,7 +225,8 @@ def test_a_vip_placed_by_hand_waits_for_its_lost_switch(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)), "tor1")
         await testbed.client.set_reach("tor1", DeviceReach.LOST)
-        assert (await testbed.client.vip(VIP)).switch == "tor1"
+        waiting = await testbed.client.vip(VIP)
+        assert (waiting.switch, waiting.returning) == (None, "tor1")
         testbed.muxes["tor1"].held.clear()
         await testbed.client.set_reach("tor1", DeviceReach.READY)
 
@@ -257,6 +258,8 @@ def test_a_write_without_the_token_is_refused_and_changes_nothing(tmp_path: Path
         ({"address": "10.0.0.1", "dips": [{"address": "2001:db8::7"}]}, 422, "2001:db8::7"),
         ({"address": "192.0.2.1", "dips": [{"address": "100.1.1.1"}]}, 422, "192.0.2.1"),
         ({"address": "10.0.0.1", "dips": [{"address": "10.0.0.2"}]}, 422, "10.0.0.2"),
+        ({"address": "10.0.0.1", "dips": [{"address": "224.0.0.1"}]}, 422, "224.0.0.1"),
+        ({"address": "10.0.0.1", "dips": [{"address": "255.255.255.255"}]}, 422, "255.255.255.255"),
         ({"address": "10.0.0.9", "dips": [{"address": "100.1.1.1"}]}, 409, "10.0.0.9"),
     ],
 )

@@ -18,6 +18,7 @@ from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, PortGroup, Protocol, Vip
 from duet_p4.rest.client import MuxClient
 from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
+from duet_p4.slots import SLOTS_PER_MEMBER
 from tests.unit.controller.flows import dip_of, key_of, live_flows
 from tests.unit.controller.memory_mux import MemoryMux, served
 
@@ -145,7 +146,7 @@ def test_a_vip_returns_to_a_switch_that_had_no_room_for_it_once_there_is_some(tm
     async def scenario(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(5)), "s1")
         other = IPv4Address("10.0.0.2")
-        waiting = await net.updater.add_vip(Vip(address=other, dips=dips(5)), "s1")
+        waiting = await net.updater.add_vip(Vip(address=other, dips=dips(5)), "s1", by_hand=True)
         assert (waiting.switch, waiting.returning, waiting.held) == (None, "s1", True)
         events = len(net.store.events())
         net.log.clear()
@@ -258,7 +259,61 @@ def test_what_waits_for_a_switch_that_is_lost_goes_elsewhere(tmp_path: Path) -> 
         net.homes = ["s2"]
         await net.updater.place([Placement(address=VIP, switch="s1")], by_hand=True)
         await net.updater.set_reach("s1", DeviceReach.LOST)
-        assert (net.updater.vip(other).switch, net.updater.vip(VIP).switch) == ("s2", "s1")
+        held = net.updater.vip(VIP)
+        assert (net.updater.vip(other).switch, held.switch, held.returning) == ("s2", None, "s1")
+
+    run(tmp_path, scenario)
+
+
+def test_an_assignment_leaves_what_was_placed_by_hand_after_it_was_computed(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        computed = net.updater.placements()
+        await net.updater.place([Placement(address=VIP, switch="s2")], by_hand=True)
+        assert (await net.updater.place(computed)).done == 0
+        assert net.updater.vip(VIP).switch == "s2"
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_moved_to_a_switch_that_does_not_answer_waits_for_it(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.updater.set_reach("s2", DeviceReach.UNREACHABLE)
+        report = await net.updater.place([Placement(address=VIP, switch="s2")], by_hand=True)
+        assert report.failed == (f"s2 does not answer: {VIP} waits for it on the SMuxes",)
+        assert net.on("s1") == set()
+        await net.updater.settle()
+        assert net.updater.vip(VIP).returning == "s2"
+        await net.updater.set_reach("s2", DeviceReach.READY)
+        assert net.updater.vip(VIP).switch == "s2"
+        await net.updater.repair()
+        assert net.on("s2") == {str(VIP)}
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_moved_by_hand_takes_its_tips_out_of_its_way_and_off_the_smuxes(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        net.homes = ["s2", "s1", None]
+        await net.updater.place([Placement(address=VIP, switch="s2")], by_hand=True)
+        moved = net.updater.vip(VIP)
+        assert (moved.switch, [tip.switch for tip in moved.tips]) == ("s2", ["s1", None])
+        assert net.on("s1") == {str(moved.tips[0].tip.address)} and net.on("s2") == {str(VIP)}
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_waits_needs_no_more_slots_than_a_fresh_one(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(5)), "s1")
+        other = IPv4Address("10.0.0.2")
+        await net.add(Vip(address=other, dips=dips(8)), "s1")
+        await net.updater.change_vip(Vip(address=other, dips=dips(3)))
+        settled = net.updater.vip(other)
+        assert settled.switch == "s1" and settled.layout.group is not None
+        assert len(settled.layout.group.slots) == 3 * SLOTS_PER_MEMBER
 
     run(tmp_path, scenario)
 
