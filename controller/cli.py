@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,18 +23,19 @@ from rich.table import Table
 from controller.client import ControllerClient
 from controller.engine.api import Request
 from controller.engine.planner import StrategyName
-from controller.store import Carried, Event, VipRecord
+from controller.store import ON_SMUXES, Carried, Event, VipRecord
 from controller.updater.plan import Plan
 from controller.updater.service import Placement, Report
-from duet_p4.model import Dip, Vip
-from duet_p4.rest.client import RestError
+from duet_p4.model import Dip, HealthCheckKind, Vip
+from duet_p4.rest.client import RefusedError, RestError
 from duet_p4.rest.credentials import read_token
 
 RUN = Path("/run/duet/paper")
 """Where the default testbed's controller listens and keeps its token."""
 
 _Answer = TypeVar("_Answer")
-_SMUXES = "smux"
+_SHOWN = 5
+_FILE_HELP = "The whole VIP as JSON, as `duet vip show --spec` prints it."
 
 
 class Address(click.ParamType[IPv4Address]):
@@ -65,6 +67,7 @@ class Session:
 
         async def run() -> _Answer:
             token = read_token(self.token_file)
+            self.socket.stat()
             async with ControllerClient("http://controller", token=token, local=self.socket) as client:
                 return await question(client)
 
@@ -75,6 +78,8 @@ class Session:
                 f"no controller here: {error.filename} does not exist. Bring up a testbed (duet testbed up), "
                 "or name its socket and token (--socket, --token-file)"
             ) from error
+        except RefusedError as error:
+            raise click.ClickException(error.problem.detail) from error
         except (RestError, OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
 
@@ -154,19 +159,23 @@ def list_vips(session: Session) -> None:
 
 @vip.command("show")
 @click.argument("address", type=ADDRESS)
+@click.option("--spec", is_flag=True, help="Print what was stated of it, as JSON for --file, and no more.")
 @_options
-def show_vip(session: Session, address: IPv4Address) -> None:
+def show_vip(session: Session, address: IPv4Address, spec: bool) -> None:
     """Show one VIP: its groups, and how many slots each DIP owns."""
     record = session.ask(lambda c: c.vip(address))
+    if spec:
+        click.echo(record.spec.model_dump_json(exclude_defaults=True))
+        return
     session.show(record, lambda: _details(record))
 
 
 @vip.command("add")
 @click.argument("address", type=ADDRESS, required=False)
 @click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP; may be repeated.")
-@click.option("--file", "file", type=click.File(), help="The whole VIP as JSON, instead of --dip.")
+@click.option("--file", "file", type=click.File(), help=_FILE_HELP)
 @click.option("--name", help="A name for people.")
-@click.option("--switch", help="Carry it on this switch, instead of where the engine says.")
+@click.option("--switch", help="Carry it on this switch (`smux`: the SMuxes), not where the engine says.")
 @_options
 def add_vip(
     session: Session,
@@ -184,15 +193,32 @@ def add_vip(
 
 @vip.command("change")
 @click.argument("address", type=ADDRESS, required=False)
-@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP; may be repeated.")
-@click.option("--file", "file", type=click.File(), help="The whole VIP as JSON, instead of --dip.")
+@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP, in place of all now.")
+@click.option("--add", "added", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP, beside those now.")
+@click.option("--drop", "dropped", multiple=True, type=ADDRESS, help="A DIP to take away.")
+@click.option("--file", "file", type=click.File(), help=_FILE_HELP)
 @click.option("--name", help="A name for people.")
 @_options
 def change_vip(
-    session: Session, address: IPv4Address | None, dips: tuple[str, ...], file: Any, name: str | None
+    session: Session,
+    address: IPv4Address | None,
+    dips: tuple[str, ...],
+    added: tuple[str, ...],
+    dropped: tuple[IPv4Address, ...],
+    file: Any,
+    name: str | None,
 ) -> None:
-    """Replace a VIP's DIPs; live connections to DIPs that stay are kept."""
-    spec = _spec(address, dips, file, name)
+    """Change a VIP's DIPs; live connections to DIPs that stay are kept.
+
+    What is not named stays as it is: ports, SNAT, health check. DIPs are those of the default group. A file
+    replaces the whole VIP.
+    """
+    if file is not None:
+        spec = _spec(address, (*dips, *added), file, name)
+    elif address is None:
+        raise click.UsageError("give either an address, or --file")
+    else:
+        spec = _changed(session.ask(lambda c: c.vip(address)).spec, dips, added, dropped, name)
     record = session.ask(lambda c: c.change_vip(spec))
     session.show(record, lambda: _details(record))
 
@@ -212,9 +238,13 @@ def remove_vip(session: Session, address: IPv4Address) -> None:
 @_options
 def migrate_vip(session: Session, address: IPv4Address, switch: str) -> None:
     """Move a VIP to SWITCH, or with `smux` to the SMuxes; the engine then leaves it there."""
-    target = None if switch == _SMUXES else switch
-    report = session.ask(lambda c: c.migrate(address, target))
-    session.show(report, lambda: _report(report))
+    target = None if switch == ON_SMUXES else switch
+    _carry_out(session, lambda c: c.migrate(address, target))
+    if not session.as_json:
+        record = session.ask(lambda c: c.vip(address))
+        click.echo(f"VIP {address} is on {_where(record)}")
+        if record.switch != target:
+            sys.exit(1)
 
 
 @vip.command("release")
@@ -267,16 +297,21 @@ async def _compute(client: ControllerClient, strategy: str, delta: float, seed: 
 @assignment.command("show")
 @_options
 def show_assignment(session: Session) -> None:
-    """Show where every VIP and TIP shall live."""
-    answer = session.ask(lambda c: c.assignment())
+    """Show where every VIP and TIP shall live, and what waits for a switch on the SMuxes."""
+    records = session.ask(lambda c: c.vips())
+    standing = {address: carried for record in records for address, carried in record.carried().items()}
+    rows = [
+        {"address": str(address), "switch": carried.switch, "returning": carried.returning}
+        for address, carried in standing.items()
+    ]
 
     def people() -> Iterable[Table]:
         table = Table("VIP or TIP", "on")
-        for placement in answer.placements:
-            table.add_row(str(placement.address), placement.switch or "SMuxes")
+        for address, carried in standing.items():
+            table.add_row(str(address), _on(carried))
         yield table
 
-    session.show(answer, people)
+    session.show({"placements": rows}, people)
 
 
 @assignment.command("plan")
@@ -311,8 +346,7 @@ def run_assignment(session: Session, strategy: str, delta: float, seed: int) -> 
     async def question(client: ControllerClient) -> Report:
         return await client.assign(await _compute(client, strategy, delta, seed))
 
-    report = session.ask(question)
-    session.show(report, lambda: _report(report))
+    _carry_out(session, question)
 
 
 @assignment.command("explain")
@@ -362,6 +396,13 @@ def status(session: Session) -> None:
         return {
             "agents": reach,
             "out_of_order": [a.model_dump(mode="json") for a in agents if a.reach.value != "ready"],
+            "waiting": {
+                str(address): carried.returning
+                for record in vips
+                for address, carried in record.carried().items()
+                if carried.returning is not None
+            },
+            "dips_down": sorted({str(dip) for record in vips for dip in record.left_out()}),
             "vips": len(vips),
             "on_hmuxes": sum(1 for p in assigned.placements if p.switch is not None),
             "on_smuxes": sum(1 for p in assigned.placements if p.switch is None),
@@ -373,6 +414,11 @@ def status(session: Session) -> None:
         yield "agents: " + ", ".join(f"{count} {reach}" for reach, count in found["agents"].items())
         for agent in found["out_of_order"]:
             yield f"  {agent['name']} is {agent['reach']}: {agent['detail']}"
+        for address, switch in found["waiting"].items():
+            yield f"  {address} waits for {switch} on the SMuxes"
+        if down := found["dips_down"]:
+            more = f" and {len(down) - _SHOWN} more" if len(down) > _SHOWN else ""
+            yield f"  DIPs out of service: {', '.join(down[:_SHOWN])}{more}"
         hmuxes, smuxes = found["on_hmuxes"], found["on_smuxes"]
         yield f"{found['vips']} VIPs; {hmuxes} VIPs and TIPs on HMuxes, {smuxes} on SMuxes"
 
@@ -385,20 +431,53 @@ def _spec(address: IPv4Address | None, dips: Sequence[str], file: Any, name: str
     try:
         if file is not None:
             return Vip.model_validate_json(file.read())
-        members = []
-        for text in dips:
-            dip, _, weight = text.partition("*")
-            members.append(Dip.model_validate({"address": dip, **({"weight": weight} if weight else {})}))
-        return Vip.model_validate({"address": address, "dips": members, "name": name})
+        return Vip.model_validate({"address": address, "dips": [_dip(text) for text in dips], "name": name})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise click.UsageError(f"{where}: {first['msg']} (got {first['input']!r})") from error
+        raise click.UsageError(_invalid(error)) from error
+
+
+def _changed(
+    spec: Vip,
+    dips: Sequence[str],
+    added: Sequence[str],
+    dropped: Sequence[IPv4Address],
+    name: str | None,
+) -> Vip:
+    for dip in dropped:
+        if all(dip != known.address for known in spec.dips):
+            raise click.UsageError(f"VIP {spec.address} has no DIP {dip} in its default group")
+    try:
+        kept = [_dip(text) for text in dips] if dips else [d for d in spec.dips if d.address not in dropped]
+        changed = {"dips": [*kept, *map(_dip, added)], "name": name or spec.name}
+        return Vip.model_validate({**spec.model_dump(), **changed})
+    except ValidationError as error:
+        raise click.UsageError(_invalid(error)) from error
+
+
+def _dip(text: str) -> Dip:
+    address, _, weight = text.partition("*")
+    return Dip.model_validate({"address": address, **({"weight": weight} if weight else {})})
+
+
+def _invalid(error: ValidationError) -> str:
+    """Return what is wrong first, and where; the value too, unless it is a whole structure."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = first["input"]
+    got = f" (got {value!r})" if isinstance(value, str | int | float) and where else ""
+    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ") + got
 
 
 def _details(record: VipRecord) -> Iterable[Table | str]:
     yield f"VIP {record.address} on {_where(record)}"
     yield from (f"TIP {placed.tip.address} on {_on(placed)}" for placed in record.tips)
+    if record.spec.snat:
+        yield "its DIPs connect out with the VIP as source (SNAT)"
+    if check := record.spec.health:
+        path = check.path if check.kind is HealthCheckKind.HTTP else ""
+        yield f"checked by {check.kind} on port {check.port}{path} every {check.interval_ms} ms"
+    if left_out := record.left_out():
+        yield f"DIPs out of service: {', '.join(map(str, sorted(left_out)))}"
     groups = [("default", record.layout.group)] if record.layout.group else []
     groups += [(f"{port.protocol}/{port.port}", port.group) for port in record.layout.ports]
     groups += [(f"TIP {placed.tip.address}", placed.tip.group) for placed in record.tips]
@@ -418,6 +497,14 @@ def _on(carried: Carried) -> str:
     return f"SMuxes (waiting for {carried.returning})" if carried.returning else carried.switch or "SMuxes"
 
 
+def _carry_out(session: Session, update: Callable[[ControllerClient], Awaitable[Report]]) -> None:
+    """Do an update and show what was done; exit code 1 where some of it failed."""
+    report = session.ask(update)
+    session.show(report, lambda: _report(report))
+    if report.failed:
+        sys.exit(1)
+
+
 def _report(report: Report) -> Iterable[str]:
     yield f"{report.done} steps, {report.writes} table entries written"
     for wave, ms in report.wave_ms.items():
@@ -431,4 +518,5 @@ def _clock(event: Event) -> str:
 
 
 def _detail(event: Event) -> str:
-    return ", ".join(f"{key} {value}" for key, value in event.detail.items())
+    shown = {key: value for key, value in event.detail.items() if value is not None or key == "switch"}
+    return ", ".join(f"{key} {'SMuxes' if value is None else value}" for key, value in shown.items())

@@ -48,6 +48,10 @@ CREATE INDEX IF NOT EXISTS traffic_time ON traffic (time);
 """
 
 
+ON_SMUXES = "smux"
+"""What an operator says in place of a switch's name: the SMuxes."""
+
+
 class Carried(Model):
     """What a switch may carry: `switch` is the one that shall; None leaves it to the SMuxes."""
 
@@ -88,6 +92,12 @@ class VipRecord(Carried):
     def address(self) -> IPv4Address:
         """The VIP."""
         return self.spec.address
+
+    def left_out(self) -> set[IPv4Address]:
+        """Return the DIPs that are out of service: stated, but in no group."""
+        served = {dip.address for group in self.layout.groups() for dip in group.members}
+        served |= {dip.address for placed in self.tips for dip in placed.tip.group.members}
+        return {dip.address for dip in self.spec.all_dips()} - served
 
     def carried(self) -> dict[IPv4Address, Carried]:
         """Return the VIP and its TIPs."""

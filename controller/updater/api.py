@@ -12,15 +12,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from controller.events import EventLog
-from controller.store import Event, Store, VipRecord
+from controller.store import ON_SMUXES, Event, Store, VipRecord
 from controller.updater.plan import Plan
 from controller.updater.service import DeviceReach, Placement, Report, Updater
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
 from duet_p4.rest.problems import InvalidError
-
-ON_SMUXES = "smux"
-"""In place of a switch's name: the SMuxes."""
 
 
 class Target(Model):

@@ -177,9 +177,11 @@ def run(name: str, out: Path, say: Say, connections: int = CONNECTIONS) -> dict[
 
 
 def _migrate(testbed: Running) -> None:
-    """Move three VIPs in two waves, and back."""
+    """Move three VIPs in two waves, and back, as an engine would."""
 
     async def assign(controller: ControllerClient) -> None:
+        for vip in testbed.vips[: len(MOVED)]:
+            await controller.release(vip)
         for switches in (MOVED, SWITCHES[: len(MOVED)]):
             where = zip(testbed.vips, switches, strict=False)
             update: Update = await controller.assign(Placement(address=vip, switch=s) for vip, s in where)

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import networkx as nx
 
+from controller.store import ON_SMUXES
 from duet_p4 import results
 from duet_p4.model import Dip, Vip
 from mininet_topos import addresses, fattree
@@ -29,7 +30,7 @@ from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
 from mininet_topos.testbed.protocol import Request, ask
-from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
+from mininet_topos.testbed.vipfile import StatedVip
 
 PROBE_INTERVAL_S = 0.003
 """The paper's: a ping to every VIP each 3 ms."""

@@ -60,13 +60,7 @@ def unsettled(records: Iterable[VipRecord]) -> list[str]:
             for address, carried in record.carried().items()
             if carried.returning is not None
         ]
-        served = {dip.address for group in record.layout.groups() for dip in group.members}
-        served |= {dip.address for placed in record.tips for dip in placed.tip.group.members}
-        found += [
-            f"VIP {record.address} leaves its DIP {dip.address} out"
-            for dip in record.spec.all_dips()
-            if dip.address not in served
-        ]
+        found += [f"VIP {record.address} leaves its DIP {dip} out" for dip in sorted(record.left_out())]
     return found
 
 

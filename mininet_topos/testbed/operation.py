@@ -22,7 +22,7 @@ from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Progress
-from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
+from mininet_topos.testbed.vipfile import StatedVip
 
 READY_TIMEOUT_S = 60.0
 CONVERGED_TIMEOUT_S = 30.0
@@ -71,10 +71,7 @@ async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell:
 async def _hand_over(controller: ControllerClient, stated: Sequence[StatedVip]) -> None:
     """Give the controller the operator's VIPs; those without a switch go where its engine says."""
     for entry in stated:
-        switch = None if entry.switch == ON_SMUXES else entry.switch
-        await controller.add_vip(entry.vip, switch)
-        if entry.switch == ON_SMUXES:
-            await controller.migrate(entry.vip.address, None)
+        await controller.add_vip(entry.vip, entry.switch)
 
 
 async def _await_controller(controller: ControllerClient, deadline: float) -> None:

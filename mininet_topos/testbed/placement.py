@@ -8,7 +8,7 @@ from itertools import cycle
 
 import networkx as nx
 
-from controller.store import PlacedTip, VipRecord
+from controller.store import ON_SMUXES, PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
 from duet_p4.hmux import pipeline
 from duet_p4.host_agent.model import HostVip
@@ -17,7 +17,7 @@ from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
-from mininet_topos.testbed.vipfile import ON_SMUXES, StatedVip
+from mininet_topos.testbed.vipfile import StatedVip
 
 
 def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:

@@ -27,6 +27,7 @@ import networkx as nx
 import yaml
 from pydantic import ValidationError
 
+from controller.store import ON_SMUXES
 from duet_p4.model import Model, Protocol, Vip
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
@@ -35,7 +36,6 @@ from mininet_topos.testbed.folder import TestbedError
 EXAMPLE = Path(__file__).with_name("vips.yaml")
 """The paper's testbed with every feature; what comes up by default."""
 
-ON_SMUXES = "smux"
 _SHORTEST_PREFIX = 16
 _DEEPEST = 8  # An alias may name what it is part of.
 _YAML_TAG = "tag:yaml.org,2002:"
