@@ -239,12 +239,11 @@ def remove_vip(session: Session, address: IPv4Address) -> None:
 def migrate_vip(session: Session, address: IPv4Address, switch: str) -> None:
     """Move a VIP to SWITCH, or with `smux` to the SMuxes; the engine then leaves it there."""
     target = None if switch == ON_SMUXES else switch
-    _carry_out(session, lambda c: c.migrate(address, target))
-    if not session.as_json:
-        record = session.ask(lambda c: c.vip(address))
-        click.echo(f"VIP {address} is on {_where(record)}")
-        if record.switch != target:
-            sys.exit(1)
+    report = session.ask(lambda c: c.migrate(address, target))
+    record = session.ask(lambda c: c.vip(address))
+    session.show(report, lambda: [*_report(report), f"VIP {address} is on {_where(record)}"])
+    if report.failed or record.switch != target:
+        sys.exit(1)
 
 
 @vip.command("release")
