@@ -29,6 +29,7 @@ from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.probe import Exchange
 from mininet_topos.testbed.protocol import Answer
+from mininet_topos.testbed.supervisor import ProcessStatus
 from mininet_topos.testbed.supervisor import State as ProcessState
 
 HTTP_PORT = 80
@@ -86,12 +87,32 @@ async def reachable(agents: Agents) -> tuple[Agents, Check]:
 
 
 def processes(answer: Answer) -> Check:
-    """Every process runs, and none has ended by itself."""
-    wrong = [p for p in answer.processes if p.state is not ProcessState.RUNNING or p.restarts]
-    detail = f"{len(answer.processes)} processes run"
-    if wrong:
-        detail = "; ".join(f"{p.node}/{p.name} is {p.state}, {p.restarts} restarts, {p.exit}" for p in wrong)
-    return Check(name="processes", ok=not wrong, detail=detail)
+    """Every process runs; one that ended by itself and runs again is told of."""
+    down = [_down(process, answer.failed) for process in answer.processes if _is_down(process)]
+    again = [
+        f"{p.node}/{p.name} was started again {_times(p.restarts)}, the last end: {p.exit}"
+        for p in answer.processes
+        if p.restarts and not _is_down(p)
+    ]
+    running = f"{len(answer.processes) - len(down)} of {len(answer.processes)} processes run"
+    told = [part for part in (_some(down), running, _some(again)) if part]
+    return Check(name="processes", ok=not down, detail="; ".join(told))
+
+
+def _is_down(process: ProcessStatus) -> bool:
+    return process.state is not ProcessState.RUNNING
+
+
+def _down(process: ProcessStatus, failed: Sequence[str]) -> str:
+    if process.node in failed:
+        why = f"{process.node} was made to fail"
+    else:
+        why = process.exit or "on purpose"
+    return f"{process.node}/{process.name} is {process.state} ({why})"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 async def sessions(agents: Agents) -> Check:
