@@ -104,10 +104,7 @@ def _is_down(process: ProcessStatus) -> bool:
 
 
 def _down(process: ProcessStatus, failed: Sequence[str]) -> str:
-    if process.node in failed:
-        why = f"{process.node} was made to fail"
-    else:
-        why = process.exit or "on purpose"
+    why = f"{process.node} was made to fail" if process.node in failed else process.exit
     return f"{process.node}/{process.name} is {process.state} ({why})"
 
 
