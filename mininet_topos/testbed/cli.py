@@ -170,7 +170,7 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
         ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
         if interactive:
-            interact(folder)
+            interact(folder, leaving="takes it all down")
     if not interactive and not ok:
         sys.exit(1)
 
@@ -315,7 +315,7 @@ def shell(folder: Folder) -> None:
     """Open the shell of a running testbed: the Mininet CLI and these commands, with completion."""
     from mininet_topos.testbed.shell import interact
 
-    interact(folder)
+    interact(folder, leaving="leaves the testbed up")
 
 
 @contextmanager

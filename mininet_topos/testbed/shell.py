@@ -37,7 +37,7 @@ _HIDDEN = {
     "x",
 }
 _INTRO = """
-The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` takes it all down):
+The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` {leaving}):
 
   client1 curl -s http://10.0.0.1/          a VIP answers, and says which DIP it was
   outside ping -c 3 10.0.0.1                the same VIP from outside of the data centre
@@ -47,11 +47,11 @@ The testbed's shell. Some things to try (TAB completes, `help` lists everything,
 """
 
 
-def interact(folder: Folder) -> None:
-    """Run the shell of a running testbed until the user leaves it."""
+def interact(folder: Folder, *, leaving: str) -> None:
+    """Run the shell of a running testbed until the user leaves it; `leaving` says what becomes of it then."""
     setLogLevel("output")
     network = Network(fattree.fattree(Plan.load(folder).size), folder, create=False)
-    print(_INTRO)
+    print(_INTRO.format(leaving=leaving))
     try:
         Shell(network, folder)
     finally:
