@@ -15,6 +15,7 @@ from typing import Any
 
 import networkx as nx
 
+from controller.store import VipRecord
 from controller.updater.plan import DeviceState
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
@@ -59,14 +60,18 @@ class Check(Model):
 def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
     """Run every check on a running testbed."""
 
-    async def ask() -> tuple[dict[str, DeviceState], list[Check]]:
+    async def ask() -> tuple[list[Check], dict[str, DeviceState], list[VipRecord] | str]:
         async with agents_module.connect(folder, graph) as agents:
             answering, check = await reachable(agents)
             states = await holdings.observe(answering)
-            return states, [check, await sessions(answering), await as_wanted(folder, graph, states)]
+            try:
+                records: list[VipRecord] | str = await holdings.records(folder)
+            except (RestError, OSError, TestbedError) as error:
+                records = str(error)
+            return [check, await sessions(answering), as_wanted(graph, records, states)], states, records
 
-    states, verdicts = asyncio.run(ask())
-    return [processes(launcher), *verdicts, *traffic(folder, graph, states)]
+    verdicts, states, records = asyncio.run(ask())
+    return [processes(launcher), *verdicts, *traffic(folder, graph, states, records)]
 
 
 async def reachable(agents: Agents) -> tuple[Agents, Check]:
@@ -122,12 +127,15 @@ async def sessions(agents: Agents) -> Check:
     return Check(name="bgp", ok=not down and len(rows) == expected, detail="; ".join([detail, *down]))
 
 
-async def as_wanted(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> Check:
-    """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall."""
-    try:
-        records = await holdings.records(folder)
-    except (RestError, OSError, TestbedError) as error:
-        return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {error}")
+def as_wanted(
+    graph: nx.Graph, records: Sequence[VipRecord] | str, states: Mapping[str, DeviceState]
+) -> Check:
+    """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall.
+
+    `records` is what is wanted, or why that is not known.
+    """
+    if isinstance(records, str):
+        return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {records}")
     wrong = [*holdings.unsettled(records), *holdings.undone(graph, records, states)]
     dips = {dip.address for record in records for dip in record.spec.all_dips()}
     homes = Counter(carried.switch for record in records for carried in record.carried().values())
@@ -144,14 +152,24 @@ def _some(wrong: Sequence[str]) -> str:
     return "; ".join(wrong[:_TOLD]) + more
 
 
-def traffic(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> list[Check]:
-    """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot."""
+def traffic(
+    folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState], records: Sequence[VipRecord] | str
+) -> list[Check]:
+    """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot.
+
+    The slots are those of an SMux or, if none answers, those that are wanted.
+    """
     clients = fattree.nodes(graph, Kind.CLIENT)
-    reference = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
-    if reference is None:
-        return []
-    vips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxVip)}
-    tips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxTip)}
+    smux = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
+    if smux is not None:
+        held = smux.entries
+    elif not isinstance(records, str):
+        held = holdings.wanted_of_muxes(graph, records)
+    else:
+        detail = "not tested: no SMux answers, and what is wanted is not known"
+        return [Check(name="vips", ok=False, detail=detail)]
+    vips = {address: entry for address, entry in held.items() if isinstance(entry, MuxVip)}
+    tips = {address: entry for address, entry in held.items() if isinstance(entry, MuxTip)}
     parallel = _PARALLEL[Plan.load(folder).target]
     jobs = {
         client.name: (

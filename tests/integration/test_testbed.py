@@ -318,6 +318,13 @@ class TestCommands:
         assert set(failed) == {f"vip {PLAIN + n} answers" for n in range(5)}, failed
         assert "Network is unreachable" in failed[f"vip {PLAIN} answers"]
 
+    def test_check_tests_every_vip_without_smuxes(self, healthy: Folder, graph: nx.Graph) -> None:
+        for smux in fattree.nodes(graph, Kind.SMUX):
+            ask(healthy, Request(do="fail", what=smux.name))
+        verdicts = {check.name: check.ok for check in verdict(healthy, graph)}
+        answers = {vip: verdicts[f"vip {vip} answers"] for vip in (PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED)}
+        assert answers == {vip: vip != SOFTWARE for vip in answers}
+
     def test_exec_runs_in_the_node_and_returns_its_code(self, testbed: Folder) -> None:
         shown = duet(testbed, "exec", "client1", "--", "curl", "-sS", f"http://{PLAIN}/")
         assert json.loads(shown.stdout)["dip"] in ("100.1.1.17", "100.1.2.17", "100.1.2.33"), shown.stderr
