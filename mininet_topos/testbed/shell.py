@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.network import Network
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
+from mininet_topos.testbed.vipfile import ON_SMUXES
 
 # Commands of Mininet's that have no meaning here, or would change the network behind the launcher's back.
 # `dump` and `links` leave out what there is to know here: addresses, and whose interfaces they are.
@@ -77,6 +78,7 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         self.context = click.Context(root.main)
         self.commands = root.main.list_commands(self.context)
         self.nodes = sorted(network.nameToNode)
+        self.switches = sorted(switch.name for switch in network.switches)
         self.crashes_told = len(self._crashes())
         super().__init__(network)
 
@@ -157,12 +159,21 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         return {**os.environ, "DUET_TESTBED": self.folder.name}
 
     def _complete_duet(self, command: str, text: str, line: str, begidx: int, endidx: int) -> list[str]:
-        """Complete subcommands, then nodes and links."""
+        """Complete subcommands, then what the argument is: a switch, or any node."""
         words = line[:begidx].split()
+        return [name for name in self._offered(command, words[1:]) if name.startswith(text)]
+
+    def _offered(self, command: str, words: Sequence[str]) -> Sequence[str]:
+        """Return what may follow these words of a duet command."""
         found: click.Command | None = root.main.get_command(self.context, command)
-        for word in words[1:]:
-            if isinstance(found, click.Group):
-                found = found.get_command(self.context, word) or found
+        given = 0
+        for word in words:
+            inner = found.get_command(self.context, word) if isinstance(found, click.Group) else None
+            found = inner or found
+            given += inner is None and not word.startswith("-")
         if isinstance(found, click.Group):
-            return [name for name in found.list_commands(self.context) if name.startswith(text)]
-        return [node for node in self.nodes if node.startswith(text)]
+            return found.list_commands(self.context)
+        names = [each.name for each in found.params if isinstance(each, click.Argument)] if found else []
+        if names[given : given + 1] == ["switch"]:
+            return [*self.switches, ON_SMUXES]
+        return [] if names[given : given + 1] == ["address"] else self.nodes
