@@ -16,7 +16,7 @@ from typing import Any
 import networkx as nx
 
 from controller.store import VipRecord
-from controller.updater.plan import DeviceState
+from controller.updater.plan import DeviceState, Entry
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
 from duet_p4.rest.app import State
@@ -161,6 +161,7 @@ def traffic(
     """
     clients = fattree.nodes(graph, Kind.CLIENT)
     smux = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
+    held: Mapping[IPv4Address, Entry]
     if smux is not None:
         held = smux.entries
     elif not isinstance(records, str):

@@ -43,12 +43,14 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-class _Tors(click.ParamType):
+class _Tors(click.ParamType[tuple[int, ...]]):
     """Numbers of ToRs, such as `1,2,3`; there may be none."""
 
     name = "N,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         """Return the numbers as a tuple."""
         if isinstance(value, tuple):
             return value

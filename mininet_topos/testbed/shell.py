@@ -15,13 +15,13 @@ import click
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
+from controller.store import ON_SMUXES
 from mininet_topos import cli as root
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.network import Network
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
-from mininet_topos.testbed.vipfile import ON_SMUXES
 
 # Commands of Mininet's that have no meaning here, or would change the network behind the launcher's back.
 # `dump` and `links` leave out what there is to know here: addresses, and whose interfaces they are.
