@@ -4,7 +4,8 @@ PYTHON := .venv/bin/python
 DUET := .venv/bin/duet
 # Results are written to folders of the user's, whoever measures, so that the user may write there, too.
 # What runs as root leaves no byte code behind that the user could not remove; set-up has compiled all there is.
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" PYTHONDONTWRITEBYTECODE=1 \
+	$(if $(DUET_TESTBED),DUET_TESTBED="$$DUET_TESTBED"))
 TARGET ?= xdp
 SW ?= tor1
 

@@ -91,4 +91,4 @@ def main() -> None:
 main.add_command(bench)
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="duet")

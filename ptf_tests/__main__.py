@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import grpc
@@ -35,14 +34,14 @@ def main() -> int:
         "tests", nargs="*", help="MODULE or MODULE.CLASS, as in ptf_tests/specs; default: all"
     )
     parser.add_argument("--target", choices=TARGETS, default="xdp")
-    parser.add_argument("--log-dir", type=Path, help="where the logs go; default: a temporary folder")
+    parser.add_argument("--log-dir", type=Path, help="where the logs go; default: build/ptf/TARGET")
     arguments = parser.parse_args()
     # So that the switch and the namespace go away in an orderly manner when asked to.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         network.enter()
-        with tempfile.TemporaryDirectory(prefix="duet-ptf-") as scratch:
-            return _run(arguments.target, arguments.tests, arguments.log_dir or Path(scratch))
+        log_dir = arguments.log_dir or ROOT / "build" / "ptf" / arguments.target
+        return _run(arguments.target, arguments.tests, log_dir)
     except (PermissionError, SwitchError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -68,6 +67,8 @@ def _run(target: str, tests: list[str], log_dir: Path) -> int:
 def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
     """Run ptf, show what it says as it says it, and return it."""
     interfaces = [word for port in PORTS for word in ("-i", f"{port}@test{port}")]
+    log = log_dir / "ptf.log"
+    log.unlink(missing_ok=True)  # ptf would append to that of the last run.
     command = [
         *(sys.executable, "-u", str(Path(sys.executable).with_name("ptf"))),
         *("--test-dir", str(ROOT / "ptf_tests" / "specs"), *interfaces),
@@ -81,7 +82,7 @@ def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
         ),
         *("--disable-erspan", "--disable-mpls", "--disable-nvgre", "--quiet"),
         *("--test-case-timeout", str(TEST_SECONDS)),
-        *("--log-file", str(log_dir / "ptf.log"), *tests),
+        *("--log-file", str(log), *tests),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     said: list[str] = []

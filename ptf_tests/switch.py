@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -40,9 +39,10 @@ def start_switch(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / "switch.log"
-    with tempfile.TemporaryDirectory(prefix="duet-ptf-") as scratch, log.open("wb") as output:
+    log.unlink(missing_ok=True)  # One still running has its own.
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            _command(target, ports, address, Path(scratch)),
+            _command(target, ports, address),
             stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=network.die_with_parent,
@@ -59,7 +59,7 @@ def start_switch(
                 process.wait()
 
 
-def _command(target: str, ports: Mapping[int, str], address: str, scratch: Path) -> list[str]:
+def _command(target: str, ports: Mapping[int, str], address: str) -> list[str]:
     interfaces = [word for number, name in ports.items() for word in ("-i", f"{number}@{name}")]
     common = ["--device-id", str(DEVICE_ID), "--no-p4", "--log-level", "error", *interfaces]
     target_options = ["--", "--grpc-server-addr", address, "--cpu-port", str(CPU_PORT)]

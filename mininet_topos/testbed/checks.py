@@ -15,7 +15,8 @@ from typing import Any
 
 import networkx as nx
 
-from controller.updater.plan import DeviceState
+from controller.store import VipRecord
+from controller.updater.plan import DeviceState, Entry
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
 from duet_p4.rest.app import State
@@ -29,6 +30,7 @@ from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.probe import Exchange
 from mininet_topos.testbed.protocol import Answer
+from mininet_topos.testbed.supervisor import ProcessStatus
 from mininet_topos.testbed.supervisor import State as ProcessState
 
 HTTP_PORT = 80
@@ -58,14 +60,18 @@ class Check(Model):
 def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
     """Run every check on a running testbed."""
 
-    async def ask() -> tuple[dict[str, DeviceState], list[Check]]:
+    async def ask() -> tuple[list[Check], dict[str, DeviceState], list[VipRecord] | str]:
         async with agents_module.connect(folder, graph) as agents:
             answering, check = await reachable(agents)
             states = await holdings.observe(answering)
-            return states, [check, await sessions(answering), await as_wanted(folder, graph, states)]
+            try:
+                records: list[VipRecord] | str = await holdings.records(folder)
+            except (RestError, OSError, TestbedError) as error:
+                records = str(error)
+            return [check, await sessions(answering), as_wanted(graph, records, states)], states, records
 
-    states, verdicts = asyncio.run(ask())
-    return [processes(launcher), *verdicts, *traffic(folder, graph, states)]
+    verdicts, states, records = asyncio.run(ask())
+    return [processes(launcher), *verdicts, *traffic(folder, graph, states, records)]
 
 
 async def reachable(agents: Agents) -> tuple[Agents, Check]:
@@ -86,12 +92,29 @@ async def reachable(agents: Agents) -> tuple[Agents, Check]:
 
 
 def processes(answer: Answer) -> Check:
-    """Every process runs, and none has ended by itself."""
-    wrong = [p for p in answer.processes if p.state is not ProcessState.RUNNING or p.restarts]
-    detail = f"{len(answer.processes)} processes run"
-    if wrong:
-        detail = "; ".join(f"{p.node}/{p.name} is {p.state}, {p.restarts} restarts, {p.exit}" for p in wrong)
-    return Check(name="processes", ok=not wrong, detail=detail)
+    """Every process runs; one that ended by itself and runs again is told of."""
+    down = [_down(process, answer.failed) for process in answer.processes if _is_down(process)]
+    again = [
+        f"{p.node}/{p.name} was started again {_times(p.restarts)}, the last end: {p.exit}"
+        for p in answer.processes
+        if p.restarts and not _is_down(p)
+    ]
+    running = f"{len(answer.processes) - len(down)} of {len(answer.processes)} processes run"
+    told = [part for part in (_some(down), running, _some(again)) if part]
+    return Check(name="processes", ok=not down, detail="; ".join(told))
+
+
+def _is_down(process: ProcessStatus) -> bool:
+    return process.state is not ProcessState.RUNNING
+
+
+def _down(process: ProcessStatus, failed: Sequence[str]) -> str:
+    why = f"{process.node} was made to fail" if process.node in failed else process.exit
+    return f"{process.node}/{process.name} is {process.state} ({why})"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 async def sessions(agents: Agents) -> Check:
@@ -104,12 +127,15 @@ async def sessions(agents: Agents) -> Check:
     return Check(name="bgp", ok=not down and len(rows) == expected, detail="; ".join([detail, *down]))
 
 
-async def as_wanted(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> Check:
-    """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall."""
-    try:
-        records = await holdings.records(folder)
-    except (RestError, OSError, TestbedError) as error:
-        return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {error}")
+def as_wanted(
+    graph: nx.Graph, records: Sequence[VipRecord] | str, states: Mapping[str, DeviceState]
+) -> Check:
+    """Every VIP has all the DIPs that were stated, and every device holds and announces what it shall.
+
+    `records` is what is wanted, or why that is not known.
+    """
+    if isinstance(records, str):
+        return Check(name="wanted", ok=False, detail=f"what is wanted is not known: {records}")
     wrong = [*holdings.unsettled(records), *holdings.undone(graph, records, states)]
     dips = {dip.address for record in records for dip in record.spec.all_dips()}
     homes = Counter(carried.switch for record in records for carried in record.carried().values())
@@ -126,14 +152,25 @@ def _some(wrong: Sequence[str]) -> str:
     return "; ".join(wrong[:_TOLD]) + more
 
 
-def traffic(folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState]) -> list[Check]:
-    """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot."""
+def traffic(
+    folder: Folder, graph: nx.Graph, states: Mapping[str, DeviceState], records: Sequence[VipRecord] | str
+) -> list[Check]:
+    """From every client to every VIP: TCP, UDP and ping are answered, each flow by the DIP of its slot.
+
+    The slots are those of an SMux or, if none answers, those that are wanted.
+    """
     clients = fattree.nodes(graph, Kind.CLIENT)
-    reference = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
-    if reference is None:
-        return []
-    vips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxVip)}
-    tips = {address: entry for address, entry in reference.entries.items() if isinstance(entry, MuxTip)}
+    smux = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
+    held: Mapping[IPv4Address, Entry]
+    if smux is not None:
+        held = smux.entries
+    elif not isinstance(records, str):
+        held = holdings.wanted_of_muxes(graph, records)
+    else:
+        detail = "not tested: no SMux answers, and what is wanted is not known"
+        return [Check(name="vips", ok=False, detail=detail)]
+    vips = {address: entry for address, entry in held.items() if isinstance(entry, MuxVip)}
+    tips = {address: entry for address, entry in held.items() if isinstance(entry, MuxTip)}
     parallel = _PARALLEL[Plan.load(folder).target]
     jobs = {
         client.name: (

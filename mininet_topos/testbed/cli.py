@@ -43,6 +43,23 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+class _Tors(click.ParamType[tuple[int, ...]]):
+    """Numbers of ToRs, such as `1,2,3`; there may be none."""
+
+    name = "N,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the numbers as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(number) for number in value.split(",") if number)
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers of ToRs, such as 1,2,3", param, ctx)
+
+
 @click.group(cls=_Group, short_help="The paper's FatTree, alive in namespaces.")
 def testbed() -> None:
     """The paper's FatTree, alive in network namespaces: P4 switches, SMuxes, servers, clients.
@@ -78,8 +95,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--cores", type=int, default=PAPER.cores, show_default=True),
         click.option("--servers", type=int, default=PAPER.servers, show_default=True, help="Per ToR."),
         click.option("--dips", type=int, help="Servers with DIPs; by default 34, or all."),
-        click.option("--smux-tors", default=",".join(map(str, PAPER.smux_tors)), show_default=True,
-                     help="ToRs with an SMux, from 1."),
+        click.option("--smux-tors", type=_Tors(),
+                     help="ToRs with an SMux, from 1; by default those of 1,2,3 that there are."),
         click.option("--smux-path", type=click.Choice([path.value for path in SmuxPath]), default="xdp",
                      show_default=True, help="The SMuxes' data path."),
         click.option("--controller/--no-controller", default=True, show_default=True,
@@ -97,12 +114,14 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         cores: int,
         servers: int,
         dips: int | None,
-        smux_tors: str,
+        smux_tors: tuple[int, ...] | None,
         smux_path: str,
         controller: bool,
         log_level: str,
         **rest: Any,
     ) -> None:
+        if smux_tors is None:
+            smux_tors = tuple(tor for tor in PAPER.smux_tors if tor <= containers * tors)
         try:
             size = FatTree(
                 containers=containers,
@@ -111,7 +130,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
                 cores=cores,
                 servers=servers,
                 dip_servers=min(PAPER.dip_servers, containers * tors * servers) if dips is None else dips,
-                smux_tors=tuple(int(tor) for tor in smux_tors.split(",") if tor),
+                smux_tors=smux_tors,
             )
         except ValueError as error:
             raise TestbedError(str(error)) from error
@@ -170,7 +189,7 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
         ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
         if interactive:
-            interact(folder)
+            interact(folder, leaving="takes it all down")
     if not interactive and not ok:
         sys.exit(1)
 
@@ -315,7 +334,7 @@ def shell(folder: Folder) -> None:
     """Open the shell of a running testbed: the Mininet CLI and these commands, with completion."""
     from mininet_topos.testbed.shell import interact
 
-    interact(folder)
+    interact(folder, leaving="leaves the testbed up")
 
 
 @contextmanager

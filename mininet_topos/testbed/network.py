@@ -6,6 +6,10 @@ those there are. Shells inside nodes start when a command is first sent to the n
 
 from __future__ import annotations
 
+import os
+import subprocess
+import threading
+from contextlib import suppress
 from typing import Any
 
 import networkx as nx
@@ -17,6 +21,9 @@ from mininet.topo import Topo
 from mininet_topos import fattree
 from mininet_topos.testbed import namespaces, wiring
 from mininet_topos.testbed.folder import Folder
+
+_END_OF_OUTPUT = b"\x7f"
+"""Mininet's shells have it as their prompt: a command is over when it is read."""
 
 # Mininet's own initialization raises limits of the whole machine, which a testbed must not touch.
 Mininet.inited = True
@@ -36,9 +43,15 @@ class NamespaceNode(Node):  # type: ignore[misc]
             namespaces.create(self.path)
 
     def open_shell(self) -> None:
-        """Start the shell that Mininet's `cmd` and CLI talk to, unless it runs."""
+        """Start the shell that Mininet's `cmd` and CLI talk to, unless it runs; a command may end it."""
+        if self.shell is not None and self.shell.poll() is not None:
+            self.cleanup()
         if self.shell is None:
             super().startShell()
+            watch = threading.Thread(
+                target=_say_the_end, args=(self.shell, os.dup(self.slave)), name=self.name, daemon=True
+            )
+            watch.start()
 
     def cmd(self, *args: Any, **kwargs: Any) -> str:
         """Run a command in the node's shell and return what it printed."""
@@ -64,6 +77,14 @@ class NamespaceNode(Node):  # type: ignore[misc]
     def config(self, **params: Any) -> dict[str, Any]:
         """Leave the interfaces as they are: they are configured once, over netlink."""
         return {}
+
+
+def _say_the_end(shell: subprocess.Popen[bytes], terminal: int) -> None:
+    """End the output of a shell that has ended: nothing else does, and who waits for it would for ever."""
+    shell.wait()
+    with suppress(OSError):  # Nobody may be there to read it.
+        os.write(terminal, _END_OF_OUTPUT)
+    os.close(terminal)
 
 
 class NamespaceSwitch(NamespaceNode):

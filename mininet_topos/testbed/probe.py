@@ -93,11 +93,11 @@ async def udp(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
         client.bind((str(source), 0))
-        client.connect((str(vip), port))
         flow = Flow(source, vip, Protocol.UDP.number, client.getsockname()[1], port)
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         try:
+            client.connect((str(vip), port))
             async with asyncio.timeout(timeout_s):
                 await loop.sock_sendall(client, payload)
                 while not (reply := await loop.sock_recv(client, _MAX_REPLY)).endswith(payload):
@@ -117,10 +117,10 @@ async def ping(source: IPv4Address, vip: IPv4Address, timeout_s: float, size: in
         raw.setblocking(False)
         raw.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
         raw.bind((str(source), 0))
-        raw.connect((str(vip), 0))
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         try:
+            raw.connect((str(vip), 0))
             async with asyncio.timeout(timeout_s):
                 await loop.sock_sendall(raw, request)
                 while True:

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
+from controller.store import ON_SMUXES
 from mininet_topos import cli as root
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -37,7 +38,7 @@ _HIDDEN = {
     "x",
 }
 _INTRO = """
-The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` takes it all down):
+The testbed's shell. Some things to try (TAB completes, `help` lists everything, `exit` {leaving}):
 
   client1 curl -s http://10.0.0.1/          a VIP answers, and says which DIP it was
   outside ping -c 3 10.0.0.1                the same VIP from outside of the data centre
@@ -47,11 +48,11 @@ The testbed's shell. Some things to try (TAB completes, `help` lists everything,
 """
 
 
-def interact(folder: Folder) -> None:
-    """Run the shell of a running testbed until the user leaves it."""
+def interact(folder: Folder, *, leaving: str) -> None:
+    """Run the shell of a running testbed until the user leaves it; `leaving` says what becomes of it then."""
     setLogLevel("output")
     network = Network(fattree.fattree(Plan.load(folder).size), folder, create=False)
-    print(_INTRO)
+    print(_INTRO.format(leaving=leaving))
     try:
         Shell(network, folder)
     finally:
@@ -77,6 +78,7 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         self.context = click.Context(root.main)
         self.commands = root.main.list_commands(self.context)
         self.nodes = sorted(network.nameToNode)
+        self.switches = sorted(switch.name for switch in network.switches)
         self.crashes_told = len(self._crashes())
         super().__init__(network)
 
@@ -157,12 +159,21 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         return {**os.environ, "DUET_TESTBED": self.folder.name}
 
     def _complete_duet(self, command: str, text: str, line: str, begidx: int, endidx: int) -> list[str]:
-        """Complete subcommands, then nodes and links."""
+        """Complete subcommands, then what the argument is: a switch, or any node."""
         words = line[:begidx].split()
+        return [name for name in self._offered(command, words[1:]) if name.startswith(text)]
+
+    def _offered(self, command: str, words: Sequence[str]) -> Sequence[str]:
+        """Return what may follow these words of a duet command."""
         found: click.Command | None = root.main.get_command(self.context, command)
-        for word in words[1:]:
-            if isinstance(found, click.Group):
-                found = found.get_command(self.context, word) or found
+        given = 0
+        for word in words:
+            inner = found.get_command(self.context, word) if isinstance(found, click.Group) else None
+            found = inner or found
+            given += inner is None and not word.startswith("-")
         if isinstance(found, click.Group):
-            return [name for name in found.list_commands(self.context) if name.startswith(text)]
-        return [node for node in self.nodes if node.startswith(text)]
+            return found.list_commands(self.context)
+        names = [each.name for each in found.params if isinstance(each, click.Argument)] if found else []
+        if names[given : given + 1] == ["switch"]:
+            return [*self.switches, ON_SMUXES]
+        return [] if names[given : given + 1] == ["address"] else self.nodes

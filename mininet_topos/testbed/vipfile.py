@@ -37,6 +37,7 @@ EXAMPLE = Path(__file__).with_name("vips.yaml")
 """The paper's testbed with every feature; what comes up by default."""
 
 _SHORTEST_PREFIX = 16
+_TOLD = 3
 _DEEPEST = 8  # An alias may name what it is part of.
 _YAML_TAG = "tag:yaml.org,2002:"
 _Path = tuple[str | int, ...]
@@ -174,6 +175,7 @@ def _check(vips: Sequence[StatedVip], graph: nx.Graph, document: _Document) -> N
     dips = dip_addresses(graph)
     switches = {node.name for node in fattree.nodes(graph, *SWITCHES)}
     seen: dict[object, int] = {}
+    plan = _dip_plan(graph)
     for index, stated in enumerate(vips):
         vip, path = stated.vip, ("vips", index)
         if vip.address not in addresses.VIPS:
@@ -194,13 +196,34 @@ def _check(vips: Sequence[StatedVip], graph: nx.Graph, document: _Document) -> N
             *((f"ports.{n}.dips", p.dips) for n, p in enumerate(vip.ports)),
         ):
             where = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+            unknown: dict[int, list[tuple[_Path, IPv4Address]]] = {}
             for position, dip in enumerate(group):
                 if dip.encap not in dips:
-                    document.error(
-                        (*path, *where, position),
-                        f"VIP {vip.address}: no server has the address {dip.encap}; "
-                        "`duet testbed status` lists the DIPs there are",
-                    )
+                    place: _Path = (*path, *where, position)
+                    unknown.setdefault(document.lines.get(place, 0), []).append((place, dip.encap))
+            for found in unknown.values():
+                told = _some([address for _, address in found])
+                document.error(found[0][0], f"VIP {vip.address}: no server has the address {told}; {plan}")
+
+
+def _some(found: Sequence[IPv4Address]) -> str:
+    """Return the addresses, or the first of them: a prefix may stand for thousands."""
+    more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    return ", ".join(map(str, found[:_TOLD])) + more
+
+
+def _dip_plan(graph: nx.Graph) -> str:
+    """Say which addresses there are for DIPs: those of the first and the last server of each ToR."""
+    own: dict[IPv4Network, list[fattree.Node]] = {}
+    for node in fattree.nodes(graph, Kind.SERVER):
+        if node.is_dip and node.prefix:
+            own.setdefault(node.prefix.supernet(new_prefix=24), []).append(node)
+    if not own:
+        return "no server has DIPs"
+    return "DIPs are " + ", ".join(
+        f"{nodes[0].prefix[0]}-{nodes[-1].prefix[-1]}"  # type: ignore[index]
+        for nodes in own.values()
+    )
 
 
 def served_ports(vips: Sequence[StatedVip], protocol: Protocol) -> set[int]:

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, temporary: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "ptf_tests", *arguments],
         cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,8 +55,8 @@ def test_every_behaviour_holds_on_bmv2():
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_left_behind(end):
-    process = start("--target", "xdp")
+def test_nothing_is_left_behind(end, tmp_path):
+    process = start("--target", "xdp", temporary=tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
         if line.rstrip().endswith("ok"):
@@ -71,6 +72,7 @@ def test_nothing_is_left_behind(end):
     while left := [pid for pid in family if is_alive(pid)]:
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.02)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_switch_that_cannot_start_is_said():

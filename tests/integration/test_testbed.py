@@ -93,7 +93,7 @@ def await_verdict(folder: Folder, graph: nx.Graph, timeout_s: float = 30.0) -> N
     deadline = time.monotonic() + timeout_s
     while True:
         verdicts = verdict(folder, graph)
-        wrong = [check for check in verdicts if not check.ok and check.name != "processes"]
+        wrong = [check for check in verdicts if not check.ok]
         if not wrong:
             return
         assert time.monotonic() < deadline, "\n".join(f"{check.name}: {check.detail}" for check in wrong)
@@ -309,6 +309,22 @@ class TestCommands:
         assert {"name", "ok", "detail"} == set(shown["checks"][0])
         assert shown["seconds"] > 0
 
+    def test_check_counts_what_a_cut_off_client_cannot_send_as_failed(self, healthy: Folder) -> None:
+        ask(healthy, Request(do="fail", what="client1"))
+        result = duet(healthy, "check", "--json")
+        assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+        shown = json.loads(result.stdout)
+        failed = {check["name"]: check["detail"] for check in shown["checks"] if not check["ok"]}
+        assert set(failed) == {f"vip {PLAIN + n} answers" for n in range(5)}, failed
+        assert "Network is unreachable" in failed[f"vip {PLAIN} answers"]
+
+    def test_check_tests_every_vip_without_smuxes(self, healthy: Folder, graph: nx.Graph) -> None:
+        for smux in fattree.nodes(graph, Kind.SMUX):
+            ask(healthy, Request(do="fail", what=smux.name))
+        verdicts = {check.name: check.ok for check in verdict(healthy, graph)}
+        answers = {vip: verdicts[f"vip {vip} answers"] for vip in (PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED)}
+        assert answers == {vip: vip != SOFTWARE for vip in answers}
+
     def test_exec_runs_in_the_node_and_returns_its_code(self, testbed: Folder) -> None:
         shown = duet(testbed, "exec", "client1", "--", "curl", "-sS", f"http://{PLAIN}/")
         assert json.loads(shown.stdout)["dip"] in ("100.1.1.17", "100.1.2.17", "100.1.2.33"), shown.stderr
@@ -373,6 +389,9 @@ def test_a_crash_is_seen_and_healed(healthy: Folder, graph: nx.Graph) -> None:
     crash = now.crashes[-1]
     assert (crash.node, crash.process, crash.exit) == ("tor2", "agent", "killed by SIGKILL")
     assert "duet testbed logs tor2" in crash.text()
+    await_verdict(healthy, graph)
+    (processes,) = (check for check in verdict(healthy, graph) if check.name == "processes")
+    assert "tor2/agent was started again once, the last end: killed by SIGKILL" in processes.detail
 
 
 def test_what_does_not_exist_cannot_fail_or_be_restored(testbed: Folder) -> None:
@@ -424,7 +443,8 @@ def test_two_testbeds_are_up_at_once(testbed: Folder, graph: nx.Graph) -> None:
     )
     other = Folder(f"{NAME}-two")
     with running(other, Plan(size=size, controller=False), stated) as theirs:
-        assert all(check.ok for check in verdict(other, theirs) if check.name != "processes")
+        wrong = [f"{check.name}: {check.detail}" for check in verdict(other, theirs) if not check.ok]
+        assert not wrong, "\n".join(wrong)
         (answer,) = from_client(testbed, graph, "client2", 1, SOFTWARE)
         assert answer.error is None
     assert not other.path.exists()

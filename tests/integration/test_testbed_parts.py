@@ -20,7 +20,7 @@ from mininet_topos import fattree
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import capture, lifecycle, namespaces, wiring
 from mininet_topos.testbed.folder import ROOT, Folder, TestbedError
-from mininet_topos.testbed.network import Network
+from mininet_topos.testbed.network import NamespaceNode, Network
 from mininet_topos.testbed.supervisor import Crash, Process, State, Supervisor
 
 pytestmark = [
@@ -230,6 +230,25 @@ class TestWiring:
             assert attached["client1"].intf("eth1").updateIP() == "100.1.1.1"
         finally:
             attached.close()
+
+    @pytest.mark.parametrize("end", ["exit", "exec true", "kill -9 $$"])
+    def test_a_command_that_ends_the_shell_of_its_node_costs_nothing(
+        self, network: Network, end: str
+    ) -> None:
+        self.run(network["server1"], end)
+        assert "100.1.1.17" in self.run(network["server1"], "ip -br address show lo")
+
+    def run(self, node: NamespaceNode, command: str) -> str:
+        """Run a command in the shell of a node, and give up on it if it does not come to an end."""
+        node.sendCmd(command)
+        said = []
+
+        def ended() -> bool:
+            said.append(node.monitor(0))
+            return not node.waiting
+
+        wait_for(ended)
+        return "".join(said)
 
     def test_a_port_that_goes_down_takes_its_peers_carrier(self, network: Network, folder: Folder) -> None:
         wiring.set_ports(folder.namespace("tor1"), ["eth1"], up=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from controller.store import VipRecord
 from controller.updater.layout import change, lay_out
@@ -12,9 +13,11 @@ from controller.updater.wanted import wanted_states
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
 from mininet_topos.fattree import FatTree, fattree
-from mininet_topos.testbed.checks import chi_square_z, expected_dip, tcp_ports
+from mininet_topos.testbed.checks import chi_square_z, expected_dip, processes, tcp_ports
 from mininet_topos.testbed.holdings import undone, unsettled
 from mininet_topos.testbed.nodes import inventory_of
+from mininet_topos.testbed.protocol import Answer
+from mininet_topos.testbed.supervisor import ProcessStatus, State
 
 VIP = IPv4Address("10.0.0.1")
 
@@ -100,3 +103,30 @@ def test_what_devices_lack_or_hold_too_much_is_undone() -> None:
         f"tor2: delete {VIP} (not wanted here)",
         f"tor1: put {VIP} (missing)",
     ]
+
+
+def process(state: State, restarts: int = 0, end: str | None = None) -> ProcessStatus:
+    return ProcessStatus(
+        node="tor1", name="agent", state=state, pid=None, restarts=restarts, exit=end, log=Path("log")
+    )
+
+
+def test_a_process_that_runs_again_is_told_of_and_well() -> None:
+    check = processes(Answer(processes=(process(State.RUNNING, 2, "killed by SIGKILL"),)))
+    assert check.ok
+    assert check.detail == (
+        "1 of 1 processes run; tor1/agent was started again 2 times, the last end: killed by SIGKILL"
+    )
+
+
+def test_a_process_that_does_not_run_is_told_of_with_the_reason() -> None:
+    crashed = processes(Answer(processes=(process(State.CRASHED, 1, "exit code 3"),)))
+    assert (crashed.ok, crashed.detail) == (
+        False,
+        "tor1/agent is crashed (exit code 3); 0 of 1 processes run",
+    )
+    failed = processes(Answer(processes=(process(State.STOPPED),), failed=("tor1",)))
+    assert (failed.ok, failed.detail) == (
+        False,
+        "tor1/agent is stopped (tor1 was made to fail); 0 of 1 processes run",
+    )

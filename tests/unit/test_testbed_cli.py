@@ -16,6 +16,7 @@ from mininet_topos.testbed import cli as testbed_cli
 from mininet_topos.testbed import folder as folder_module
 from mininet_topos.testbed import lifecycle, operation, preflight
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.plan import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,29 @@ def test_the_verdict_is_the_exit_code(root: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == (0 if ok else 1)
     assert "testbed 'dt' is down, nothing of it is left" in result.output
     assert not root.exists()
+
+
+def test_smuxes_are_on_those_of_the_first_three_tors_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def launch(folder: Folder, plan: Plan, tell: object) -> None:
+        asked.append(plan.size.smux_tors)
+        raise TestbedError("enough")
+
+    monkeypatch.setattr(lifecycle, "launch", launch)
+    for options in ([], ["--containers", "1"], ["--smux-tors", "4"], ["--smux-tors", ""]):
+        CliRunner().invoke(main, ["testbed", "up", *options])
+    assert asked == [(1, 2, 3), (1, 2), (4,), ()]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("1,a", "Invalid value for '--smux-tors': '1,a' is no list of numbers of ToRs"),
+        ("5", "smux_tors: there is no ToR 5, the ToRs are 1..4"),
+    ],
+)
+def test_a_wrong_tor_for_an_smux_is_named_with_its_option(given: str, says: str) -> None:
+    result = CliRunner().invoke(main, ["testbed", "up", "--smux-tors", given])
+    assert result.exit_code != 0
+    assert says in result.output

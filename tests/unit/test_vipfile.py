@@ -121,6 +121,16 @@ def test_every_wrong_line_is_named_at_once(parse: Parse) -> None:
     assert "line 3" in str(refused.value)
 
 
+def test_a_prefix_without_servers_is_named_once_with_the_addresses_there_are(parse: Parse) -> None:
+    with pytest.raises(VipFileError) as refused:
+        parse("vips:\n  - address: 10.0.0.1\n    dips:\n      - 100.1.1.17\n      - 100.9.1.0/24")
+    assert str(refused.value) == (
+        "vips.yaml, line 5: VIP 10.0.0.1: no server has the address 100.9.1.0, 100.9.1.1, 100.9.1.2 and 253 "
+        "more; DIPs are 100.1.1.16-100.1.1.159, 100.1.2.16-100.1.2.159, 100.2.1.16-100.2.1.143, "
+        "100.2.2.16-100.2.2.143"
+    )
+
+
 def test_a_file_that_is_not_there_is_named(paper: nx.Graph, tmp_path: vipfile.Path) -> None:
     with pytest.raises(VipFileError, match=r"gone\.yaml: No such file"):
         vipfile.read(tmp_path / "gone.yaml", paper)
