@@ -135,8 +135,8 @@ class Updater:
             record = self._waiting_for_unreachable(record, record.carried())
             self._store.put_vips([record])
             self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
-            await self._apply([], [record])
-            return self.vip(spec.address)
+            outcome = await self._apply([], [record])
+        return record if outcome.ok else self.vip(spec.address)
 
     def check_switch(self, name: str) -> None:
         """Raise `UnknownError` unless a switch has that name."""
