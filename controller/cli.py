@@ -298,7 +298,7 @@ async def _compute(client: ControllerClient, strategy: str, delta: float, seed: 
 def show_assignment(session: Session) -> None:
     """Show where every VIP and TIP shall live, and what waits for a switch on the SMuxes."""
     records = session.ask(lambda c: c.vips())
-    standing = {address: carried for record in records for address, carried in record.carried().items()}
+    standing = _standing(records)
     rows = [
         {"address": str(address), "switch": carried.switch, "returning": carried.returning}
         for address, carried in standing.items()
@@ -388,23 +388,19 @@ def status(session: Session) -> None:
     """The controller at a glance: agents, VIPs, and what is out of order."""
 
     async def question(client: ControllerClient) -> dict[str, Any]:
-        agents, vips, assigned = await asyncio.gather(client.agents(), client.vips(), client.assignment())
+        agents, vips = await asyncio.gather(client.agents(), client.vips())
+        standing = _standing(vips)
         reach: dict[str, int] = {}
         for agent in agents:
             reach[agent.reach.value] = reach.get(agent.reach.value, 0) + 1
         return {
             "agents": reach,
             "out_of_order": [a.model_dump(mode="json") for a in agents if a.reach.value != "ready"],
-            "waiting": {
-                str(address): carried.returning
-                for record in vips
-                for address, carried in record.carried().items()
-                if carried.returning is not None
-            },
+            "waiting": {str(address): c.returning for address, c in standing.items() if c.returning},
             "dips_down": sorted({str(dip) for record in vips for dip in record.left_out()}),
             "vips": len(vips),
-            "on_hmuxes": sum(1 for p in assigned.placements if p.switch is not None),
-            "on_smuxes": sum(1 for p in assigned.placements if p.switch is None),
+            "on_hmuxes": sum(c.switch is not None for c in standing.values()),
+            "on_smuxes": sum(c.switch is None for c in standing.values()),
         }
 
     found = session.ask(question)
@@ -486,6 +482,11 @@ def _details(record: VipRecord) -> Iterable[Table | str]:
             held = sum(1 for owner in group.slots if owner == index)
             table.add_row(name, str(member.address), str(member.weight), f"{held} of {len(group.slots)}")
     yield table
+
+
+def _standing(records: Iterable[VipRecord]) -> dict[IPv4Address, Carried]:
+    """Return every VIP and TIP."""
+    return {address: carried for record in records for address, carried in record.carried().items()}
 
 
 def _where(record: VipRecord) -> str:

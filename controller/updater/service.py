@@ -408,29 +408,28 @@ class Updater:
         await self._return(new, await self._live_flows(new))
 
     async def _rehomed(self, record: VipRecord) -> VipRecord:
-        """Return a VIP that got new TIPs with homes for all, where it waits for its own.
-
-        Where the engine is away, the SMuxes carry the new TIPs until the next assignment.
-        """
-        try:
-            homes = await self._homes(record)
-        except RestError as error:
-            logger.warning("the SMuxes carry the new TIPs of VIP %s: no engine: %s", record.address, error)
+        """Return a VIP that got new TIPs with homes for all, where it waits for its own."""
+        homes = await self._homes_if_known(record)
+        if not homes:
             return record
         waiting = {"switch": None, "returning": homes.pop(record.address)}
         return _placed(record, homes).model_copy(update=waiting)
 
     async def _with_tips_homed(self, record: VipRecord) -> VipRecord:
         """Return a VIP that was placed by hand with homes for those of its TIPs that have none."""
-        if record.home is None or all(placed.home for placed in record.tips):
+        homeless = {placed.tip.address for placed in record.tips if placed.home is None}
+        if record.home is None or not homeless:
             return record
+        homes = await self._homes_if_known(record)
+        return _placed(record, {address: s for address, s in homes.items() if address in homeless})
+
+    async def _homes_if_known(self, record: VipRecord) -> dict[IPv4Address, str | None]:
+        """Return `_homes`; nothing where the engine is away: TIPs then wait for the next assignment."""
         try:
-            homes = await self._homes(record)
+            return await self._homes(record)
         except RestError as error:
             logger.warning("the SMuxes carry TIPs of VIP %s: no engine: %s", record.address, error)
-            return record
-        homeless = {placed.tip.address for placed in record.tips if placed.home is None}
-        return _placed(record, {address: s for address, s in homes.items() if address in homeless})
+            return {}
 
     async def _homes(self, record: VipRecord) -> dict[IPv4Address, str | None]:
         """Return where the engine has a VIP and its TIPs, but no TIP on the VIP's own switch.

@@ -17,6 +17,7 @@ import networkx as nx
 
 from controller.store import VipRecord
 from controller.updater.plan import DeviceState, Entry
+from controller.updater.wanted import mux_entries
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
 from duet_p4.rest.app import State
@@ -165,7 +166,7 @@ def traffic(
     if smux is not None:
         held = smux.entries
     elif not isinstance(records, str):
-        held = holdings.wanted_of_muxes(graph, records)
+        held = {a: entry for record in records for a, (entry, _) in mux_entries(record).items()}
     else:
         detail = "not tested: no SMux answers, and what is wanted is not known"
         return [Check(name="vips", ok=False, detail=detail)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
 
 import networkx as nx
 from pydantic import TypeAdapter
@@ -13,7 +12,6 @@ from controller.store import VipRecord
 from controller.updater.devices import Device, MuxDevice
 from controller.updater.plan import DeviceKind, DeviceState, plan_update
 from controller.updater.wanted import wanted_states
-from duet_p4.model import MuxTip, MuxVip
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -64,17 +62,6 @@ def unsettled(records: Iterable[VipRecord]) -> list[str]:
         ]
         found += [f"VIP {record.address} leaves its DIP {dip} out" for dip in sorted(record.left_out())]
     return found
-
-
-def wanted_of_muxes(graph: nx.Graph, records: Iterable[VipRecord]) -> dict[IPv4Address, MuxVip | MuxTip]:
-    """Return what muxes shall hold, each VIP and TIP once: whoever holds it, its slots are the same."""
-    states = wanted_states(records, inventory_of(graph))
-    return {
-        address: entry
-        for state in states.values()
-        for address, entry in state.entries.items()
-        if isinstance(entry, MuxVip | MuxTip)
-    }
 
 
 def undone(graph: nx.Graph, records: Iterable[VipRecord], observed: Mapping[str, DeviceState]) -> list[str]:

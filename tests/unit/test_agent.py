@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +10,11 @@ import pytest
 from duet_p4 import agent
 from duet_p4.bpf import BpfError
 
+pytestmark = pytest.mark.usefixtures("restored_root")
+
 
 class Config(agent.AgentConfig):
     mode: str = "slow"
-
-
-@pytest.fixture(autouse=True)
-def restored_root() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture

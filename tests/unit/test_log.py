@@ -1,19 +1,12 @@
 import io
 import logging
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from duet_p4 import log
 
-
-@pytest.fixture(autouse=True)
-def restored_root() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("restored_root")
 
 
 def test_a_line_has_time_level_node_and_message() -> None:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.store import VipRecord
 from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
-from duet_p4.flow_hash import Flow, flow_hash, tip_hash
+from duet_p4.flow_hash import Flow
 from duet_p4.model import Dip, PortGroup, Protocol, Vip
+from tests.unit.controller.flows import dip_of
 
 VIP = IPv4Address("10.0.0.1")
 FAN_OUT = 8
@@ -23,16 +23,6 @@ def dips(count: int, first: int = 0) -> tuple[Dip, ...]:
 
 def flow(number: int) -> Flow:
     return Flow(IPv4Address("100.9.0.1"), VIP, 6, number & 0xFFFF, 80)
-
-
-def dip_of(record: VipRecord, number: int) -> IPv4Address:
-    """Follow a flow through the VIP's slots, and its TIP's where it has one."""
-    assert record.layout.group is not None
-    member = record.layout.group.member(flow_hash(flow(number))).address
-    for placed in record.tips:
-        if placed.tip.address == member:
-            return placed.tip.group.member(tip_hash(flow(number))).address
-    return member
 
 
 def test_a_small_vip_needs_no_tip() -> None:
@@ -57,7 +47,7 @@ def test_a_dip_that_goes_down_moves_only_its_own_flows(count: int, data: st.Data
     gone = data.draw(st.sampled_from(spec.dips)).address
     after = change(before, spec, {gone}, FAN_OUT, allocator())
     for number in range(500):
-        old, new = dip_of(before, number), dip_of(after, number)
+        old, new = dip_of(before, flow(number)), dip_of(after, flow(number))
         assert new != gone
         assert old in (new, gone), (number, old, new)
 
