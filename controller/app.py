@@ -32,11 +32,11 @@ from controller.updater import api as updater_api
 from controller.updater.devices import Device, MuxDevice
 from controller.updater.plan import DeviceKind
 from controller.updater.service import Placement, Updater
+from duet_p4.api.problems import UnavailableError
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import MuxClient, RestClient, RestError
 from duet_p4.rest.credentials import read_token
-from duet_p4.rest.problems import UnavailableError
 from duet_p4.rest.server import Tls, serve, serve_local
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ from controller.monitoring.traffic import Count, MeterKey
 from controller.store import VipRecord
 from controller.updater.plan import DeviceKind, DeviceState, Entry
 from controller.updater.service import FlowSource
-from duet_p4.host_agent.agent import HostChange
-from duet_p4.host_agent.datapath import Source
-from duet_p4.host_agent.model import HostVip, LiveFlow
+from duet_p4.api.changes import Change
+from duet_p4.api.host import HostVip, LiveFlow, Source
 from duet_p4.rest.client import RefusedError, RestClient, RestError
 
 
@@ -34,7 +33,7 @@ class ServerDevice:
         """Have the server's DIPs serve a VIP."""
         if not isinstance(entry, HostVip):
             raise TypeError(f"a server holds VIPs of its DIPs, not a {type(entry).__name__}")
-        change = await self.client.call("PUT", f"/v1/vips/{entry.address}", HostChange, body=entry)
+        change = await self.client.call("PUT", f"/v1/vips/{entry.address}", Change, body=entry)
         return change.updates
 
     async def announce(self, entry: Entry) -> int:
@@ -44,7 +43,7 @@ class ServerDevice:
     async def delete(self, address: IPv4Address) -> int:
         """Have the server's DIPs serve a VIP no longer."""
         try:
-            return (await self.client.call("DELETE", f"/v1/vips/{address}", HostChange)).updates
+            return (await self.client.call("DELETE", f"/v1/vips/{address}", Change)).updates
         except RefusedError as error:
             if error.problem.status != 404:
                 raise

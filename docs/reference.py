@@ -97,7 +97,7 @@ def _controller() -> FastAPI:
 
 def _mux() -> FastAPI:
     from duet_p4.rest.app import create_app
-    from duet_p4.rest.mux import router
+    from duet_p4.rest.routers.mux import router
 
     app = create_app("Mux agent", token=None)
     app.include_router(router(None))  # type: ignore[arg-type]
@@ -105,11 +105,11 @@ def _mux() -> FastAPI:
 
 
 def _host() -> FastAPI:
-    from duet_p4.host_agent.agent import router
     from duet_p4.rest.app import create_app
+    from duet_p4.rest.routers.host import router
 
     app = create_app("Host agent", token=None)
-    app.include_router(router(None, None))  # type: ignore[arg-type]
+    app.include_router(router(None))  # type: ignore[arg-type]
     return app
 
 

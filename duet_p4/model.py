@@ -212,10 +212,12 @@ class MuxVip(Model):
     def _check(self) -> Self:
         if self.group is None and not self.ports:
             raise ValueError(f"VIP {self.address} has neither a group nor ports")
-        keys = [(group.protocol, group.port) for group in self.ports]
-        for key in keys:
-            if keys.count(key) > 1:
+        keys: set[tuple[Protocol, int]] = set()
+        for group in self.ports:
+            key = (group.protocol, group.port)
+            if key in keys:
                 raise ValueError(f"VIP {self.address} states port {key[0]}/{key[1]} twice")
+            keys.add(key)
         known = {dip.address for group in self.groups() for dip in group.members}
         for flow in self.pinned:
             if flow.dip not in known:

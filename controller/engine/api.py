@@ -13,9 +13,9 @@ from controller.engine.assignment import Assignment
 from controller.engine.planner import StrategyName, compute, strategy
 from controller.inventory import Inventory
 from controller.store import TrafficSample, VipRecord
+from duet_p4.api.problems import InvalidError, UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.app import problem_responses
-from duet_p4.rest.problems import InvalidError, UnknownError
 
 
 class Request(Model):

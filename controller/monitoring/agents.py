@@ -10,8 +10,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from duet_p4.api.service import State
 from duet_p4.model import Model
-from duet_p4.rest.app import State
 from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)

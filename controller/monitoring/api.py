@@ -10,7 +10,7 @@ from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
 from controller.monitoring.service import CheckedDip, Monitoring
 from controller.store import TrafficSample
-from duet_p4.host_agent.health import HealthReport
+from duet_p4.api.health import HealthReport
 from duet_p4.rest.app import problem_responses
 
 Seconds = Annotated[float, Query(gt=0, le=10_800, description="how far back")]

@@ -15,10 +15,10 @@ from controller.monitoring.hosts import HostReader
 from controller.monitoring.traffic import TrafficMeter
 from controller.store import Store, TrafficSample
 from controller.updater.service import DeviceReach
-from duet_p4.host_agent.health import HealthReport
+from duet_p4.api.health import HealthReport
+from duet_p4.api.problems import UnavailableError
 from duet_p4.model import Model
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, RestError
-from duet_p4.rest.problems import UnavailableError
 
 logger = logging.getLogger(__name__)
 

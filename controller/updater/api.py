@@ -15,9 +15,9 @@ from controller.events import EventLog
 from controller.store import ON_SMUXES, Event, Store, VipRecord
 from controller.updater.plan import Plan
 from controller.updater.service import DeviceReach, Placement, Report, Updater
+from duet_p4.api.problems import InvalidError
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
-from duet_p4.rest.problems import InvalidError
 
 
 class Target(Model):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from duet_p4.host_agent.model import HostVip
+from duet_p4.api.host import HostVip
 from duet_p4.model import Model, MuxTip, MuxVip
 
 Entry = MuxVip | MuxTip | HostVip

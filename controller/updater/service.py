@@ -26,10 +26,10 @@ from controller.updater.layout import LayoutError, TipAllocator, change, is_curr
 from controller.updater.pinning import disturbs, pinned
 from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
 from controller.updater.wanted import mux_entries, wanted_states
-from duet_p4.host_agent.model import LiveFlow
+from duet_p4.api.host import LiveFlow
+from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.model import Dip, Model, MuxVip, Vip
 from duet_p4.rest.client import RestError
-from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 
 logger = logging.getLogger(__name__)
 

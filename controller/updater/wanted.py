@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from controller.inventory import Inventory
 from controller.store import VipRecord
 from controller.updater.plan import DeviceKind, DeviceState, Entry
-from duet_p4.host_agent.model import HostVip
+from duet_p4.api.host import HostVip
 from duet_p4.model import Dip
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from duet_p4.api.mux import SessionStatus
 from duet_p4.bird.daemon import Bird, BirdError
-from duet_p4.rest.mux import SessionStatus
 
 logger = logging.getLogger(__name__)
 

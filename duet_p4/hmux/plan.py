@@ -42,11 +42,13 @@ class Update(Generic[RowT]):
 class Step(Generic[RowT]):
     """Updates that may be written in any order among themselves.
 
-    `label` is the step of the paper's breakdown (section 7.3) that the time is counted for.
+    `label` is the step of the paper's breakdown (section 7.3) that the time is counted for; `stage` is its
+    place among all the steps that a plan of its kind may have.
     """
 
     label: str
     updates: tuple[Update[RowT], ...]
+    stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,61 +60,34 @@ class Plan(Generic[RowT]):
     @classmethod
     def of(cls, *steps: tuple[str, Iterable[Update[RowT]]]) -> Plan[RowT]:
         """Return a plan of those steps that have any updates."""
-        kept = (Step(label, tuple(updates)) for label, updates in steps)
+        kept = (Step(label, tuple(updates), stage) for stage, (label, updates) in enumerate(steps))
         return cls(tuple(step for step in kept if step.updates))
+
+    @classmethod
+    def together(cls, plans: Iterable[Plan[RowT]]) -> Plan[RowT]:
+        """Return plans as one, stage by stage; none of them may take what an earlier one frees."""
+        stages: dict[int, tuple[str, list[Update[RowT]]]] = {}
+        for plan in plans:
+            for step in plan.steps:
+                stages.setdefault(step.stage, (step.label, []))[1].extend(step.updates)
+        return cls(tuple(Step(label, tuple(updates), s) for s, (label, updates) in sorted(stages.items())))
+
+    def inverse(self) -> Iterator[Update[RowT]]:
+        """Yield what takes the whole plan back, the last update first."""
+        return (update.inverse() for step in reversed(self.steps) for update in reversed(step.updates))
+
+    @property
+    def takes(self) -> bool:
+        """Whether any entry of a table is taken."""
+        return any(update.op is Op.INSERT for update in self)
+
+    @property
+    def frees(self) -> bool:
+        """Whether any entry of a table becomes free."""
+        return any(update.op is Op.DELETE for update in self)
 
     def __iter__(self) -> Iterator[Update[RowT]]:
         return (update for step in self.steps for update in step.updates)
 
     def __len__(self) -> int:
         return sum(len(step.updates) for step in self.steps)
-
-
-class TableFullError(Exception):
-    """A table has no room for what was asked; nothing changed."""
-
-    def __init__(self, table: str, size: int, used: int, asked: int, what: str) -> None:
-        super().__init__(
-            f"{table} table is full: {what} needs {asked} more, {used} of {size} entries are taken"
-        )
-        self.table = table
-
-
-class Pool:
-    """The entries [0, size) of an indexed table: which are taken, and which to take next."""
-
-    def __init__(self, table: str, size: int) -> None:
-        self._table = table
-        self._taken = bytearray(size)
-        self.used = 0
-
-    @property
-    def size(self) -> int:
-        """How many entries there are."""
-        return len(self._taken)
-
-    def mark(self, index: int, *, taken: bool) -> None:
-        """Note that an entry is taken, or free again."""
-        self.used += taken - self._taken[index]
-        self._taken[index] = taken
-
-    def copy(self) -> Pool:
-        """Return a pool to try things on."""
-        twin = Pool.__new__(Pool)
-        twin._table, twin._taken, twin.used = self._table, bytearray(self._taken), self.used
-        return twin
-
-    def take(self, what: str) -> int:
-        """Take the lowest free entry. Raises `TableFullError`, which says that it is for `what`."""
-        return self.take_run(1, what)
-
-    def take_run(self, count: int, what: str) -> int:
-        """Take `count` adjacent entries, the lowest that are free, and return the first."""
-        first = self._taken.find(bytes(count))
-        if first < 0:
-            if len(self._taken) - self.used >= count:
-                what += f" (free entries are scattered: no {count} of them adjoin)"
-            raise TableFullError(self._table, self.size, self.used, count, what)
-        self._taken[first : first + count] = b"\x01" * count
-        self.used += count
-        return first

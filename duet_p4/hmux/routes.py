@@ -21,7 +21,8 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
-from duet_p4.hmux.plan import Op, Plan, Pool, TableFullError, Update
+from duet_p4.allocation import Pool, TableFullError
+from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import (
     BackstopRow,
     Key,
@@ -256,8 +257,12 @@ class _Draft:
         self._nexthops = Pool(NextHopRow.table, sizes.nexthop)
         self._room = sizes.route - used[RouteRow.table]
         self._nexthop_of: dict[tuple[int, Adjacency], int] = {}
+        self._backed_up: set[int] = set()
+        """Ports that have a backstop, which may be uplinks no more."""
         for row in rows.values():
             match row:
+                case BackstopRow():
+                    self._backed_up.add(row.port)
                 case NextHopGroupRow():
                     self._groups.mark(row.group, taken=True)
                 case NextHopSlotRow():
@@ -317,9 +322,9 @@ class _Draft:
         """Have what comes from above take the first group of `targets`, if that leads down."""
         groups = [t for t in targets if isinstance(t, frozenset) and t in self.group_of]
         down = groups and not self._place.leads_up(groups[0])
-        for port in sorted(self._place.uplinks):
+        for port in sorted(self._place.uplinks | self._backed_up):
             held = self._rows.get((BackstopRow.table, port))
-            if down:
+            if down and port in self._place.uplinks:
                 row = BackstopRow(port, self.group_of[groups[0]])
                 if held != row:
                     self._routed.append(Update(Op.MODIFY if held else Op.INSERT, row, held))
@@ -404,8 +409,8 @@ class _Draft:
                 self._write_slot(before, NextHopSlotRow(slot, nexthop), self._moved)
             return
         what = f"{len(owners)} next-hop slots"
-        number = self._groups.take(what)
-        first = self._slots.take_run(len(owners), what)
+        number = self._groups.allocate(1, what)
+        first = self._slots.allocate(len(owners), what)
         self._made.append(Update(Op.INSERT, NextHopGroupRow(number, first, len(owners))))
         for slot, nexthop in enumerate(nexthops, first):
             self._write_slot(None, NextHopSlotRow(slot, nexthop), self._made)
@@ -416,7 +421,7 @@ class _Draft:
         adjacency = self._adjacencies[gateway]
         key = (gateway.port, adjacency)
         if key not in self._nexthop_of:
-            number = self._nexthops.take(f"gateway {gateway.address}")
+            number = self._nexthops.allocate(1, f"gateway {gateway.address}")
             self._nexthop_of[key] = number
             self._made.append(
                 Update(

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from duet_p4.hmux.plan import Op, Plan, Pool, TableFullError, Update
+from duet_p4.allocation import Pool, TableFullError
+from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import AclRow, HostRow, Key, PinnedRow, SlotRow, TunnelRow, VipRow
 from duet_p4.model import Group, MuxTip, MuxVip, PinnedFlow
 
@@ -69,6 +70,10 @@ class VipTables:
             if update.op is not Op.DELETE:
                 self._rows[row.key] = row
                 self._index(row, present=True)
+
+    def __contains__(self, address: object) -> bool:
+        """Whether a row leads from a VIP or TIP."""
+        return any(self._leads(key) for key in self._of_address.get(address, ()))  # type: ignore[call-overload]
 
     def rows(self) -> list[VipRow]:
         """Return every row, in no particular order."""
@@ -168,7 +173,7 @@ class VipTables:
         if old is not None and not fresh:
             row = replace(row, first=old.first)
         elif tunnels:
-            row = replace(row, first=draft.slots.take_run(row.count, what))
+            row = replace(row, first=draft.slots.allocate(row.count, what))
         for slot, tunnel in enumerate(tunnels, row.first):
             before = None if fresh else self._rows.get(("ecmp", slot))
             draft.write(before, SlotRow(slot, tunnel), draft.made if fresh else draft.moved)
@@ -206,7 +211,7 @@ class VipTables:
         asked = len(set(new) - set(old))
         size = self.used()[table][1]
         if self._counts[table] + asked > size:
-            raise TableFullError(table, size, self._counts[table], asked, what)
+            raise TableFullError(table, self._counts[table], asked, size, what)
 
     def _leads(self, key: Key) -> bool:
         return isinstance(self._rows[key], HostRow | AclRow)
@@ -266,7 +271,7 @@ class _Draft:
     def tunnel(self, encap: IPv4Address, what: str) -> int:
         """Return the tunnel to an address, a new one if need be."""
         if encap not in self._tunnel_of:
-            self._tunnel_of[encap] = self._tunnels.take(what)
+            self._tunnel_of[encap] = self._tunnels.allocate(1, what)
             self.made.append(Update(Op.INSERT, TunnelRow(self._tunnel_of[encap], encap)))
         return self._tunnel_of[encap]
 

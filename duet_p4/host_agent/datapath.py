@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from duet_p4 import bpf
-from duet_p4.allocation import RangeAllocator, TableFullError
+from duet_p4.allocation import Pool, TableFullError
+from duet_p4.api.host import MAX_DIPS, HostDip, HostVip, Meter, Snat, Source
 from duet_p4.flow_hash import Flow
 from duet_p4.host_agent.config import SnatTimeouts
-from duet_p4.host_agent.model import MAX_DIPS, HostDip, HostVip, Snat
 from duet_p4.model import Group
 from duet_p4.traffic import Traffic, add_up, read_exits
 
@@ -39,29 +39,6 @@ _TRANSLATION = struct.Struct("=4s2sBxQQ")
 _METER = struct.Struct("=QQQQ")
 _TCP, _ICMP = 6, 1
 _NANOSECONDS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Meter:
-    """Packets and bytes of a VIP on one DIP, tunnel header not counted, Ethernet header included."""
-
-    vip: IPv4Address
-    dip: IPv4Address
-    packets_in: int
-    bytes_in: int
-    packets_out: int
-    bytes_out: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a VIP's DIP received from clients whose addresses share their first 24 bits."""
-
-    vip: IPv4Address
-    dip: IPv4Address
-    source: IPv4Address
-    packets: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +76,7 @@ class HostDatapath:
         self._vips: dict[IPv4Address, HostVip] = {}
         self._tables: dict[str, dict[bytes, bytes]] = {"services": {}, "locals": {}, "snats": {}}
         self._meters: dict[tuple[IPv4Address, IPv4Address], int] = {}
-        self._slots = RangeAllocator("own_slots", OWN_SLOTS)
+        self._slots = Pool("own_slots", OWN_SLOTS)
         self._snat_slots: dict[IPv4Address, _SnatSlots] = {}
         exclude = self._object.map("snat_exclude")
         for network in snat_exclude:
@@ -124,6 +101,11 @@ class HostDatapath:
     def put_vip(self, vip: HostVip) -> int:
         """Serve a VIP as stated and return how many entries were written. Raises TableFullError."""
         return self._become(self._vips | {vip.address: vip})
+
+    def replace(self, put: Iterable[HostVip], delete: Iterable[IPv4Address] = ()) -> int:
+        """Serve many VIPs as stated and others no more, all or nothing; raises and returns as `put_vip`."""
+        kept = {vip: held for vip, held in self._vips.items() if vip not in set(delete)}
+        return self._become(kept | {vip.address: vip for vip in put})
 
     def delete_vip(self, address: IPv4Address) -> int:
         """Stop to serve a VIP; connections that it has may still send. Returns entries written."""

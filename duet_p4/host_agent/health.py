@@ -13,28 +13,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-from duet_p4.host_agent.model import HostVip
-from duet_p4.model import HealthCheck, HealthCheckKind, Model
+from duet_p4.api.health import DipHealth, HealthReport
+from duet_p4.api.host import HostVip
+from duet_p4.model import HealthCheck, HealthCheckKind
 from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)
 
 _MAX_STATUS_LINE = 256
-
-
-class DipHealth(Model):
-    """The health of a DIP as a VIP's check sees it.
-
-    `up` is None until the first verdict: one success, or `fall` failures. `detail` says why the
-    last check failed. A VIP without a check has no entry.
-    """
-
-    vip: IPv4Address
-    dip: IPv4Address
-    up: bool | None
-    since: datetime
-    checks: int
-    detail: str = ""
 
 
 class CheckError(Exception):
@@ -146,13 +132,6 @@ class HealthMonitor:
 
     def _stop(self, key: tuple[IPv4Address, IPv4Address]) -> None:
         self._checks.pop(key).task.cancel()
-
-
-class HealthReport(Model):
-    """The health of every DIP that a server checks."""
-
-    server: str
-    dips: tuple[DipHealth, ...]
 
 
 class Reporter:

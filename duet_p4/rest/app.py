@@ -4,49 +4,43 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from enum import StrEnum
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from duet_p4.api import term
+from duet_p4.api.problems import MEDIA_TYPE, OldTermError, Problem
+from duet_p4.api.service import Health, State
 from duet_p4.rest import problems
-from duet_p4.rest.problems import Problem
+from duet_p4.term import Terms
 
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class State(StrEnum):
-    """Whether a service does its work."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DEGRADED = "degraded"
-
-
-class Health(BaseModel):
-    """What `/healthz` answers; `detail` says what is missing where the state is not `ready`."""
-
-    state: State
-    detail: str = ""
-
-
 def create_app(
-    title: str, *, token: str | None, health: Callable[[], Health] | None = None, description: str = ""
+    title: str,
+    *,
+    token: str | None,
+    health: Callable[[], Health] | None = None,
+    terms: Terms | None = None,
+    description: str = "",
 ) -> FastAPI:
     """Return an application without paths of its own but `/healthz` and `/openapi.json`.
 
     Every error is a problem (RFC 9457). Requests that may change something (all but GET, HEAD and
     OPTIONS) are refused with 401 unless they carry `token` as a bearer token; None lets everybody
     write and is meant for tests. `health` says how the service is; without it, it is ready once it
-    answers. `/healthz` is 200 for a ready service and 503 otherwise.
+    answers. `/healthz` is 200 for a ready service and 503 otherwise. With `terms`, writes of a controller
+    that leads no more are refused with 412.
     """
     app = FastAPI(title=title, version=version("duet-p4"), description=description, redoc_url=None)
     problems.install(app)
+    if terms is not None:
+        app.add_middleware(_TermGuard, terms=terms)
     if token is not None:
         app.add_middleware(_TokenGuard, token=token)
 
@@ -89,6 +83,32 @@ class _TokenGuard:
         await self._app(scope, receive, send)
 
 
+class _TermGuard:
+    """Refuses writes of an old term before anything of them is read."""
+
+    def __init__(self, app: ASGIApp, terms: Terms) -> None:
+        self._app = app
+        self._terms = terms
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in _READ_METHODS:
+            given = dict(scope["headers"]).get(term.HEADER.lower().encode())
+            problem = None
+            try:
+                self._terms.admit(given.decode("latin-1") if given is not None else None)
+            except OldTermError as error:
+                problem = error.problem
+            except ValueError as error:
+                problem = Problem(title="Bad Request", status=400, detail=f"{term.HEADER}: {error}")
+            except OSError as error:
+                detail = f"the term cannot be kept: {error}"
+                problem = Problem(title="Service Unavailable", status=503, detail=detail)
+            if problem is not None:
+                await problems.response(problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
     """Return the OpenAPI document with problems as the shape of errors and the token on writes."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -101,7 +121,7 @@ def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
     schemas["Problem"] = problem
     error = {
         "description": "Problem",
-        "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if secured:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -120,5 +140,5 @@ def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a path operation that may answer with problems of these statuses."""
-    content = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": "Problem", "content": content} for status in statuses}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,14 +13,32 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.types import ASGIApp
 
-from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
-from duet_p4.rest.app import Health
-from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, TipState, VipState
-from duet_p4.rest.problems import MEDIA_TYPE, Problem
+from duet_p4.api import term
+from duet_p4.api.changes import Change, Changed
+from duet_p4.api.digest import Digest, Synced
+from duet_p4.api.health import HealthReport
+from duet_p4.api.host import HostChanges, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
+from duet_p4.api.mux import (
+    Changes,
+    MuxCounters,
+    MuxEntry,
+    MuxStatus,
+    TipState,
+    VipState,
+    WantedState,
+)
+from duet_p4.api.ports import HostPort
+from duet_p4.api.problems import MEDIA_TYPE, Problem
+from duet_p4.api.service import Health
+from duet_p4.model import MuxTip, MuxVip
 
 Answer = TypeVar("Answer")
 
 DEFAULT_TIMEOUT_S = 10.0
+BULK_TIMEOUT_S = 120.0
+"""For requests that carry everything a device is to hold."""
+
+_SHOWN = 500
 _IDLE_S = 30.0  # below the server's keep-alive, so that a reused connection is alive
 
 
@@ -45,7 +64,7 @@ class RestClient:
     `token` goes with every request; `ca` is the certificate authority that an `https` service must
     be signed by; `local` is the Unix socket that the service is reached through, if not TCP,
     and `app` the service itself where it runs in this process. Proxies of the environment are ignored:
-    agents are on the management network.
+    agents are on the management network. `term`, once it is set, goes with every write.
     """
 
     def __init__(
@@ -59,6 +78,7 @@ class RestClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.url = url
+        self.term: int | None = None
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -90,6 +110,7 @@ class RestClient:
         *,
         body: BaseModel | None = None,
         query: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
     ) -> Answer:
         """Send a request and return its answer as `answer`, any type that pydantic knows.
 
@@ -98,11 +119,16 @@ class RestClient:
         where = f"{method} {self.url}{path}"
         content = body.model_dump_json() if body is not None else None
         params = {key: _text(value) for key, value in (query or {}).items() if value is not None}
-        headers = {"Content-Type": "application/json"} if content is not None else None
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        if self.term is not None and method != "GET":
+            headers[term.HEADER] = str(self.term)
+        timeout = self._http.timeout if timeout_s is None else httpx.Timeout(timeout_s)
         try:
-            reply = await self._http.request(method, path, content=content, params=params, headers=headers)
+            reply = await self._http.request(
+                method, path, content=content, params=params, headers=headers, timeout=timeout
+            )
         except httpx.TimeoutException as error:
-            raise UnreachableError(f"{where}: no answer in {self._http.timeout.read} s") from error
+            raise UnreachableError(f"{where}: no answer in {timeout.read} s") from error
         except httpx.TransportError as error:
             raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
         if reply.is_error:
@@ -115,12 +141,20 @@ class RestClient:
             raise RestError(f"{where}: the answer is no {answer}: {error}") from error
 
     async def health(self) -> Health:
-        """Return what `/healthz` says, also where the service is not ready."""
+        """Return what `/healthz` says, also where the service is not ready.
+
+        Raises `UnreachableError`, and `RestError` where the answer is none of a service of this project.
+        """
+        where = f"GET {self.url}/healthz"
         try:
             reply = await self._http.get("/healthz")
         except httpx.TransportError as error:
-            raise UnreachableError(f"GET {self.url}/healthz: {error or type(error).__name__}") from error
-        return Health.model_validate_json(reply.content)
+            raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
+        try:
+            return Health.model_validate_json(reply.content)
+        except ValidationError as error:
+            said = reply.text[:_SHOWN]
+            raise RestError(f"{where}: {reply.status_code} and no health: {said!r}") from error
 
 
 class MuxClient(RestClient):
@@ -128,9 +162,7 @@ class MuxClient(RestClient):
 
     async def put_vip(self, vip: MuxVip, *, announce: bool = True) -> Change:
         """Have the mux hold `vip` exactly as given, and announce it."""
-        return await self.call(
-            "PUT", f"/v1/vips/{vip.address}", Change, body=vip, query={"announce": announce}
-        )
+        return await self._put("vips", vip, announce)
 
     async def get_vip(self, address: IPv4Address) -> VipState:
         """Return one VIP the mux holds."""
@@ -152,25 +184,9 @@ class MuxClient(RestClient):
         """Withdraw a VIP, which the mux keeps."""
         return await self.call("POST", f"/v1/vips/{address}/withdraw", Change)
 
-    async def put_dip(
-        self, vip: IPv4Address, dip: Dip, *, protocol: Protocol | None = None, port: int | None = None
-    ) -> Change:
-        """Add a DIP to a VIP's default group, or to that of a port."""
-        query = {"protocol": protocol, "port": port}
-        return await self.call("PUT", f"/v1/vips/{vip}/dips/{dip.address}", Change, body=dip, query=query)
-
-    async def delete_dip(
-        self, vip: IPv4Address, dip: IPv4Address, *, protocol: Protocol | None = None, port: int | None = None
-    ) -> Change:
-        """Remove a DIP from a VIP: from all its groups, or from that of a port."""
-        query = {"protocol": protocol, "port": port}
-        return await self.call("DELETE", f"/v1/vips/{vip}/dips/{dip}", Change, query=query)
-
     async def put_tip(self, tip: MuxTip, *, announce: bool = True) -> Change:
         """Have the mux hold `tip` exactly as given, and announce it."""
-        return await self.call(
-            "PUT", f"/v1/tips/{tip.address}", Change, body=tip, query={"announce": announce}
-        )
+        return await self._put("tips", tip, announce)
 
     async def get_tip(self, address: IPv4Address) -> TipState:
         """Return one TIP the mux holds."""
@@ -188,9 +204,25 @@ class MuxClient(RestClient):
         """Announce a TIP that the mux holds."""
         return await self.call("POST", f"/v1/tips/{address}/announce", Change)
 
-    async def withdraw_tip(self, address: IPv4Address) -> Change:
-        """Withdraw a TIP, which the mux keeps."""
-        return await self.call("POST", f"/v1/tips/{address}/withdraw", Change)
+    async def digest(self) -> Digest:
+        """Return what the mux holds, in short."""
+        return await self.call("GET", "/v1/digest", Digest)
+
+    async def change(self, changes: Changes) -> Changed:
+        """Have the mux carry out many changes; its answer says of each what came of it."""
+        return await self.call("POST", "/v1/changes", Changed, body=changes, timeout_s=BULK_TIMEOUT_S)
+
+    async def become(self, wanted: WantedState) -> Changed:
+        """Have the mux hold just what is wanted."""
+        return await self.call("PUT", "/v1/state", Changed, body=wanted, timeout_s=BULK_TIMEOUT_S)
+
+    async def confirm(self, digest: str) -> None:
+        """Tell the mux that it holds what it should, where that has this digest."""
+        await self.call("POST", "/v1/synced", type(None), body=Synced(digest=digest))
+
+    async def host_ports(self) -> list[HostPort]:
+        """Return a switch's ports to hosts."""
+        return await self.call("GET", "/v1/ports", list[HostPort])
 
     async def status(self) -> MuxStatus:
         """Return the mux at a glance."""
@@ -199,6 +231,62 @@ class MuxClient(RestClient):
     async def counters(self) -> MuxCounters:
         """Read the counters of the mux's data path."""
         return await self.call("GET", "/v1/counters", MuxCounters)
+
+    async def _put(self, kind: str, entry: MuxEntry, announce: bool) -> Change:
+        query = {"announce": announce}
+        return await self.call("PUT", f"/v1/{kind}/{entry.address}", Change, body=entry, query=query)
+
+
+class HostClient(RestClient):
+    """Calls a host agent."""
+
+    async def put_vip(self, vip: HostVip) -> Change:
+        """Have the server's DIPs serve a VIP exactly as given."""
+        return await self.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
+
+    async def get_vips(self) -> list[HostVip]:
+        """Return every VIP that the server's DIPs serve, ordered by address."""
+        return await self.call("GET", "/v1/vips", list[HostVip])
+
+    async def delete_vip(self, address: IPv4Address) -> Change:
+        """Have the server's DIPs serve a VIP no longer."""
+        return await self.call("DELETE", f"/v1/vips/{address}", Change)
+
+    async def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+        """Return the live flows that the server's DIPs have through a VIP."""
+        return await self.call("GET", f"/v1/vips/{address}/flows", list[LiveFlow])
+
+    async def digest(self) -> Digest:
+        """Return what the server holds, in short."""
+        return await self.call("GET", "/v1/digest", Digest)
+
+    async def change(self, changes: HostChanges) -> Changed:
+        """Have the server carry out many changes; its answer says of each what came of it."""
+        return await self.call("POST", "/v1/changes", Changed, body=changes, timeout_s=BULK_TIMEOUT_S)
+
+    async def become(self, wanted: HostState) -> Changed:
+        """Have the server serve just what is wanted."""
+        return await self.call("PUT", "/v1/state", Changed, body=wanted, timeout_s=BULK_TIMEOUT_S)
+
+    async def confirm(self, digest: str) -> None:
+        """Tell the server that it holds what it should, where that has this digest."""
+        await self.call("POST", "/v1/synced", type(None), body=Synced(digest=digest))
+
+    async def sources(self) -> list[Source]:
+        """Return what the server's DIPs received, by VIP, DIP and /24 of clients."""
+        return await self.call("GET", "/v1/sources", list[Source])
+
+    async def meters(self) -> list[Meter]:
+        """Return packets and bytes per VIP and DIP, both ways."""
+        return await self.call("GET", "/v1/meters", list[Meter])
+
+    async def dip_health(self) -> HealthReport:
+        """Return the verdict of every check of the server."""
+        return await self.call("GET", "/v1/health", HealthReport)
+
+    async def status(self) -> HostStatus:
+        """Return the agent at a glance."""
+        return await self.call("GET", "/v1/status", HostStatus)
 
 
 def _transport(local: Path | None, app: ASGIApp | None) -> httpx.AsyncBaseTransport | None:
@@ -213,5 +301,6 @@ def _text(value: object) -> str:
 
 def _problem(reply: httpx.Response) -> Problem:
     if reply.headers.get("content-type", "").startswith(MEDIA_TYPE):
-        return Problem.model_validate_json(reply.content)
-    return Problem(title=reply.reason_phrase, status=reply.status_code, detail=reply.text[:500])
+        with contextlib.suppress(ValidationError):
+            return Problem.model_validate_json(reply.content)
+    return Problem(title=reply.reason_phrase, status=reply.status_code, detail=reply.text[:_SHOWN])

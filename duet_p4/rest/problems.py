@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): the one shape of every error a REST service returns."""
+"""How every error of a REST service becomes a problem (RFC 9457, `duet_p4.api.problems`)."""
 
 from __future__ import annotations
 
@@ -10,77 +10,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-MEDIA_TYPE = "application/problem+json"
-_TYPE_PREFIX = "urn:duet-p4:problem:"
+from duet_p4.api.problems import MEDIA_TYPE, TYPE_PREFIX, InvalidValue, Problem, ProblemError
+
 _MAX_SHOWN = 200
 
 logger = logging.getLogger(__name__)
-
-
-class InvalidValue(BaseModel):
-    """One value of a request that was refused: where it stood, what it was, why it will not do."""
-
-    where: str
-    value: str
-    reason: str
-
-
-class Problem(BaseModel):
-    """An RFC 9457 problem; `errors` lists each offending value of a request that failed validation."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    errors: list[InvalidValue] = []
-
-
-class ProblemError(Exception):
-    """Raised by a service to answer with a problem.
-
-    `kind` is a short name that programs can tell problems apart by, such as `table-full`.
-    """
-
-    def __init__(self, status: int, detail: str, kind: str | None = None) -> None:
-        super().__init__(detail)
-        self.problem = Problem(
-            type=f"{_TYPE_PREFIX}{kind}" if kind else "about:blank",
-            title=HTTPStatus(status).phrase,
-            status=status,
-            detail=detail,
-        )
-
-
-class UnknownError(ProblemError):
-    """What the path names does not exist (404)."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(404, detail, "not-found")
-
-
-class InvalidError(ProblemError):
-    """The request contradicts itself or what is there (422)."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(422, detail, "invalid")
-
-
-class ConflictError(ProblemError):
-    """The request cannot be met as things stand (409)."""
-
-    def __init__(self, detail: str, kind: str = "conflict") -> None:
-        super().__init__(409, detail, kind)
-
-
-class UnavailableError(ProblemError):
-    """The service cannot do this now, but may later (503)."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(503, detail, "unavailable")
 
 
 def response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -128,7 +65,7 @@ def _validation_problem(errors: Sequence[Any]) -> Problem:
     if len(shown) > 1:
         detail += f", and {len(shown) - 1} more"
     return Problem(
-        type=f"{_TYPE_PREFIX}invalid", title="Unprocessable Content", status=422, detail=detail, errors=shown
+        type=f"{TYPE_PREFIX}invalid", title="Unprocessable Content", status=422, detail=detail, errors=shown
     )
 
 

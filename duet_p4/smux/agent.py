@@ -16,17 +16,20 @@ from contextlib import ExitStack, contextmanager
 from fastapi import FastAPI
 
 from duet_p4 import agent, netdev
+from duet_p4.api.mux import PortStatus, SessionStatus
+from duet_p4.api.service import Health, State
 from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird
-from duet_p4.rest.app import Health, State, create_app
-from duet_p4.rest.mux import PortStatus, SessionStatus, router
+from duet_p4.rest.app import create_app
+from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.term import Terms
 from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,10 @@ class Surroundings:
     async def sessions(self) -> list[SessionStatus]:
         """Return the BGP sessions; none while BIRD does not answer."""
         return await status.sessions(self._bird)
+
+    def trouble(self) -> str:
+        """Return what is wrong, or nothing."""
+        return "BIRD does not run: nothing is announced" if self._bird.pid is None else ""
 
 
 @contextmanager
@@ -98,15 +105,16 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
         yield datapath
 
 
-def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, bird: Bird) -> FastAPI:
+def application(
+    config: SmuxConfig, service: SmuxService, datapath: Datapath, bird: Bird, terms: Terms
+) -> FastAPI:
     """Return the REST interface."""
 
     def health() -> Health:
-        if bird.pid is None:
-            return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
-        return Health(state=State.READY)
+        problem = "BIRD does not run: nothing is announced" if bird.pid is None else service.problem
+        return Health(state=State.DEGRADED if problem else State.READY, detail=problem)
 
-    app = create_app(f"SMux {config.name}", token=config.token(), health=health)
+    app = create_app(f"SMux {config.name}", token=config.token(), health=health, terms=terms)
     app.include_router(router(service))
 
     @app.get("/v1/exits", tags=["status"])
@@ -121,6 +129,7 @@ async def run(config: SmuxConfig) -> None:
     """Be an SMux until told to end."""
     ended = told_to_end()
     bird = Bird(_bird_config(config), config.state_dir, die_with_parent=True)
+    terms = Terms(config.state_dir / "term")
     with forwarding(config) as datapath:
         service = SmuxService(
             config.name,
@@ -129,8 +138,9 @@ async def run(config: SmuxConfig) -> None:
             config.announced,
             config.state_dir,
             Surroundings(config.uplinks, bird),
+            terms,
         )
-        app = application(config, service, datapath, bird)
+        app = application(config, service, datapath, bird, terms)
         await bird.start()
         supervising = asyncio.create_task(bird.supervise(), name="BIRD")
         try:

@@ -1,30 +1,40 @@
-"""What the SMux agent does for REST: keeps data path and journal in step."""
+"""What the SMux agent does for REST: keeps data path and journal in step.
+
+What is put is written down first, then given to the data path; what that has no room for is taken back.
+So whatever an answer says is there survives the process, and an agent that starts again holds as much.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Protocol as Interface
 
 from duet_p4.allocation import TableFullError
-from duet_p4.journal import Journal
-from duet_p4.model import MuxTip, MuxVip
-from duet_p4.rest.mux import (
-    Change,
+from duet_p4.api.changes import Change
+from duet_p4.api.mux import (
     MuxCounters,
+    MuxEntry,
     MuxStatus,
     PortStatus,
     SessionStatus,
     TableUse,
-    TipState,
     TunnelCount,
     VipCount,
-    VipState,
 )
-from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
+from duet_p4.api.ports import HostPort
+from duet_p4.api.problems import ConflictError, InvalidError, ProblemError
+from duet_p4.holdings import Outcome, breathe
+from duet_p4.journal import Held
+from duet_p4.model import MuxTip, MuxVip
+from duet_p4.mux_keeper import MuxKeeper
 from duet_p4.smux.datapath import Datapath, Written
+from duet_p4.term import Terms
+
+logger = logging.getLogger(__name__)
 
 
 class Surroundings(Interface):
@@ -36,12 +46,12 @@ class Surroundings(Interface):
     async def sessions(self) -> Sequence[SessionStatus]:
         """Return the BGP sessions."""
 
+    def trouble(self) -> str:
+        """Return what is wrong, or nothing."""
 
-class SmuxService:
-    """A `MuxService`. The SMux announces covering prefixes, so whatever it holds counts as announced.
 
-    No method awaits between reading and changing its state, so each is atomic.
-    """
+class SmuxService(MuxKeeper):
+    """A `MuxService`. The SMux announces covering prefixes, so whatever it holds counts as announced."""
 
     def __init__(
         self,
@@ -51,81 +61,25 @@ class SmuxService:
         announced: Sequence[IPv4Network],
         state_dir: Path,
         surroundings: Surroundings,
+        terms: Terms,
     ) -> None:
+        """Have the data path forward what was asked for before, as far as it has room."""
+        super().__init__(name, state_dir, terms)
         self._name = name
         self._target = target
         self._datapath = datapath
         self._announced = announced
         self._surroundings = surroundings
-        self._vip_journal = Journal(state_dir / "vips", MuxVip)
-        self._tip_journal = Journal(state_dir / "tips", MuxTip)
         self._started = time.monotonic()
         self._writes = 0
-        self._tips = {tip.address: tip for tip in self._tip_journal.load()}
-        self._vips = {vip.address: vip for vip in self._vip_journal.load()}
-        for tip in self._tips.values():
-            self._count(self._datapath.put_tip(tip))
-        for vip in self._vips.values():
-            self._count(self._datapath.put_vip(vip))
+        self._unplaced: dict[IPv4Address, str] = {}
+        self._restore()
 
-    async def put_vip(self, vip: MuxVip, *, announce: bool) -> Change:
-        """See `MuxService`."""
-        return self._put_vip(vip)
-
-    async def edit_vip(self, address: IPv4Address, edit: Callable[[MuxVip], MuxVip]) -> Change:
-        """See `MuxService`."""
-        return self._put_vip(edit(self._vip(address)))
-
-    async def delete_vip(self, address: IPv4Address) -> Change:
-        """See `MuxService`."""
-        self._vip(address)
-        self._vip_journal.delete(address)
-        del self._vips[address]
-        return self._deleted(address, self._datapath.delete_vip(address))
-
-    async def announce_vip(self, address: IPv4Address) -> Change:
-        """Nothing is to be done: the covering prefix announces every VIP."""
-        return self._unchanged(self._vip(address).address)
-
-    async def withdraw_vip(self, address: IPv4Address) -> Change:
-        """Refuse: a covering prefix cannot leave out one address."""
-        raise self._cannot_withdraw("VIP", self._vip(address).address)
-
-    async def vips(self) -> list[VipState]:
-        """See `MuxService`."""
-        return [VipState(vip=self._vips[address], announced=True) for address in sorted(self._vips)]
-
-    async def put_tip(self, tip: MuxTip, *, announce: bool) -> Change:
-        """See `MuxService`."""
-        self._check_address("TIP", tip.address, "VIP", self._vips)
-        old = self._tips.get(tip.address)
-        self._tip_journal.put(tip.address, tip)
-        try:
-            written = self._datapath.put_tip(tip)
-        except TableFullError as error:
-            self._tip_journal.restore(tip.address, old)
-            raise ConflictError(f"TIP {tip.address}: {error}", "table-full") from error
-        self._tips[tip.address] = tip
-        return self._written(tip.address, written)
-
-    async def delete_tip(self, address: IPv4Address) -> Change:
-        """See `MuxService`."""
-        self._tip(address)
-        self._tip_journal.delete(address)
-        del self._tips[address]
-        return self._deleted(address, self._datapath.delete_tip(address))
-
-    async def announce_tip(self, address: IPv4Address) -> Change:
-        """Nothing is to be done: the covering prefix announces every TIP."""
-        return self._unchanged(self._tip(address).address)
-
-    async def withdraw_tip(self, address: IPv4Address) -> Change:
-        """Refuse: a covering prefix cannot leave out one address."""
-        raise self._cannot_withdraw("TIP", self._tip(address).address)
-
-    async def tips(self) -> list[TipState]:
-        """See `MuxService`."""
-        return [TipState(tip=self._tips[address], announced=True) for address in sorted(self._tips)]
+    @property
+    def problem(self) -> str:
+        """What of the journal was lost or has no room, or nothing."""
+        lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
+        return "; ".join(filter(None, (super().problem, *lost[:3])))
 
     async def status(self) -> MuxStatus:
         """See `MuxService`."""
@@ -134,13 +88,15 @@ class SmuxService:
             kind="smux",
             target=self._target,
             uptime_s=time.monotonic() - self._started,
-            vips=len(self._vips),
-            tips=len(self._tips),
-            announced=len(self._vips) + len(self._tips),
+            vips=self._holdings.count(MuxVip),
+            tips=self._holdings.count(MuxTip),
+            announced=self.digest().announced,
             tables={n: TableUse(used=u, size=s) for n, (u, s) in self._datapath.table_use().items()},
             ports=tuple(self._surroundings.ports()),
             sessions=tuple(await self._surroundings.sessions()),
             writes=self._writes,
+            synced=self.synced,
+            health=self._surroundings.trouble() or self.problem or "ready",
         )
 
     async def counters(self) -> MuxCounters:
@@ -171,69 +127,117 @@ class SmuxService:
             },
         )
 
-    def _put_vip(self, vip: MuxVip) -> Change:
-        self._check_address("VIP", vip.address, "TIP", self._tips)
-        old = self._vips.get(vip.address)
-        self._vip_journal.put(vip.address, vip)
-        try:
-            written = self._datapath.put_vip(vip)
-        except TableFullError as error:
-            self._vip_journal.restore(vip.address, old)
-            raise ConflictError(f"VIP {vip.address}: {error}", "table-full") from error
-        self._vips[vip.address] = vip
-        return self._written(vip.address, written)
+    def host_ports(self) -> list[HostPort]:
+        """Return nothing: no host hangs at an SMux."""
+        return []
 
-    def _check_address(
-        self,
-        what: str,
-        address: IPv4Address,
-        other: str,
-        others: dict[IPv4Address, MuxTip] | dict[IPv4Address, MuxVip],
-    ) -> None:
-        if address in others:
-            raise ConflictError(f"{address} cannot be a {what}: it is a {other} here")
-        if not any(address in prefix for prefix in self._announced):
-            prefixes = ", ".join(map(str, self._announced))
-            raise InvalidError(
-                f"{what} {address} is in none of the prefixes that this SMux announces: {prefixes}"
+    def _restore(self) -> None:
+        """Give the data path what the journal has, TIPs first."""
+        for kind in (MuxTip, MuxVip):
+            for held in self._holdings.of_kind(kind):
+                address = held.entry.address
+                try:
+                    self._count(self._forward(held.entry))
+                except (TableFullError, OSError) as error:
+                    self._unplaced[address] = str(error)
+                    self._holdings.note({address: None})
+                    logger.error("%s of the journal cannot be served: %s", address, error)
+
+    async def _put(self, entries: Sequence[tuple[MuxEntry, bool]], outcome: Outcome) -> None:
+        """See `Keeper`."""
+        good: dict[IPv4Address, Held[MuxEntry]] = {}
+        for entry, _ in entries:
+            problem = self._problem_of(entry)
+            if problem is not None:
+                outcome.problems[entry.address] = problem
+            elif (held := self._holdings.get(entry.address)) and held.entry == entry:
+                outcome.changes[entry.address] = self._unchanged(entry.address)
+            else:
+                good[entry.address] = Held(entry, announced=True)
+        await self._holdings.write_down(good)
+        failed: dict[IPv4Address, Held[MuxEntry] | None] = {}
+        for position, (address, held) in enumerate(good.items()):
+            old = self._holdings.get(address)
+            try:
+                written = self._count(self._forward(held.entry))
+            except (TableFullError, OSError) as error:
+                failed[address] = old
+                kind = "TIP" if isinstance(held.entry, MuxTip) else "VIP"
+                outcome.problems[address] = ConflictError(f"{kind} {address}: {error}", "table-full")
+                if isinstance(error, OSError):
+                    self._take_back(address, old)
+                continue
+            self._unplaced.pop(address, None)
+            self._holdings.note({address: held})
+            outcome.changes[address] = Change(
+                address=address,
+                announced=True,
+                updates=written.updates,
+                timings_ms={"add_dips": written.dips_ms, "add_vip": written.vip_ms, "announce": 0.0},
+            )
+            await breathe(position)
+        await self._holdings.write_down(failed)
+
+    async def _delete(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """See `Keeper`."""
+        await self._holdings.write_down(dict.fromkeys(addresses))
+        for position, address in enumerate(addresses):
+            held = self._holdings.get(address)
+            assert held is not None
+            if isinstance(held.entry, MuxVip):
+                written = self._count(self._datapath.delete_vip(address))
+            else:
+                written = self._count(self._datapath.delete_tip(address))
+            self._holdings.note({address: None})
+            outcome.changes[address] = Change(
+                address=address,
+                announced=False,
+                updates=written.updates,
+                timings_ms={"withdraw": 0.0, "delete_vip": written.vip_ms, "delete_dips": written.dips_ms},
+            )
+            await breathe(position)
+
+    async def _announce(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """Nothing is to be done: the covering prefix announces whatever is held."""
+        outcome.changes.update({address: self._unchanged(address) for address in addresses})
+
+    async def _withdraw(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """Refuse: a covering prefix cannot leave out one address."""
+        for address in addresses:
+            outcome.problems[address] = ConflictError(
+                f"{address} is announced by a covering prefix, which cannot leave it out: delete it"
             )
 
-    def _vip(self, address: IPv4Address) -> MuxVip:
-        if address not in self._vips:
-            raise UnknownError(f"VIP {address} is not on this mux")
-        return self._vips[address]
+    def _forward(self, entry: MuxEntry) -> Written:
+        if isinstance(entry, MuxVip):
+            return self._datapath.put_vip(entry)
+        return self._datapath.put_tip(entry)
 
-    def _tip(self, address: IPv4Address) -> MuxTip:
-        if address not in self._tips:
-            raise UnknownError(f"TIP {address} is not on this mux")
-        return self._tips[address]
+    def _take_back(self, address: IPv4Address, old: Held[MuxEntry] | None) -> None:
+        """Have the data path as it was before a write that the kernel refused half-way."""
+        try:
+            if old is not None:
+                self._forward(old.entry)
+        except (TableFullError, OSError) as error:
+            self._unplaced[address] = str(error)
+            logger.error("%s cannot be restored: %s", address, error)
 
-    def _cannot_withdraw(self, what: str, address: IPv4Address) -> ConflictError:
-        return ConflictError(
-            f"{what} {address} is announced by a covering prefix, which cannot leave it out: delete it"
-        )
+    def _problem_of(self, entry: MuxEntry) -> ProblemError | None:
+        address = entry.address
+        what, other = ("VIP", "TIP") if isinstance(entry, MuxVip) else ("TIP", "VIP")
+        held = self._holdings.get(address)
+        if held is not None and type(held.entry) is not type(entry):
+            return ConflictError(f"{address} cannot be a {what}: it is a {other} here", "address-in-use")
+        if not any(address in prefix for prefix in self._announced):
+            prefixes = ", ".join(map(str, self._announced))
+            return InvalidError(
+                f"{what} {address} is in none of the prefixes that this SMux announces: {prefixes}"
+            )
+        return None
 
     def _count(self, written: Written) -> Written:
         self._writes += written.updates
         return written
-
-    def _written(self, address: IPv4Address, written: Written) -> Change:
-        self._count(written)
-        return Change(
-            address=address,
-            announced=True,
-            updates=written.updates,
-            timings_ms={"add_dips": written.dips_ms, "add_vip": written.vip_ms, "announce": 0.0},
-        )
-
-    def _deleted(self, address: IPv4Address, written: Written) -> Change:
-        self._count(written)
-        return Change(
-            address=address,
-            announced=False,
-            updates=written.updates,
-            timings_ms={"withdraw": 0.0, "delete_vip": written.vip_ms, "delete_dips": written.dips_ms},
-        )
 
     def _unchanged(self, address: IPv4Address) -> Change:
         return Change(address=address, announced=True, updates=0, timings_ms={})

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 from duet_p4 import bpf
-from duet_p4.allocation import RangeAllocator, TableFullError
+from duet_p4.allocation import Pool, TableFullError
 from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
@@ -101,9 +101,9 @@ class XdpDatapath:
             name: self._object.map(name) for name in ("service_traffic", "backend_traffic", "counters")
         }
         self._links: list[bpf.Link] = []
-        self._slots = RangeAllocator("slots", sizes.slots)
-        self._backends = RangeAllocator("backends", sizes.backends)
-        self._counters = RangeAllocator("services", sizes.services)
+        self._slots = Pool("slots", sizes.slots)
+        self._backends = Pool("backends", sizes.backends)
+        self._counters = Pool("services", sizes.services)
         self._generations: dict[int, int] = {}
         self._addresses: dict[IPv4Address, _Address] = {}
         self._departed: dict[IPv4Address, Traffic] = {}

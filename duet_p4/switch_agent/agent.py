@@ -24,15 +24,18 @@ from fastapi import FastAPI
 from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
+from duet_p4.api.mux import PortStatus, SessionStatus
+from duet_p4.api.ports import HostPort
+from duet_p4.api.problems import ProblemError
+from duet_p4.api.service import Health, State
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
-from duet_p4.rest.app import Health, State, create_app
-from duet_p4.rest.mux import PortStatus, SessionStatus, router
-from duet_p4.rest.problems import ProblemError
+from duet_p4.rest.app import create_app
+from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.switch_agent.announcer import Announcer
@@ -42,6 +45,7 @@ from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, SwitchError
 from duet_p4.switch_agent.service import HmuxService
+from duet_p4.term import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +67,15 @@ class SwitchAgent:
         self._hostifs = HostInterfaces(config.ports)
         self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
         self._announcer = Announcer(config.bird.announce_table)
+        self._terms = Terms(config.state_dir / "term")
         self.service = HmuxService(
             config.name,
             config.p4.target,
             config.state_dir,
             self._announcer,
             self,
+            self._terms,
+            _vip_sizes(),
             config.drain_quiet_ms / 1000,
             config.drain_patience_ms / 1000,
         )
@@ -123,6 +130,8 @@ class SwitchAgent:
         """Return whether the switch is under control."""
         if self._health.state is State.READY and self._bird.pid is None:
             return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
+        if self._health.state is State.READY and self.service.problem:
+            return Health(state=State.DEGRADED, detail=self.service.problem)
         return self._health
 
     def ports(self) -> list[PortStatus]:
@@ -138,7 +147,15 @@ class SwitchAgent:
 
     def underlay(self) -> dict[str, tuple[int, int]]:
         """Return how full the underlay tables are."""
-        return self._fib.tables.used() if self._fib else {}
+        return (self._fib.tables if self._fib else RouteTables(_route_sizes())).used()
+
+    def host_ports(self) -> list[HostPort]:
+        """Return the ports with hosts behind them."""
+        return self._kernel.host_ports()
+
+    def trouble(self) -> str:
+        """Return what is wrong with the switch, or nothing."""
+        return "" if self._health.state is State.READY else self._health.detail
 
     def suspect(self) -> None:
         """Have the switch's tables read back and repaired."""
@@ -241,7 +258,7 @@ class SwitchAgent:
 
     def _application(self) -> FastAPI:
         title = f"switch agent of {self._config.name}"
-        app = create_app(title, token=self._config.token(), health=self.health)
+        app = create_app(title, token=self._config.token(), health=self.health, terms=self._terms)
         app.include_router(router(self.service))
         return app
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from duet_p4 import netdev
+from duet_p4.api.ports import HostPort
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, Target
 from duet_p4.switch_agent import netlink
 from duet_p4.switch_agent.config import SwitchConfig
@@ -50,6 +52,7 @@ class Kernel:
         self._routes: defaultdict[IPv4Network, dict[int, frozenset[Gateway]]] = defaultdict(dict)
         self._neighbors: dict[Gateway, int] = {}
         self.carrier: dict[int, bool] = dict.fromkeys(self._ports, False)
+        self._since = dict.fromkeys(self._ports, time.time())
         self._on_carrier = on_carrier
         self.on_change: Changed = lambda prefixes, gateways: None
         self._events = netlink.Events()
@@ -98,6 +101,21 @@ class Kernel:
             return None
         port = self._ports[gateway.port]
         return Adjacency(source=_mac(port.mac), destination=mac, mtu=port.mtu)
+
+    def host_ports(self) -> list[HostPort]:
+        """Return the ports with hosts behind them."""
+        return [
+            HostPort(
+                port=number,
+                name=port.interface,
+                prefixes=port.prefixes,
+                carrier=self.carrier[number],
+                adjacency=self.adjacency(Gateway(number, port.peer)) is not None,
+                since=self._since[number],
+            )
+            for number, port in sorted(self._ports.items())
+            if port.prefixes
+        ]
 
     async def resolve(self, number: int) -> None:
         """Have the kernel resolve a port's peer, and keep it resolved, whether or not it sends to it."""
@@ -167,6 +185,7 @@ class Kernel:
         gateway = Gateway(self._hostifs[neighbor.index], neighbor.address)
         if self._neighbors.get(gateway) == neighbor.mac:
             return []
+        self._since[gateway.port] = time.time()
         if neighbor.mac is None:
             del self._neighbors[gateway]
         else:
@@ -178,6 +197,7 @@ class Kernel:
         if number is None or link.up == self.carrier[number]:
             return []
         self.carrier[number] = link.up
+        self._since[number] = time.time()
         logger.info("port %d (%s) is %s", number, self._ports[number].interface, "up" if link.up else "down")
         self._on_carrier(number, link.up)
         return [gateway for gateway in self._neighbors if gateway.port == number]

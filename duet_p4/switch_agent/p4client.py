@@ -152,10 +152,10 @@ class Switch:
                 found.append((row, counted.packet_count, counted.byte_count))
         return found
 
-    async def packets(self, address: IPv4Address) -> int:
-        """Return how many packets came for a VIP or TIP that the switch holds; 0 for one that it does not."""
-        query = entries.vip_counter(address).encode(self._schema)
-        return sum(found.table_entry.counter_data.packet_count for found in await self._read([query]))
+    async def packets(self, addresses: Iterable[IPv4Address]) -> int:
+        """Return how many packets came for VIPs and TIPs; 0 for those that the switch does not hold."""
+        queries = [entries.vip_counter(address).encode(self._schema) for address in addresses]
+        return sum(found.table_entry.counter_data.packet_count for found in await self._read(queries))
 
     async def read_drops(self) -> dict[entries.DropReason, int]:
         """Return how many packets were dropped, by reason."""

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import networkx as nx
 
 from controller.client import ControllerClient
-from duet_p4.rest.app import State
-from duet_p4.rest.client import DEFAULT_TIMEOUT_S, MuxClient, RestClient, RestError
+from duet_p4.api.service import State
+from duet_p4.rest.client import DEFAULT_TIMEOUT_S, HostClient, MuxClient, RestClient, RestError
 from duet_p4.rest.credentials import Credentials, read_token
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
@@ -27,6 +27,7 @@ CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{PORT}"
 """Where the controller answers to agents; the operator has a Unix socket."""
 
 Result = TypeVar("Result")
+Client = TypeVar("Client", bound=RestClient)
 
 _POLL_S = 0.05
 _PARALLEL = 16
@@ -46,7 +47,7 @@ class Agents:
     graph: nx.Graph
     switches: dict[str, MuxClient]
     smuxes: dict[str, MuxClient]
-    servers: dict[str, RestClient]
+    servers: dict[str, HostClient]
 
     @property
     def muxes(self) -> dict[str, MuxClient]:
@@ -76,17 +77,18 @@ async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
     with namespaces.entered(folder.root):
         async with AsyncExitStack() as stack:
 
-            async def client(kind: type[RestClient], node: fattree.Node) -> RestClient:
-                return await stack.enter_async_context(kind(url(node), token=token, ca=files.ca))
+            async def client(kind: type[Client], node: fattree.Node) -> Client:
+                made = kind(url(node), token=token, ca=files.ca)
+                await stack.enter_async_context(made)
+                return made
 
             found = Agents(graph, {}, {}, {})
             for node in fattree.nodes(graph, *SWITCHES, Kind.SMUX):
-                mux = await client(MuxClient, node)
-                assert isinstance(mux, MuxClient)
-                (found.switches if node.is_switch else found.smuxes)[node.name] = mux
+                held = found.switches if node.is_switch else found.smuxes
+                held[node.name] = await client(MuxClient, node)
             for node in fattree.nodes(graph, Kind.SERVER):
                 if node.is_dip:
-                    found.servers[node.name] = await client(RestClient, node)
+                    found.servers[node.name] = await client(HostClient, node)
             yield found
 
 

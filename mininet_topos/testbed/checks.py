@@ -18,9 +18,9 @@ import networkx as nx
 from controller.store import VipRecord
 from controller.updater.plan import DeviceState, Entry
 from controller.updater.wanted import mux_entries
+from duet_p4.api.service import State
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Group, Model, MuxTip, MuxVip, Protocol
-from duet_p4.rest.app import State
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind

@@ -12,7 +12,7 @@ import networkx as nx
 
 from controller.client import ControllerClient
 from controller.monitoring.agents import Reach
-from duet_p4.rest.app import State
+from duet_p4.api.service import State
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind

@@ -10,13 +10,16 @@ import networkx as nx
 
 from controller.store import ON_SMUXES, PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
+from duet_p4.api.changes import Changed
+from duet_p4.api.host import HostState, HostVip
+from duet_p4.api.mux import TipState, VipState, WantedState
 from duet_p4.hmux import pipeline
-from duet_p4.host_agent.model import HostVip
-from duet_p4.model import Dip
+from duet_p4.model import Dip, MuxTip, MuxVip
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
+from mininet_topos.testbed.folder import TestbedError
 from mininet_topos.testbed.vipfile import StatedVip
 
 
@@ -50,24 +53,33 @@ async def give(agents: Agents, records: Sequence[VipRecord]) -> None:
 
 
 async def _give_server(agents: Agents, name: str, held: Sequence[HostVip]) -> None:
-    for vip in held:
-        await agents.servers[name].call("PUT", f"/v1/vips/{vip.address}", object, body=vip)
+    _check(name, await agents.servers[name].become(HostState(vips=tuple(held))))
 
 
 async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        for placed in record.tips:
-            await agents.smuxes[name].put_tip(placed.tip)
-        await agents.smuxes[name].put_vip(record.layout)
+    tips = [placed.tip for record in records for placed in record.tips]
+    vips = [record.layout for record in records]
+    _check(name, await agents.smuxes[name].become(_state(vips, tips)))
 
 
 async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    for record in records:
-        for placed in record.tips:
-            if placed.switch == name:
-                await agents.switches[name].put_tip(placed.tip)
-        if record.switch == name:
-            await agents.switches[name].put_vip(record.layout)
+    tips = [placed.tip for record in records for placed in record.tips if placed.switch == name]
+    vips = [record.layout for record in records if record.switch == name]
+    _check(name, await agents.switches[name].become(_state(vips, tips)))
+
+
+def _state(vips: Iterable[MuxVip], tips: Iterable[MuxTip]) -> WantedState:
+    return WantedState(
+        vips=tuple(VipState(vip=vip, announced=True) for vip in vips),
+        tips=tuple(TipState(tip=tip, announced=True) for tip in tips),
+    )
+
+
+def _check(name: str, changed: Changed) -> None:
+    """Raise TestbedError where a device could not hold all that it was given."""
+    for result in changed.problems():
+        assert result.problem is not None
+        raise TestbedError(f"{name} refuses {result.address}: {result.problem.detail}")
 
 
 def _by_server(agents: Agents, records: Sequence[VipRecord]) -> dict[str, list[HostVip]]:

@@ -12,9 +12,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from controller.updater.plan import DeviceKind, DeviceState
+from duet_p4.api.mux import MuxCounters, MuxStatus
 from duet_p4.model import Model, MuxTip, MuxVip
 from duet_p4.rest.client import MuxClient, RestError
-from duet_p4.rest.mux import MuxCounters, MuxStatus
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module

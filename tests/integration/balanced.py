@@ -16,8 +16,8 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 
 from duet_p4 import netdev
+from duet_p4.api.host import HostDip, HostVip, Snat
 from duet_p4.host_agent.datapath import HostDatapath
-from duet_p4.host_agent.model import HostDip, HostVip, Snat
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.smux.datapath import Sizes
 from duet_p4.smux.xdp import XdpDatapath

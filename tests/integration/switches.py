@@ -17,11 +17,11 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from duet_p4.api.service import State
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, PrefixRange, Timers
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Row
-from duet_p4.rest.app import State
 from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC, make_cpu_port

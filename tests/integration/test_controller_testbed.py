@@ -20,8 +20,8 @@ import networkx as nx
 import pytest
 
 from controller.client import ControllerClient
+from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
-from duet_p4.rest.app import State
 from duet_p4.rest.client import RefusedError, RestError
 from mininet_topos.experiments import convergence
 from mininet_topos.experiments.probe import Samples

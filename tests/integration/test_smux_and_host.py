@@ -14,11 +14,11 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from scipy.stats import chisquare
 
+from duet_p4.api.host import HostDip, HostVip, Snat
 from duet_p4.bpf import libbpf
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.connections import live_connections
-from duet_p4.host_agent.model import HostDip, HostVip, Snat
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
 from tests.integration.balanced import (
     CLIENT,

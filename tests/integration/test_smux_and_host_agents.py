@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
+from duet_p4.api.changes import Change
+from duet_p4.api.health import HealthReport
+from duet_p4.api.host import HostDip, HostStatus, HostVip
+from duet_p4.api.service import State
 from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
 from duet_p4.bird.daemon import Bird
-from duet_p4.host_agent.agent import HostChange, HostStatus
 from duet_p4.host_agent.config import HostConfig
-from duet_p4.host_agent.health import HealthReport
-from duet_p4.host_agent.model import HostDip, HostVip
 from duet_p4.model import Dip, Group, HealthCheck, HealthCheckKind, MuxTip, MuxVip
-from duet_p4.rest.app import State
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, UnreachableError
 from duet_p4.smux.config import SmuxConfig
 from tests.integration.balanced import FABRIC_MTU, run
@@ -320,9 +320,9 @@ def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) 
 
             try:
                 await agent.ready(client)
-                change = await client.call("PUT", f"/v1/vips/{vip.address}", HostChange, body=vip)
+                change = await client.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
                 assert change.updates > 0
-                again = await client.call("PUT", f"/v1/vips/{vip.address}", HostChange, body=vip)
+                again = await client.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
                 assert again.updates == 0
                 await until(lambda: is_up(True), "the DIP is up")
                 await http("POST", "/fail")
@@ -344,8 +344,8 @@ def test_a_host_agent_checks_health_and_comes_back(server: str, tmp_path: Path) 
                 assert f"{DIP}:80" in report.dips[0].detail
 
                 with pytest.raises(RefusedError, match=r"VIP 10\.0\.0\.9 is not on server1"):
-                    await client.call("DELETE", "/v1/vips/10.0.0.9", HostChange)
-                await client.call("DELETE", f"/v1/vips/{vip.address}", HostChange)
+                    await client.call("DELETE", "/v1/vips/10.0.0.9", Change)
+                await client.call("DELETE", f"/v1/vips/{vip.address}", Change)
                 assert (await client.call("GET", "/v1/health", HealthReport)).dips == ()
                 agent.process.send_signal(signal.SIGTERM)
                 assert agent.process.wait(TIMEOUT_S) == 0

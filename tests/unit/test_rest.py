@@ -2,23 +2,29 @@ import asyncio
 import gc
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI, Response
 
-from duet_p4.model import Dip, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol, Vip
+from duet_p4.api.changes import Action
+from duet_p4.api.digest import SetDigest
+from duet_p4.api.mux import Changes, MuxEntry, MuxStatus, Put, Stated, TipState, VipState, WantedState
+from duet_p4.api.problems import MEDIA_TYPE, ConflictError, OldTermError
+from duet_p4.api.service import Health, State
+from duet_p4.model import Dip, MuxTip, MuxVip, Vip
 from duet_p4.model import Group as MuxGroup
 from duet_p4.rest import credentials
-from duet_p4.rest.app import Health, State, create_app
-from duet_p4.rest.client import MuxClient, RefusedError, UnreachableError
-from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, TipState, VipState, router, with_dip, without_dip
-from duet_p4.rest.problems import MEDIA_TYPE, ConflictError, UnknownError
+from duet_p4.rest.app import create_app
+from duet_p4.rest.client import MuxClient, RefusedError, RestError, UnreachableError
+from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
+from duet_p4.term import Terms
+from tests.unit.controller.memory_mux import MemoryMux
 
 TOKEN = "a-token"
 JSON = {"Content-Type": "application/json"}
@@ -29,80 +35,32 @@ def dips(*last: int) -> tuple[Dip, ...]:
     return tuple(Dip(address=IPv4Address(f"100.0.0.{n}")) for n in last)
 
 
+TIP = MuxTip(address="20.0.0.1", group=MuxGroup.of((Dip(address="100.0.0.1"),)))
+
+
+def other(last: int) -> MuxVip:
+    return mux_vip(1).model_copy(update={"address": IPv4Address(f"10.0.0.{last}")})
+
+
 def mux_vip(*last: int) -> MuxVip:
     return MuxVip.of(Vip(address=VIP, dips=dips(*last)))
 
 
-@dataclass
-class FakeMux:
-    """Holds VIPs in a dict; refuses more than two, as a full table would."""
+class FullMux(MemoryMux):
+    """Has room for two VIPs, and a bug."""
 
-    held: dict[IPv4Address, MuxVip] = field(default_factory=dict)
-    announced: set[IPv4Address] = field(default_factory=set)
-
-    def _change(self, address: IPv4Address) -> Change:
-        return Change(
-            address=address, announced=address in self.announced, updates=1, timings_ms={"add_vip": 0.5}
-        )
-
-    def _known(self, address: IPv4Address) -> MuxVip:
-        if address not in self.held:
-            raise UnknownError(f"VIP {address} is not on this mux")
-        return self.held[address]
-
-    async def put_vip(self, vip: MuxVip, *, announce: bool) -> Change:
-        if len(self.held) == 2 and vip.address not in self.held:
+    def _check_room(self, entry: MuxEntry) -> None:
+        if len(self.held) == 2 and entry.address not in self.held:
             raise ConflictError("host_table holds 2 of 2 entries", "table-full")
-        self.held[vip.address] = vip
-        if announce:
-            self.announced.add(vip.address)
-        return self._change(vip.address)
-
-    async def edit_vip(self, address: IPv4Address, edit: Callable[[MuxVip], MuxVip]) -> Change:
-        self.held[address] = edit(self._known(address))
-        return self._change(address)
-
-    async def delete_vip(self, address: IPv4Address) -> Change:
-        self._known(address)
-        del self.held[address]
-        self.announced.discard(address)
-        return self._change(address)
-
-    async def announce_vip(self, address: IPv4Address) -> Change:
-        self._known(address)
-        self.announced.add(address)
-        return self._change(address)
-
-    async def withdraw_vip(self, address: IPv4Address) -> Change:
-        self._known(address)
-        self.announced.discard(address)
-        return self._change(address)
-
-    async def vips(self) -> list[VipState]:
-        return [VipState(vip=self.held[a], announced=a in self.announced) for a in sorted(self.held)]
-
-    async def put_tip(self, tip: MuxTip, *, announce: bool) -> Change:
-        return self._change(tip.address)
-
-    async def delete_tip(self, address: IPv4Address) -> Change:
-        raise UnknownError(f"TIP {address} is not on this mux")
-
-    announce_tip = withdraw_tip = delete_tip
-
-    async def tips(self) -> list[TipState]:
-        return []
 
     async def status(self) -> MuxStatus:
         raise RuntimeError("a bug")
 
-    async def counters(self) -> MuxCounters:
-        return MuxCounters(vips=(), tunnels=(), drops={"ttl": 1})
-
 
 @asynccontextmanager
-async def serving(token: str | None = TOKEN) -> AsyncIterator[tuple[str, FakeMux]]:
-    mux = FakeMux()
-    app = create_app("test mux", token=token)
+async def serving(token: str | None = TOKEN) -> AsyncIterator[tuple[str, FullMux]]:
+    mux = FullMux("mux")
+    app = create_app("test mux", token=token, terms=mux.terms)
     app.include_router(router(mux))
     async with serve(app, "127.0.0.1", 0) as url:
         yield url, mux
@@ -113,7 +71,7 @@ def test_a_vip_travels_to_the_mux_and_back_unchanged() -> None:
         async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
             sent = mux_vip(1, 2)
             change = await client.put_vip(sent)
-            assert (change.announced, change.timings_ms) == (True, {"add_vip": 0.5})
+            assert (change.announced, change.updates) == (True, 1)
             assert mux.held == {VIP: sent}
             assert await client.get_vips() == [VipState(vip=sent, announced=True)]
             assert (await client.withdraw_vip(VIP)).announced is False
@@ -123,19 +81,152 @@ def test_a_vip_travels_to_the_mux_and_back_unchanged() -> None:
     asyncio.run(run())
 
 
-def test_dips_are_added_and_removed_one_by_one() -> None:
+def test_a_tip_is_none_of_the_vips() -> None:
+    async def run() -> None:
+        async with serving() as (url, _), MuxClient(url, token=TOKEN) as client:
+            await client.put_tip(TIP)
+            assert await client.get_tip(TIP.address) == TipState(tip=TIP, announced=True)
+            with pytest.raises(RefusedError, match=r"404 .*VIP 20.0.0.1 is not on this mux"):
+                await client.delete_vip(TIP.address)
+            await client.delete_tip(TIP.address)
+            assert await client.get_tips() == []
+
+    asyncio.run(run())
+
+
+def test_one_request_changes_many_and_what_fails_for_one_stops_no_other() -> None:
     async def run() -> None:
         async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
-            await client.put_vip(mux_vip(1, 2))
-            await client.put_dip(VIP, dips(3)[0])
-            assert mux.held[VIP].group == MuxGroup.of(dips(1, 2)).updated(dips(1, 2, 3))
-            await client.delete_dip(VIP, IPv4Address("100.0.0.1"))
-            assert [dip.address.packed[3] for dip in mux.held[VIP].groups()[0].members] == [2, 3]
-            with pytest.raises(RefusedError, match=r"404 .*VIP 10.0.0.1 has no DIP 100.0.0.9"):
-                await client.delete_dip(VIP, IPv4Address("100.0.0.9"))
-            await client.delete_dip(VIP, IPv4Address("100.0.0.2"))
-            with pytest.raises(RefusedError, match="left without a DIP"):
-                await client.delete_dip(VIP, IPv4Address("100.0.0.3"))
+            await client.put_vip(mux_vip(1))
+            changed = await client.change(
+                Changes(
+                    withdraw=(VIP + 9,),
+                    delete=(VIP,),
+                    put=tuple(Put(entry=Stated.of(entry)) for entry in (other(2), other(3), other(4), TIP)),
+                    announce=(VIP + 1,),
+                )
+            )
+            results = [
+                (str(r.address), r.action, r.problem.kind if r.problem else None) for r in changed.results
+            ]
+            assert results == [
+                ("10.0.0.10", Action.WITHDRAW, "not-found"),
+                ("10.0.0.1", Action.DELETE, None),
+                ("20.0.0.1", Action.PUT, None),
+                ("10.0.0.2", Action.PUT, None),
+                ("10.0.0.3", Action.PUT, "table-full"),
+                ("10.0.0.4", Action.PUT, "table-full"),
+                ("10.0.0.2", Action.ANNOUNCE, None),
+            ]
+            assert mux.log[-3:] == ["mux put 20.0.0.1", "mux put 10.0.0.2", "mux announce 10.0.0.2"]
+            assert changed.digest == await client.digest()
+            assert (changed.digest.entries, changed.digest.announced) == (2, 2)
+
+    asyncio.run(run())
+
+
+def test_a_mux_becomes_what_is_wanted_and_writes_only_the_difference() -> None:
+    async def run() -> None:
+        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+            await client.put_vip(other(2))
+            await client.put_vip(other(3), announce=False)
+            wanted = WantedState(
+                vips=(VipState(vip=other(3), announced=True),), tips=(TipState(tip=TIP, announced=False),)
+            )
+            mux.log.clear()
+            changed = await client.become(wanted)
+            assert mux.log == ["mux delete 10.0.0.2", "mux program 20.0.0.1", "mux announce 10.0.0.3"]
+            assert changed.problems() == [] and mux.synced
+            assert (await client.become(wanted)).results == ()
+            expected = SetDigest()
+            expected.add(other(3), announced=True)
+            expected.add(TIP, announced=False)
+            assert changed.digest.digest == expected.hex()
+
+    asyncio.run(run())
+
+
+def test_a_mux_is_synced_once_its_digest_is_confirmed() -> None:
+    async def run() -> None:
+        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+            told: list[bool] = []
+            mux.on_confirmation(lambda: told.append(mux.synced))
+            await client.put_vip(other(2))
+            with pytest.raises(RefusedError, match="409") as refused:
+                await client.confirm("0" * 64)
+            assert refused.value.problem.kind == "digest-differs"
+            assert (await client.digest()).digest in refused.value.problem.detail
+            assert not mux.synced
+            for _ in range(2):
+                await client.confirm((await client.digest()).digest)
+            assert mux.synced and told == [True]
+
+    asyncio.run(run())
+
+
+def test_writes_of_an_old_term_are_refused_even_by_the_next_process(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving() as (url, _), MuxClient(url, token=TOKEN) as client:
+            await client.put_vip(other(1))
+            client.term = 3
+            await client.put_vip(other(2))
+            assert (await client.digest()).term == 3
+            for term in (2, None):
+                client.term = term
+                with pytest.raises(RefusedError, match="412") as refused:
+                    await client.delete_vip(VIP)
+                assert refused.value.problem.kind == "old-term"
+            assert len(await client.get_vips()) == 2
+            client.term = 3
+            await client.delete_vip(VIP)
+            async with httpx.AsyncClient(trust_env=False) as http:
+                headers = {"Authorization": f"Bearer {TOKEN}", "Duet-Term": "3x"}
+                reply = await http.delete(f"{url}/v1/vips/10.0.0.2", headers=headers)
+            assert (reply.status_code, "'3x' is no term" in reply.json()["detail"]) == (400, True)
+
+    asyncio.run(run())
+    first = Terms(tmp_path / "term")
+    first.admit("7")
+    with pytest.raises(OldTermError, match="term 6 is over"):
+        Terms(tmp_path / "term").admit("6")
+    (tmp_path / "term").write_text("seven")
+    assert "set aside" in Terms(tmp_path / "term").problem
+
+
+def test_a_write_that_waited_while_a_newer_leader_wrote_is_refused() -> None:
+    async def run() -> None:
+        async with serving() as (url, mux):
+            old, new = MuxClient(url, token=TOKEN), MuxClient(url, token=TOKEN)
+            old.term, new.term = 1, 2
+            async with old, new:
+                async with mux.alone(VIP):
+                    waiting = asyncio.create_task(old.put_vip(mux_vip(1)))
+                    while VIP not in mux.wanted_alone:  # noqa: ASYNC110
+                        await asyncio.sleep(0.001)
+                    await new.put_vip(other(2))
+                with pytest.raises(RefusedError, match="412"):
+                    await waiting
+            assert set(mux.held) == {VIP + 1}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"type": "about:blank", "title": "Internal Server Error", "status": 500}', "", "[]", "<html>"]
+)
+def test_an_answer_that_is_no_health_is_an_error_of_rest(answer: str) -> None:
+    async def run() -> None:
+        app = FastAPI()
+
+        @app.get("/healthz")
+        async def healthz() -> Response:
+            return Response(answer, 500)
+
+        async with serve(app, "127.0.0.1", 0) as url, MuxClient(url) as client:
+            with pytest.raises(RestError, match="500 and no health"):
+                await client.health()
+            with pytest.raises(RefusedError, match="404"):
+                await client.digest()
 
     asyncio.run(run())
 
@@ -236,7 +327,7 @@ def test_tls_is_verified_against_the_created_authority(tmp_path: Path) -> None:
 
     async def run() -> None:
         app = create_app("t", token=token)
-        app.include_router(router(FakeMux()))
+        app.include_router(router(FullMux("mux")))
         async with serve(app, "127.0.0.1", 0, ours.tls("tor-1")) as url:
             assert url.startswith("https://")
             async with MuxClient(url, token=token, ca=ours.ca) as client:
@@ -312,23 +403,3 @@ def test_a_slow_service_is_given_up_on() -> None:
             release.set()
 
     asyncio.run(run())
-
-
-def test_removing_a_dip_drops_its_pinned_flows_and_touches_only_its_groups() -> None:
-    http = MuxPortGroup(protocol=Protocol.TCP, port=80, group=MuxGroup.of(dips(1, 2)))
-    ftp = MuxPortGroup(protocol=Protocol.TCP, port=21, group=MuxGroup.of(dips(3)))
-    pinned = tuple(
-        PinnedFlow(
-            protocol=6, source=IPv4Address("1.1.1.1"), source_port=9, destination_port=80, dip=dip.address
-        )
-        for dip in dips(1, 2)
-    )
-    vip = MuxVip(address=VIP, ports=(http, ftp), pinned=pinned)
-    after = without_dip(vip, IPv4Address("100.0.0.1"))
-    assert after.pinned == pinned[1:]
-    assert after.ports[1] == ftp
-    assert [dip.address.packed[3] for dip in after.ports[0].group.members] == [2]
-    with pytest.raises(UnknownError, match="port-based"):
-        with_dip(vip, dips(4)[0])
-    grown = with_dip(vip, dips(4)[0], Protocol.TCP, 21)
-    assert [dip.address.packed[3] for dip in grown.ports[1].group.members] == [3, 4]

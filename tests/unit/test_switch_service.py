@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from duet_p4.api.mux import PortStatus, SessionStatus
+from duet_p4.api.ports import HostPort
+from duet_p4.api.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Key, VipRow
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.model import Dip, Group, MuxVip
-from duet_p4.rest.mux import PortStatus, SessionStatus
-from duet_p4.rest.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.switch_agent.p4client import SwitchError, WriteError
 from duet_p4.switch_agent.service import HmuxService
+from duet_p4.term import Terms
 
 SIZES = VipSizes(host=8, acl=8, ecmp=128, tunneling=16, pinned=8)
 VIP = IPv4Address("10.0.0.1")
@@ -35,7 +37,7 @@ class FakeSwitch:
         self._log = log
         self.arrivals: list[int] = []
 
-    async def packets(self, address: IPv4Address) -> int:
+    async def packets(self, addresses: Sequence[IPv4Address]) -> int:
         """Count the arrivals that were stated, one more of them each time that is asked."""
         self.arrived += self.arrivals.pop(0) if self.arrivals else 0
         self.asked.append(time.perf_counter())
@@ -92,6 +94,12 @@ class Surroundings:
     def suspect(self) -> None:
         self.suspected += 1
 
+    def host_ports(self) -> list[HostPort]:
+        return []
+
+    def trouble(self) -> str:
+        return ""
+
 
 class Bench:
     """A service on fakes; the journal is real."""
@@ -102,7 +110,9 @@ class Bench:
         self.announcer = FakeAnnouncer(self.log)
         self.surroundings = Surroundings()
         announcer: Any = self.announcer
-        self.service = HmuxService("tor-1", "fake", state, announcer, self.surroundings, quiet_s, patience_s)
+        self.service = HmuxService(
+            "tor-1", "fake", state, announcer, self.surroundings, Terms(), SIZES, quiet_s, patience_s
+        )
 
     async def attach(self, rows: Sequence[VipRow] = ()) -> int:
         switch: Any = self.switch
@@ -120,9 +130,9 @@ def test_a_withdrawn_vip_is_served_until_no_packet_comes_for_it(tmp_path: Path) 
     async def run() -> None:
         bench = Bench(tmp_path, quiet_s=0.05)
         await bench.attach()
-        await bench.service.put_vip(vip(1, 2), announce=True)
+        await bench.service.put(vip(1, 2), announce=True)
         bench.switch.arrivals = [5, 3, 1, 0, 7]
-        change = await bench.service.delete_vip(VIP)
+        change = await bench.service.delete(VIP)
         assert bench.switch.arrivals == [], "it went on while packets came"
         assert bench.switch.asked[-1] - bench.switch.asked[4] >= 0.04, "it waited after the last packet"
         assert set(change.timings_ms) == {"withdraw", "drain", "delete_vip", "delete_dips"}
@@ -135,9 +145,9 @@ def test_packets_that_do_not_end_hold_a_deletion_up_only_for_so_long(tmp_path: P
     async def run() -> None:
         bench = Bench(tmp_path, quiet_s=60.0, patience_s=0.0)
         await bench.attach()
-        await bench.service.put_vip(vip(1, 2), announce=True)
+        await bench.service.put(vip(1, 2), announce=True)
         bench.switch.arrivals = [1] * 100
-        await bench.service.delete_vip(VIP)
+        await bench.service.delete(VIP)
         assert len(bench.switch.arrivals) > 90
         assert bench.switch.rows == {}
 
@@ -148,15 +158,15 @@ def test_what_cannot_be_restored_is_said_not_to_be_announced(tmp_path: Path) -> 
     async def run() -> None:
         before = Bench(tmp_path)
         await before.attach()
-        await before.service.put_vip(vip(1, 2), announce=True)
+        await before.service.put(vip(1, 2), announce=True)
         after = Bench(tmp_path)
         after.switch.refuse_at = 0
         await after.attach()
-        (state,) = await after.service.vips()
+        (state,) = after.service.vips()
         assert not state.announced
         assert after.announcer.announced() == frozenset()
-        await after.service.put_vip(vip(1, 2), announce=True)
-        (state,) = await after.service.vips()
+        await after.service.put(vip(1, 2), announce=True)
+        (state,) = after.service.vips()
         assert state.announced
 
     asyncio.run(run())
@@ -166,8 +176,8 @@ def test_tables_come_before_the_announcement_and_go_after_the_withdrawal(tmp_pat
     async def run() -> None:
         bench = Bench(tmp_path)
         await bench.attach()
-        await bench.service.put_vip(vip(1, 2), announce=True)
-        await bench.service.delete_vip(VIP)
+        await bench.service.put(vip(1, 2), announce=True)
+        await bench.service.delete(VIP)
         assert bench.log == [
             *("add_dips", "add_vip", "announce"),
             *("withdraw", "delete_vip", "delete_dips", "delete_dips"),
@@ -181,15 +191,15 @@ def test_a_change_that_the_switch_refuses_half_way_is_taken_back(tmp_path: Path,
     async def run() -> None:
         bench = Bench(tmp_path)
         await bench.attach()
-        await bench.service.put_vip(vip(1, 2), announce=True)
-        before, held = dict(bench.switch.rows), await bench.service.vips()
+        await bench.service.put(vip(1, 2), announce=True)
+        before, held = dict(bench.switch.rows), bench.service.vips()
         bench.switch.refuse_at = bench.switch.writes + refuse_at
         with pytest.raises(ConflictError, match="the switch refuses"):
-            await bench.service.put_vip(vip(1, 2, 3), announce=True)
+            await bench.service.put(vip(1, 2, 3), announce=True)
         assert bench.switch.rows == before
-        assert await bench.service.vips() == held
+        assert bench.service.vips() == held
         assert not bench.surroundings.suspected
-        change = await bench.service.put_vip(vip(1, 2, 3), announce=True)
+        change = await bench.service.put(vip(1, 2, 3), announce=True)
         assert change.updates > 20
 
     asyncio.run(run())
@@ -199,8 +209,8 @@ def test_a_restarted_agent_writes_only_what_differs(tmp_path: Path) -> None:
     async def run() -> None:
         first = Bench(tmp_path)
         await first.attach()
-        await first.service.put_vip(vip(1, 2), announce=True)
-        await first.service.put_vip(vip(3, address=VIP + 1), announce=False)
+        await first.service.put(vip(1, 2), announce=True)
+        await first.service.put(vip(3, address=VIP + 1), announce=False)
         rows = list(first.switch.rows.values())
 
         same = Bench(tmp_path)
@@ -220,22 +230,22 @@ def test_without_a_switch_nothing_is_announced_and_changes_are_refused(tmp_path:
     async def run() -> None:
         bench = Bench(tmp_path)
         await bench.attach()
-        await bench.service.put_vip(vip(1), announce=True)
+        await bench.service.put(vip(1), announce=True)
         await bench.service.detach()
         assert not bench.announcer.announced()
         for attempt in (
-            bench.service.put_vip(vip(1, 2), announce=True),
-            bench.service.delete_vip(VIP),
+            bench.service.put(vip(1, 2), announce=True),
+            bench.service.delete(VIP),
             bench.service.counters(),
         ):
             with pytest.raises(UnavailableError, match="does not answer"):
                 await attempt
-        assert [state.vip for state in await bench.service.vips()] == [vip(1)]
+        assert [state.vip for state in bench.service.vips()] == [vip(1)]
         await bench.attach()
         assert bench.announcer.announced() == {VIP}
         bench.switch.gone = True
         with pytest.raises(UnavailableError, match="gone"):
-            await bench.service.put_vip(vip(1, 2), announce=True)
+            await bench.service.put(vip(1, 2), announce=True)
         assert bench.surroundings.suspected == 1
 
     asyncio.run(run())
@@ -247,12 +257,11 @@ def test_what_is_not_held_is_named(tmp_path: Path) -> None:
         await bench.attach()
         service = bench.service
         for attempt in (
-            service.delete_vip(VIP),
-            service.announce_vip(VIP),
-            service.withdraw_tip(VIP),
-            service.edit_vip(VIP, lambda held: held),
+            service.delete(VIP),
+            service.announce(VIP),
+            service.withdraw(VIP),
         ):
-            with pytest.raises(UnknownError, match=r"10\.0\.0\.1 is not on this switch"):
+            with pytest.raises(UnknownError, match=r"10\.0\.0\.1 is not on tor-1"):
                 await attempt
 
     asyncio.run(run())

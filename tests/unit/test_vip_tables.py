@@ -9,8 +9,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
-from duet_p4.hmux.plan import Op, Plan, TableFullError, Update
+from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import AclRow, HostRow, Key, PinnedRow, SlotRow, TunnelRow, VipRow
 from duet_p4.hmux.tables import AddressInUseError, VipSizes, VipTables
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol

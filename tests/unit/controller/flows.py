@@ -6,8 +6,8 @@ from ipaddress import IPv4Address
 
 from controller.store import VipRecord
 from controller.updater.pinning import group_of
+from duet_p4.api.host import LiveFlow
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
-from duet_p4.host_agent.model import LiveFlow
 
 CLIENT = IPv4Address("100.9.0.1")
 

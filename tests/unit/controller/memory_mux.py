@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address
+from pathlib import Path
 
-from duet_p4.model import MuxTip, MuxVip
+from duet_p4.api.changes import Change
+from duet_p4.api.digest import Digest
+from duet_p4.api.mux import MuxCounters, MuxEntry, MuxStatus, SessionStatus, TipState, VipState
+from duet_p4.api.ports import HostPort
+from duet_p4.api.problems import ConflictError, UnavailableError
+from duet_p4.holdings import Outcome
+from duet_p4.journal import Held
+from duet_p4.model import MuxVip
+from duet_p4.mux_keeper import MuxKeeper
 from duet_p4.rest.app import create_app
-from duet_p4.rest.mux import Change, MuxCounters, MuxStatus, SessionStatus, TipState, VipState, router
-from duet_p4.rest.problems import ConflictError, UnavailableError, UnknownError
+from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
+from duet_p4.term import Terms
 
-Entry = MuxVip | MuxTip
 
-
-class MemoryMux:
+class MemoryMux(MuxKeeper):
     """Holds what it is told, up to `size` DIPs, and writes down every request that changed it.
 
     An entry that changes needs room for the old and the new. While a mux is `away`, it refuses to change
@@ -23,23 +31,43 @@ class MemoryMux:
     """
 
     def __init__(self, name: str, size: int = 10_000, log: list[str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.terms = Terms()
+        super().__init__(name, Path(self._folder.name), self.terms)
         self.name = name
         self.size = size
-        self.held: dict[IPv4Address, Entry] = {}
-        self.announced: set[IPv4Address] = set()
         self.away = False
         self.sessions: tuple[SessionStatus, ...] = ()
         self.asked = 0
         self.log: list[str] = [] if log is None else log
 
+    @property
+    def held(self) -> dict[IPv4Address, MuxEntry]:
+        return {address: held.entry for address, held in self._holdings.items()}
+
+    @property
+    def announced(self) -> set[IPv4Address]:
+        return {address for address, held in self._holdings.items() if held.announced}
+
+    def alone(self, address: IPv4Address) -> AbstractAsyncContextManager[None]:
+        """Have an address to oneself, as a request does that takes long."""
+        return self._locks.alone([address])
+
+    @property
+    def wanted_alone(self) -> set[IPv4Address]:
+        """Addresses that more than one request wants for itself."""
+        return {address for address, (_, users) in self._locks._locks.items() if users > 1}
+
+    def forget(self) -> None:
+        """Lose everything, as a mux does that starts anew without its disk."""
+        self._holdings.note(dict.fromkeys(self._holdings))
+
     def _be_here(self) -> None:
         if self.away:
             raise UnavailableError(f"{self.name} is away")
 
-    def _put(self, entry: Entry, announce: bool) -> Change:
-        self._be_here()
-
-        def dips(held: Entry) -> set[IPv4Address]:
+    def _check_room(self, entry: MuxEntry) -> None:
+        def dips(held: MuxEntry) -> set[IPv4Address]:
             groups = held.groups() if isinstance(held, MuxVip) else [held.group]
             return {dip.address for group in groups for dip in group.used()}
 
@@ -48,73 +76,63 @@ class MemoryMux:
         needed.append(dips(entry) | (dips(self.held[entry.address]) if entry.address in self.held else set()))
         if sum(map(len, needed)) > self.size:
             raise ConflictError(f"tunneling_table is full: {self.size} entries", "table-full")
-        updates = 0 if self.held.get(entry.address) == entry else 1
-        self.held[entry.address] = entry
-        if announce:
-            self.announced.add(entry.address)
-        self.log.append(f"{self.name} {'put' if announce else 'program'} {entry.address}")
-        return self._change(entry.address, updates)
 
-    def _delete(self, address: IPv4Address, kind: type[Entry]) -> Change:
+    async def _put(self, entries: Sequence[tuple[MuxEntry, bool]], outcome: Outcome) -> None:
         self._be_here()
-        if not isinstance(self.held.get(address), kind):
-            raise UnknownError(f"{address} is not on this mux")
-        del self.held[address]
-        self.announced.discard(address)
-        self.log.append(f"{self.name} delete {address}")
-        return self._change(address, 1)
+        for entry, announce in entries:
+            address = entry.address
+            try:
+                self._check_room(entry)
+            except ConflictError as error:
+                outcome.problems[address] = error
+                continue
+            old = self._holdings.get(address)
+            updates = 0 if old and old.entry == entry else 1
+            self.log.append(f"{self.name} {'put' if announce else 'program'} {address}")
+            await self._become(
+                outcome, updates, address, Held(entry, announce or bool(old and old.announced))
+            )
 
-    def _change(self, address: IPv4Address, updates: int) -> Change:
-        announced = address in self.announced
-        return Change(address=address, announced=announced, updates=updates, timings_ms={})
-
-    async def put_vip(self, vip: MuxVip, *, announce: bool) -> Change:
-        return self._put(vip, announce)
-
-    async def edit_vip(self, address: IPv4Address, edit: Callable[[MuxVip], MuxVip]) -> Change:
-        held = self.held[address]
-        assert isinstance(held, MuxVip)
-        return self._put(edit(held), False)
-
-    async def delete_vip(self, address: IPv4Address) -> Change:
-        return self._delete(address, MuxVip)
-
-    async def announce_vip(self, address: IPv4Address) -> Change:
+    async def _delete(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
         self._be_here()
-        self.announced.add(address)
-        self.log.append(f"{self.name} announce {address}")
-        return self._change(address, 0)
+        for address in addresses:
+            self.log.append(f"{self.name} delete {address}")
+            await self._become(outcome, 1, address, None)
 
-    async def withdraw_vip(self, address: IPv4Address) -> Change:
-        self.announced.discard(address)
-        return self._change(address, 0)
-
-    async def vips(self) -> list[VipState]:
+    async def _announce(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
         self._be_here()
-        return [
-            VipState(vip=held, announced=address in self.announced)
-            for address, held in sorted(self.held.items())
-            if isinstance(held, MuxVip)
-        ]
+        for address in addresses:
+            self.log.append(f"{self.name} announce {address}")
+            await self._become(outcome, 0, address, Held(self.held[address], announced=True))
 
-    async def put_tip(self, tip: MuxTip, *, announce: bool) -> Change:
-        return self._put(tip, announce)
+    async def _withdraw(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        self._be_here()
+        for address in addresses:
+            await self._become(outcome, 0, address, Held(self.held[address], announced=False))
 
-    async def delete_tip(self, address: IPv4Address) -> Change:
-        return self._delete(address, MuxTip)
+    async def _become(
+        self, outcome: Outcome, updates: int, address: IPv4Address, held: Held[MuxEntry] | None
+    ) -> None:
+        await self._holdings.write_down({address: held})
+        self._holdings.note({address: held})
+        outcome.changes[address] = Change(
+            address=address, announced=bool(held and held.announced), updates=updates, timings_ms={}
+        )
 
-    async def announce_tip(self, address: IPv4Address) -> Change:
-        return await self.announce_vip(address)
+    def vips(self) -> list[VipState]:
+        self._be_here()
+        return super().vips()
 
-    async def withdraw_tip(self, address: IPv4Address) -> Change:
-        return await self.withdraw_vip(address)
+    def tips(self) -> list[TipState]:
+        self._be_here()
+        return super().tips()
 
-    async def tips(self) -> list[TipState]:
-        return [
-            TipState(tip=held, announced=address in self.announced)
-            for address, held in sorted(self.held.items())
-            if isinstance(held, MuxTip)
-        ]
+    def digest(self) -> Digest:
+        self._be_here()
+        return super().digest()
+
+    def host_ports(self) -> list[HostPort]:
+        return []
 
     async def status(self) -> MuxStatus:
         self.asked += 1
@@ -123,8 +141,8 @@ class MemoryMux:
             kind="hmux",
             target="memory",
             uptime_s=0,
-            vips=len(await self.vips()),
-            tips=len(await self.tips()),
+            vips=len(self.vips()),
+            tips=len(self.tips()),
             announced=len(self.announced),
             tables={},
             ports=(),

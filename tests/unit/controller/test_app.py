@@ -21,10 +21,10 @@ from controller.engine.api import Request
 from controller.engine.planner import StrategyName
 from controller.inventory import Inventory, Link, Role, SMux, Switch
 from controller.updater.service import DeviceReach, Placement
+from duet_p4.api.mux import SessionStatus
+from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
-from duet_p4.rest.app import State
 from duet_p4.rest.client import RefusedError, UnreachableError
-from duet_p4.rest.mux import SessionStatus
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 TOKEN = "let-me-in"
@@ -227,7 +227,7 @@ def test_a_vip_placed_by_hand_waits_for_its_lost_switch(tmp_path: Path) -> None:
         await testbed.client.set_reach("tor1", DeviceReach.LOST)
         waiting = await testbed.client.vip(VIP)
         assert (waiting.switch, waiting.returning) == (None, "tor1")
-        testbed.muxes["tor1"].held.clear()
+        testbed.muxes["tor1"].forget()
         await testbed.client.set_reach("tor1", DeviceReach.READY)
 
         async def back() -> bool:

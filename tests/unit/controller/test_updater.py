@@ -13,11 +13,11 @@ from controller.store import Store, VipRecord
 from controller.updater.devices import MuxDevice
 from controller.updater.plan import DeviceKind
 from controller.updater.service import DeviceReach, Placement, Updater
+from duet_p4.api.host import LiveFlow
+from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.flow_hash import Flow, flow_hash
-from duet_p4.host_agent.model import LiveFlow
 from duet_p4.model import Dip, PortGroup, Protocol, Vip
 from duet_p4.rest.client import MuxClient
-from duet_p4.rest.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.slots import SLOTS_PER_MEMBER
 from tests.unit.controller.flows import dip_of, key_of, live_flows
 from tests.unit.controller.memory_mux import MemoryMux, served

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from duet_p4.host_agent.health import CheckError, DipHealth, HealthMonitor, check
-from duet_p4.host_agent.model import HostDip, HostVip
+from duet_p4.api.health import DipHealth
+from duet_p4.api.host import HostDip, HostVip
+from duet_p4.host_agent.health import CheckError, HealthMonitor, check
 from duet_p4.model import HealthCheck, HealthCheckKind
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")

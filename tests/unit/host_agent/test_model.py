@@ -3,7 +3,7 @@ from ipaddress import IPv4Address
 import pytest
 from pydantic import ValidationError
 
-from duet_p4.host_agent.model import HostDip, HostPort, HostVip, Snat
+from duet_p4.api.host import HostDip, HostPort, HostVip, Snat
 from duet_p4.model import Dip, Group, MuxTip, MuxVip, PortGroup, Protocol, Vip
 
 LOCAL = {IPv4Address("100.1.1.1"), IPv4Address("100.1.1.2")}

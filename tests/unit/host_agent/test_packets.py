@@ -15,10 +15,10 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
+from duet_p4.api.host import HostDip, HostPort, HostVip, Snat
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.datapath import HostDatapath
-from duet_p4.host_agent.model import HostDip, HostPort, HostVip, Snat
 from duet_p4.model import Dip, Group, MuxTip, Protocol
 
 pytestmark = [

@@ -1,15 +1,24 @@
-"""A VIP as one server holds it: which of its DIPs serve it, how they are checked, how they do SNAT."""
+"""What a host agent holds and answers.
+
+A VIP as one server holds it says which of its DIPs serve it, how they are checked, how they do SNAT.
+"""
 
 from __future__ import annotations
 
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, check_once
+from duet_p4.api.digest import Digest
+from duet_p4.api.health import HealthReport
 from duet_p4.model import Dip, Group, HealthCheck, Model, MuxTip, MuxVip, Port, Protocol, Vip
+from duet_p4.traffic import Exit
 
 SNAT_FIRST_PORT = 32_768
 MAX_DIPS = 16
@@ -121,3 +130,107 @@ class LiveFlow(Model):
     source_port: int = Field(ge=0, le=65535)
     destination_port: int = Field(ge=0, le=65535)
     dip: IPv4Address
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Packets and bytes of a VIP on one DIP, tunnel header not counted, Ethernet header included."""
+
+    vip: IPv4Address
+    dip: IPv4Address
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a VIP's DIP received from clients whose addresses share their first 24 bits."""
+
+    vip: IPv4Address
+    dip: IPv4Address
+    source: IPv4Address
+    packets: int
+    bytes: int
+
+
+class HostChanges(Model):
+    """Changes of many VIPs, deletions first; one that fails stops no other."""
+
+    delete: tuple[IPv4Address, ...] = Field(default=(), max_length=MAX_ENTRIES)
+    put: tuple[HostVip, ...] = Field(default=(), max_length=MAX_ENTRIES)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_once("delete", self.delete)
+        check_once("put", [vip.address for vip in self.put])
+        return self
+
+
+class HostState(Model):
+    """Every VIP that a server is to serve."""
+
+    vips: tuple[HostVip, ...] = Field(default=(), max_length=MAX_ENTRIES)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_once("state", [vip.address for vip in self.vips])
+        return self
+
+
+class HostStatus(Model):
+    """A host agent at a glance."""
+
+    name: str
+    uptime_s: float
+    vips: int
+    interfaces: tuple[str, ...]
+    snat_connections: int
+    exits: tuple[Exit, ...]
+    writes: int
+    synced: bool = False
+    health: str = "ready"
+
+
+class HostService(typing.Protocol):
+    """What a host agent does for REST; changes behave as those of `MuxService` do."""
+
+    async def put(self, entry: HostVip) -> Change:
+        """Serve a VIP as stated."""
+
+    async def delete(self, address: IPv4Address) -> Change:
+        """Stop to serve a VIP."""
+
+    async def change(self, changes: HostChanges) -> Changed:
+        """Carry out many changes."""
+
+    async def become(self, wanted: HostState) -> Changed:
+        """Serve just what is wanted; what is right already is not written."""
+
+    async def confirm(self, digest: str) -> None:
+        """Be told that what is held is what should be. Raises ConflictError where it is not."""
+
+    def digest(self) -> Digest:
+        """Return what is held, in short."""
+
+    def vips(self) -> list[HostVip]:
+        """Return every VIP, ordered by address."""
+
+    def vip(self, address: IPv4Address) -> HostVip:
+        """Return one VIP. Raises UnknownError."""
+
+    def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+        """Return the flows that DIPs of this server have through a VIP, SNAT's too."""
+
+    def health(self) -> HealthReport:
+        """Return the verdict of every check."""
+
+    def meters(self) -> list[Meter]:
+        """Return packets and bytes per VIP and DIP, both ways."""
+
+    def sources(self) -> list[Source]:
+        """Return packets and bytes received per VIP, DIP and /24 of clients."""
+
+    def status(self) -> HostStatus:
+        """Return the agent at a glance."""

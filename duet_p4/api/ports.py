@@ -1,0 +1,29 @@
+"""What switches know of their ports to hosts: whether what hangs there can be reached at all."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+from duet_p4.model import Model
+
+
+class HostPort(Model):
+    """A port with hosts behind it, which do not speak BGP.
+
+    `prefixes` are the hosts' addresses. `carrier` says that the cable is in, `adjacency` that the host
+    answers there, too: without it nothing can be sent to it. `since` is the Unix time of the last change.
+    """
+
+    port: int
+    name: str
+    prefixes: tuple[IPv4Network, ...]
+    carrier: bool
+    adjacency: bool
+    since: float
+
+
+class PortReport(Model):
+    """The host ports of one switch, as it posts them to monitoring."""
+
+    switch: str
+    ports: tuple[HostPort, ...]

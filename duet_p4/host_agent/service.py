@@ -1,0 +1,208 @@
+"""What the host agent does for REST: keeps data path, checks and journal in step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
+
+from duet_p4.allocation import TableFullError
+from duet_p4.api.changes import Action, Change, Changed
+from duet_p4.api.health import HealthReport
+from duet_p4.api.host import HostChanges, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
+from duet_p4.api.problems import ConflictError
+from duet_p4.holdings import Holdings, Keeper, Outcome, Wish
+from duet_p4.host_agent.config import HostConfig
+from duet_p4.host_agent.connections import live_connections
+from duet_p4.host_agent.datapath import EXITS, HostDatapath
+from duet_p4.host_agent.health import HealthMonitor
+from duet_p4.journal import Held, Journal
+from duet_p4.term import Terms
+from duet_p4.traffic import describe
+
+logger = logging.getLogger(__name__)
+
+
+class HostService(Keeper[HostVip]):
+    """A `HostService` of `duet_p4.api.host`. What a server serves counts as announced."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        datapath: HostDatapath,
+        terms: Terms,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve what was asked for before, as far as there is room. Raises `JournalError`."""
+        journal = Journal(config.state_dir / "journal.db", {"vip": HostVip})
+        super().__init__(config.name, Holdings(journal), terms)
+        self._config = config
+        self._datapath = datapath
+        self._monitor = HealthMonitor(changed)
+        self._started = time.monotonic()
+        self._writes = 0
+        self._unplaced: dict[IPv4Address, str] = {}
+        self._restore()
+
+    @property
+    def problem(self) -> str:
+        """What of the journal was lost or has no room, or nothing."""
+        lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
+        return "; ".join(filter(None, (super().problem, *lost[:3])))
+
+    async def put(self, entry: HostVip) -> Change:
+        """See `duet_p4.api.host`."""
+        return await self.carry_out_one(Action.PUT, Wish(put=[(entry, True)]))
+
+    async def delete(self, address: IPv4Address) -> Change:
+        """See `duet_p4.api.host`."""
+        return await self.carry_out_one(Action.DELETE, Wish(delete=[address]))
+
+    async def change(self, changes: HostChanges) -> Changed:
+        """See `duet_p4.api.host`."""
+        return await self.carry_out(Wish(delete=changes.delete, put=[(vip, True) for vip in changes.put]))
+
+    async def become(self, wanted: HostState) -> Changed:
+        """See `duet_p4.api.host`."""
+        return await self.hold_just({vip.address: Held(vip, announced=True) for vip in wanted.vips})
+
+    def vips(self) -> list[HostVip]:
+        """See `duet_p4.api.host`."""
+        return [held.entry for _, held in self._holdings.items()]
+
+    def vip(self, address: IPv4Address) -> HostVip:
+        """See `duet_p4.api.host`."""
+        return self.known(address, HostVip, "VIP").entry
+
+    def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+        """See `duet_p4.api.host`."""
+        self.vip(address)
+        found = []
+        for flow in live_connections():
+            origin = self._datapath.origin(flow)
+            if origin is not None and origin[0] == address:
+                found.append(
+                    LiveFlow(
+                        protocol=flow.protocol,
+                        source=flow.source,
+                        source_port=flow.source_port,
+                        destination_port=origin[1],
+                        dip=flow.destination,
+                    )
+                )
+        return found
+
+    def health(self) -> HealthReport:
+        """See `duet_p4.api.host`."""
+        return HealthReport(server=self._config.name, dips=tuple(self._monitor.health()))
+
+    def meters(self) -> list[Meter]:
+        """See `duet_p4.api.host`."""
+        return self._datapath.meters()
+
+    def sources(self) -> list[Source]:
+        """See `duet_p4.api.host`."""
+        return self._datapath.sources()
+
+    def status(self) -> HostStatus:
+        """See `duet_p4.api.host`."""
+        return HostStatus(
+            name=self._config.name,
+            uptime_s=time.monotonic() - self._started,
+            vips=len(self._holdings),
+            interfaces=self._config.interfaces,
+            snat_connections=self._datapath.snat_connections(),
+            exits=describe(self._datapath.exits(), EXITS),
+            writes=self._writes,
+            synced=self.synced,
+            health=self.problem or "ready",
+        )
+
+    def expire(self) -> None:
+        """Forget idle outgoing connections."""
+        if any(held.entry.snat for _, held in self._holdings.items()):
+            self._datapath.expire(self._config.snat_timeouts)
+
+    async def close(self) -> None:
+        """Stop the checks."""
+        await self._monitor.close()
+        self._holdings.close()
+
+    def _restore(self) -> None:
+        wanted = self.vips()
+        try:
+            self._writes += self._datapath.replace(wanted)
+            served = wanted
+        except (TableFullError, OSError):
+            served = [vip for vip in wanted if self._fits(vip)]
+        for vip in served:
+            self._monitor.put_vip(vip)
+
+    def _fits(self, vip: HostVip) -> bool:
+        try:
+            self._writes += self._datapath.replace([vip])
+        except (TableFullError, OSError) as error:
+            self._unplaced[vip.address] = str(error)
+            self._holdings.note({vip.address: None})
+            logger.error("VIP %s of the journal cannot be served: %s", vip.address, error)
+            return False
+        return True
+
+    async def _put(self, entries: Sequence[tuple[HostVip, bool]], outcome: Outcome) -> None:
+        """See `Keeper`. All at once where there is room for all."""
+        good: dict[IPv4Address, Held[HostVip]] = {}
+        for vip, _ in entries:
+            held = self._holdings.get(vip.address)
+            if held is not None and held.entry == vip:
+                outcome.changes[vip.address] = _change(vip.address, 0, 0.0)
+            else:
+                good[vip.address] = Held(vip, announced=True)
+        await self._holdings.write_down(good)
+        began = time.perf_counter()
+        refused: dict[IPv4Address, Held[HostVip] | None] = {}
+        try:
+            updates = self._datapath.replace([held.entry for held in good.values()])
+            counts = dict.fromkeys(good, 0) | ({next(iter(good)): updates} if good else {})
+        except (TableFullError, OSError):
+            counts = {}
+            for address, held in good.items():
+                try:
+                    counts[address] = self._datapath.replace([held.entry])
+                except (TableFullError, OSError) as error:
+                    refused[address] = self._holdings.get(address)
+                    outcome.problems[address] = ConflictError(f"VIP {address}: {error}", "table-full")
+        elapsed_ms = (time.perf_counter() - began) * 1e3
+        for address, updates in counts.items():
+            self._unplaced.pop(address, None)
+            self._holdings.note({address: good[address]})
+            self._monitor.put_vip(good[address].entry)
+            self._writes += updates
+            outcome.changes[address] = _change(address, updates, elapsed_ms)
+        await self._holdings.write_down(refused)
+
+    async def _delete(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """See `Keeper`."""
+        await self._holdings.write_down(dict.fromkeys(addresses))
+        began = time.perf_counter()
+        updates = self._datapath.replace([], addresses)
+        elapsed_ms = (time.perf_counter() - began) * 1e3
+        self._writes += updates
+        for address in addresses:
+            self._holdings.note({address: None})
+            self._monitor.delete_vip(address)
+            outcome.changes[address] = _change(address, updates, elapsed_ms, announced=False)
+            updates = 0
+
+    async def _announce(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """Nothing is to be done: a server announces nothing."""
+        outcome.changes.update({address: _change(address, 0, 0.0) for address in addresses})
+
+    async def _withdraw(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
+        """Refuse: a server announces nothing."""
+        for address in addresses:
+            outcome.problems[address] = ConflictError(f"{address} is not announced by a server: delete it")
+
+
+def _change(address: IPv4Address, updates: int, elapsed_ms: float, *, announced: bool = True) -> Change:
+    return Change(address=address, announced=announced, updates=updates, timings_ms={"data_path": elapsed_ms})

@@ -1,0 +1,1 @@
+"""The paths of agents: `mux` for switch agents and SMux agents, `host` for host agents."""
