@@ -140,7 +140,7 @@ class Group(Model):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_dips(self.members, "group", need_weight=False)
-        for slot in self.slots:
+        for slot in (min(self.slots), max(self.slots)):
             if not 0 <= slot < len(self.members):
                 raise ValueError(f"slot names member {slot}, but there are {len(self.members)} members")
         return self

@@ -22,8 +22,8 @@ class Sizes:
     """How many entries the tables have; `services` counts VIPs, ports of VIPs, and TIPs."""
 
     services: int = 65_536
-    slots: int = 262_144
-    backends: int = 65_536
+    slots: int = 1_048_576
+    backends: int = 131_072
     connections: int = 131_072
     pinned: int = 65_536
 
