@@ -11,7 +11,6 @@ from finsy.proto import p4i
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
-from duet_p4.xdp_switch.compiler.layout import identifier
 from duet_p4.xdp_switch.compiler.tables import (
     GROUP_FLAG,
     ActionSet,
@@ -28,6 +27,7 @@ from duet_p4.xdp_switch.dataplane import (
     MatchValues,
     TableFullError,
     TargetAction,
+    UnsupportedError,
 )
 from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
 
@@ -50,16 +50,27 @@ class XdpPipeline:
             self._object.load(share=shared)
             self.program = self._object.program("pipeline")
             self._profiles = {
-                name: _Profile(self.compiled.program.profiles()[name], actions, self._object)
+                name: _Profile(
+                    self.compiled.program.profiles()[name],
+                    self.compiled.names("profile", name),
+                    actions,
+                    self._object,
+                )
                 for name, actions in self.compiled.profiles.items()
             }
-            self._tables = {
+            self._tables: dict[str, _Table | _Unreached] = {
                 name: _Table(layout, self._object) for name, layout in self.compiled.tables.items()
             }
+            for message in info.tables:
+                if message.preamble.name not in self._tables:
+                    self._tables[message.preamble.name] = _Unreached(message.preamble.name, message.size)
             self._initial = {name: self._initial_entries(name, info) for name in self._tables}
             for name, entries in self._initial.items():
                 for entry in entries:
-                    self.insert(name, entry.key, entry.priority, entry.action)
+                    try:
+                        self.insert(name, entry.key, entry.priority, entry.action)
+                    except TableFullError as error:
+                        raise UnsupportedError(f"the const entries of {name}: {error}") from error
         except BaseException:
             self._object.close()
             raise
@@ -82,8 +93,8 @@ class XdpPipeline:
 
     def default_action(self, table: str) -> Call | None:
         """Return the default action that the program states."""
-        stated = self.compiled.program.tables()[table]
-        if stated.default_action is None:
+        stated = self.compiled.program.tables().get(table)
+        if stated is None or stated.default_action is None:
             return None
         return Call(self.compiled.program.actions[stated.default_action].name, stated.default_arguments)
 
@@ -146,7 +157,7 @@ class XdpPipeline:
 
     def drops(self) -> dict[str, int]:
         """Return how many packets did not leave, by reason."""
-        names = ("by_program", "port_unknown", "no_room", "no_egress")
+        names = ("by_program", "port_unknown", "no_room", "no_egress", "assertion")
         cells = self._object.map("drops").lookup_range(0, len(names))
         return {
             name: sum(int.from_bytes(v, "little") for v in cell)
@@ -158,34 +169,61 @@ class XdpPipeline:
         self._object.close()
 
     def _counter(self, name: str) -> Counters:
-        return Counters(self._object.memory(identifier(f"counter_{name}")))
+        return Counters(self._object.memory(f"counter_{self.compiled.names('counter', name)}"))
 
     def _register(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
         width = self.compiled.program.registers[name].width
-        memory = self._object.memory(identifier(f"register_{name}"))
+        memory = self._object.memory(f"register_{self.compiled.names('register', name)}")
         return np.frombuffer(memory, dtype=f"u{next(w for w in (8, 16, 32, 64) if width <= w) // 8}")
 
     def _check(self, info: p4i.P4Info) -> None:
         """Refuse a P4Info that is not this program's."""
-        tables = self.compiled.program.tables()
+        program = self.compiled.program
+        tables = program.tables()
         for message in info.tables:
             name = message.preamble.name
             if name not in tables:
-                raise ValueError(f"the P4Info has a table {name}, the pipeline config has none")
+                continue  # p4c took it out of the JSON, as no packet reaches it
             stated = [(f.name, f.bitwidth) for f in message.match_fields]
             keys = [(k.name, k.width) for k in tables[name].keys]
-            if [width for _, width in stated] != [width for _, width in keys]:
+            if len(stated) != len(keys) or any(
+                given not in (0, width) for (_, given), (_, width) in zip(stated, keys, strict=True)
+            ):
                 raise ValueError(
                     f"the key of table {name} is {stated} in the P4Info, {keys} in the pipeline config"
                 )
-        known = {a.name: tuple(p.width for p in a.parameters) for a in self.compiled.program.actions.values()}
-        for action in info.actions:
-            widths = tuple(p.bitwidth for p in action.params)
-            if known.get(action.preamble.name, widths) != widths:
-                raise ValueError(f"the parameters of action {action.preamble.name} differ from the P4Info's")
+        known: dict[str, set[tuple[int, ...]]] = {}
+        for action in program.actions.values():
+            known.setdefault(action.name, set()).add(tuple(p.width for p in action.parameters))
+        for stated_action in info.actions:
+            name = stated_action.preamble.name
+            widths = tuple(p.bitwidth for p in stated_action.params)
+            if widths not in known.get(name, {widths}):
+                raise ValueError(
+                    f"the parameters of action {name} have {widths} bits in the P4Info, "
+                    f"{' or '.join(str(k) for k in sorted(known[name]))} in the pipeline config"
+                )
+        for kind, stated_sizes, sizes in (
+            (
+                "counter",
+                {m.preamble.name: m.size for m in info.counters},
+                {c.name: c.size for c in program.counters.values() if c.table is None},
+            ),
+            (
+                "register",
+                {m.preamble.name: m.size for m in info.registers},
+                {r.name: r.size for r in program.registers.values()},
+            ),
+        ):
+            for name, size in stated_sizes.items():
+                if sizes.get(name) != size:
+                    found = f"{sizes[name]}" if name in sizes else "none"
+                    raise ValueError(f"{kind} {name} has {size} cells in the P4Info, {found} in the config")
 
     def _initial_entries(self, name: str, info: p4i.P4Info) -> list[InitialEntry]:
-        table = self.compiled.program.tables()[name]
+        table = self.compiled.program.tables().get(name)
+        if table is None:
+            return []
         message = next((t for t in info.tables if t.preamble.name == name), None)
         needs_priority = table.kind in ("ternary", "range")
         entries = []
@@ -220,6 +258,39 @@ class Counters:
         self._cells[0, index] = count
 
 
+class _Unreached:
+    """A table of the P4Info that p4c took out of the program: it holds entries that no packet meets."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._counts: dict[Key, Count] = {}
+
+    def insert(self, key: Key, action: TargetAction) -> None:
+        """Add an entry; TableFullError where there is no room."""
+        if len(self._counts) >= self._size:
+            raise TableFullError(f"table {self._name} is full: it holds {self._size} entries")
+        self._counts[key] = (0, 0)
+
+    def modify(self, key: Key, action: TargetAction) -> None:
+        """Give an entry another action."""
+
+    def delete(self, key: Key) -> None:
+        """Remove an entry."""
+        del self._counts[key]
+
+    def set_default(self, action: TargetAction | None) -> None:
+        """Set the default action."""
+
+    def read_counters(self, keys: Sequence[Key]) -> list[Count]:
+        """Return the direct counters of entries."""
+        return [self._counts[key] for key in keys]
+
+    def write_counter(self, key: Key, count: Count) -> None:
+        """Set the direct counter of an entry."""
+        self._counts[key] = count
+
+
 class _Table:
     """One table: its store, its default, its counters, and which handle each entry has."""
 
@@ -233,7 +304,7 @@ class _Table:
         self._default: memoryview | None = None
         if not layout.table.default_const:
             self._default = loaded.memory(f"default_{layout.symbol}")
-            self._default_at = loaded.memory(f"default_at_{layout.symbol}").cast("I")
+            self._default_at = loaded.memory(f"at_default_{layout.symbol}").cast("I")
             self._default_at[0] = NO_DEFAULT
             if layout.table.default_action is not None:
                 number = layout.entry.numbers[layout.table.default_action]
@@ -307,12 +378,11 @@ class _Table:
 class _Profile:
     """An action profile or selector: members by handle, groups as ranges of slots."""
 
-    def __init__(self, profile: ir.Profile, actions: ActionSet, loaded: bpf.Object) -> None:
-        symbol = identifier(profile.name)
+    def __init__(self, profile: ir.Profile, symbol: str, actions: ActionSet, loaded: bpf.Object) -> None:
         self._profile = profile
         self._actions = actions
         self._places = Places(loaded.memory(f"members_{symbol}"), member_capacity(profile))
-        self._member_at = loaded.memory(f"member_at_{symbol}").cast("I")
+        self._member_at = loaded.memory(f"at_member_{symbol}").cast("I")
         self._ranges: dict[int, tuple[int, int]] = {}
         self._next = 0
         if profile.algorithm is not None:

@@ -256,7 +256,7 @@ class MaskedStore(Store):
         self._layout = layout
         self._map = loaded.map(f"table_{layout.symbol}")
         self._masks = loaded.memory(f"masks_{layout.symbol}")
-        self._active = loaded.memory(f"masks_at_{layout.symbol}").cast("I")
+        self._active = loaded.memory(f"at_masks_{layout.symbol}").cast("I")
         self._numbers: dict[tuple[int, ...], int] = {}
         self._last_number = 0
         self._priorities: dict[tuple[int, ...], Counter[int]] = {}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.expressions import Expressions, Value, cut
-from duet_p4.xdp_switch.compiler.layout import Layout, c_type, identifier, indent, steps, storage_width
+from duet_p4.xdp_switch.compiler.layout import (
+    MAX_ARITHMETIC,
+    Layout,
+    c_type,
+    copy_bytes,
+    indent,
+    steps,
+    storage_width,
+)
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT
 
 _REFUSED = {
@@ -17,8 +25,10 @@ _REFUSED = {
     "recirculate": "recirculate",
     "generate_digest": "digest",
     "execute_meter": "meter",
-    "modify_field_rng_uniform": "random",
 }
+
+MAX_STEPS = 1 << 20
+"""Jumps back that one run of an action with loops may take: BPF's own limit is not far above."""
 
 
 class Actions:
@@ -31,7 +41,7 @@ class Actions:
 
     def name(self, action: ir.Action) -> str:
         """Return the C function's name."""
-        return f"action_{identifier(action.name)}_{action.id}"
+        return f"action_{self._layout.names('action', action.name)}_{action.id}"
 
     def exits(self, action: ir.Action) -> bool:
         """Tell whether an action may end its pipeline."""
@@ -39,22 +49,28 @@ class Actions:
 
     def function(self, action: ir.Action) -> Iterator[str]:
         """Yield the C function of an action; it returns true where the pipeline ends."""
-        parameters = tuple(Value(f"p_{identifier(p.name)}", 0, (1 << p.width) - 1) for p in action.parameters)
-        for parameter in action.parameters:
-            if parameter.width > 128:
-                raise ir.unsupported(
-                    f"parameter {parameter.name} of {parameter.width} bits, more than 128,", action.source
-                )
-        arguments = "".join(
-            f", {c_type(storage_width(p.width))} {value.code}"
-            for p, value in zip(action.parameters, parameters, strict=True)
+        names = self._layout.names
+        parameters = tuple(
+            Value(f"p_{names(f'parameter of {action.id}', p.name)}", 0, (1 << p.width) - 1)
+            for p in action.parameters
         )
+        declared = [
+            f"{c_type(storage_width(p.width))} {value.code}"
+            for p, value in zip(action.parameters, parameters, strict=True)
+        ]
         yield f"/* action {action.name}, {action.source} */"
+        targets = {self._jump_target(p) for p in action.primitives if p.op.startswith("_jump")}
+        if any(
+            p.op.startswith("_jump") and self._jump_target(p) <= index
+            for index, p in enumerate(action.primitives)
+        ):
+            yield from self._looping(action, parameters, declared, targets)
+            return
+        arguments = "".join(f", {one}" for one in declared)
         yield f"static __always_inline bool {self.name(action)}(struct scratch *s{arguments})"
         yield "{"
         if self.exits(action):
             yield "    bool exiting = false;"
-        targets = {self._jump_target(p) for p in action.primitives if p.op.startswith("_jump")}
         for index, primitive in enumerate(action.primitives):
             if index in targets:
                 yield f"step_{index}:;"
@@ -62,6 +78,66 @@ class Actions:
         if len(action.primitives) in targets:
             yield f"step_{len(action.primitives)}:;"
         yield f"    return {'exiting' if self.exits(action) else 'false'};"
+        yield "}"
+        yield ""
+
+    def _looping(
+        self, action: ir.Action, parameters: tuple[Value, ...], declared: list[str], targets: set[int]
+    ) -> Iterator[str]:
+        """Yield the C of an action with loops: bpf_loop runs it from one jump back to the next.
+
+        So the verifier sees each step once, however often it is taken.
+        """
+        name, last = self.name(action), len(action.primitives)
+        yield f"struct frame_of_{name} {{"
+        yield "    struct scratch *s;"
+        yield "    __u32 step;"
+        yield "    bool exiting;"
+        for one in declared:
+            yield f"    {one};"
+        yield "};"
+        yield f"static long steps_of_{name}(__u32 round, struct frame_of_{name} *frame)"
+        yield "{"
+        yield "    struct scratch *s = frame->s;"
+        yield "    bool exiting = frame->exiting;"
+        for one, value in zip(declared, parameters, strict=True):
+            yield f"    {one} __attribute__((unused)) = frame->{value.code};"
+        back = sorted(
+            {
+                self._jump_target(p)
+                for index, p in enumerate(action.primitives)
+                if p.op.startswith("_jump") and self._jump_target(p) <= index
+            }
+        )
+        yield "    switch (frame->step) {"
+        for target in back:
+            yield f"    case {target + 1}:"
+            yield f"        goto step_{target};"
+        yield "    }"
+        for index, primitive in enumerate(action.primitives):
+            if index in targets:
+                yield f"step_{index}:;"
+            lines = self.primitive(primitive, parameters)
+            if primitive.op.startswith("_jump") and (target := self._jump_target(primitive)) <= index:
+                lines = [f"    {{ frame->step = {target + 1}; goto again; }}"]
+                if primitive.op == "_jump_if_zero":
+                    lines.insert(0, self.primitive(primitive, parameters)[0])
+            yield from indent(lines)
+        yield f"step_{last}: __attribute__((unused));"
+        yield "    frame->exiting = exiting;"
+        yield "    return 1;"
+        yield "again:"
+        yield "    frame->exiting = exiting;"
+        yield "    return 0;"
+        yield "}"
+        arguments = "".join(f", {one}" for one in declared)
+        yield f"static __always_inline bool {name}(struct scratch *s{arguments})"
+        yield "{"
+        yield f"    struct frame_of_{name} frame = {{ .s = s }};"
+        for value in parameters:
+            yield f"    frame.{value.code} = {value.code};"
+        yield f"    bpf_loop({MAX_STEPS}, steps_of_{name}, &frame, 0);"
+        yield "    return frame.exiting;"
         yield "}"
         yield ""
 
@@ -79,31 +155,49 @@ class Actions:
     def set_field(self, target: ir.FieldRef, expressions: Expressions, value: ir.Expr) -> list[str]:
         """Return the C statements of an assignment to a field."""
         member = self._program.field(target)
-        if self._program.headers[target.header].metadata and self._layout.slot(target) is None:
-            return []
         if target.header == ir.STANDARD_METADATA and target.field == "mcast_grp" and value != ir.Const(0):
             raise ir.unsupported("multicast (writing mcast_grp)", expressions.source)
+        if not self._layout.stored(target):
+            return []
+        if member.varbit or member.width > MAX_ARITHMETIC:
+            return self._copy_wide(target, value, expressions.source)
         if expressions.is_boolean(value):
             return self._layout.store(target, f"({expressions.condition(value)} ? 1 : 0)")
         return self._layout.store(target, expressions.assignable(value, member.width))
 
     def _assign(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, value = primitive.arguments
+        if isinstance(target, ir.ElementField):
+            fields = expressions.fields_of(target)
+            cases = [self.set_field(field, expressions, value) for field in fields]
+            return _cases(expressions.elements(target.element)[0], cases)
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("assignment to what is no field", primitive.source)
-        if isinstance(value, ir.FieldRef) and self._program.field(value).width > 128:
-            return self._copy_wide(target, value, primitive.source)
         return self.set_field(target, expressions, value)
 
-    def _copy_wide(self, target: ir.FieldRef, value: ir.FieldRef, source: ir.Source) -> list[str]:
-        to, origin = self._program.field(target), self._program.field(value)
-        if to.width != origin.width or to.offset % 8 or origin.offset % 8 or to.width % 8:
+    def _assign_VL(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:  # noqa: N802
+        return self._assign(expressions, primitive)
+
+    def _copy_wide(self, target: ir.FieldRef, value: ir.Expr, source: ir.Source) -> list[str]:
+        """Return C that copies a field of whole bytes which is no number in C."""
+        to = self._program.field(target)
+        place = self._layout.bytes_of(target)
+        if isinstance(value, ir.Const):
+            data = value.value.to_bytes(place.room, "big")
+            return [f"STORE8({place.place} + {n}, {byte:#x});" for n, byte in enumerate(data)]
+        if not isinstance(value, ir.FieldRef):
+            raise ir.unsupported(f"a value of {to.width} bits that is no field,", source)
+        origin = self._program.field(value)
+        if to.varbit != origin.varbit or (to.width != origin.width and not to.varbit):
             raise ir.unsupported(f"assignment between fields of {to.width} and {origin.width} bits", source)
-        return [
-            f"STORE8({self._layout.header(target.header)} + {to.offset // 8 + n}, "
-            f"LOAD8({self._layout.header(value.header)} + {origin.offset // 8 + n}));"
-            for n in range(to.width // 8)
-        ]
+        if not to.varbit and origin.width <= MAX_ARITHMETIC:
+            raise ir.unsupported(f"assignment to a field of {to.width} bits", source)
+        given = self._layout.bytes_of(value)
+        room = min(place.room, given.room)
+        lines = copy_bytes(place.place, given.place, room)
+        if to.varbit:
+            lines.append(f"{place.length} = {given.length} < {room} ? {given.length} : {room};")
+        return lines
 
     def _mark_to_drop(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         named = primitive.arguments[0] if primitive.arguments else None
@@ -121,6 +215,23 @@ class Actions:
 
     def _log_msg(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return []
+
+    def _assert(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        return [f"if (!{expressions.condition(primitive.arguments[0])})", "    s->m.failed = 1;"]
+
+    def _assume(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        return self._assert(expressions, primitive)
+
+    def _modify_field_rng_uniform(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        target, low, high = primitive.arguments
+        if not isinstance(target, ir.FieldRef):
+            raise ir.unsupported("a random number into what is no field", primitive.source)
+        if not self._layout.stored(target):
+            return []
+        first, last = (cut(expressions.value(bound), 64) for bound in (low, high))
+        width = min(self._program.field(target).width, 64)
+        drawn = cut(Value(f"random_between({first}, {last})", 0, (1 << 64) - 1), width)
+        return self._layout.store(target, drawn)
 
     def _jump_target(self, primitive: ir.Primitive) -> int:
         target = primitive.arguments[-1]
@@ -143,95 +254,153 @@ class Actions:
         length = cut(expressions.value(primitive.arguments[0]), 32)
         return [f"s->truncated = s->truncated < {length} ? s->truncated : {length};"]
 
+    def _on_header(
+        self, expressions: Expressions, target: ir.Expr, one: Callable[[str], list[str]]
+    ) -> list[str]:
+        """Return C that does to a header, or to the element of a stack at run time, what `one` says."""
+        if isinstance(target, ir.Element):
+            index, names = expressions.elements(target)
+            return _cases(index, [one(name) for name in names])
+        return one(ir.named(target))
+
     def _add_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        name = ir.named(primitive.arguments[0])
+        return self._on_header(expressions, primitive.arguments[0], self._make_valid)
+
+    def _make_valid(self, name: str) -> list[str]:
         header = self._program.headers[name]
         clear = [
             f"STORE{8 * step}({self._layout.header(name)} + {at}, 0);"
             for at, step in steps(header.type.bytes)
         ]
+        if header.type.varbit is not None:
+            clear.append(f"{self._layout.varbit_length(name)} = 0;")
+        before = [line for rival in header.rivals for line in self._make_invalid(rival)]
         return [
+            *before,
             f"if (!{self._layout.valid(name)}) {{",
             *indent(clear),
-            f"    s->valid |= VALID_{identifier(name)};",
-            f"    s->length += {header.type.bytes};",
+            *indent(self._layout.set_valid(name)),
+            f"    s->length += {self._layout.length(name)};",
             "}",
         ]
 
     def _remove_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        name = ir.named(primitive.arguments[0])
+        return self._on_header(expressions, primitive.arguments[0], self._make_invalid)
+
+    def _make_invalid(self, name: str) -> list[str]:
         return [
             f"if ({self._layout.valid(name)}) {{",
-            f"    s->valid &= ~VALID_{identifier(name)};",
-            f"    s->length -= {self._program.headers[name].type.bytes};",
+            *indent(self._layout.set_invalid(name)),
+            f"    s->length -= {self._layout.length(name)};",
             "}",
         ]
 
     def _assign_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        target, source = (ir.named(a) for a in primitive.arguments)
-        return self._move(target, source)
+        target, source = primitive.arguments
+        return self._on_header(
+            expressions,
+            target,
+            lambda to: self._on_header(expressions, source, lambda origin: self._move(to, origin)),
+        )
 
     def _move(self, target: str, source: str) -> list[str]:
+        if target == source:
+            return []
         return [
             f"if ({self._layout.valid(source)}) {{",
             *indent(self._layout.copy(target, source)),
-            f"    s->valid |= VALID_{identifier(target)};",
+            *indent(self._layout.set_valid(target)),
             "} else {",
-            f"    s->valid &= ~VALID_{identifier(target)};",
+            *indent(self._layout.set_invalid(target)),
             "}",
         ]
 
+    def _assign_union(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        target, source = (ir.named(a) for a in primitive.arguments)
+        return self._move_union(target, source)
+
+    def _move_union(self, target: str, source: str) -> list[str]:
+        """Copy a header union: what was valid in the target no longer is, the one of the source is."""
+        to, origin = self._program.unions[target].members, self._program.unions[source].members
+        lines = [line for name in to.values() for line in self._layout.set_invalid(name)]
+        for member, name in to.items():
+            lines += [
+                f"if ({self._layout.valid(origin[member])}) {{",
+                *indent(self._layout.copy(name, origin[member])),
+                *indent(self._layout.set_valid(name)),
+                "}",
+            ]
+        return lines if target != source else []
+
+    def _assign_union_stack(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        target, source = (self._program.union_stacks[ir.named(a)] for a in primitive.arguments)
+        lines = [f"{self._layout.next(target.name)} = {self._layout.next(source.name)};"]
+        for to, origin in zip(target.unions, source.unions, strict=True):
+            lines += self._move_union(to, origin)
+        return lines
+
     def _assign_header_stack(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, source = (self._program.stacks[ir.named(a)] for a in primitive.arguments)
-        lines = [f"s->{identifier('next_' + target.name)} = s->{identifier('next_' + source.name)};"]
+        lines = [f"{self._layout.next(target.name)} = {self._layout.next(source.name)};"]
         for to, origin in zip(target.headers, source.headers, strict=True):
             lines += self._move(to, origin)
         return lines
 
     def _pop(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        stack, count = self._stack_and_count(primitive)
-        size = len(stack.headers)
-        index = f"s->{identifier('next_' + stack.name)}"
+        name, elements, count = self._stack_and_count(primitive)
+        index = self._layout.next(name)
         lines = [f"{index} = {index} > {count} ? {index} - {count} : 0;"]
-        for position in range(size):
-            if position + count < size:
-                lines += self._move(stack.headers[position], stack.headers[position + count])
+        for position in range(len(elements)):
+            if position + count < len(elements):
+                lines += self._move_element(elements[position], elements[position + count])
             else:
-                lines.append(f"s->valid &= ~VALID_{identifier(stack.headers[position])};")
+                lines += self._clear_element(elements[position])
         return lines
 
     def _push(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        stack, count = self._stack_and_count(primitive)
-        size = len(stack.headers)
-        index = f"s->{identifier('next_' + stack.name)}"
+        name, elements, count = self._stack_and_count(primitive)
+        size = len(elements)
+        index = self._layout.next(name)
         lines = [f"{index} = {index} + {count} < {size} ? {index} + {count} : {size};"]
         for position in reversed(range(size)):
             if position >= count:
-                lines += self._move(stack.headers[position], stack.headers[position - count])
+                lines += self._move_element(elements[position], elements[position - count])
             else:
-                lines.append(f"s->valid &= ~VALID_{identifier(stack.headers[position])};")
+                lines += self._clear_element(elements[position])
         return lines
 
-    def _stack_and_count(self, primitive: ir.Primitive) -> tuple[ir.Stack, int]:
+    def _move_element(self, target: str, source: str) -> list[str]:
+        return (self._move_union if target in self._program.unions else self._move)(target, source)
+
+    def _clear_element(self, name: str) -> list[str]:
+        union = self._program.unions.get(name)
+        names = [name] if union is None else union.members.values()
+        return [line for one in names for line in self._layout.set_invalid(one)]
+
+    def _stack_and_count(self, primitive: ir.Primitive) -> tuple[str, tuple[str, ...], int]:
         stack, count = primitive.arguments
         if not isinstance(count, ir.Const):
             raise ir.unsupported(
                 f"{primitive.op} of a stack by a number known only at run time", primitive.source
             )
-        return self._program.stacks[ir.named(stack)], count.value
+        name = ir.named(stack)
+        unions = self._program.union_stacks.get(name)
+        return name, unions.unions if unions else self._program.stacks[name].headers, count.value
 
     def _count(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         name = ir.named(primitive.arguments[0])
         index = cut(expressions.value(primitive.arguments[1]), 32)
         size = self._program.counters[name].size
-        return [f"count_packet(s, {identifier('counter_' + name)}, {size}, {index});"]
+        return [f"count_packet(s, counter_{self._layout.names('counter', name)}, {size}, {index});"]
 
     def _register_read(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, array, index = primitive.arguments
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("reading a register into what is no field", primitive.source)
         register = self._program.registers[ir.named(array)]
-        name = identifier("register_" + register.name)
+        if not self._layout.stored(target):
+            return []
+        name = f"register_{self._layout.names('register', register.name)}"
         place = cut(expressions.value(index), 32)
         width = self._program.field(target).width
         value = cut(Value(f"(__u64){name}[at]", 0, (1 << register.width) - 1), width)
@@ -248,7 +417,7 @@ class Actions:
     def _register_write(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         array, index, value = primitive.arguments
         register = self._program.registers[ir.named(array)]
-        name = identifier("register_" + register.name)
+        name = f"register_{self._layout.names('register', register.name)}"
         code = expressions.assignable(value, register.width)
         place = cut(expressions.value(index), 32)
         return [
@@ -265,6 +434,8 @@ class Actions:
         target, base, calculation, size = primitive.arguments
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("a hash into what is no field", primitive.source)
+        if not self._layout.stored(target):
+            return []
         name = ir.named(calculation)
         width = self._calculations.width(name)
         hashed = self._calculations.call(name)
@@ -285,8 +456,22 @@ class Actions:
         return self._layout.store(target, value)
 
 
+def _cases(index: str, cases: Sequence[Sequence[str]]) -> list[str]:
+    """Return C that runs one of the cases, none where there is none of that number."""
+    lines = [f"switch ({index}) {{"]
+    for number, case in enumerate(cases):
+        lines += [f"case {number}: {{", *indent(case), "    break;", "}"]
+    return [*lines, "}"]
+
+
 _SUPPORTED = {
     "assign",
+    "assign_VL",
+    "assign_union",
+    "assign_union_stack",
+    "assert",
+    "assume",
+    "modify_field_rng_uniform",
     "mark_to_drop",
     "drop",
     "exit",

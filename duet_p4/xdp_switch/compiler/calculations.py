@@ -8,13 +8,22 @@ the validity of each header among the inputs and has straight code for each comb
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.expressions import Expressions
-from duet_p4.xdp_switch.compiler.layout import Layout, identifier, indent
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, indent
 
 _WIDTHS = {"crc32": 32, "crc16": 16, "csum16": 16, "xor16": 16, "identity": 64}
 _MAX_HEADERS = 4
+_STREAM_STARTS = {"crc32": "0xffffffff"}
+_STREAM_ENDS = {
+    "crc32": "~(__u32)stream.value",
+    "crc16": "stream.value",
+    "csum16": "csum16_fold(stream.value)",
+    "xor16": "stream.value",
+    "identity": "stream.value",
+}
 
 
 class Calculations:
@@ -30,6 +39,11 @@ class Calculations:
                 name = self.selector(profile)
                 self._all[name] = ir.Calculation(name, profile.algorithm, pieces, profile.source)
 
+    @property
+    def streams(self) -> bool:
+        """Whether a calculation takes inputs of lengths known only at run time."""
+        return any(self._streamed(calculation) for calculation in self._all.values())
+
     @staticmethod
     def selector(profile: ir.Profile) -> str:
         """Return the name of the calculation that picks a member of a group."""
@@ -44,15 +58,24 @@ class Calculations:
 
     def call(self, name: str) -> str:
         """Return the C expression for a calculation's result."""
-        return f"{identifier('calculate_' + name)}(s)"
+        calculation = self._all[name]
+        context = "ctx, " if _over_payload(calculation) else ""
+        return f"calculate_{self._layout.names('calculation', name)}({context}s)"
 
     def functions(self) -> Iterator[str]:
         """Yield the C functions of every calculation."""
         for name, calculation in self._all.items():
             width = self.width(name)
             yield f"/* {calculation.algorithm}, {calculation.source} */"
-            yield f"static __always_inline __u{width} {identifier('calculate_' + name)}(struct scratch *s)"
+            symbol = f"calculate_{self._layout.names('calculation', name)}"
+            context = "struct xdp_md *ctx, " if _over_payload(calculation) else ""
+            yield f"static __always_inline __u{width} {symbol}({context}struct scratch *s)"
             yield "{"
+            if self._streamed(calculation):
+                yield from indent(self._stream(calculation, width))
+                yield "}"
+                yield ""
+                continue
             optional = list(dict.fromkeys(h for p in calculation.inputs for h in self._headers(p)))
             if len(optional) > _MAX_HEADERS:
                 raise ir.unsupported(
@@ -61,6 +84,99 @@ class Calculations:
             yield from indent(self._variants(calculation, optional, set()))
             yield "}"
             yield ""
+
+    def _streamed(self, calculation: ir.Calculation) -> bool:
+        """Tell whether the inputs have no length known when compiling."""
+        return any(
+            _is_payload(p) or any(True for _ in self._varbits(p)) or self._is_wide(p)
+            for p in calculation.inputs
+        ) or (len({h for p in calculation.inputs for h in self._headers(p)}) > _MAX_HEADERS)
+
+    def _varbits(self, piece: ir.Piece) -> Iterator[ir.FieldRef]:
+        """Yield the varbit fields among an input's."""
+        value = piece.value
+        if isinstance(value, ir.FieldRef) and self._program.field(value).varbit:
+            yield value
+        elif isinstance(value, ir.Named) and value.kind == "header":
+            member = self._program.headers[value.name].type.varbit
+            if member is not None:
+                yield ir.FieldRef(value.name, member.name)
+
+    def _is_wide(self, piece: ir.Piece) -> bool:
+        value = piece.value
+        if not isinstance(value, ir.FieldRef) or not self._program.headers[value.header].metadata:
+            return False
+        return self._program.field(value).width > MAX_ARITHMETIC
+
+    def _stream(self, calculation: ir.Calculation, width: int) -> Iterator[str]:
+        """Yield C that takes the inputs byte by byte; between varbit fields they must be whole bytes."""
+        algorithm = calculation.algorithm
+        yield f"struct stream stream = {{ .value = {_STREAM_STARTS.get(algorithm, '0')} }};"
+        fixed: list[ir.Piece] = []
+        for piece in (*calculation.inputs, None):
+            if piece is not None and not (
+                _is_payload(piece) or any(True for _ in self._varbits(piece)) or self._is_wide(piece)
+            ):
+                fixed.append(piece)
+                continue
+            yield from self._stream_fixed(calculation, fixed)
+            fixed = []
+            if piece is None:
+                continue
+            if _is_payload(piece):
+                yield f"stream_payload_{algorithm}(ctx, s, &stream);"
+                continue
+            yield from self._stream_bytes(calculation, piece)
+        yield f"return {_STREAM_ENDS[algorithm]};"
+
+    def _stream_fixed(self, calculation: ir.Calculation, pieces: Sequence[ir.Piece]) -> Iterator[str]:
+        for header, group in groupby(pieces, key=lambda p: next(iter(self._headers(p)), None)):
+            merged = self._merge(list(group))
+            length = sum(width for _, width in merged)
+            if length % 8:
+                what = f"a calculation with {length} bits, no whole bytes, beside a field of variable length"
+                raise ir.unsupported(what, calculation.source)
+            lines = []
+            left = length // 8
+            for word in _words(merged, 32):
+                for byte in range(min(left, 4)):
+                    lines.append(f"stream_{calculation.algorithm}(&stream, {word} >> {24 - 8 * byte});")
+                left -= 4
+            if header is None:
+                yield from lines
+            else:
+                yield f"if ({self._layout.valid(header)}) {{"
+                yield from indent(lines)
+                yield "}"
+
+    def _stream_bytes(self, calculation: ir.Calculation, piece: ir.Piece) -> Iterator[str]:
+        """Yield C for a field of bytes that is no number, or a whole header that has one."""
+        value = piece.value
+        step = f"stream_bytes_{calculation.algorithm}"
+        if isinstance(value, ir.FieldRef):
+            given = self._layout.bytes_of(value)
+            length = given.length if self._program.field(value).varbit else str(given.room)
+            lines = [f"{step}(&stream, {given.place}, {length}, {given.room});"]
+            header = None if self._program.headers[value.header].metadata else value.header
+        else:
+            header = ir.named(value)
+            kind = self._program.headers[header].type
+            member = kind.varbit
+            assert member is not None
+            first, last = member.offset // 8, (member.offset + member.width) // 8
+            place = self._layout.header(header)
+            room, end = last - first, kind.bytes - last
+            lines = [
+                f"{step}(&stream, {place}, {first}, {first});",
+                f"{step}(&stream, {place} + {first}, {self._layout.varbit_length(header)}, {room});",
+                f"{step}(&stream, {place} + {last}, {end}, {end});",
+            ]
+        if header is None:
+            yield from lines
+        else:
+            yield f"if ({self._layout.valid(header)}) {{"
+            yield from indent(lines)
+            yield "}"
 
     def _headers(self, piece: ir.Piece) -> list[str]:
         value = piece.value
@@ -157,6 +273,14 @@ class Calculations:
         if isinstance(expression, ir.FieldRef):
             return self._program.field(expression).width
         raise ir.unsupported("a selector input that is no field", source)
+
+
+def _is_payload(piece: ir.Piece) -> bool:
+    return isinstance(piece.value, ir.Named) and piece.value.kind == "payload"
+
+
+def _over_payload(calculation: ir.Calculation) -> bool:
+    return any(_is_payload(piece) for piece in calculation.inputs)
 
 
 def _head(pieces: Sequence[tuple[str, int]], bits: int) -> list[tuple[str, int]]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from duet_p4.xdp_switch.compiler import ir
-from duet_p4.xdp_switch.compiler.layout import Layout, identifier
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, load_bits
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 
 _COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
 _LOGIC = {"and": "&&", "or": "||"}
-_BOOLEAN_OPS = _COMPARISONS | {"and", "or", "not", "d2b", "valid"}
+_BOOLEAN_OPS = _COMPARISONS | {"and", "or", "not", "d2b", "valid", "valid_union"}
+_HEADER_KINDS = {"header", "header_stack", "header_union", "header_union_stack"}
 _MAX_SHIFT = 256
 
 T = TypeVar("T")
@@ -85,13 +86,54 @@ class Expressions:
         """Return the width of the widest operand of an expression."""
         if isinstance(expr, ir.FieldRef):
             return self._program.field(expr).width
+        if isinstance(expr, ir.ElementField):
+            return self._program.field(self.fields_of(expr)[0]).width
         if isinstance(expr, ir.Const):
             return expr.value.bit_length()
         if isinstance(expr, ir.Param):
             return self._parameters[expr.index].high.bit_length()
         if isinstance(expr, ir.Op):
+            if self._slice(expr) is not None:
+                return 0
             return max(self._width(expr.left), self._width(expr.right), self._width(expr.condition))
         return 0
+
+    def _slice(self, expr: ir.Op) -> tuple[ir.FieldRef, int, int] | None:
+        """Return (field, low bit, width) where an expression cuts at most 64 bits out of a wider field."""
+        field, mask = expr.left, expr.right
+        low = 0
+        if expr.op != "&" or not isinstance(mask, ir.Const):
+            return None
+        if isinstance(field, ir.Op) and field.op == ">>" and isinstance(field.right, ir.Const):
+            low, field = field.right.value, field.left
+        width = mask.value.bit_length()
+        if not isinstance(field, ir.FieldRef) or mask.value != (1 << width) - 1 or not 0 < width <= 64:
+            return None
+        member = self._program.field(field)
+        return (field, low, width) if MAX_ARITHMETIC < member.width >= low + width else None
+
+    def fields_of(self, expr: ir.ElementField) -> list[ir.FieldRef]:
+        """Return the field of each element that a field of a stack's element may be."""
+        fields = []
+        for name in self._program.stacks[expr.element.stack].headers:
+            field = expr.field
+            if isinstance(field, int):
+                field = list(self._program.headers[name].type.fields)[field]
+            fields.append(ir.FieldRef(name, field))
+        return fields
+
+    def elements(self, expr: ir.Element) -> tuple[str, tuple[str, ...]]:
+        """Return C for the index of a stack's element, and the headers it may be."""
+        return cut(self.value(expr.index), 32), self._program.stacks[expr.stack].headers
+
+    def _element_field(self, expr: ir.ElementField) -> Value:
+        fields = self.fields_of(expr)
+        index = cut(self._value(expr.element.index), 32)
+        values = [self._field(field) for field in fields]
+        code = "0ull"
+        for number, value in reversed(list(enumerate(values))):
+            code = f"(({index}) == {number} ? {self._wide(value)} : {code})"
+        return Value(code, min(0, *(v.low for v in values)), max(v.high for v in values))
 
     def _refusal(self, what: str) -> UnsupportedError:
         return ir.unsupported(what, self.source)
@@ -103,6 +145,8 @@ class Expressions:
             return self._field(expr)
         if isinstance(expr, ir.Param):
             return self._parameters[expr.index]
+        if isinstance(expr, ir.ElementField):
+            return self._element_field(expr)
         if isinstance(expr, ir.Op):
             return self._operation(expr)
         raise self._refusal(f"{type(expr).__name__} as a number")
@@ -145,7 +189,12 @@ class Expressions:
         if op == "~":
             inner = self._value(_present(expr.right))
             return Value(f"(~{self._wide(inner)})", ~inner.high, ~inner.low)
-        left, right = self._value(_present(expr.left)), self._value(_present(expr.right))
+        sliced = self._slice(expr)
+        if sliced is not None:
+            return Value(self._layout.slice(*sliced), 0, (1 << sliced[2]) - 1)
+        unary = op in ("+", "-") and expr.left is None
+        left = self._value(ir.Const(0) if unary else _present(expr.left))
+        right = self._value(_present(expr.right))
         if op in ("two_comp_mod", "sat_cast", "usat_cast"):
             return self._cast(op, left, right)
         if op in ("<<", ">>"):
@@ -205,9 +254,9 @@ class Expressions:
         if self._bits == 128 and right.low != right.high:
             raise self._refusal(f"{op} of more than 64 bits by a variable amount")
         if op == ">>":
-            if left.low < 0 or not self._fits_unsigned(left):
-                if left.low < 0:
-                    raise self._refusal(">> of a negative number")
+            if left.low < 0:
+                return self._shift_signed(left, right)
+            if not self._fits_unsigned(left):
                 raise _TooWideError(f">> of a number that needs more than {self._bits} bits")
             low, high = left.low >> min(right.high, _MAX_SHIFT), left.high >> right.low
         else:
@@ -230,6 +279,19 @@ class Expressions:
             return Value(shifted, low, high)
         return Value(f"({right.code} < {self._bits} ? {shifted} : 0)", low, high)
 
+    def _shift_signed(self, left: Value, right: Value) -> Value:
+        """Return an arithmetic shift to the right of a number that may be negative."""
+        if not self._fits_signed(left):
+            raise _TooWideError(f">> of a number that needs more than {self._bits} bits")
+        last = self._bits - 1
+        if right.low == right.high:
+            amount = str(min(right.low, last))
+        else:
+            amount = right.code if right.high <= last else f"({right.code} < {last} ? {right.code} : {last})"
+        code = f"(({self._unsigned})((__s{self._bits}){left.code} >> {amount}))"
+        shift = min(right.low, _MAX_SHIFT)
+        return Value(code, left.low >> shift, max(left.high, 0) >> shift)
+
     def _divide(self, op: str, left: Value, right: Value) -> Value:
         if self._bits == 128:
             raise self._refusal(f"{op} of numbers of more than 64 bits")
@@ -248,8 +310,9 @@ class Expressions:
         stack = expr.left or expr.right
         if not isinstance(stack, ir.Named):
             raise self._refusal(f"{expr.op} of what is no header stack")
-        count = f"s->{identifier('next_' + stack.name)}"
-        size = len(self._program.stacks[stack.name].headers)
+        count = self._layout.next(stack.name)
+        unions = self._program.union_stacks.get(stack.name)
+        size = len(unions.unions if unions else self._program.stacks[stack.name].headers)
         if expr.op == "size_stack":
             return Value(count, 0, size)
         return Value(f"((__u64){count} - 1)", -1, size - 1)
@@ -268,10 +331,15 @@ class Expressions:
             return f"(!{self._boolean(_present(expr.right))})"
         if op == "valid":
             return self._layout.valid(ir.named(expr.right))
+        if op == "valid_union":
+            members = self._program.unions[ir.named(expr.right)].members.values()
+            return f"({' || '.join(self._layout.valid(name) for name in members)})"
         if op == "d2b":
             inner = expr.right
             if isinstance(inner, ir.FieldRef) and inner.field == ir.VALID:
                 return self._layout.valid(inner.header)
+            if inner is not None and self.is_boolean(inner):
+                return self._boolean(inner)
             return f"({self._value(_present(inner)).code} != 0)"
         if op == "?":
             parts = [self._boolean(_present(e)) for e in (expr.condition, expr.left, expr.right)]
@@ -282,8 +350,13 @@ class Expressions:
 
     def _comparison(self, expr: ir.Op) -> str:
         left, right = _present(expr.left), _present(expr.right)
-        if isinstance(left, ir.Named):
-            raise self._refusal(f"comparison {expr.op} of whole headers")
+        if isinstance(left, ir.Named | ir.Element) or isinstance(right, ir.Named | ir.Element):
+            return self._compare_headers(expr.op, left, right)
+        if isinstance(left, ir.FieldRef) and isinstance(right, ir.FieldRef):
+            member = self._program.field(left)
+            if member.varbit or member.width > MAX_ARITHMETIC:
+                equal = self._equal_bytes(left, right)
+                return f"(!{equal})" if expr.op == "!=" else equal
         if self.is_boolean(left):
             return f"(!{self._boolean(left)} {expr.op} !{self._boolean(right)})"
 
@@ -293,6 +366,72 @@ class Expressions:
             return f"(({kind}){a.code} {expr.op} ({kind}){b.code})"
 
         return self._widening(max(self._width(left), self._width(right)), compare)
+
+    def _compare_headers(self, op: str, left: ir.Expr, right: ir.Expr) -> str:
+        if op not in ("==", "!="):
+            raise self._refusal(f"comparison {op} of whole headers")
+        equal = self._equal(left, right)
+        return f"(!{equal})" if op == "!=" else equal
+
+    def _equal(self, left: ir.Expr, right: ir.Expr) -> str:
+        """Return C that tells whether two headers, stacks or unions are equal."""
+        for one, other in ((left, right), (right, left)):
+            if isinstance(one, ir.Element):
+                index, names = self.elements(one)
+                cases = "0"
+                for number, name in reversed(list(enumerate(names))):
+                    cases = (
+                        f"({index} == {number} ? {self._equal(ir.Named('header', name), other)} : {cases})"
+                    )
+                return cases
+        if not (isinstance(left, ir.Named) and isinstance(right, ir.Named)) or left.kind not in _HEADER_KINDS:
+            raise self._refusal("comparison of a whole header with what is none")
+        pairs = list(zip(self._headers(left), self._headers(right), strict=True))
+        if left.kind == "header":
+            return self._equal_headers(*pairs[0])
+        return f"({' && '.join(self._equal_headers(a, b) for a, b in pairs)})"
+
+    def _headers(self, named: ir.Named) -> list[str]:
+        """Return the headers that a header, stack or union consists of."""
+        program = self._program
+        if named.kind == "header_stack":
+            return list(program.stacks[named.name].headers)
+        if named.kind == "header_union":
+            return list(program.unions[named.name].members.values())
+        if named.kind == "header_union_stack":
+            unions = program.union_stacks[named.name].unions
+            return [header for union in unions for header in program.unions[union].members.values()]
+        return [named.name]
+
+    def _equal_headers(self, left: str, right: str) -> str:
+        """Return C that tells whether two headers are both invalid, or valid with equal fields."""
+        a, b = self._layout.valid(left), self._layout.valid(right)
+        kind = self._program.headers[left].type
+        tests = []
+        first = 0
+        for member in (*kind.fields.values(), None):
+            end = kind.bits if member is None else member.offset
+            if member is not None and not member.varbit:
+                continue
+            for at in range(first, end, 64):
+                width = min(64, end - at)
+                places = (self._layout.header(left), self._layout.header(right))
+                tests.append(" == ".join(load_bits(place, at, width) for place in places))
+            if member is not None:
+                tests.append(
+                    self._equal_bytes(ir.FieldRef(left, member.name), ir.FieldRef(right, member.name))
+                )
+                first = member.offset + member.width
+        equal = " && ".join(f"({test})" for test in tests) or "1"
+        return f"({a} ? {b} && {equal} : !{b})"
+
+    def _equal_bytes(self, left: ir.FieldRef, right: ir.FieldRef) -> str:
+        """Return C that tells whether two fields of whole bytes are equal."""
+        a, b = self._layout.bytes_of(left), self._layout.bytes_of(right)
+        if self._program.field(left).varbit:
+            same = f"{a.length} == {b.length}"
+            return f"({same} && equal_bytes({a.place}, {b.place}, {a.length}, {min(a.room, b.room)}))"
+        return f"equal_bytes({a.place}, {b.place}, {a.room}, {a.room})"
 
 
 class _TooWideError(Exception):

@@ -6,6 +6,7 @@ refused here or where code for it would be made, always by `unsupported`, with t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from duet_p4.xdp_switch.dataplane import UnsupportedError
@@ -34,12 +35,17 @@ def unsupported(what: str, source: Source) -> UnsupportedError:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a header type; `offset` is in bits from the start of the header."""
+    """A field of a header type; `offset` is in bits from the start of the header.
+
+    A `varbit` field has room for `width` bits and, per packet, a length of its own. The fields behind it lie
+    behind that room in the scratch, and behind the field's own length in a packet.
+    """
 
     name: str
     width: int
     signed: bool
     offset: int
+    varbit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +63,27 @@ class HeaderType:
 
     @property
     def bytes(self) -> int:
-        """The length of the whole header in a packet."""
+        """The length of the whole header in a packet; with a varbit field, the greatest one."""
         return self.bits // 8
+
+    @property
+    def varbit(self) -> Field | None:
+        """The field of variable length, where there is one."""
+        return next((f for f in self.fields.values() if f.varbit), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header instance, or a metadata struct where `metadata`; `index` is its validity bit."""
+    """A header instance, or a metadata struct where `metadata`; `index` is its validity bit.
+
+    `rivals` are the other members of the header union it is in: at most one of them is valid.
+    """
 
     name: str
     type: HeaderType
     metadata: bool
     index: int
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +92,22 @@ class Stack:
 
     name: str
     headers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """A header union: its headers by the names of its members."""
+
+    name: str
+    members: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class UnionStack:
+    """A stack of header unions: the names of its elements."""
+
+    name: str
+    unions: tuple[str, ...]
 
 
 # Expressions. Every node is one of these; `Expr` is their union.
@@ -106,10 +137,35 @@ class FieldRef:
 
 @dataclass(frozen=True, slots=True)
 class StackField:
-    """A field of the last extracted element of a stack."""
+    """A field of the last extracted element of a stack; of its `member` in a stack of unions."""
 
     stack: str
     field: str
+    member: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnionNext:
+    """A member of the next element of a stack of unions, as the target of an extract."""
+
+    stack: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """The element of a header stack at an index known only at run time."""
+
+    stack: str
+    index: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class ElementField:
+    """A field of such an element: by its number in the header type, or `VALID`."""
+
+    element: Element
+    field: int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +201,23 @@ class Op:
     condition: Expr | None = None
 
 
-Expr = Const | Bool | FieldRef | StackField | Lookahead | Param | Named | Op
+Expr = (
+    Const | Bool | FieldRef | StackField | UnionNext | Element | ElementField | Lookahead | Param | Named | Op
+)
+
+
+def inside(expr: Expr | None) -> Iterator[Expr]:
+    """Yield an expression and every expression in it."""
+    if expr is None:
+        return
+    yield expr
+    if isinstance(expr, Op):
+        for part in (expr.left, expr.right, expr.condition):
+            yield from inside(part)
+    elif isinstance(expr, ElementField):
+        yield from inside(expr.element)
+    elif isinstance(expr, Element):
+        yield from inside(expr.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +256,7 @@ class Key:
     kind: str
     field: FieldRef
     width: int
+    mask: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,16 +326,20 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A way out of a parser state: taken where key & mask == value; `mask` None is the default."""
+    """A way out of a parser state: taken where key & mask == value; `mask` None is the default.
+
+    With a `value_set`, taken where the set has the key.
+    """
 
     value: int
     mask: int | None
     next_state: str | None
+    value_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParserState:
-    """A parser state; `key_widths` are the widths of the key's elements in bits."""
+    """A parser state: what it does, what it selects on, and where it goes."""
 
     name: str
     operations: tuple[Primitive, ...]
@@ -320,6 +397,14 @@ class RegisterArray:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueSet:
+    """A parser value set: a set of keys that the control plane fills."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A whole program."""
 
@@ -337,12 +422,22 @@ class Program:
     checksums: tuple[Checksum, ...]
     counters: dict[str, CounterArray] = field(default_factory=dict)
     registers: dict[str, RegisterArray] = field(default_factory=dict)
+    unions: dict[str, Union] = field(default_factory=dict)
+    union_stacks: dict[str, UnionStack] = field(default_factory=dict)
+    value_sets: dict[str, ValueSet] = field(default_factory=dict)
 
     def field(self, reference: FieldRef) -> Field:
         """Return the field a reference names."""
         if reference.field == VALID:
             return Field(VALID, 1, False, 0)
         return self.headers[reference.header].type.fields[reference.field]
+
+    def primitives(self) -> Iterator[Primitive]:
+        """Yield every step of every action and parser state."""
+        for action in self.actions.values():
+            yield from action.primitives
+        for state in self.parser.values():
+            yield from state.operations
 
     def tables(self) -> dict[str, Table]:
         """Return every table of both pipelines by name."""

@@ -7,13 +7,16 @@ fields are integers in host byte order; those that nothing ever reads are left o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.names import Names
 
 _VALID_BITS = 64
+_ALIGNED = "__attribute__((aligned(8)))"
+MAX_ARITHMETIC = 128
+"""Bits of the widest number that C can compute with; wider fields lie as bytes, as in a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,21 @@ class Slot:
     storage: int
 
 
-def identifier(name: str) -> str:
-    """Return a C identifier that reads like a P4 name."""
-    return re.sub(r"\W", "_", name)
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Bytes of the scratch, and the C lvalue of how many of them are in use."""
+
+    place: str
+    length: str
+    room: int
 
 
 def storage_width(width: int) -> int:
-    """Return the width of the smallest C integer that holds `width` bits."""
-    return next(w for w in (8, 16, 32, 64, 128) if width <= w)
+    """Return the width of the smallest C integer that holds `width` bits, at most 128."""
+    for storage in (8, 16, 32, 64, MAX_ARITHMETIC):
+        if width <= storage:
+            return storage
+    raise ValueError(f"no C integer has {width} bits")
 
 
 def c_type(storage: int) -> str:
@@ -45,13 +55,13 @@ class Layout:
 
     program: ir.Program
     read: set[ir.FieldRef]
+    names: Names = field(default_factory=Names)
+    more: list[str] = field(default_factory=list)
+    """Members of `struct scratch` that other parts of the compiler want; they start as zero."""
     _slots: dict[ir.FieldRef, Slot] = field(default_factory=dict)
+    _wide: dict[ir.FieldRef, Bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        plain = [h for h in self.program.headers.values() if not h.metadata]
-        if len(plain) > _VALID_BITS:
-            raise ir.unsupported(f"more than {_VALID_BITS} headers (there are {len(plain)})", ir.Source())
-        taken: set[str] = set()
         for header in self.program.headers.values():
             if not header.metadata:
                 continue
@@ -59,38 +69,93 @@ class Layout:
                 reference = ir.FieldRef(header.name, member.name)
                 if reference not in self.read:
                     continue
-                if member.width > 128:
-                    raise ir.unsupported(
-                        f"metadata {header.name}.{member.name} of {member.width} bits, more than 128,",
-                        header.type.source,
-                    )
-                name = identifier(member.name if header.name == "scalars" else f"{header.name}_{member.name}")
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                self._slots[reference] = Slot(f"s->m.{name}", storage_width(member.width))
+                known = member.name if header.name == "scalars" else f"{header.name}_{member.name}"
+                name = self.names("metadata", known)
+                if member.varbit or member.width > MAX_ARITHMETIC:
+                    room = (member.width + 7) // 8
+                    self._wide[reference] = Bytes(f"s->m.w_{name}", f"s->m.n_{name}", room)
+                else:
+                    self._slots[reference] = Slot(f"s->m.m_{name}", storage_width(member.width))
 
     def slot(self, reference: ir.FieldRef) -> Slot | None:
-        """Return where a metadata field is, or None where nothing reads it."""
+        """Return where a metadata field is, or None where nothing reads it or it is no C integer."""
         return self._slots.get(reference)
 
-    @staticmethod
-    def header(name: str) -> str:
+    def stored(self, reference: ir.FieldRef) -> bool:
+        """Tell whether a field has a place: metadata that nothing reads has none."""
+        header = self.program.headers[reference.header]
+        return not header.metadata or reference in self._slots or reference in self._wide
+
+    def bytes_of(self, reference: ir.FieldRef) -> Bytes:
+        """Return where a field of whole bytes lies: a varbit field, or one too wide for a C integer."""
+        if reference in self._wide:
+            return self._wide[reference]
+        member = self.program.field(reference)
+        if member.offset % 8 or member.width % 8:
+            raise ir.unsupported(
+                f"{reference.header}.{reference.field}, {member.width} bits at bit {member.offset},",
+                self.program.headers[reference.header].type.source,
+            )
+        length = self.varbit_length(reference.header) if member.varbit else str(member.width // 8)
+        return Bytes(
+            f"{self.header(reference.header)} + {member.offset // 8}", length, (member.width + 7) // 8
+        )
+
+    def header(self, name: str) -> str:
         """Return the C expression for a header's bytes."""
-        return f"s->{identifier('h_' + name)}"
+        return f"s->h_{self.names('header', name)}"
+
+    def varbit_length(self, name: str) -> str:
+        """Return the C lvalue of the length in bytes of a header's varbit field."""
+        return f"s->n_{self.names('header', name)}"
+
+    def length(self, name: str) -> str:
+        """Return the C expression for the length of a header in a packet."""
+        kind = self.program.headers[name].type
+        if kind.varbit is None:
+            return str(kind.bytes)
+        return f"({(kind.bits - kind.varbit.width) // 8} + {self.varbit_length(name)})"
+
+    def next(self, stack: str) -> str:
+        """Return the C lvalue of a stack's next index."""
+        return f"s->next_{self.names('stack', stack)}"
+
+    def _bit(self, name: str) -> tuple[str, str]:
+        """Return the C lvalue of the word with a header's validity, and the bit's C name."""
+        word = self.program.headers[name].index // _VALID_BITS
+        return f"s->valid{word or ''}", f"VALID_{self.names('header', name)}"
 
     def valid(self, name: str) -> str:
         """Return the C expression that is true where a header is valid."""
-        return f"(s->valid & VALID_{identifier(name)})"
+        word, bit = self._bit(name)
+        return f"({word} & {bit})"
+
+    def set_valid(self, name: str) -> list[str]:
+        """Return C statements that make a header valid, and the rest of its union invalid."""
+        word, bit = self._bit(name)
+        rivals = [line for rival in self.program.headers[name].rivals for line in self.set_invalid(rival)]
+        return [*rivals, f"{word} |= {bit};"]
+
+    def set_invalid(self, name: str) -> list[str]:
+        """Return the C statement that makes a header invalid."""
+        word, bit = self._bit(name)
+        return [f"{word} &= ~{bit};"]
+
+    @property
+    def valid_words(self) -> list[str]:
+        """The C lvalues of all validity bits."""
+        count = sum(1 for h in self.program.headers.values() if not h.metadata)
+        return [f"s->valid{word or ''}" for word in range(max(1, -(-count // _VALID_BITS)))]
 
     def declarations(self) -> Iterator[str]:
         """Yield the C declarations of the validity bits and `struct scratch`."""
-        for header in self.program.headers.values():
-            if not header.metadata:
-                yield f"#define VALID_{identifier(header.name)} (1ull << {header.index})"
+        headers = [h for h in self.program.headers.values() if not h.metadata]
+        for header in headers:
+            yield f"#define {self._bit(header.name)[1]} (1ull << {header.index % _VALID_BITS})"
         yield ""
         yield "struct scratch {"
-        yield "    __u64 valid; /* one bit per header */"
+        for word in self.valid_words:
+            yield f"    __u64 {word.removeprefix('s->')}; /* one bit per header */"
         yield "    __u32 offset; /* of the parser's or deparser's cursor, where not known when compiling */"
         yield "    __u32 parsed; /* bytes the parser took */"
         yield "    __u32 received; /* length of the packet as it came in */"
@@ -98,54 +163,55 @@ class Layout:
         yield "    __u32 truncated; /* bytes to keep at most */"
         yield "    __u32 parser_error;"
         yield "    __u32 egress_port;"
-        for stack in self.program.stacks.values():
-            yield f"    __u32 {identifier('next_' + stack.name)};"
+        for stack in (*self.program.stacks, *self.program.union_stacks):
+            yield f"    __u32 {self.next(stack).removeprefix('s->')};"
+        for header in headers:
+            if header.type.varbit is not None:
+                yield f"    __u32 {self.varbit_length(header.name).removeprefix('s->')};"
         yield "    struct {"
+        for wide in self._wide.values():
+            yield f"        __u8 {wide.place.removeprefix('s->m.')}[{(wide.room + 7) // 8 * 8}] {_ALIGNED};"
         by_size: dict[int, list[str]] = {}
         for slot in self._slots.values():
             by_size.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->m."))
+        for wide in self._wide.values():
+            by_size.setdefault(32, []).append(wide.length.removeprefix("s->m."))
         for size in sorted(by_size, reverse=True):
             for name in by_size[size]:
                 yield f"        {c_type(size)} {name};"
+        for line in self.more:
+            yield f"        {line}"
         yield "        __u64 end;"
         yield "    } m __attribute__((aligned(8)));"
-        for header in self.program.headers.values():
-            if not header.metadata:
-                room = (header.type.bytes + 7) // 8 * 8
-                yield f"    __u8 {identifier('h_' + header.name)}[{room}] __attribute__((aligned(8)));"
+        for header in headers:
+            room = (header.type.bytes + 7) // 8 * 8
+            yield f"    __u8 {self.header(header.name).removeprefix('s->')}[{room}] {_ALIGNED};"
         yield "    __u64 end; /* room to load a whole word at the last field */"
         yield "};"
 
     def load_bits(self, header: str, first: int, width: int) -> str:
         """Return C for `width` (at most 64) bits of a header from bit `first` on, in host order."""
-        base = self.header(header)
-        start, shift_in = first // 8, first % 8
-        span = shift_in + width
-        if span > 64:
-            high = self.load_bits(header, first, 64 - shift_in)
-            rest = width - (64 - shift_in)
-            low = self.load_bits(header, first + 64 - shift_in, rest)
-            return f"({high} << {rest} | {low})"
-        size = next(w for w in (8, 16, 32, 64) if span <= w)
-        code = f"LOAD{size}({base} + {start})"
-        if size - span:
-            code = f"({code} >> {size - span})"
-        if shift_in:
-            code = f"({code} & {hex((1 << width) - 1)})"
-        return f"(__u64){code}"
+        return load_bits(self.header(header), first, width)
+
+    def slice(self, reference: ir.FieldRef, low: int, width: int) -> str:
+        """Return C for `width` (at most 64) bits of a field above its lowest `low`, without all of it."""
+        member = self.program.field(reference)
+        wide = self._wide.get(reference)
+        if wide is not None:
+            return load_bits(wide.place, 8 * wide.room - low - width, width)
+        return self.load_bits(reference.header, member.offset + member.width - low - width, width)
 
     def load(self, reference: ir.FieldRef) -> str:
         """Return C for the value of a field, as an unsigned integer of its width."""
         if reference.field == ir.VALID:
             return f"(__u64)({self.valid(reference.header)} != 0)"
         header = self.program.headers[reference.header]
-        if header.metadata:
-            slot = self._slots[reference]
-            return slot.lvalue
         member = header.type.fields[reference.field]
+        if header.metadata and reference in self._slots:
+            return self._slots[reference].lvalue
         if member.width <= 64:
             return self.load_bits(header.name, member.offset, member.width)
-        if member.width > 128:
+        if member.width > MAX_ARITHMETIC or member.varbit:
             raise ir.unsupported(
                 f"arithmetic on {reference.header}.{reference.field} of {member.width} bits, more than 128,",
                 header.type.source,
@@ -158,9 +224,15 @@ class Layout:
         """Return C statements that set a field to `code`, which fits the field's width."""
         header = self.program.headers[reference.header]
         member = header.type.fields[reference.field]
-        if header.metadata:
-            slot = self._slots.get(reference)
-            return [] if slot is None else [f"{slot.lvalue} = {code};"]
+        if reference in self._slots:
+            return [f"{self._slots[reference].lvalue} = {code};"]
+        if header.metadata and reference not in self._wide:
+            return []
+        if member.width > MAX_ARITHMETIC:
+            raise ir.unsupported(
+                f"arithmetic on {reference.header}.{reference.field} of {member.width} bits, more than 128,",
+                header.type.source,
+            )
         if member.offset % 8 or member.width % 8:
             return self._store_bits(header.name, member, code)
         lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code};"]
@@ -177,10 +249,7 @@ class Layout:
         start, shift_in = member.offset // 8, member.offset % 8
         span = shift_in + member.width
         if span > 64:
-            raise ir.unsupported(
-                f"writing {header}.{member.name}, which spans more than 8 bytes,",
-                self.program.headers[header].type.source,
-            )
+            return self._store_bytes(header, member, code)
         size = next(w for w in (8, 16, 32, 64) if span <= w)
         if start + size // 8 > (self.program.headers[header].type.bytes + 7) // 8 * 8:
             # The container would reach into the next header: write byte by byte instead.
@@ -192,7 +261,7 @@ class Layout:
         return [f"STORE{size}({place}, (LOAD{size}({place}) & {hex(keep)}u) | ({shifted}));"]
 
     def _store_bytes(self, header: str, member: ir.Field, code: str) -> list[str]:
-        lines = [f"{{ __u64 value = {code};"]
+        lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code};"]
         first, last = member.offset, member.offset + member.width
         for byte in range(first // 8, (last + 7) // 8):
             begin, end = max(first, 8 * byte), min(last, 8 * byte + 8)
@@ -205,8 +274,29 @@ class Layout:
 
     def copy(self, target: str, source: str) -> list[str]:
         """Return C statements that copy a header's bytes between scratch headers."""
-        size = self.program.headers[target].type.bytes
-        return copy_bytes(self.header(target), self.header(source), size)
+        kind = self.program.headers[target].type
+        lines = copy_bytes(self.header(target), self.header(source), kind.bytes)
+        if kind.varbit is not None:
+            lines.append(f"{self.varbit_length(target)} = {self.varbit_length(source)};")
+        return lines
+
+
+def load_bits(base: str, first: int, width: int) -> str:
+    """Return C for `width` (at most 64) bits at `base` from bit `first` on, in host order."""
+    start, shift_in = first // 8, first % 8
+    span = shift_in + width
+    if span > 64:
+        high = load_bits(base, first, 64 - shift_in)
+        rest = width - (64 - shift_in)
+        low = load_bits(base, first + 64 - shift_in, rest)
+        return f"({high} << {rest} | {low})"
+    size = next(w for w in (8, 16, 32, 64) if span <= w)
+    code = f"LOAD{size}({base} + {start})"
+    if size - span:
+        code = f"({code} >> {size - span})"
+    if shift_in:
+        code = f"({code} & {hex((1 << width) - 1)})"
+    return f"(__u64){code}"
 
 
 def copy_bytes(target: str, source: str, size: int) -> list[str]:

@@ -18,7 +18,14 @@ DROP_PORT = 511
 """BMv2's drop port: an egress_spec of this value drops."""
 
 _NOTHING = "no_op"
-_WRITE_FIELD = {"assign", "set", "register_read", "modify_field_with_hash_based_offset"}
+_WRITE_FIELD = {
+    "assign",
+    "assign_VL",
+    "set",
+    "register_read",
+    "modify_field_with_hash_based_offset",
+    "modify_field_rng_uniform",
+}
 _WRITE_HEADER = {"add_header", "remove_header", "assign_header"}
 _WRITE_NOTHING = {"count", "register_write", "truncate", "exit", "no_op", "log_msg", "_jump", "_jump_if_zero"}
 
@@ -29,25 +36,51 @@ def optimize(program: ir.Program) -> ir.Program:
         number: replace(action, primitives=tuple(_propagate(program, _lower(program, action.primitives))))
         for number, action in program.actions.items()
     }
-    return replace(program, actions=actions)
+    parser = {
+        name: replace(state, operations=tuple(_lower(program, state.operations)))
+        for name, state in program.parser.items()
+    }
+    return replace(program, actions=actions, parser=parser)
 
 
-def _lower(program: ir.Program, primitives: tuple[ir.Primitive, ...]) -> Iterator[ir.Primitive]:
-    """Spell out mark_to_drop as assignments, where that keeps the positions jumps refer to."""
-    jumps = any(p.op.startswith("_jump") for p in primitives)
-    for primitive in primitives:
-        if primitive.op != "mark_to_drop" or jumps:
-            yield primitive
-            continue
-        target = primitive.arguments[0]
-        name = target.name if isinstance(target, ir.Named) else ir.STANDARD_METADATA
+def _lower(program: ir.Program, primitives: tuple[ir.Primitive, ...]) -> list[ir.Primitive]:
+    """Spell out mark_to_drop and copies of metadata structs as assignments."""
+    steps: list[ir.Primitive] = []
+    moved: dict[int, int] = {}
+    for position, primitive in enumerate(primitives):
+        moved[position] = len(steps)
+        steps += _spelled_out(program, primitive)
+    moved[len(primitives)] = len(steps)
+    return [_jump_moved(step, moved) for step in steps]
+
+
+def _jump_moved(step: ir.Primitive, moved: dict[int, int]) -> ir.Primitive:
+    target = step.arguments[-1] if step.op.startswith("_jump") else None
+    if not isinstance(target, ir.Const) or target.value not in moved:
+        return step
+    return replace(step, arguments=(*step.arguments[:-1], ir.Const(moved[target.value])))
+
+
+def _spelled_out(program: ir.Program, primitive: ir.Primitive) -> Iterator[ir.Primitive]:
+    arguments, source = primitive.arguments, primitive.source
+    if primitive.op == "mark_to_drop":
+        named = arguments[0] if arguments else None
+        name = named.name if isinstance(named, ir.Named) else ir.STANDARD_METADATA
         for field, value in (("egress_spec", DROP_PORT), ("mcast_grp", 0)):
             if field in program.headers[name].type.fields:
-                yield ir.Primitive("assign", (ir.FieldRef(name, field), ir.Const(value)), primitive.source)
+                yield ir.Primitive("assign", (ir.FieldRef(name, field), ir.Const(value)), source)
+        return
+    if primitive.op == "assign_header" and isinstance(arguments[0], ir.Named):
+        target = program.headers[arguments[0].name]
+        if target.metadata and isinstance(arguments[1], ir.Named):
+            for member in target.type.fields.values():
+                copied = ir.FieldRef(target.name, member.name), ir.FieldRef(arguments[1].name, member.name)
+                yield ir.Primitive("assign_VL" if member.varbit else "assign", copied, source)
+            return
+    yield primitive
 
 
-def _propagate(program: ir.Program, primitives: Iterator[ir.Primitive]) -> Iterator[ir.Primitive]:
-    steps = list(primitives)
+def _propagate(program: ir.Program, steps: list[ir.Primitive]) -> Iterator[ir.Primitive]:
     targets = {
         p.arguments[-1].value
         for p in steps
@@ -64,7 +97,7 @@ def _propagate(program: ir.Program, primitives: Iterator[ir.Primitive]) -> Itera
         primitive = replace(primitive, arguments=arguments)
         target = arguments[0] if arguments else None
         if primitive.op in _WRITE_FIELD and isinstance(target, ir.FieldRef):
-            value = arguments[1]
+            value = arguments[1] if len(arguments) > 1 else target
             if primitive.op == "assign" and value == target:
                 yield ir.Primitive(_NOTHING, (), primitive.source)
                 continue
@@ -93,12 +126,20 @@ def _substitute(expr: ir.Expr, known: dict[ir.FieldRef, ir.FieldRef | ir.Const])
             for part in (expr.left, expr.right, expr.condition)
         )
         return ir.Op(expr.op, left, right, condition)
+    if isinstance(expr, ir.Element):
+        return ir.Element(expr.stack, _substitute(expr.index, known))
+    if isinstance(expr, ir.ElementField):
+        return ir.ElementField(
+            ir.Element(expr.element.stack, _substitute(expr.element.index, known)), expr.field
+        )
     return expr
 
 
 def _copied(program: ir.Program, target: ir.FieldRef, value: ir.Expr) -> ir.FieldRef | ir.Const | None:
     """Return what `target` can be replaced by after `target = value`."""
     field = program.field(target)
+    if field.varbit:
+        return None
     if isinstance(value, ir.Const) and not field.signed:
         return ir.Const(value.value & (1 << field.width) - 1)
     if isinstance(value, ir.FieldRef) and value.field != ir.VALID:

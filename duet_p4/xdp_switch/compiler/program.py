@@ -9,12 +9,16 @@ from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.expressions import Expressions
-from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, identifier, indent
+from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, indent
+from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
 from duet_p4.xdp_switch.compiler.reader import CONTRADICTIONS, read
 from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
+
+UNUSED = "__attribute__((unused));"
+"""Behind a label: there may be no jump to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Compiled:
     source: str
     tables: dict[str, TableLayout]
     profiles: dict[str, ActionSet]
+    names: Names
 
 
 def compile_program(config: bytes, cpus: int) -> Compiled:
@@ -43,11 +48,15 @@ def compile_program(config: bytes, cpus: int) -> Compiled:
 def _compile(program: ir.Program, cpus: int) -> Compiled:
     program = optimize(program)
     layout = Layout(program, fields_read(program))
+    if any(primitive.op in ("assert", "assume") for primitive in program.primitives()):
+        layout.more.append("__u32 failed; /* an assert or assume */")
     calculations = Calculations(layout)
     actions = Actions(layout, calculations)
     tables = Tables(layout, actions, calculations)
     generator = _Generator(program, layout, calculations, actions, tables, cpus)
-    return Compiled(program, "\n".join(generator.lines()) + "\n", tables.layouts, tables.profiles)
+    return Compiled(
+        program, "\n".join(generator.lines()) + "\n", tables.layouts, tables.profiles, layout.names
+    )
 
 
 class _Generator:
@@ -77,13 +86,16 @@ class _Generator:
         yield from self._layout.declarations()
         yield ""
         yield '#include "packet.h"'
+        if self._calculations.streams:
+            yield '#include "stream.h"'
         yield ""
         for counter in program.counters.values():
             if counter.table is None:
-                yield f"COUNTERS({identifier('counter_' + counter.name)}, {counter.size});"
+                yield f"COUNTERS(counter_{self._layout.names('counter', counter.name)}, {counter.size});"
         for register in program.registers.values():
             width = next(w for w in (8, 16, 32, 64) if register.width <= w)
-            yield f"__u{width} {identifier('register_' + register.name)}[{register.size}];"
+            name = self._layout.names("register", register.name)
+            yield f"__u{width} register_{name}[{max(register.size, 1)}];"
         yield ""
         yield from self._calculations.functions()
         for action in program.actions.values():
@@ -106,15 +118,18 @@ class _Generator:
         return self._layout.store(self._standard(field), code) if field in header.type.fields else []
 
     def _verify_checksums(self) -> Iterator[str]:
-        yield "static __always_inline void verify_checksums(struct scratch *s)"
+        yield "static __always_inline void verify_checksums(struct xdp_md *ctx, struct scratch *s)"
         yield "{"
         for checksum in self._program.checksums:
             if not checksum.verify:
                 continue
             expressions = Expressions(self._layout, checksum.source)
-            test = self._layout.valid(checksum.target.header)
+            tests = []
+            if not self._program.headers[checksum.target.header].metadata:
+                tests.append(self._layout.valid(checksum.target.header))
             if checksum.condition is not None:
-                test = f"{test} && {expressions.condition(checksum.condition)}"
+                tests.append(expressions.condition(checksum.condition))
+            test = " && ".join(tests) or "1"
             yield f"    /* {checksum.target.header}.{checksum.target.field}, {checksum.source} */"
             yield f"    if ({test}) {{"
             value = self._layout.load(checksum.target)
@@ -126,7 +141,7 @@ class _Generator:
         yield ""
 
     def _update_checksums(self) -> Iterator[str]:
-        yield "static __always_inline void update_checksums(struct scratch *s)"
+        yield "static __always_inline void update_checksums(struct xdp_md *ctx, struct scratch *s)"
         yield "{"
         for checksum in self._program.checksums:
             if not checksum.update:
@@ -145,7 +160,7 @@ class _Generator:
         yield ""
 
     def _pipeline(self, pipeline: ir.Pipeline) -> Iterator[str]:
-        goto = GotoMaker(pipeline.name)
+        goto = GotoMaker(pipeline.name, self._layout.names)
         yield f"static __always_inline void {pipeline.name}(struct scratch *s)"
         yield "{"
         reached = self._reachable(pipeline)
@@ -158,7 +173,8 @@ class _Generator:
             else:
                 conditional = pipeline.conditionals[node]
                 expressions = Expressions(self._layout, conditional.source)
-                yield f"{goto.label(node)}: /* if ({conditional.source.fragment}), {conditional.source} */"
+                shown = conditional.source.fragment.replace("*/", "* /")
+                yield f"{goto.label(node)}: {UNUSED} /* if ({shown}), {conditional.source} */"
                 yield f"    if ({expressions.condition(conditional.condition)})"
                 yield f"        {goto(conditional.if_true)}"
                 yield f"    {goto(conditional.if_false)}"
@@ -194,25 +210,51 @@ class _Generator:
         yield "    __u32 total = 0;"
         for header in order:
             yield f"    if {self._layout.valid(header.name)}"
-            yield f"        total += {header.type.bytes};"
+            yield f"        total += {self._layout.length(header.name)};"
         yield "    if (total != s->parsed && bpf_xdp_adjust_head(ctx, (int)s->parsed - (int)total))"
         yield "        return false;"
-        yield "    __u8 *data = (__u8 *)(long)ctx->data;"
-        yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
-        yield "    s->offset = 0;"
+        if order:
+            yield "    __u8 *data = (__u8 *)(long)ctx->data;"
+            yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
+            yield "    s->offset = 0;"
         for header in order:
-            size = header.type.bytes
             yield f"    if {self._layout.valid(header.name)} {{ /* {header.name} */"
-            yield "        __u8 *here = data + (*(volatile __u32 *)&s->offset & 0x3fff);"
-            yield "        HIDE(here);"
-            yield f"        if (here + {size} > data_end)"
-            yield "            return false;"
-            yield from indent(copy_bytes("here", self._layout.header(header.name), size), 2)
-            yield f"        s->offset += {size};"
+            if header.type.varbit is not None:
+                yield from indent(self._emit_varbit(header), 2)
+            else:
+                size = header.type.bytes
+                yield "        __u8 *here = data + (*(volatile __u32 *)&s->offset & 0x3fff);"
+                yield "        HIDE(here);"
+                yield f"        if (here + {size} > data_end)"
+                yield "            return false;"
+                yield from indent(copy_bytes("here", self._layout.header(header.name), size), 2)
+                yield f"        s->offset += {size};"
             yield "    }"
         yield "    return true;"
         yield "}"
         yield ""
+
+    def _emit_varbit(self, header: ir.Header) -> Iterator[str]:
+        """Yield C that writes a header with a varbit field, by helper: pointers cannot follow its length."""
+        kind = header.type
+        member = kind.varbit
+        assert member is not None
+        place = self._layout.header(header.name)
+        first, last = member.offset // 8, (member.offset + member.width) // 8
+        yield "__u32 at = *(volatile __u32 *)&s->offset & 0x3fff;"
+        yield f"__u32 size = {self._layout.varbit_length(header.name)};"
+        yield "HIDE(size);"
+        yield f"if (size > {last - first})"
+        yield f"    size = {last - first};"
+        if first:
+            yield f"if (bpf_xdp_store_bytes(ctx, at, {place}, {first}))"
+            yield "    return false;"
+        yield f"if (size && bpf_xdp_store_bytes(ctx, at + {first}, {place} + {first}, size))"
+        yield "    return false;"
+        if kind.bytes - last:
+            yield f"if (bpf_xdp_store_bytes(ctx, at + {first} + size, {place} + {last}, {kind.bytes - last}))"
+            yield "    return false;"
+        yield f"s->offset += {kind.bytes - (last - first)} + size;"
 
     def _main(self) -> Iterator[str]:
         yield 'SEC("xdp")'
@@ -226,6 +268,8 @@ class _Generator:
         yield "    if (!find_port(ctx, &ingress_port))"
         yield "        return drop(DROP_PORT_UNKNOWN);"
         yield ""
+        for word in self._layout.valid_words[1:]:
+            yield f"    {word} = 0;"
         yield "    start_packet(ctx, s);"
         yield from indent(self._set("ingress_port", "ingress_port"))
         yield from indent(self._set("packet_length", "s->received"))
@@ -233,11 +277,14 @@ class _Generator:
         yield "    parse(ctx, s);"
         yield "    BARRIER();"
         yield from indent(self._set("parser_error", "s->parser_error"))
-        yield "    verify_checksums(s);"
+        yield "    verify_checksums(ctx, s);"
         yield "    ingress(s);"
         yield "    BARRIER();"
         yield ""
         spec = self._layout.load(self._standard("egress_spec"))
+        if "__u32 failed; /* an assert or assume */" in self._layout.more:
+            yield "    if (s->m.failed)"
+            yield "        return drop(DROP_ASSERTION);"
         yield f"    __u32 egress_port = {spec};"
         yield f"    if (egress_port == {DROP_PORT})"
         yield "        return drop(DROP_BY_PROGRAM);"
@@ -248,11 +295,14 @@ class _Generator:
         yield "    s->egress_port = egress_port;"
         yield "    egress(s);"
         yield "    BARRIER();"
+        if "__u32 failed; /* an assert or assume */" in self._layout.more:
+            yield "    if (s->m.failed)"
+            yield "        return drop(DROP_ASSERTION);"
         yield f"    if ({spec} == {DROP_PORT})"
         yield "        return drop(DROP_BY_PROGRAM);"
         yield ""
         yield "    egress_port = s->egress_port;"
-        yield "    update_checksums(s);"
+        yield "    update_checksums(ctx, s);"
         yield "    BARRIER();"
         yield "    if (!deparse(ctx, s) || !truncate(ctx, s))"
         yield "        return drop(DROP_NO_ROOM);"

@@ -25,11 +25,8 @@ CONTRADICTIONS = (
 """What a JSON that is no compiler's output runs into, sooner or later."""
 
 _REFUSED_LISTS = {
-    "header_unions": "header union",
-    "header_union_stacks": "header union stack",
     "meter_arrays": "meter",
     "learn_lists": "digest",
-    "parse_vsets": "parser value set",
     "extern_instances": "extern instance",
 }
 
@@ -40,10 +37,11 @@ def read(config: bytes) -> ir.Program:
     Raises ValueError where `config` is none, UnsupportedError where it holds what this switch cannot do.
     """
     try:
-        document = json.loads(config)
+        document = json.loads(_unwrapped(config))
         version = tuple(document["__meta__"]["version"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"the pipeline config is no BMv2 JSON: {error!r}") from error
+        shown = f"{type(error).__name__}: {error}"[:200]
+        raise ValueError(f"the pipeline config is no BMv2 JSON: {shown}") from None
     if version[0] != 2:
         raise ValueError(f"BMv2 JSON of version {version} is unknown, 2.x is expected")
     try:
@@ -52,11 +50,52 @@ def read(config: bytes) -> ir.Program:
         raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
 
 
+def _unwrapped(config: bytes) -> bytes:
+    """Return the JSON in a p4.tmp.P4DeviceConfig, which p4lang's clients wrap it in; `config` if it is none.
+
+    The message has `bytes device_data` as its field 3, as BMv2 takes it beside the bare JSON.
+    """
+    at = 0
+    found = config
+    while at < len(config) and config[:1] != b"{":
+        tag, at = _varint(config, at)
+        if tag & 7 == 0:
+            _, at = _varint(config, at)
+        elif tag & 7 == 2:
+            length, at = _varint(config, at)
+            if at + length > len(config):
+                return config
+            if tag >> 3 == 3:
+                found = config[at : at + length]
+            at += length
+        else:
+            return config
+    return found
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return a protobuf varint and where it ends; one that runs out of bytes ends there."""
+    value = shift = 0
+    while at < len(data):
+        value |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if not data[at - 1] & 0x80:
+            break
+    return value, at
+
+
 def _program(document: Json) -> ir.Program:
     for key, what in _REFUSED_LISTS.items():
         for item in document.get(key, []):
             raise unsupported(f"{what} {item['name']}", _source(item))
     types = {t["name"]: _header_type(t) for t in document["header_types"]}
+    by_id = {item["id"]: item["name"] for item in document["headers"]}
+    unions = {
+        u["name"]: ir.Union(u["name"], {_member(by_id[i]): by_id[i] for i in u["header_ids"]})
+        for u in document.get("header_unions", [])
+    }
+    union_of = {name: union for union in unions.values() for name in union.members.values()}
     headers: dict[str, ir.Header] = {}
     for item in document["headers"]:
         kind = types[item["header_type"]]
@@ -64,11 +103,17 @@ def _program(document: Json) -> ir.Program:
         if not metadata and kind.bits % 8:
             raise unsupported(f"header {item['name']} of {kind.bits} bits, no whole bytes,", kind.source)
         index = sum(1 for h in headers.values() if not h.metadata)
-        headers[item["name"]] = ir.Header(item["name"], kind, metadata, index)
-    by_id = {item["id"]: item["name"] for item in document["headers"]}
+        name = item["name"]
+        rivals = tuple(n for n in union_of[name].members.values() if n != name) if name in union_of else ()
+        headers[name] = ir.Header(name, kind, metadata, index, rivals)
     stacks = {
         s["name"]: ir.Stack(s["name"], tuple(by_id[i] for i in s["header_ids"]))
         for s in document["header_stacks"]
+    }
+    union_by_id = {u["id"]: u["name"] for u in document.get("header_unions", [])}
+    union_stacks = {
+        s["name"]: ir.UnionStack(s["name"], tuple(union_by_id[i] for i in s["header_union_ids"]))
+        for s in document.get("header_union_stacks", [])
     }
     actions = {a["id"]: _action(a) for a in document["actions"]}
     pipelines = {p["name"]: _pipeline(p, headers) for p in document["pipelines"]}
@@ -95,7 +140,17 @@ def _program(document: Json) -> ir.Program:
             for c in document["counter_arrays"]
         },
         registers={r["name"]: _register(r) for r in document["register_arrays"]},
+        unions=unions,
+        union_stacks=union_stacks,
+        value_sets={
+            v["name"]: ir.ValueSet(v["name"], v.get("max_size", 0)) for v in document.get("parse_vsets", [])
+        },
     )
+
+
+def _member(header: str) -> str:
+    """Return the name of a union's member, given its header's: `hdr.u.member`, `u[1].member`."""
+    return header.rsplit(".", 1)[-1]
 
 
 def _source(item: Json) -> Source:
@@ -109,9 +164,12 @@ def _header_type(item: Json) -> ir.HeaderType:
     fields: dict[str, ir.Field] = {}
     offset = 0
     for name, width, *rest in item["fields"]:
-        if not isinstance(width, int):
-            raise unsupported(f"varbit field {item['name']}.{name}", _source(item))
-        fields[name] = ir.Field(name, width, bool(rest and rest[0]), offset)
+        varbit = width == "*"
+        if varbit:
+            width = 8 * item["max_length"] - sum(w for _, w, *_ in item["fields"] if w != "*")
+            if offset % 8:
+                raise unsupported(f"varbit field {item['name']}.{name} at bit {offset}", _source(item))
+        fields[name] = ir.Field(name, width, bool(rest and rest[0]), offset, varbit)
         offset += width
     return ir.HeaderType(item["name"], fields, _source(item))
 
@@ -129,8 +187,15 @@ def _expression(item: Json | None, source: Source) -> ir.Expr:
     if kind == "expression":
         if "op" not in value:
             return _expression(value, source)
-        if value["op"] in ("dereference_header_stack", "access_field", "access_union_header"):
-            raise unsupported("a header stack index known only at run time", source)
+        if value["op"] == "dereference_header_stack":
+            return ir.Element(value["left"]["value"], _expression(value["right"], source))
+        if value["op"] == "access_field":
+            element = _expression(value["left"], source)
+            if isinstance(element, ir.Element):
+                return ir.ElementField(element, value["right"])
+            raise unsupported(f"a field of {value['left']}", source)
+        if value["op"] == "access_union_header":
+            raise unsupported("a union of a stack at an index known only at run time", source)
         return ir.Op(
             value["op"],
             None if value["left"] is None else _expression(value["left"], source),
@@ -140,8 +205,10 @@ def _expression(item: Json | None, source: Source) -> ir.Expr:
     simple: dict[str, Callable[[Any], ir.Expr]] = {
         "hexstr": lambda v: ir.Const(int(v, 16)),
         "bool": lambda v: ir.Bool(bool(v)),
-        "field": lambda v: ir.FieldRef(v[0], v[1]),
+        "field": lambda v: _field(v, source),
         "stack_field": lambda v: ir.StackField(v[0], v[1]),
+        "union_stack_field": lambda v: ir.StackField(v[0], v[2], v[1]),
+        "union_stack": lambda v: ir.UnionNext(v[0], v[1]),
         "lookahead": lambda v: ir.Lookahead(v[0], v[1]),
         "runtime_data": ir.Param,
         "local": ir.Param,
@@ -152,6 +219,8 @@ def _expression(item: Json | None, source: Source) -> ir.Expr:
             for name in (
                 "header",
                 "header_stack",
+                "header_union",
+                "header_union_stack",
                 "calculation",
                 "counter_array",
                 "register_array",
@@ -163,6 +232,16 @@ def _expression(item: Json | None, source: Source) -> ir.Expr:
     if kind not in simple:
         raise unsupported(f"an operand of kind {kind}", source)
     return simple[kind](value)
+
+
+def _field(value: Json, source: Source) -> ir.Expr:
+    """Return a field; isValid() of an element at run time is one, of what p4c left of an expression."""
+    header, name = value
+    if isinstance(header, dict):
+        element = _expression({"type": "expression", "value": header}, source)
+        if isinstance(element, ir.Element):
+            return ir.ElementField(element, name)
+    return ir.FieldRef(header, name)
 
 
 def _primitive(item: Json) -> ir.Primitive:
@@ -192,13 +271,16 @@ def _state(item: Json) -> ir.ParserState:
             operations.append(_primitive(operation))
     transitions = []
     for t in item["transitions"]:
-        if t["type"] == "parse_vset":
-            raise unsupported(f"parser value set {t['value']}", _source(item))
-        if t["type"] == "default":
+        kind = t.get("type", "default" if t["value"] == "default" else "hexstr")
+        if kind == "parse_vset":
+            mask = None if t.get("mask") is None else int(t["mask"], 16)
+            transitions.append(ir.Transition(0, mask, t["next_state"], t["value"]))
+            continue
+        if kind == "default":
             transitions.append(ir.Transition(0, None, t["next_state"]))
             continue
         digits = len(t["value"].removeprefix("0x"))
-        mask = (1 << 4 * digits) - 1 if t["mask"] is None else int(t["mask"], 16)
+        mask = (1 << 4 * digits) - 1 if t.get("mask") is None else int(t["mask"], 16)
         transitions.append(ir.Transition(int(t["value"], 16) & mask, mask, t["next_state"]))
     return ir.ParserState(
         item["name"],
@@ -210,12 +292,11 @@ def _state(item: Json) -> ir.ParserState:
 
 
 def _pipeline(item: Json, headers: dict[str, ir.Header]) -> ir.Pipeline:
-    for call in item.get("action_calls", []):
-        raise unsupported(f"action call {call['name']} outside of a table", _source(call))
     return ir.Pipeline(
         item["name"],
         item["init_table"],
-        {t["name"]: _table(t, headers) for t in item["tables"]},
+        {t["name"]: _table(t, headers) for t in item["tables"]}
+        | {c["name"]: _call(c) for c in item.get("action_calls", [])},
         {
             c["name"]: ir.Conditional(
                 c["name"],
@@ -227,6 +308,29 @@ def _pipeline(item: Json, headers: dict[str, ir.Header]) -> ir.Pipeline:
             for c in item["conditionals"]
         },
         {p["name"]: _profile(p) for p in item["action_profiles"]},
+    )
+
+
+def _call(item: Json) -> ir.Table:
+    """Return an action call as a table without a key."""
+    number, following = item["action_id"], item["next_node"]
+    return ir.Table(
+        name=item["name"],
+        keys=(),
+        kind="exact",
+        size=0,
+        profile=None,
+        with_counter=False,
+        actions=(number,),
+        next_by_action={number: following},
+        next_hit=None,
+        next_miss=None,
+        default_next=following,
+        default_action=number,
+        default_arguments=(),
+        default_const=True,
+        entries=(),
+        source=_source(item),
     )
 
 
@@ -253,13 +357,9 @@ def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
     for key in item["key"]:
         header, member = key["target"]
         width = 1 if member == ir.VALID else headers[header].type.fields[member].width
-        if key.get("mask"):
-            raise unsupported(f"the static mask of key {key.get('name')} of table {name}", source)
-        keys.append(
-            ir.Key(
-                key.get("name", f"{header}.{member}"), key["match_type"], ir.FieldRef(header, member), width
-            )
-        )
+        mask = int(key["mask"], 16) if key.get("mask") else None
+        field = ir.FieldRef(header, member)
+        keys.append(ir.Key(key.get("name", f"{header}.{member}"), key["match_type"], field, width, mask))
     names = item["actions"]
     following = item["next_tables"]
     default = item.get("default_entry")
@@ -273,7 +373,7 @@ def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
         kind=item["match_type"],
         size=item["max_size"],
         profile=item.get("action_profile"),
-        with_counter=bool(item["with_counters"]),
+        with_counter=bool(item["with_counters"] and keys),
         actions=tuple(item["action_ids"]),
         next_by_action=by_action,
         next_hit=(following["__HIT__"],) if "__HIT__" in following else None,
@@ -327,8 +427,8 @@ def _calculation(item: Json, headers: dict[str, ir.Header]) -> ir.Calculation:
     for given in item["input"]:
         kind, value = given["type"], given.get("value")
         if kind == "payload":
-            raise unsupported(f"calculation {item['name']} over the payload", source)
-        if kind == "hexstr":
+            pieces.append(ir.Piece(ir.Named("payload", ""), 0))
+        elif kind == "hexstr":
             pieces.append(ir.Piece(ir.Const(int(value, 16)), given["bitwidth"]))
         elif kind == "header":
             pieces.append(ir.Piece(ir.Named("header", value), headers[value].type.bits))

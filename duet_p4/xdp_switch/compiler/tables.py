@@ -25,7 +25,8 @@ from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
-from duet_p4.xdp_switch.compiler.layout import Layout, identifier, indent
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, indent
+from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.structs import Struct
 
 MAX_MASKS = 64
@@ -53,17 +54,29 @@ class Strategy(StrEnum):
 class ActionSet:
     """The actions a table or a profile may run, and the layout of an entry that runs one of them."""
 
-    def __init__(self, program: ir.Program, actions: Sequence[int], *, profile: bool = False) -> None:
+    def __init__(
+        self, program: ir.Program, names: Names, actions: Sequence[int], *, profile: bool = False
+    ) -> None:
+        self._names = names
         self.actions = [program.actions[number] for number in actions]
         self.numbers = {action.id: n for n, action in enumerate(self.actions)}
         self.by_name = {action.name: n for n, action in enumerate(self.actions)}
         self.arguments = [
-            Struct([(identifier(p.name), p.width) for p in a.parameters], 8) for a in self.actions
+            Struct([(self._parameter(a, p), p.width) for p in a.parameters], 8) for a in self.actions
         ]
         self.size = 8 + max(
             (s.size for s, a in zip(self.arguments, self.actions, strict=True) if a.parameters), default=0
         )
         self.profile = profile
+
+    def _parameter(self, action: ir.Action, parameter: ir.Parameter) -> str:
+        if parameter.width > MAX_ARITHMETIC:
+            what = f"parameter {parameter.name} of {parameter.width} bits, more than {MAX_ARITHMETIC},"
+            raise ir.unsupported(what, action.source)
+        return f"p_{self._names(f'parameter of {action.id}', parameter.name)}"
+
+    def _member(self, action: ir.Action) -> str:
+        return f"of_{self._names('action', action.name)}_{action.id}"
 
     def pack(self, number: int, handle: int, arguments: Sequence[int]) -> bytes:
         """Return the bytes of an entry that runs action `number`."""
@@ -83,14 +96,14 @@ class ActionSet:
                 if action.parameters:
                     yield "        struct {"
                     yield from indent(layout.declarations(), 3)
-                    yield f"        }} {identifier(action.name)}_{action.id};"
+                    yield f"        }} {self._member(action)};"
             yield "    };"
         yield "};"
 
     def call(self, actions: Actions, number: int, entry: str) -> str:
         """Return the C call of an action with the arguments of an entry."""
         action, layout = self.actions[number], self.arguments[number]
-        prefix = f"{entry}->{identifier(action.name)}_{action.id}."
+        prefix = f"{entry}->{self._member(action)}."
         arguments = "".join(f", {layout.value(n, prefix)}" for n in range(len(action.parameters)))
         return f"{actions.name(action)}(s{arguments})"
 
@@ -158,19 +171,19 @@ def choose(table: ir.Table) -> Strategy:
     return Strategy.MASKED
 
 
-def layout_of(program: ir.Program, table: ir.Table) -> TableLayout:
+def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout:
     """Return how a table is laid out."""
     strategy = choose(table)
-    fields = [(f"k{n}_{identifier(k.name)}", k.width) for n, k in enumerate(table.keys)]
+    fields = [(f"k{n}_{names(f'key {n}', k.name)}", k.width) for n, k in enumerate(table.keys)]
     if strategy is Strategy.MASKED:
         fields.append(("mask", 32))
     return TableLayout(
         table,
         strategy,
-        ActionSet(program, table.actions, profile=table.profile is not None),
+        ActionSet(program, names, table.actions, profile=table.profile is not None),
         Struct(fields, 4),
-        identifier(table.name),
-        identifier(f"direct_{table.name}") if table.with_counter else None,
+        names("table", table.name),
+        f"direct_{names('table', table.name)}" if table.with_counter else None,
     )
 
 
@@ -182,7 +195,9 @@ class Tables:
         self._layout = layout
         self._actions = actions
         self._calculations = calculations
-        self.layouts = {name: layout_of(self._program, t) for name, t in self._program.tables().items()}
+        self.layouts = {
+            name: layout_of(self._program, layout.names, t) for name, t in self._program.tables().items()
+        }
         self.profiles = {name: self._profile_actions(p) for name, p in self._program.profiles().items()}
 
     def _profile_actions(self, profile: ir.Profile) -> ActionSet:
@@ -192,7 +207,7 @@ class Tables:
             if table.profile == profile.name:
                 for number in table.actions:
                     ids.setdefault(self._program.actions[number].name, number)
-        return ActionSet(self._program, list(ids.values()))
+        return ActionSet(self._program, self._layout.names, list(ids.values()))
 
     def declarations(self) -> Iterator[str]:
         """Yield the C declarations of maps, arrays and lookup functions."""
@@ -203,11 +218,11 @@ class Tables:
                 yield from self._table(table)
 
     def _profile(self, profile: ir.Profile, actions: ActionSet) -> Iterator[str]:
-        symbol = identifier(profile.name)
+        symbol = self._layout.names("profile", profile.name)
         yield f"/* action profile {profile.name}, {profile.source} */"
         yield from actions.declaration(f"member_{symbol}")
         yield f"struct member_{symbol} members_{symbol}[{member_capacity(profile)}];"
-        yield f"__u32 member_at_{symbol}[{profile.size + SPARE_HANDLES}]; /* handle -> where the member is */"
+        yield f"__u32 at_member_{symbol}[{profile.size + SPARE_HANDLES}]; /* handle -> where the member is */"
         if profile.algorithm is not None:
             yield "/* handle of a group -> first slot << 32 | number of slots */"
             yield f"__u64 groups_{symbol}[{group_capacity(profile)}];"
@@ -234,8 +249,8 @@ class Tables:
         yield "    INDEX(handle, reference);"
         yield f"    if (handle >= {profile.size + SPARE_HANDLES})"
         yield "        return 0;"
-        yield f"    INDEX(at, member_at_{symbol}[handle]);"
-        yield f"    if (at >= {member_capacity(profile)})"
+        yield f"    INDEX(at, at_member_{symbol}[handle]);"
+        yield f"    if (at == 0 || at >= {member_capacity(profile)})"
         yield "        return 0;"
         yield f"    return &members_{symbol}[at];"
         yield "}"
@@ -253,7 +268,7 @@ class Tables:
             yield from t.entry.declaration(f"entry_{symbol}")
         if not table.default_const:
             yield f"struct entry_{symbol} default_{symbol}[2];"
-            yield f"__u32 default_at_{symbol}; /* 0 or 1; 2 for no default */"
+            yield f"__u32 at_default_{symbol}; /* 0 or 1; 2 for no default */"
         if t.strategy is Strategy.NONE:
             yield ""
             return
@@ -280,7 +295,12 @@ class Tables:
 
     def _key_value(self, t: TableLayout, number: int) -> str:
         key = t.table.keys[number]
-        return cut(Expressions(self._layout, t.table.source).value(key.field), key.width)
+        code = cut(Expressions(self._layout, t.table.source).value(key.field), key.width)
+        if key.mask is None:
+            return code
+        if key.mask >> 64:
+            return f"({code} & ((__u128){key.mask >> 64:#x}ull << 64 | {key.mask & (1 << 64) - 1:#x}ull))"
+        return f"({code} & {key.mask:#x}ull)"
 
     def _index(self, t: TableLayout) -> Iterator[str]:
         yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
@@ -352,14 +372,14 @@ class Tables:
         yield f"    struct key_{symbol} mask[{MAX_MASKS}];"
         yield "    __u32 count;"
         yield f"}} __attribute__((aligned(8))) masks_{symbol}[2];"
-        yield f"__u32 masks_at_{symbol};"
+        yield f"__u32 at_masks_{symbol};"
         yield f"HASH_MAP(table_{symbol}, struct key_{symbol}, struct ranked_{symbol}, {t.map_entries});"
         yield from self._signature(t)
         yield f"    struct key_{symbol} key, masked;"
         yield "    __builtin_memset(&key, 0, sizeof(key));"
         yield "    __builtin_memset(&masked, 0, sizeof(masked));"
         yield from self._fill_key(t, "key")
-        yield f"    struct masks_{symbol} *masks = &masks_{symbol}[masks_at_{symbol} & 1];"
+        yield f"    struct masks_{symbol} *masks = &masks_{symbol}[at_masks_{symbol} & 1];"
         yield f"    struct ranked_{symbol} *found = 0;"
         yield f"    for (__u32 i = 0; i < {MAX_MASKS}; i++) {{"
         yield "        if (i >= masks->count || (found && found->priority >= masks->best[i]))"
@@ -380,7 +400,7 @@ class Tables:
         """Yield the C that applies a table and goes on to the next node."""
         t = self.layouts[name]
         table = t.table
-        yield f"{label}: /* table {table.name}, {table.source} */"
+        yield f"{label}: __attribute__((unused)); /* table {table.name}, {table.source} */"
         yield "{"
         if t.strategy is Strategy.NONE and table.default_const:
             yield from indent(self._fixed_default(t, goto))
@@ -437,7 +457,7 @@ class Tables:
             yield "}"
         else:
             yield "if (!hit) {"
-            yield f"    INDEX(at, default_at_{symbol});"
+            yield f"    INDEX(at, at_default_{symbol});"
             yield "    if (at > 1) {"
             yield from indent(self._after_miss(t, None, goto), 2)
             yield "    }"
@@ -447,7 +467,7 @@ class Tables:
         number_of = "entry->action"
         carrier = "entry"
         if table.profile is not None:
-            profile = identifier(table.profile)
+            profile = self._layout.names("profile", table.profile)
             actions = self.profiles[table.profile]
             yield f"struct member_{profile} *member = find_{profile}(s, entry->reference);"
             yield "if (!member) {"
@@ -484,12 +504,13 @@ class Tables:
 class GotoMaker:
     """Makes the C `goto` to a node of a pipeline, or to its end."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, names: Names) -> None:
         self._prefix = prefix
+        self._names = names
 
     def label(self, node: str) -> str:
         """Return a node's C label."""
-        return identifier(f"{self._prefix}_{node}")
+        return f"{self._prefix}_{self._names(f'node of {self._prefix}', node)}"
 
     def __call__(self, node: str | None) -> str:
         """Return the statement that goes to a node; None is the end."""

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from duet_p4.xdp_switch.compiler import ir
 
-_WRITES_FIRST = {"assign", "set", "register_read", "modify_field_with_hash_based_offset"}
+_WRITES_FIRST = {
+    "assign",
+    "assign_VL",
+    "set",
+    "register_read",
+    "modify_field_with_hash_based_offset",
+    "modify_field_rng_uniform",
+}
 
 
 def fields_read(program: ir.Program) -> set[ir.FieldRef]:
@@ -17,7 +24,7 @@ def fields_read(program: ir.Program) -> set[ir.FieldRef]:
     read = {ir.FieldRef(ir.STANDARD_METADATA, "egress_spec")}
     read.update(_roots(program))
     writes: list[tuple[ir.FieldRef, set[ir.FieldRef]]] = []
-    for primitive in _primitives(program):
+    for primitive in program.primitives():
         target = primitive.arguments[0] if primitive.arguments else None
         if primitive.op not in _WRITES_FIRST or not isinstance(target, ir.FieldRef):
             for argument in primitive.arguments:
@@ -36,13 +43,6 @@ def fields_read(program: ir.Program) -> set[ir.FieldRef]:
                 read |= sources
         grown = len(read) > before
     return read
-
-
-def _primitives(program: ir.Program) -> Iterator[ir.Primitive]:
-    for action in program.actions.values():
-        yield from action.primitives
-    for state in program.parser.values():
-        yield from state.operations
 
 
 def _roots(program: ir.Program) -> Iterator[ir.FieldRef]:
@@ -67,8 +67,4 @@ def _roots(program: ir.Program) -> Iterator[ir.FieldRef]:
 
 
 def _fields(expr: ir.Expr | None) -> Iterator[ir.FieldRef]:
-    if isinstance(expr, ir.FieldRef):
-        yield expr
-    elif isinstance(expr, ir.Op):
-        for part in (expr.left, expr.right, expr.condition):
-            yield from _fields(part)
+    return (part for part in ir.inside(expr) if isinstance(part, ir.FieldRef))

@@ -58,6 +58,29 @@ struct count {
         __type(value, value_type);                                                                 \
     } name SEC(".maps")
 
+/* Tell whether the first `length` of at most `room` bytes are equal. */
+static __always_inline bool equal_bytes(const __u8 *left, const __u8 *right, __u32 length, __u32 room)
+{
+    for (__u32 i = 0; i < room; i++) {
+        if (i >= length)
+            break;
+        if (left[i] != right[i])
+            return false;
+    }
+    return true;
+}
+
+/* A random number from `low` to `high`, both included; `low` where there is none. */
+static __always_inline __u64 random_between(__u64 low, __u64 high)
+{
+    __u64 drawn = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+    __u64 size = high - low + 1;
+
+    if (high < low)
+        return low;
+    return size ? low + drawn % size : drawn;
+}
+
 static __always_inline __u32 crc32_byte(__u32 crc, __u32 byte)
 {
     return crc >> 8 ^ crc32_table[0][(crc ^ byte) & 0xff];

@@ -49,18 +49,12 @@ def with_list(key: str) -> Callable[[Json], None]:
 def multicast(changed: Json) -> None:
     target = {"type": "field", "value": ["standard_metadata", "mcast_grp"]}
     first_action(changed, primitive("assign", target, {"type": "hexstr", "value": "0x01"}))
-    hashed = {"type": "field", "value": ["standard_metadata", "mcast_grp"]}
-    changed["calculations"][0]["input"].append(hashed)
 
 
-def varbit(changed: Json) -> None:
-    changed["header_types"][-1]["source_info"] = source(5)
-    changed["header_types"][-1]["fields"].append(["options", "*"])
-
-
-def payload(changed: Json) -> None:
-    changed["calculations"][0]["source_info"] = source(6)
-    changed["calculations"][0]["input"].append({"type": "payload", "value": None})
+def wide_parameter(changed: Json) -> None:
+    action = next(a for a in changed["actions"] if a["runtime_data"])
+    action["runtime_data"][0]["bitwidth"] = 200
+    action["source_info"] = source(5)
 
 
 def unknown_hash(changed: Json) -> None:
@@ -74,31 +68,20 @@ def idle_timeout(changed: Json) -> None:
     table["support_timeout"] = True
 
 
-def endless(changed: Json) -> None:
-    state = next(s for s in changed["parsers"][0]["parse_states"] if s["name"] == "start")
-    state["source_info"] = source(10)
-    state["transitions"] = [{"type": "default", "value": None, "mask": None, "next_state": "start"}]
-
-
 REFUSED: dict[str, tuple[Callable[[Json], None], str]] = {
     "clone": (with_primitive("clone_ingress_pkt_to_egress"), "clone is not supported, at where.p4:12"),
     "resubmit": (with_primitive("resubmit"), "resubmit is not supported, at where.p4:12"),
     "recirculate": (with_primitive("recirculate"), "recirculate is not supported"),
     "digest": (with_primitive("generate_digest"), "digest is not supported"),
     "meter": (with_primitive("execute_meter"), "meter is not supported"),
-    "random": (with_primitive("modify_field_rng_uniform"), "random is not supported"),
     "unknown extern": (with_primitive("_my_extern_go"), "primitive _my_extern_go is not supported"),
-    "header union": (with_list("header_unions"), "header union thing is not supported, at where.p4:3"),
     "meter array": (with_list("meter_arrays"), "meter thing is not supported"),
     "learn list": (with_list("learn_lists"), "digest thing is not supported"),
-    "value set": (with_list("parse_vsets"), "parser value set thing is not supported"),
     "extern": (with_list("extern_instances"), "extern instance thing is not supported"),
     "multicast": (multicast, "multicast (writing mcast_grp) is not supported, at where.p4:12"),
-    "varbit": (varbit, "is not supported, at where.p4:5"),
-    "payload": (payload, "over the payload is not supported, at where.p4:6"),
+    "wide parameter": (wide_parameter, "of 200 bits, more than 128, is not supported, at where.p4:5"),
     "hash": (unknown_hash, "hash algorithm toeplitz is not supported, at where.p4:8"),
     "idle timeout": (idle_timeout, "is not supported, at where.p4:9"),
-    "endless parser": (endless, "a parser loop through state start"),
 }
 
 
