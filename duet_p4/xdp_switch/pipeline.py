@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,10 +31,15 @@ from duet_p4.xdp_switch.dataplane import (
     TargetAction,
     UnsupportedError,
 )
+from duet_p4.xdp_switch.digests import Digests
+from duet_p4.xdp_switch.meters import MeterArray, MeterRates
+from duet_p4.xdp_switch.replication import Clones, InnerPorts, Multicast, Replicas
 from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
+from duet_p4.xdp_switch.value_sets import ValueSet
 
 INCLUDE = Path(__file__).parent / "include"
 REPLAYED = 0x10000
+SPREAD = 0x20000
 LOOPBACK_IFINDEX = 1
 NO_DEFAULT = 2
 
@@ -49,6 +56,7 @@ class XdpPipeline:
         try:
             self._object.load(share=shared)
             self.program = self._object.program("pipeline")
+            self._make_objects(info)
             self._profiles = {
                 name: _Profile(
                     self.compiled.program.profiles()[name],
@@ -71,9 +79,39 @@ class XdpPipeline:
                         self.insert(name, entry.key, entry.priority, entry.action)
                     except TableFullError as error:
                         raise UnsupportedError(f"the const entries of {name}: {error}") from error
+            self.inner = InnerPorts(self._object) if self.compiled.copies else None
         except BaseException:
             self._object.close()
             raise
+
+    def _make_objects(self, info: p4i.P4Info) -> None:
+        """Make what the control plane drives beside tables, counters, registers and profiles."""
+        compiled, loaded, names = self.compiled, self._object, self.compiled.names
+        replicas = Replicas(loaded if compiled.copies else None)
+        self.multicast = Multicast(
+            replicas, loaded.memory("multicast_groups") if compiled.multicasts else None
+        )
+        self.clones = Clones(
+            replicas,
+            loaded.memory("clone_sessions") if compiled.clones else None,
+            loaded.memory("clone_truncations") if compiled.clones else None,
+        )
+        self.meters: Mapping[str, MeterArray] = {
+            meter.name: MeterArray(
+                loaded.map(f"meter_{names('meter', meter.name)}"), meter.name, max(meter.size, 1)
+            )
+            for meter in compiled.program.meters.values()
+            if meter.table is None
+        }
+        self.digests = Digests(compiled.program.digests, loaded if compiled.digests else None)
+        self.value_sets: Mapping[str, ValueSet] = {
+            name: ValueSet(
+                name,
+                value_set.size,
+                loaded.map(f"value_set_{names('value set', name)}") if name in compiled.value_sets else None,
+            )
+            for name, value_set in compiled.program.value_sets.items()
+        }
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states."""
@@ -109,6 +147,26 @@ class XdpPipeline:
     def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
         """Set the direct counter of an entry."""
         self._tables[table].write_counter((key, priority), count)
+
+    def write_direct_meter(
+        self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
+    ) -> None:
+        """Set the rates of an entry's direct meter; None takes them away."""
+        self._table(table).write_meter((key, priority), rates)
+
+    def read_direct_meter(self, table: str, key: MatchValues, priority: int) -> MeterRates | None:
+        """Return the rates of an entry's direct meter, None where it has none."""
+        return self._table(table).read_meter((key, priority))
+
+    def idle_seconds(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[float]:
+        """Return how long ago entries were last hit, or inserted, in seconds."""
+        return self._table(table).idle_seconds(list(keys))
+
+    def _table(self, name: str) -> _Table:
+        table = self._tables[name]
+        if not isinstance(table, _Table):
+            raise ValueError(f"no packet reaches table {name}")
+        return table
 
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         """Return cells of a counter array."""
@@ -150,14 +208,22 @@ class XdpPipeline:
         """Run one frame and return what would leave."""
         loopback = LOOPBACK_IFINDEX.to_bytes(4, "little")
         self._shared["ingress_ports"].update(loopback, (ingress_port + 1).to_bytes(4, "little"))
-        result = self.program.test_run(frame)
-        if result.retval < REPLAYED:
-            return []
-        return [(result.retval - REPLAYED, result.data_out)]
+        left: list[tuple[int, bytes]] = []
+        pending = deque([("pipeline", frame)])
+        while pending:
+            name, data = pending.popleft()
+            result = self._object.program(name).test_run(data)
+            if result.retval >= SPREAD:
+                pending.append(("again", result.data_out))
+                if result.retval > SPREAD:
+                    pending.append(("next", result.data_out))
+            elif result.retval >= REPLAYED:
+                left.append((result.retval - REPLAYED, result.data_out))
+        return left
 
     def drops(self) -> dict[str, int]:
         """Return how many packets did not leave, by reason."""
-        names = ("by_program", "port_unknown", "no_room", "no_egress", "assertion")
+        names = ("by_program", "port_unknown", "no_room", "no_egress", "passes", "assertion")
         cells = self._object.map("drops").lookup_range(0, len(names))
         return {
             name: sum(int.from_bytes(v, "little") for v in cell)
@@ -166,6 +232,9 @@ class XdpPipeline:
 
     def close(self) -> None:
         """Free the program, its tables and its state."""
+        if self.inner is not None:
+            self.inner.close()
+        self.digests.close()
         self._object.close()
 
     def _counter(self, name: str) -> Counters:
@@ -301,6 +370,10 @@ class _Table:
         self._handles: dict[Key, int] = {}
         self._free = Pool(layout.table.size + 1)
         self._counter = Counters(loaded.memory(layout.counter)) if layout.counter and self._store else None
+        self._meter: MeterArray | None = None
+        if layout.meter and self._store:
+            self._meter = MeterArray(loaded.map(layout.meter), layout.table.meter or "", layout.capacity)
+        self._hits = loaded.memory(f"hits_{layout.symbol}").cast("Q") if layout.table.ages else None
         self._default: memoryview | None = None
         if not layout.table.default_const:
             self._default = loaded.memory(f"default_{layout.symbol}")
@@ -318,6 +391,10 @@ class _Table:
         try:
             if self._counter is not None:
                 self._counter.write(handle, (0, 0))
+            if self._meter is not None and self._meter.read(handle) is not None:
+                self._meter.configure(handle, None)
+            if self._hits is not None:
+                self._hits[handle] = time.monotonic_ns()
             self._store.insert(key, self._pack(action, handle))
         except BaseException:
             self._free.give_back(handle)
@@ -358,6 +435,25 @@ class _Table:
         if self._counter is None:
             raise ValueError(f"table {self._table.name} has no direct counter")
         self._counter.write(self._handles[key], count)
+
+    def write_meter(self, key: Key, rates: MeterRates | None) -> None:
+        """Set the rates of an entry's direct meter."""
+        if self._meter is None:
+            raise ValueError(f"table {self._table.name} has no direct meter")
+        self._meter.configure(self._handles[key], rates)
+
+    def read_meter(self, key: Key) -> MeterRates | None:
+        """Return the rates of an entry's direct meter."""
+        if self._meter is None:
+            raise ValueError(f"table {self._table.name} has no direct meter")
+        return self._meter.read(self._handles[key])
+
+    def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
+        """Return how long ago entries were last hit."""
+        if self._hits is None:
+            raise ValueError(f"table {self._table.name} has no idle timeout")
+        now = time.monotonic_ns()
+        return [max(now - self._hits[self._handles[key]], 0) / 1e9 for key in keys]
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):

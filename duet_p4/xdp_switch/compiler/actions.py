@@ -17,15 +17,7 @@ from duet_p4.xdp_switch.compiler.layout import (
     storage_width,
 )
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT
-
-_REFUSED = {
-    "clone_ingress_pkt_to_egress": "clone",
-    "clone_egress_pkt_to_egress": "clone",
-    "resubmit": "resubmit",
-    "recirculate": "recirculate",
-    "generate_digest": "digest",
-    "execute_meter": "meter",
-}
+from duet_p4.xdp_switch.compiler.replication import Replication
 
 MAX_STEPS = 1 << 20
 """Jumps back that one run of an action with loops may take: BPF's own limit is not far above."""
@@ -34,10 +26,11 @@ MAX_STEPS = 1 << 20
 class Actions:
     """Compiles the actions, and the primitives that parser states use too."""
 
-    def __init__(self, layout: Layout, calculations: Calculations) -> None:
+    def __init__(self, layout: Layout, calculations: Calculations, replication: Replication) -> None:
         self._layout = layout
         self._program = layout.program
         self._calculations = calculations
+        self._replication = replication
 
     def name(self, action: ir.Action) -> str:
         """Return the C function's name."""
@@ -101,7 +94,7 @@ class Actions:
         yield "    struct scratch *s = frame->s;"
         yield "    bool exiting = frame->exiting;"
         for one, value in zip(declared, parameters, strict=True):
-            yield f"    {one} __attribute__((unused)) = frame->{value.code};"
+            yield f"    {one} = frame->{value.code};"
         back = sorted(
             {
                 self._jump_target(p)
@@ -123,7 +116,7 @@ class Actions:
                 if primitive.op == "_jump_if_zero":
                     lines.insert(0, self.primitive(primitive, parameters)[0])
             yield from indent(lines)
-        yield f"step_{last}: __attribute__((unused));"
+        yield f"step_{last}:;"
         yield "    frame->exiting = exiting;"
         yield "    return 1;"
         yield "again:"
@@ -143,8 +136,6 @@ class Actions:
 
     def primitive(self, primitive: ir.Primitive, parameters: tuple[Value, ...] = ()) -> list[str]:
         """Return the C statements of one primitive; raises UnsupportedError for an unknown one."""
-        if primitive.op in _REFUSED:
-            raise ir.unsupported(_REFUSED[primitive.op], primitive.source)
         method = getattr(self, f"_{primitive.op.removeprefix('_')}", None)
         if method is None or primitive.op not in _SUPPORTED:
             raise ir.unsupported(f"primitive {primitive.op}", primitive.source)
@@ -155,8 +146,6 @@ class Actions:
     def set_field(self, target: ir.FieldRef, expressions: Expressions, value: ir.Expr) -> list[str]:
         """Return the C statements of an assignment to a field."""
         member = self._program.field(target)
-        if target.header == ir.STANDARD_METADATA and target.field == "mcast_grp" and value != ir.Const(0):
-            raise ir.unsupported("multicast (writing mcast_grp)", expressions.source)
         if not self._layout.stored(target):
             return []
         if member.varbit or member.width > MAX_ARITHMETIC:
@@ -221,6 +210,32 @@ class Actions:
 
     def _assume(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return self._assert(expressions, primitive)
+
+    def _clone_ingress_pkt_to_egress(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        codes = [cut(expressions.value(a), 32) for a in primitive.arguments]
+        return self._replication.primitive(primitive.op, codes)
+
+    _clone_egress_pkt_to_egress = _clone_ingress_pkt_to_egress
+    _resubmit = _clone_ingress_pkt_to_egress
+    _recirculate = _clone_ingress_pkt_to_egress
+
+    def _generate_digest(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        return [f"s->m.digest = {cut(expressions.value(primitive.arguments[1]), 32)};"]
+
+    def _execute_meter(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
+        array, index, target = primitive.arguments
+        if not isinstance(target, ir.FieldRef):
+            raise ir.unsupported("the colour of a meter into what is no field", primitive.source)
+        meter = self._program.meters[ir.named(array)]
+        colour = Value(self.colour(meter, cut(expressions.value(index), 32)), 0, 2)
+        store = self._layout.store(target, cut(colour, self._program.field(target).width))
+        # Metering takes tokens, whether or not something looks at the colour.
+        return store or [f"{colour.code};"]
+
+    def colour(self, meter: ir.MeterArray, index: str) -> str:
+        """Return the C expression that meters the packet."""
+        units = "s->received" if meter.counts_bytes else "1"
+        return f"meter_colour(&meter_{self._layout.names('meter', meter.name)}, {index}, {units})"
 
     def _modify_field_rng_uniform(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, low, high = primitive.arguments
@@ -472,6 +487,12 @@ _SUPPORTED = {
     "assert",
     "assume",
     "modify_field_rng_uniform",
+    "clone_ingress_pkt_to_egress",
+    "clone_egress_pkt_to_egress",
+    "resubmit",
+    "recirculate",
+    "generate_digest",
+    "execute_meter",
     "mark_to_drop",
     "drop",
     "exit",

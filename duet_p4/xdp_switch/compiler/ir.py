@@ -289,6 +289,8 @@ class Table:
     default_const: bool
     entries: tuple[Entry, ...]
     source: Source
+    meter: str | None = None
+    ages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +399,26 @@ class RegisterArray:
 
 
 @dataclass(frozen=True, slots=True)
+class MeterArray:
+    """A two-rate three-colour meter array; with a `table`, the direct meter of it, which sets `target`."""
+
+    name: str
+    size: int
+    counts_bytes: bool
+    table: str | None
+    target: FieldRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a digest tells the control plane: values, each of a width."""
+
+    name: str
+    id: int
+    values: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ValueSet:
     """A parser value set: a set of keys that the control plane fills."""
 
@@ -425,6 +447,10 @@ class Program:
     unions: dict[str, Union] = field(default_factory=dict)
     union_stacks: dict[str, UnionStack] = field(default_factory=dict)
     value_sets: dict[str, ValueSet] = field(default_factory=dict)
+    meters: dict[str, MeterArray] = field(default_factory=dict)
+    digests: dict[int, Digest] = field(default_factory=dict)
+    field_lists: dict[int, tuple[FieldRef, ...]] = field(default_factory=dict)
+    """Metadata that a clone, a resubmitted or a recirculated packet keeps, by the list's number."""
 
     def field(self, reference: FieldRef) -> Field:
         """Return the field a reference names."""

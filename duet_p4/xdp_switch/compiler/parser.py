@@ -59,8 +59,8 @@ class Parser:
         yield from self._value_sets()
         yield "static __always_inline void parse(struct xdp_md *ctx, struct scratch *s)"
         yield "{"
-        yield "    __u8 *data __attribute__((unused)) = (__u8 *)(long)ctx->data;"
-        yield "    __u8 *data_end __attribute__((unused)) = (__u8 *)(long)ctx->data_end;"
+        yield "    __u8 *data = (__u8 *)(long)ctx->data;"
+        yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
         yield "    __u32 cursor = 0;"
         body: list[_Line] = []
         if self._program.parser_start is not None:
@@ -82,7 +82,7 @@ class Parser:
             else:
                 yield line
         yield ""
-        yield "done: __attribute__((unused));"
+        yield "done:;"
         yield "    s->parsed = cursor;"
         yield "}"
         yield ""
@@ -404,7 +404,7 @@ class Parser:
             if width > 32:
                 code = f"(__u64){code}"
             kind = "__u64" if width > 32 else "__u32"
-            yield f"{kind} key{number} __attribute__((unused)) = {code};"
+            yield f"{kind} key{number} = {code};"
         for transition in state.transitions:
             if transition.value_set is not None:
                 tests = [self._in_value_set(transition, names, state.source)]

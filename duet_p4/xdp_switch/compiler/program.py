@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
+from duet_p4.xdp_switch.compiler.digests import Digests
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, indent
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
 from duet_p4.xdp_switch.compiler.reader import CONTRADICTIONS, read
+from duet_p4.xdp_switch.compiler.replication import Replication
 from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
-
-UNUSED = "__attribute__((unused));"
-"""Behind a label: there may be no jump to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,13 @@ class Compiled:
     tables: dict[str, TableLayout]
     profiles: dict[str, ActionSet]
     names: Names
+    copies: bool
+    """Whether it has programs `again` and `next` for inner ports."""
+    multicasts: bool
+    clones: bool
+    digests: bool
+    value_sets: frozenset[str]
+    """The value sets that parser states select on."""
 
 
 def compile_program(config: bytes, cpus: int) -> Compiled:
@@ -48,14 +54,24 @@ def compile_program(config: bytes, cpus: int) -> Compiled:
 def _compile(program: ir.Program, cpus: int) -> Compiled:
     program = optimize(program)
     layout = Layout(program, fields_read(program))
-    if any(primitive.op in ("assert", "assume") for primitive in program.primitives()):
-        layout.more.append("__u32 failed; /* an assert or assume */")
     calculations = Calculations(layout)
-    actions = Actions(layout, calculations)
+    replication = Replication(layout)
+    actions = Actions(layout, calculations, replication)
     tables = Tables(layout, actions, calculations)
-    generator = _Generator(program, layout, calculations, actions, tables, cpus)
+    generator = _Generator(program, layout, calculations, replication, actions, tables, cpus)
     return Compiled(
-        program, "\n".join(generator.lines()) + "\n", tables.layouts, tables.profiles, layout.names
+        program=program,
+        source="\n".join(generator.lines()) + "\n",
+        tables=tables.layouts,
+        profiles=tables.profiles,
+        names=layout.names,
+        copies=replication.active,
+        multicasts=replication.multicasts,
+        clones=replication.clones,
+        digests=generator.digests.active,
+        value_sets=frozenset(
+            t.value_set for state in program.parser.values() for t in state.transitions if t.value_set
+        ),
     )
 
 
@@ -65,11 +81,17 @@ class _Generator:
         program: ir.Program,
         layout: Layout,
         calculations: Calculations,
+        replication: Replication,
         actions: Actions,
         tables: Tables,
         cpus: int,
     ) -> None:
         self._cpus = cpus
+        self._replication = replication
+        self.digests = Digests(layout)
+        self._asserts = any(step.op in ("assert", "assume") for step in program.primitives())
+        if self._asserts:
+            layout.more.append("__u32 failed; /* an assert or assume */")
         self._program = program
         self._layout = layout
         self._calculations = calculations
@@ -96,7 +118,14 @@ class _Generator:
             width = next(w for w in (8, 16, 32, 64) if register.width <= w)
             name = self._layout.names("register", register.name)
             yield f"__u{width} register_{name}[{max(register.size, 1)}];"
+        if program.meters:
+            yield '#include "meters.h"'
+            for meter in program.meters.values():
+                if meter.table is None:
+                    yield f"METERS(meter_{self._layout.names('meter', meter.name)}, {max(meter.size, 1)});"
         yield ""
+        yield from self._replication.declarations()
+        yield from self.digests.declarations()
         yield from self._calculations.functions()
         for action in program.actions.values():
             yield from self._actions.function(action)
@@ -174,12 +203,12 @@ class _Generator:
                 conditional = pipeline.conditionals[node]
                 expressions = Expressions(self._layout, conditional.source)
                 shown = conditional.source.fragment.replace("*/", "* /")
-                yield f"{goto.label(node)}: {UNUSED} /* if ({shown}), {conditional.source} */"
+                yield f"{goto.label(node)}: /* if ({shown}), {conditional.source} */"
                 yield f"    if ({expressions.condition(conditional.condition)})"
                 yield f"        {goto(conditional.if_true)}"
                 yield f"    {goto(conditional.if_false)}"
         yield ""
-        yield "finished: __attribute__((unused));"
+        yield "finished:;"
         yield "}"
         yield ""
 
@@ -257,6 +286,28 @@ class _Generator:
         yield f"s->offset += {kind.bytes - (last - first)} + size;"
 
     def _main(self) -> Iterator[str]:
+        if self._replication.active:
+            yield "static __always_inline int"
+            yield "run(struct xdp_md *ctx, struct scratch *s, __u32 stage, bool placed)"
+            yield "{"
+            yield "    if (stage == INGRESS) {"
+            yield from indent(self._ingress(), 2)
+            yield "    }"
+            yield "    if (stage != FINISH) {"
+            yield "        if (!placed)"
+            yield f"            s->egress_port = {self._layout.load(self._standard('egress_spec'))};"
+            yield from indent(self._egress("s->egress_port"), 2)
+            yield "    }"
+            yield from indent(self._finish())
+            yield "}"
+            yield ""
+            yield from self._replication.again(
+                start=[*self._start(), *self._set("packet_length", "s->received")],
+                parsed=list(self._parsed()),
+                kind=self._set("instance_type", "kind"),
+                rid=self._set("egress_rid", "rid"),
+            )
+            yield ""
         yield 'SEC("xdp")'
         yield "int pipeline(struct xdp_md *ctx)"
         yield "{"
@@ -268,43 +319,70 @@ class _Generator:
         yield "    if (!find_port(ctx, &ingress_port))"
         yield "        return drop(DROP_PORT_UNKNOWN);"
         yield ""
-        for word in self._layout.valid_words[1:]:
-            yield f"    {word} = 0;"
-        yield "    start_packet(ctx, s);"
+        yield from indent(self._start())
         yield from indent(self._set("ingress_port", "ingress_port"))
         yield from indent(self._set("packet_length", "s->received"))
         yield from indent(self._set("ingress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
         yield "    parse(ctx, s);"
         yield "    BARRIER();"
-        yield from indent(self._set("parser_error", "s->parser_error"))
-        yield "    verify_checksums(ctx, s);"
-        yield "    ingress(s);"
-        yield "    BARRIER();"
+        yield from indent(self._parsed())
+        if self._replication.active:
+            yield "    return run(ctx, s, INGRESS, false);"
+            yield "}"
+            return
+        yield from indent(self._ingress())
         yield ""
-        spec = self._layout.load(self._standard("egress_spec"))
-        if "__u32 failed; /* an assert or assume */" in self._layout.more:
-            yield "    if (s->m.failed)"
-            yield "        return drop(DROP_ASSERTION);"
-        yield f"    __u32 egress_port = {spec};"
+        yield f"    __u32 egress_port = {self._layout.load(self._standard('egress_spec'))};"
         yield f"    if (egress_port == {DROP_PORT})"
         yield "        return drop(DROP_BY_PROGRAM);"
-        yield from indent(self._set("egress_port", "egress_port"))
-        yield from indent(self._set("egress_spec", "0"))
-        yield from indent(self._set("packet_length", "s->length"))
-        yield from indent(self._set("egress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
         yield "    s->egress_port = egress_port;"
-        yield "    egress(s);"
-        yield "    BARRIER();"
-        if "__u32 failed; /* an assert or assume */" in self._layout.more:
-            yield "    if (s->m.failed)"
-            yield "        return drop(DROP_ASSERTION);"
-        yield f"    if ({spec} == {DROP_PORT})"
-        yield "        return drop(DROP_BY_PROGRAM);"
-        yield ""
-        yield "    egress_port = s->egress_port;"
-        yield "    update_checksums(ctx, s);"
-        yield "    BARRIER();"
-        yield "    if (!deparse(ctx, s) || !truncate(ctx, s))"
-        yield "        return drop(DROP_NO_ROOM);"
-        yield "    return transmit(ctx, egress_port);"
+        yield from indent(self._egress("egress_port"))
+        yield from indent(self._finish())
         yield "}"
+
+    def _start(self) -> list[str]:
+        return [*(f"{word} = 0;" for word in self._layout.valid_words[1:]), "start_packet(ctx, s);"]
+
+    def _parsed(self) -> Iterator[str]:
+        yield from self._set("parser_error", "s->parser_error")
+        yield "verify_checksums(ctx, s);"
+
+    def _assertion(self) -> Iterator[str]:
+        if self._asserts:
+            yield "if (s->m.failed)"
+            yield "    return drop(DROP_ASSERTION);"
+
+    def _ingress(self) -> Iterator[str]:
+        """Yield C for ingress and what follows on it, but for unicast."""
+        yield "ingress(s);"
+        yield "BARRIER();"
+        yield from self._assertion()
+        yield from self.digests.after_ingress()
+        yield from self._replication.after_ingress(DROP_PORT)
+        if self._replication.active:
+            yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
+            yield "    return drop(DROP_BY_PROGRAM);"
+            yield from self._set("instance_type", "NORMAL")
+
+    def _egress(self, port: str) -> Iterator[str]:
+        yield from self._set("egress_port", port)
+        yield from self._set("egress_spec", "0")
+        yield from self._set("packet_length", "s->length")
+        yield from self._set("egress_global_timestamp", "bpf_ktime_get_ns() / 1000")
+        yield "egress(s);"
+        yield "BARRIER();"
+        yield from self._assertion()
+        yield from self._replication.after_egress(DROP_PORT)
+
+    def _finish(self) -> Iterator[str]:
+        yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
+        yield "    return drop(DROP_BY_PROGRAM);"
+        yield ""
+        declare = "__u32 " if self._replication.active else ""
+        yield f"{declare}egress_port = s->egress_port;"
+        yield "update_checksums(ctx, s);"
+        yield "BARRIER();"
+        yield "if (!deparse(ctx, s) || !truncate(ctx, s))"
+        yield "    return drop(DROP_NO_ROOM);"
+        yield from self._replication.after_deparser()
+        yield "return transmit(ctx, egress_port);"

@@ -24,12 +24,6 @@ CONTRADICTIONS = (
 )
 """What a JSON that is no compiler's output runs into, sooner or later."""
 
-_REFUSED_LISTS = {
-    "meter_arrays": "meter",
-    "learn_lists": "digest",
-    "extern_instances": "extern instance",
-}
-
 
 def read(config: bytes) -> ir.Program:
     """Return the program of a BMv2 JSON.
@@ -86,9 +80,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _program(document: Json) -> ir.Program:
-    for key, what in _REFUSED_LISTS.items():
-        for item in document.get(key, []):
-            raise unsupported(f"{what} {item['name']}", _source(item))
+    for item in document.get("extern_instances", []):
+        raise unsupported(f"extern instance {item['name']}", _source(item))
     types = {t["name"]: _header_type(t) for t in document["header_types"]}
     by_id = {item["id"]: item["name"] for item in document["headers"]}
     unions = {
@@ -145,6 +138,12 @@ def _program(document: Json) -> ir.Program:
         value_sets={
             v["name"]: ir.ValueSet(v["name"], v.get("max_size", 0)) for v in document.get("parse_vsets", [])
         },
+        meters={m["name"]: _meter(m) for m in document.get("meter_arrays", [])},
+        digests={d["id"]: _digest(d, headers) for d in document.get("learn_lists", [])},
+        field_lists={
+            f["id"]: tuple(ir.FieldRef(*e["value"]) for e in f["elements"] if e["type"] == "field")
+            for f in document.get("field_lists", [])
+        },
     )
 
 
@@ -178,6 +177,24 @@ def _register(item: Json) -> ir.RegisterArray:
     if item["bitwidth"] > 64:
         raise unsupported(f"register {item['name']} of {item['bitwidth']} bits, more than 64,", _source(item))
     return ir.RegisterArray(item["name"], item["size"], item["bitwidth"])
+
+
+def _meter(item: Json) -> ir.MeterArray:
+    if item.get("rate_count", 2) != 2:
+        raise unsupported(f"meter {item['name']} of {item['rate_count']} rates", _source(item))
+    direct = bool(item["is_direct"])
+    return ir.MeterArray(
+        item["name"],
+        item.get("size", 0) or 0,
+        item["type"] == "bytes",
+        item["binding"] if direct else None,
+        ir.FieldRef(*item["result_target"]) if direct else None,
+    )
+
+
+def _digest(item: Json, headers: dict[str, ir.Header]) -> ir.Digest:
+    pieces = tuple(_piece(e, headers, f"digest {item['name']}", _source(item)) for e in item["elements"])
+    return ir.Digest(item["name"], item["id"], pieces)
 
 
 def _expression(item: Json | None, source: Source) -> ir.Expr:
@@ -224,6 +241,7 @@ def _expression(item: Json | None, source: Source) -> ir.Expr:
                 "calculation",
                 "counter_array",
                 "register_array",
+                "meter_array",
                 "regular",
                 "stack",
             )
@@ -349,10 +367,6 @@ def _profile(item: Json) -> ir.Profile:
 def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
     source = _source(item)
     name = item["name"]
-    if item.get("direct_meters"):
-        raise unsupported(f"direct meter {item['direct_meters']} of table {name}", source)
-    if item.get("support_timeout"):
-        raise unsupported(f"idle timeout of table {name}", source)
     keys = []
     for key in item["key"]:
         header, member = key["target"]
@@ -384,6 +398,8 @@ def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
         default_const=bool(default and default.get("action_entry_const")),
         entries=_entries(item.get("entries", []), keys),
         source=source,
+        meter=(item.get("direct_meters") or None) if keys else None,
+        ages=bool(item.get("support_timeout") and keys),
     )
 
 
@@ -423,21 +439,25 @@ def _entries(items: Sequence[Json], keys: Sequence[ir.Key]) -> tuple[ir.Entry, .
 
 def _calculation(item: Json, headers: dict[str, ir.Header]) -> ir.Calculation:
     source = _source(item)
-    pieces = []
-    for given in item["input"]:
-        kind, value = given["type"], given.get("value")
-        if kind == "payload":
-            pieces.append(ir.Piece(ir.Named("payload", ""), 0))
-        elif kind == "hexstr":
-            pieces.append(ir.Piece(ir.Const(int(value, 16)), given["bitwidth"]))
-        elif kind == "header":
-            pieces.append(ir.Piece(ir.Named("header", value), headers[value].type.bits))
-        elif kind == "field":
-            width = headers[value[0]].type.fields[value[1]].width
-            pieces.append(ir.Piece(ir.FieldRef(value[0], value[1]), width))
-        else:
-            raise unsupported(f"an input of kind {kind} of calculation {item['name']}", source)
-    return ir.Calculation(item["name"], item["algo"], tuple(pieces), source)
+    name = f"calculation {item['name']}"
+    pieces = tuple(_piece(given, headers, name, source) for given in item["input"])
+    return ir.Calculation(item["name"], item["algo"], pieces, source)
+
+
+def _piece(given: Json, headers: dict[str, ir.Header], of: str, source: Source) -> ir.Piece:
+    """Return an input of a calculation or a value of a digest."""
+    kind, value = given["type"], given.get("value")
+    if kind == "payload":
+        return ir.Piece(ir.Named("payload", ""), 0)
+    if kind == "hexstr":
+        return ir.Piece(ir.Const(int(value, 16)), given.get("bitwidth", 4 * len(value.removeprefix("0x"))))
+    if kind == "header":
+        return ir.Piece(ir.Named("header", value), headers[value].type.bits)
+    if kind == "field":
+        header, member = value
+        width = 1 if member == ir.VALID else headers[header].type.fields[member].width
+        return ir.Piece(ir.FieldRef(header, member), width)
+    raise unsupported(f"an input of kind {kind} of {of}", source)
 
 
 def _checksum(item: Json) -> ir.Checksum:

@@ -24,7 +24,7 @@ from enum import StrEnum
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
-from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
+from duet_p4.xdp_switch.compiler.expressions import Expressions, Value, cut
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, indent
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.structs import Struct
@@ -118,6 +118,7 @@ class TableLayout:
     key: Struct
     symbol: str
     counter: str | None
+    meter: str | None
 
     @property
     def capacity(self) -> int:
@@ -184,6 +185,7 @@ def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout
         Struct(fields, 4),
         names("table", table.name),
         f"direct_{names('table', table.name)}" if table.with_counter else None,
+        f"meter_{names('meter', table.meter)}" if table.meter is not None else None,
     )
 
 
@@ -274,6 +276,10 @@ class Tables:
             return
         if t.counter:
             yield f"COUNTERS({t.counter}, {t.capacity});"
+        if table.meter is not None:
+            yield f"METERS({t.meter}, {t.capacity});"
+        if table.ages:
+            yield f"__u64 hits_{symbol}[{t.capacity}]; /* handle -> ns of the last hit */"
         yield from {
             Strategy.INDEX: self._index,
             Strategy.HASH: self._hash,
@@ -400,7 +406,7 @@ class Tables:
         """Yield the C that applies a table and goes on to the next node."""
         t = self.layouts[name]
         table = t.table
-        yield f"{label}: __attribute__((unused)); /* table {table.name}, {table.source} */"
+        yield f"{label}: /* table {table.name}, {table.source} */"
         yield "{"
         if t.strategy is Strategy.NONE and table.default_const:
             yield from indent(self._fixed_default(t, goto))
@@ -451,6 +457,21 @@ class Tables:
         if t.counter:
             yield "if (hit)"
             yield f"    count_packet(s, {t.counter}, {t.capacity}, entry->handle);"
+        if table.ages:
+            yield "if (hit) {"
+            yield "    INDEX(seen, entry->handle);"
+            yield f"    if (seen < {t.capacity})"
+            yield f"        hits_{symbol}[seen] = bpf_ktime_get_coarse_ns();"
+            yield "}"
+        if table.meter is not None:
+            meter = self._program.meters[table.meter]
+            yield "if (hit) {"
+            yield f"    __u32 colour = {self._actions.colour(meter, 'entry->handle')};"
+            if meter.target is not None:
+                width = self._program.field(meter.target).width
+                yield from indent(self._layout.store(meter.target, cut(Value("colour", 0, 2), width)))
+            yield "    (void)colour;"
+            yield "}"
         if table.default_const:
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))

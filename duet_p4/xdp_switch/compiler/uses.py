@@ -15,6 +15,8 @@ _WRITES_FIRST = {
     "modify_field_rng_uniform",
 }
 
+_GROUP = ir.FieldRef(ir.STANDARD_METADATA, "mcast_grp")
+
 
 def fields_read(program: ir.Program) -> set[ir.FieldRef]:
     """Return every field whose value can matter, `egress_spec` always among them.
@@ -23,6 +25,8 @@ def fields_read(program: ir.Program) -> set[ir.FieldRef]:
     """
     read = {ir.FieldRef(ir.STANDARD_METADATA, "egress_spec")}
     read.update(_roots(program))
+    if multicasts(program):
+        read.add(_GROUP)
     writes: list[tuple[ir.FieldRef, set[ir.FieldRef]]] = []
     for primitive in program.primitives():
         target = primitive.arguments[0] if primitive.arguments else None
@@ -45,6 +49,16 @@ def fields_read(program: ir.Program) -> set[ir.FieldRef]:
     return read
 
 
+def multicasts(program: ir.Program) -> bool:
+    """Tell whether a program sets a multicast group: simple_switch reads it behind ingress by itself."""
+    return any(
+        step.op in _WRITES_FIRST
+        and step.arguments[:1] == (_GROUP,)
+        and not all(isinstance(a, ir.Const) and a.value == 0 for a in step.arguments[1:])
+        for step in program.primitives()
+    )
+
+
 def _roots(program: ir.Program) -> Iterator[ir.FieldRef]:
     """Yield the fields that decide about control flow, lookups, hashes and checksums."""
     for state in program.parser.values():
@@ -61,6 +75,11 @@ def _roots(program: ir.Program) -> Iterator[ir.FieldRef]:
     for calculation in program.calculations.values():
         for piece in calculation.inputs:
             yield from _fields(piece.value)
+    for digest in program.digests.values():
+        for piece in digest.values:
+            yield from _fields(piece.value)
+    for fields in program.field_lists.values():
+        yield from fields
     for checksum in program.checksums:
         yield checksum.target
         yield from _fields(checksum.condition)

@@ -14,6 +14,7 @@ enum drop_reason {
     DROP_PORT_UNKNOWN, /* it came by an interface that is no port */
     DROP_NO_ROOM, /* no headroom for the headers added, or fewer than 14 bytes left */
     DROP_NO_EGRESS, /* the egress port does not exist */
+    DROP_PASSES, /* too many passes of one packet, or too many packets between passes */
     DROP_ASSERTION, /* an assert or assume of the program was false */
     DROP_REASONS,
 };

@@ -1,5 +1,6 @@
 """The XDP switch on real veths: ports, CPU port, swapping programs, dying."""
 
+import json
 import os
 import select
 import signal
@@ -16,6 +17,8 @@ from google.protobuf import text_format
 from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
 from duet_p4.xdp_switch.device import XdpDevice
 from tests.integration import netns
+from tests.integration.xdp_switch import copies
+from tests.integration.xdp_switch.programs import assign, field, info_of, number
 
 pytestmark = [
     pytest.mark.root,
@@ -136,9 +139,9 @@ def test_a_refused_program_leaves_the_old_one_running(switch: XdpDevice, wire: W
     config, info = program("l3_router")
     with pytest.raises(ValueError, match="no BMv2 JSON"):
         switch.load(b"{}", info)
-    meter = config.replace(b'"meter_arrays" : []', b'"meter_arrays" : [{"name": "police"}]')
-    with pytest.raises(UnsupportedError, match="meter police"):
-        switch.verify(meter, info)
+    foreign = config.replace(b'"extern_instances" : []', b'"extern_instances" : [{"name": "police"}]')
+    with pytest.raises(UnsupportedError, match="extern instance police"):
+        switch.verify(foreign, info)
     wire.send(2, frame(bytes.fromhex("0180c200000e")))
     assert wait_for_packet_in(switch) is not None
 
@@ -185,3 +188,36 @@ def test_kill_9_detaches_and_leaves_nothing_behind(wire: Wire) -> None:
         select.select([], [], [], 0.05)
     assert "prog/xdp" not in netns.ip("link show port1")
     assert "p4cpu" not in netns.ip("link show")
+
+
+def test_copies_leave_by_their_ports_with_all_that_makes_them(switch: XdpDevice, wire: Wire) -> None:
+    made = copies.document(
+        [
+            assign(field("standard_metadata", "mcast_grp"), number(5)),
+            copies.primitive("clone_ingress_pkt_to_egress", number(9), number(1)),
+            assign(field("input", "word"), number(1000)),
+        ],
+        [assign(field("input", "rest"), field("standard_metadata", "egress_rid"))],
+    )
+    pipeline = switch.load(json.dumps(made).encode(), info_of(made))
+    pipeline.multicast.put(5, [(2, 20), (1, 10), (2, 21)])
+    pipeline.clones.put(9, [(2, 2)])
+    for _ in range(40):
+        wire.send(1, copies.FRAME)
+        left = [(2, wire.receive(2)) for _ in range(3)] + [(1, wire.receive(1))]
+        assert all(data is not None for _, data in left), f"{left}, {pipeline.drops()}"
+        told = copies.words([(port, data) for port, data in left if data is not None])
+        assert sorted(told) == [(1, 1000, 10), (2, 7, 2), (2, 1000, 20), (2, 1000, 21)]
+    assert sum(pipeline.drops().values()) == 0
+
+
+def test_an_inner_port_leaves_nothing_behind(wire: Wire) -> None:
+    def interfaces() -> str:
+        return subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
+
+    before = interfaces()
+    device = XdpDevice()
+    made = copies.document([assign(field("standard_metadata", "mcast_grp"), number(5))])
+    device.load(json.dumps(made).encode(), info_of(made))
+    assert interfaces() == before, "the pair is not among the switch's interfaces"
+    device.close()

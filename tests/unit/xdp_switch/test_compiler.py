@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from duet_p4.xdp_switch.compiler import compile_program
+from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.structs import Struct
 from duet_p4.xdp_switch.compiler.tables import Strategy
 from duet_p4.xdp_switch.dataplane import UnsupportedError
+from duet_p4.xdp_switch.pipeline import build
 from duet_p4.xdp_switch.stores import range_masks
 
 ROOT = Path(__file__).parents[3]
@@ -46,11 +50,6 @@ def with_list(key: str) -> Callable[[Json], None]:
     return lambda changed: changed[key].append({"name": "thing", "id": 99, "source_info": source(3)})
 
 
-def multicast(changed: Json) -> None:
-    target = {"type": "field", "value": ["standard_metadata", "mcast_grp"]}
-    first_action(changed, primitive("assign", target, {"type": "hexstr", "value": "0x01"}))
-
-
 def wide_parameter(changed: Json) -> None:
     action = next(a for a in changed["actions"] if a["runtime_data"])
     action["runtime_data"][0]["bitwidth"] = 200
@@ -62,26 +61,11 @@ def unknown_hash(changed: Json) -> None:
     changed["calculations"][0]["algo"] = "toeplitz"
 
 
-def idle_timeout(changed: Json) -> None:
-    table = next(t for t in changed["pipelines"][0]["tables"] if t["key"])
-    table["source_info"] = source(9)
-    table["support_timeout"] = True
-
-
 REFUSED: dict[str, tuple[Callable[[Json], None], str]] = {
-    "clone": (with_primitive("clone_ingress_pkt_to_egress"), "clone is not supported, at where.p4:12"),
-    "resubmit": (with_primitive("resubmit"), "resubmit is not supported, at where.p4:12"),
-    "recirculate": (with_primitive("recirculate"), "recirculate is not supported"),
-    "digest": (with_primitive("generate_digest"), "digest is not supported"),
-    "meter": (with_primitive("execute_meter"), "meter is not supported"),
     "unknown extern": (with_primitive("_my_extern_go"), "primitive _my_extern_go is not supported"),
-    "meter array": (with_list("meter_arrays"), "meter thing is not supported"),
-    "learn list": (with_list("learn_lists"), "digest thing is not supported"),
     "extern": (with_list("extern_instances"), "extern instance thing is not supported"),
-    "multicast": (multicast, "multicast (writing mcast_grp) is not supported, at where.p4:12"),
     "wide parameter": (wide_parameter, "of 200 bits, more than 128, is not supported, at where.p4:5"),
     "hash": (unknown_hash, "hash algorithm toeplitz is not supported, at where.p4:8"),
-    "idle timeout": (idle_timeout, "is not supported, at where.p4:9"),
 }
 
 
@@ -182,3 +166,87 @@ def test_a_damaged_program_is_refused_or_compiled_but_never_crashes(seed: int) -
             )
     with suppress(ValueError, UnsupportedError):
         compile_program(json.dumps(changed).encode(), 1)
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        [
+            "if",
+            "int",
+            "short",
+            "register",
+            "double",
+            "auto",
+            "static",
+            "volatile",
+            "class",
+            "padding",
+            "end",
+            "s",
+        ]
+    ),
+    st.text("ab_", min_size=1, max_size=4),
+    st.lists(st.text("ab_", min_size=1, max_size=3), min_size=2, max_size=3).map(".".join),
+)
+
+
+@given(st.lists(NAMES, unique=True, max_size=30))
+def test_names_are_identifiers_and_no_two_are_one(names: list[str]) -> None:
+    known = Names()
+    made = [known("table", name) for name in names]
+    assert len(set(made)) == len(names), dict(zip(names, made, strict=True))
+    assert all(f"table_{name}".isidentifier() for name in made)
+    assert [known("table", name) for name in names] == made, "a name has one identifier"
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {names.get(k, k): renamed(v, names) for k, v in value.items()}
+    if isinstance(value, list):
+        return [renamed(v, names) for v in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(NAMES, min_size=24, max_size=24, unique=True))
+def test_a_program_compiles_whatever_its_names_are(names: list[str]) -> None:
+    changed = document(ROOT / "tests" / "p4" / "build" / "stateful.json")
+    originals = {t["name"] for p in changed["pipelines"] for t in p["tables"]}
+    originals |= {h["name"] for h in changed["headers"] if not h["metadata"]}
+    originals |= {s["name"] for s in changed["parsers"][0]["parse_states"] if s["name"] != "start"}
+    originals |= {c["name"] for key in ("counter_arrays", "register_arrays") for c in changed[key]}
+    originals |= {p["name"] for a in changed["actions"] for p in a["runtime_data"]}
+    chosen = dict(zip(sorted(originals), names, strict=False))
+    build(compile_program(json.dumps(renamed(changed, chosen)).encode(), 1))
+
+
+def test_a_device_config_of_p4langs_clients_is_unwrapped() -> None:
+    config = (ROOT / "tests" / "p4" / "build" / "labels.json").read_bytes()
+    length = len(config)
+    varint = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14])
+    # p4.tmp.P4DeviceConfig: `reassign` false, `extras` with one byte string, `device_data` the JSON.
+    wrapped = b"\x08\x00" + b"\x12\x02\x0a\x00" + b"\x1a" + varint + config
+    assert compile_program(wrapped, 1).source == compile_program(config, 1).source
+
+
+def test_the_error_of_what_is_no_json_stays_short() -> None:
+    with pytest.raises(ValueError, match="no BMv2 JSON") as caught:
+        compile_program(b"\x1a" + bytes(range(256)) * 100, 1)
+    assert len(str(caught.value)) < 400
+
+
+def test_transitions_of_old_compilers_have_no_type() -> None:
+    changed = document(ROOT / "tests" / "p4" / "build" / "labels.json")
+    for state in changed["parsers"][0]["parse_states"]:
+        for transition in state["transitions"]:
+            if transition.pop("type") == "default":
+                transition["value"] = "default"
+    assert compile_program(json.dumps(changed).encode(), 1).source
+
+
+def test_a_direct_counter_of_a_table_without_keys_counts_nothing() -> None:
+    changed = document()
+    table = next(t for t in changed["pipelines"][0]["tables"] if not t["key"])
+    table["with_counters"] = True
+    table["default_entry"]["action_entry_const"] = False
+    build(compile_program(json.dumps(changed).encode(), 1))
