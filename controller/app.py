@@ -18,8 +18,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
 from controller.config import ControllerConfig, Module
-from controller.engine import api as engine_api
-from controller.engine.api import Request
+from controller.engine.live import api as engine_api
+from controller.engine.live.api import AssignmentRequest
+from controller.engine.live.network import Outages
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.metrics import registry_of
@@ -60,10 +61,11 @@ class Surroundings:
         """Return the measured traffic matrix of one assignment interval."""
         return await self._monitoring.traffic(self._traffic_s)
 
-    async def out_of_service(self) -> list[str]:
-        """Return the switches that are out of reach."""
-        lost = {state.name for state in await self._monitoring.agents() if state.reach is Reach.UNREACHABLE}
-        return [switch.name for switch in (await self.inventory()).switches if switch.name in lost]
+    async def outages(self) -> Outages:
+        """Return the switches that are out of reach: they get nothing new."""
+        away = {state.name for state in await self._monitoring.agents() if state.reach is Reach.UNREACHABLE}
+        names = [switch.name for switch in (await self.inventory()).switches if switch.name in away]
+        return Outages(closed=names)
 
     async def vips(self) -> list[VipRecord]:
         """Return the wanted VIPs."""
@@ -155,7 +157,7 @@ class Controller:
                 group.create_task(_run(job), name=name)
 
     async def _reassign(self, engine: EngineClient, updater: UpdaterClient, events: EventLog) -> None:
-        result = await engine.compute(Request(strategy=self.config.strategy))
+        result = await engine.compute(AssignmentRequest(strategy=self.config.strategy))
         placements = [Placement(address=p.address, switch=p.switch) for p in result.placements]
         report = await updater.assign(placements)
         events.add(

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.client import ControllerClient
-from controller.engine.api import Request
-from controller.engine.planner import StrategyName
+from controller.engine import strategy_names
+from controller.engine.live.api import AssignmentRequest
 from controller.store import ON_SMUXES, Carried, Event, VipRecord
 from controller.updater.plan import Plan
 from controller.updater.service import Placement, Report
@@ -271,25 +271,35 @@ def assignment() -> None:
 
 
 def _strategy_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--seed", type=click.IntRange(0), default=0, help="Of random."),
+    options = (
         click.option(
-            "--delta", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Of sticky."
+            "--option",
+            "options",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="An option of the strategy, such as delta=0.05 of sticky or seed=1 of random; repeatable.",
         ),
-        click.option(
-            "--strategy",
-            type=click.Choice([name.value for name in StrategyName]),
-            default=StrategyName.STICKY.value,
-            show_default=True,
-        ),
-    ):
+        click.option("--strategy", type=click.Choice(strategy_names()), default="sticky", show_default=True),
+    )
+    for option in options:
         command = option(command)
     return command
 
 
-async def _compute(client: ControllerClient, strategy: str, delta: float, seed: int) -> list[Placement]:
+def _option(text: str) -> tuple[str, Any]:
+    name, is_there, value = text.partition("=")
+    if not (name and is_there):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+async def _compute(client: ControllerClient, strategy: str, options: Sequence[str]) -> list[Placement]:
     """Have the engine say where every VIP and TIP should live."""
-    result = await client.compute(Request(strategy=StrategyName(strategy), delta=delta, seed=seed))
+    request = AssignmentRequest(strategy=strategy, options=dict(map(_option, options)))
+    result = await client.compute(request)
     return [Placement(address=p.address, switch=p.switch) for p in result.placements]
 
 
@@ -316,11 +326,11 @@ def show_assignment(session: Session) -> None:
 @assignment.command("plan")
 @_strategy_options
 @_options
-def plan_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
+def plan_assignment(session: Session, strategy: str, options: tuple[str, ...]) -> None:
     """Compute an assignment and print the steps it would take; nothing is changed."""
 
     async def question(client: ControllerClient) -> Plan:
-        return await client.plan(await _compute(client, strategy, delta, seed))
+        return await client.plan(await _compute(client, strategy, options))
 
     plan = session.ask(question)
 
@@ -339,11 +349,11 @@ def plan_assignment(session: Session, strategy: str, delta: float, seed: int) ->
 @assignment.command("run")
 @_strategy_options
 @_options
-def run_assignment(session: Session, strategy: str, delta: float, seed: int) -> None:
+def run_assignment(session: Session, strategy: str, options: tuple[str, ...]) -> None:
     """Compute an assignment and carry it out, in waves through the SMuxes."""
 
     async def question(client: ControllerClient) -> Report:
-        return await client.assign(await _compute(client, strategy, delta, seed))
+        return await client.assign(await _compute(client, strategy, options))
 
     _carry_out(session, question)
 
@@ -356,7 +366,7 @@ def explain(session: Session, address: IPv4Address) -> None:
     placed = session.ask(lambda c: c.explain(address))
 
     def people() -> Iterable[str]:
-        yield f"{placed.address} on {placed.switch or 'the SMuxes'}: {placed.reason}"
+        yield f"{placed.name} on {placed.switch or 'the SMuxes'}: {placed.reason}"
         if placed.bottleneck and placed.utilization is not None:
             yield f"bottleneck: {placed.bottleneck} at {placed.utilization:.1%}"
         if placed.runner_up and placed.runner_up_utilization is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from controller.engine.api import Placed, Request, Result
+from controller.engine import Explanation
+from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
 from controller.store import Event, TrafficSample, VipRecord
@@ -86,17 +87,17 @@ class UpdaterClient(RestClient):
 class EngineClient(RestClient):
     """Calls the DUET engine."""
 
-    async def compute(self, request: Request) -> Result:
+    async def compute(self, request: AssignmentRequest) -> AssignmentResult:
         """Compute an assignment; nothing is carried out."""
-        return await self.call("POST", "/v1/assignments", Result, body=request)
+        return await self.call("POST", "/v1/assignments", AssignmentResult, body=request)
 
     async def place(self, record: VipRecord) -> dict[IPv4Address, str | None]:
         """Say where one VIP and its TIPs go, while everything else stays."""
         return await self.call("POST", "/v1/placements", dict[IPv4Address, str | None], body=record)
 
-    async def explain(self, address: IPv4Address) -> Placed:
+    async def explain(self, address: IPv4Address) -> Explanation:
         """Say why the last computed assignment put a VIP or TIP where it did."""
-        return await self.call("GET", f"/v1/explanations/{address}", Placed)
+        return await self.call("GET", f"/v1/explanations/{address}", Explanation)
 
 
 class MonitoringClient(RestClient):

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from controller.engine.planner import StrategyName
+from controller.engine import strategy_names
 from duet_p4.model import Model
 
 
@@ -56,7 +56,7 @@ class ControllerConfig(Model):
     modules: tuple[Module, ...] = tuple(Module)
     elsewhere: dict[Module, str] = Field(default_factory=dict)
     intervals: Intervals = Intervals()
-    strategy: StrategyName = StrategyName.STICKY
+    strategy: str = "sticky"
     misses: int = Field(default=3, ge=1, description="health questions an agent may miss before it is lost")
     switch_hold_s: float = Field(
         default=10.0, ge=0, description="how long a switch may be lost before its VIPs go to others"
@@ -64,6 +64,10 @@ class ControllerConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.strategy not in strategy_names():
+            raise ValueError(
+                f"there is no strategy {self.strategy!r}; there are {', '.join(strategy_names())}"
+            )
         if (self.certificate is None) != (self.key is None):
             raise ValueError("a certificate needs its key, and a key its certificate")
         for module in Module:

@@ -11,25 +11,20 @@ Importing this package loads numpy and networkx, not numba.
 """
 
 from controller.engine.assignment import Assignment, Explanation, align, assign
-from controller.engine.demand import INTERNET, Demand, Demands, TableUse, TipDemand
-from controller.engine.strategies import (
-    SMUX,
-    AllSMux,
-    Balanced,
-    Candidates,
-    Greedy,
-    OneTime,
-    Random,
-    Rule,
-    Sticky,
-    Strategy,
-)
-from controller.engine.topology import NO_TABLES, FatTreeShape, TableSizes, Topology
+from controller.engine.demand import INTERNET, Demand, Demands, Flow, TableUse, TipDemand
+from controller.engine.recognise import recognise
+from controller.engine.registry import make_strategy, strategy_names
+from controller.engine.strategies import AllSMux, Balanced, Greedy, OneTime, Random, Sticky
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
+from controller.engine.topology import NO_TABLES, FatTreeShape, MuxTables, Topology
 
 __all__ = [
+    "FEASIBLE",
     "INTERNET",
     "NO_TABLES",
     "SMUX",
+    "STOP",
+    "TIE",
     "AllSMux",
     "Assignment",
     "Balanced",
@@ -38,16 +33,20 @@ __all__ = [
     "Demands",
     "Explanation",
     "FatTreeShape",
+    "Flow",
     "Greedy",
+    "MuxTables",
     "OneTime",
     "Random",
     "Rule",
     "Sticky",
     "Strategy",
-    "TableSizes",
     "TableUse",
     "TipDemand",
     "Topology",
     "align",
     "assign",
+    "make_strategy",
+    "recognise",
+    "strategy_names",
 ]

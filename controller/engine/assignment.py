@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.engine.demand import Demands
-from controller.engine.ledger import Ledger, ledger_for
-from controller.engine.strategies import SMUX, Candidates, Strategy, turn_of
+from controller.engine.ledger import NONE_BARRED, NOWHERE, Ledger
+from controller.engine.ledgers import ledger_for
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, Candidates, Strategy
 from controller.engine.topology import Floats, Ints, Topology
-
-FULL = 1 + 1e-9
-"""The highest cost that is feasible."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Assignment:
             if self.routes >= self.topology.routes:
                 return f"all {self.topology.routes} /32 routes are taken"
             return f"{self.strategy} tried no switch"
-        if cost > FULL:
+        if cost > FEASIBLE:
             return f"even the best switch would reach {cost:.1%}"
         return f"{self.strategy} left it there"
 
@@ -117,21 +115,22 @@ def assign(
     strategy: Strategy,
     previous: Ints | None = None,
     *,
-    excluded: Ints | None = None,
+    excluded: Ints = NONE_BARRED,
+    closed: Ints = NONE_BARRED,
     ledger: Ledger | None = None,
 ) -> Assignment:
     """Place VIPs by decreasing traffic, each with its TIPs or not at all.
 
     `previous` is the switch of every row before (-1: SMuxes), for strategies that look at it;
-    `excluded` are switches that may carry nothing. A TIP is never on its VIP's own switch. A VIP that a
-    strategy places nowhere, or one of whose TIPs fits nowhere, or that finds the /32 routes taken, is on
-    the SMuxes.
+    `excluded` are switches that may carry nothing, `closed` those that may carry nothing new. A TIP is
+    never on its VIP's own switch. A VIP that a strategy places nowhere, or one of whose TIPs fits nowhere,
+    or that finds the /32 routes taken, is on the SMuxes. A strategy that returns `STOP` leaves that VIP
+    and all after it there.
     """
     if previous is not None and len(previous) != demands.row_count:
         raise ValueError(f"previous has {len(previous)} rows, the demands have {demands.row_count}")
-    return _Run(
-        topology, demands, strategy, previous, excluded, ledger or ledger_for(topology, demands)
-    ).run()
+    ledger = ledger or ledger_for(topology, demands)
+    return _Run(topology, demands, strategy, previous, excluded, closed, ledger).run()
 
 
 def align(placement: Mapping[str, str | None], topology: Topology, demands: Demands) -> Ints:
@@ -148,32 +147,41 @@ class _Run:
         demands: Demands,
         strategy: Strategy,
         previous: Ints | None,
-        excluded: Ints | None,
+        excluded: Ints,
+        closed: Ints,
         ledger: Ledger,
     ) -> None:
         self.topology, self.demands, self.strategy, self.ledger = topology, demands, strategy, ledger
-        self.previous, self.excluded = previous, excluded
+        self.barred = np.concatenate((excluded, closed)).astype(np.int32)
+        self.closed = frozenset(closed.tolist()) - frozenset(excluded.tolist())
         rows = demands.row_count
+        self.current = [SMUX] * rows if previous is None else previous.tolist()
         self.switch = np.full(rows, SMUX, np.int32)
         self.cost = np.full(rows, np.nan)
-        self.bottleneck = np.full(rows, -1, np.int32)
-        self.runner_up = np.full(rows, -1, np.int32)
+        self.bottleneck = np.full(rows, NOWHERE, np.int32)
+        self.runner_up = np.full(rows, NOWHERE, np.int32)
         self.runner_up_cost = np.full(rows, np.nan)
         self.choose = strategy.begin(topology, demands, previous)
         self.carried = np.zeros(topology.switch_count)
-        self.shares = demands.row_share()
-        self.worst = self.ledger.worst()
-        self.turn = [turn_of(name, topology.switch_count) for name in demands.names]
+        self.traffic = demands.row_traffic.tolist()
+        self.turns = demands.turns(topology.switch_count)
+        self.worst = ledger.worst()
 
     def run(self) -> Assignment:
         demands = self.demands
         left = self.topology.routes
+        tips = np.diff(demands.tip_start)
         for vip in np.argsort(-demands.traffic, kind="stable").tolist():
             if left < 1:
                 break
-            tips = demands.tips(vip)
-            if 1 + len(tips) <= left and self._place_all(vip, tips):
-                left -= 1 + len(tips)
+            needed = 1 + int(tips[vip])
+            if needed > left:
+                continue
+            placed = self._place_all(vip, demands.tips(vip))
+            if placed == STOP:
+                break
+            if placed != SMUX:
+                left -= needed
         return Assignment(
             topology=self.topology,
             demands=demands,
@@ -186,52 +194,53 @@ class _Run:
             ledger=self.ledger,
         )
 
-    def _place_all(self, vip: int, tips: range) -> bool:
-        traffic = float(self.demands.traffic[vip])
-        if not self._place(vip, traffic, None):
-            return False
-        origin = int(self.switch[vip])
+    def _place_all(self, vip: int, tips: range) -> int:
+        """Place a VIP with its TIPs; return its switch, `SMUX` or `STOP`."""
+        origin = self._place(vip, None)
+        if origin < 0:
+            return origin
         for tip in tips:
-            if not self._place(tip, traffic * float(self.shares[tip]), origin):
+            found = self._place(tip, origin)
+            if found < 0:
                 for placed in range(tips.start, tip):
-                    self._undo(placed, traffic * float(self.shares[placed]), origin)
-                self._undo(vip, traffic, None)
+                    self._undo(placed, origin)
+                self._undo(vip, None)
                 self.cost[vip] = self.cost[tip]
-                return False
-        return True
+                return found
+        return origin
 
-    def _place(self, row: int, traffic: float, origin: int | None) -> bool:
-        costs = self.ledger.costs(row, origin)
-        if self.excluded is not None:
-            costs[self.excluded] = np.inf
-        if origin is not None:
-            costs[origin] = np.inf  # A switch does not send a packet through its own tables twice.
-        current = SMUX if self.previous is None else int(self.previous[row])
+    def _place(self, row: int, origin: int | None) -> int:
+        flow, traffic, current = self.demands.flow(row, origin), self.traffic[row], self.current[row]
+        barred = self.barred
+        if current in self.closed:
+            barred = barred[barred != current]
+        if origin is not None:  # A switch does not send a packet through its own tables twice.
+            barred = np.append(barred, np.int32(origin))
+        costs = self.ledger.costs(flow, barred)
         switch = self.choose(
-            Candidates(row, traffic, costs, current, self.carried, self.turn[row], self.worst)
+            Candidates(row, traffic, costs, current, self.carried, self.turns[row], self.worst)
         )
-        if switch == SMUX:
-            self.cost[row] = costs.min()
-            return False
-        self.cost[row] = costs[switch]
-        costs[switch] = np.inf
-        rival = int(costs.argmin())
-        if np.isfinite(costs[rival]):
-            self.runner_up[row], self.runner_up_cost[row] = rival, costs[rival]
+        if switch < 0:
+            self.cost[row] = costs.least()
+            return switch
+        self.cost[row] = costs.at(switch)
+        rival = costs.runner_up(switch)
+        if rival != NOWHERE:
+            self.runner_up[row], self.runner_up_cost[row] = rival, costs.at(rival)
         self.switch[row] = switch
-        self.bottleneck[row], busiest = self.ledger.place(row, switch, origin)
+        self.bottleneck[row], busiest = self.ledger.place(flow, switch)
         self.worst = max(self.worst, busiest)
         self.carried[switch] += traffic
-        return True
+        return switch
 
-    def _undo(self, row: int, traffic: float, origin: int | None) -> None:
+    def _undo(self, row: int, origin: int | None) -> None:
         switch = int(self.switch[row])
-        self.ledger.remove(row, switch, origin)
+        self.ledger.remove(self.demands.flow(row, origin), switch)
         self.worst = self.ledger.worst()
-        self.carried[switch] -= traffic
+        self.carried[switch] -= self.traffic[row]
         self.switch[row] = SMUX
-        self.bottleneck[row] = self.runner_up[row] = -1
+        self.bottleneck[row] = self.runner_up[row] = NOWHERE
         self.runner_up_cost[row] = np.nan
 
 
-__all__ = ["FULL", "Assignment", "Explanation", "align", "assign"]
+__all__ = ["Assignment", "Explanation", "align", "assign"]

@@ -22,7 +22,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_matrix, hstack, vstack
 
 from controller.engine.demand import Demands
-from controller.engine.ledger import ledger_for
+from controller.engine.ledgers import ledger_for
 from controller.engine.topology import Floats, Topology
 
 FAILED_SWITCHES = 3
@@ -87,10 +87,13 @@ class _Program:
 
     def _feasible(self) -> Floats:
         """Return for large VIPs and tiers whether some switch of the tier could carry the VIP alone."""
-        shape = self.shape
-        ledger = ledger_for(self.topology, self.demands)
+        shape, demands = self.shape, self.demands
+        ledger = ledger_for(self.topology, demands)
         at = [0, shape.tor_count, shape.tor_count + shape.agg_count]
-        feasible = [np.minimum.reduceat(ledger.costs(vip), at) <= 1 + 1e-9 for vip in self.large.tolist()]
+        feasible = [
+            np.minimum.reduceat(ledger.costs(demands.flow(vip)).all(), at) <= 1 + 1e-9
+            for vip in self.large.tolist()
+        ]
         return np.array(feasible, np.float64)
 
     def _capacity_rows(self) -> tuple[csr_matrix, Floats]:

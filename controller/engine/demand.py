@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import IPv4Address
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,10 @@ class TableUse:
             tunneling=sum(len(group.used()) for group in kept),
             acl=acl,
         )
+
+    def row(self) -> tuple[int, int, int, int]:
+        """Return the entries in the order of `topology.TABLES`."""
+        return (self.host, self.ecmp, self.tunneling, self.acl)
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,26 @@ class Demand:
         )
 
 
+def turn_of(name: str, switches: int) -> int:
+    """Return the switch from which the ties of a VIP or TIP of this name are broken: a hash of it."""
+    return zlib.crc32(name.encode()) % switches
+
+
+class Flow(NamedTuple):
+    """What one VIP or TIP loads on the network, and needs in tables, wherever it goes.
+
+    `sent` is in bit/s from each switch of `sources`, `internet` in bit/s from the Internet, `received` in
+    bit/s to each switch of `dips`; `tables` are entries in the order of `topology.TABLES`.
+    """
+
+    sources: Ints
+    sent: Floats
+    internet: float
+    dips: Ints
+    received: Floats
+    tables: NDArray[np.int64]
+
+
 @dataclass(frozen=True, eq=False)
 class Demands:
     """Many demands as columns. Rows 0..n-1 are VIPs, the rows after them are TIPs.
@@ -190,11 +216,59 @@ class Demands:
 
     def row_share(self) -> Floats:
         """Return the share of its VIP's traffic that each row carries: 1 for VIPs."""
+        return self._row_share
+
+    @cached_property
+    def _row_share(self) -> Floats:
         shares = np.ones(self.row_count)
         sums = np.concatenate(([0.0], np.cumsum(self.dip_share)))
         tips = slice(self.vip_count, self.row_count)
         shares[tips] = (sums[self.dip_start[1:]] - sums[self.dip_start[:-1]])[tips]
         return shares
+
+    @cached_property
+    def row_traffic(self) -> Floats:
+        """The traffic that each row carries, bit/s."""
+        traffic: Floats = self.traffic[self.owners()] * self._row_share
+        return traffic
+
+    def turns(self, switches: int) -> list[int]:
+        """Return, per row, the switch from which its ties are broken: a hash of its name."""
+        return [turn_of(name, switches) for name in self.names]
+
+    def flow(self, row: int, origin: int | None = None) -> Flow:
+        """Return what a row loads. The traffic of a TIP comes from switch `origin`, where its VIP is."""
+        first, end = self._dip_bounds[row], self._dip_bounds[row + 1]
+        dips, received, tables = self.dip_switch[first:end], self._received[first:end], self.tables[row]
+        if origin is not None:
+            at = np.array([origin], np.int32)
+            return Flow(at, self.row_traffic[row : row + 1], 0.0, dips, received, tables)
+        first, end = self._source_bounds[row], self._source_bounds[row + 1]
+        internet = self._internet[row]
+        return Flow(self.source_switch[first:end], self._sent[first:end], internet, dips, received, tables)
+
+    @cached_property
+    def _sent(self) -> Floats:
+        sent: Floats = self.source_share * np.repeat(self.traffic, np.diff(self.source_start))
+        return sent
+
+    @cached_property
+    def _received(self) -> Floats:
+        received: Floats = self.dip_share * np.repeat(self.traffic[self.owners()], np.diff(self.dip_start))
+        return received
+
+    @cached_property
+    def _internet(self) -> list[float]:
+        internet: list[float] = (self.internet * self.traffic).tolist()
+        return internet
+
+    @cached_property
+    def _source_bounds(self) -> list[int]:
+        return [int(i) for i in self.source_start]
+
+    @cached_property
+    def _dip_bounds(self) -> list[int]:
+        return [int(i) for i in self.dip_start]
 
     def with_traffic(self, traffic: Floats) -> Demands:
         """Return the same VIPs with other traffic, bit/s per VIP."""
@@ -216,9 +290,7 @@ class Demands:
             dip_start=_starts([len(d) for d in dips]),
             dip_switch=np.array([switch for d in dips for switch, _ in d], np.int32),
             dip_share=np.array([share for d in dips for _, share in d], np.float64),
-            tables=np.array(
-                [(r.tables.host, r.tables.ecmp, r.tables.tunneling, r.tables.acl) for r in rows], np.int64
-            ).reshape(-1, 4),
+            tables=np.array([r.tables.row() for r in rows], np.int64).reshape(-1, 4),
             tip_start=_starts([len(d.tips) for d in demands]),
         )
 

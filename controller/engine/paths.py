@@ -1,6 +1,6 @@
 """ECMP over shortest paths on networks of any size, compiled with numba.
 
-All switches of a path split traffic evenly over their next hops, as in `ledger.ecmp_shares`.
+All switches of a path split traffic evenly over their next hops, as in `dense.ecmp_shares`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,11 @@ class Paths:
     def __init__(self, topology: Topology, dead: Ints | None = None) -> None:
         """Find the hops between all pairs."""
         self.topology = topology
-        self.alive = np.ones(topology.switch_count, np.bool_)
+        self.alive = topology.living.copy()
         if dead is not None:
             self.alive[dead] = False
         self.start, self.order = topology.out_links
-        order = np.argsort(topology.target, kind="stable").astype(np.int32)
-        counts = np.bincount(topology.target, minlength=topology.switch_count)
-        start = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-        self.hops: Hops = hop_counts(start, order, topology.source, self.alive)
+        self.hops: Hops = hop_counts(*topology.in_links, topology.source, self.alive)
 
     def loads(self, matrix: Floats) -> Floats:
         """Return bit/s per link for `matrix[u, v]` bit/s from switch u to v.
@@ -42,31 +39,45 @@ class Paths:
         return loads
 
 
+def hops_to(topology: Topology, switch: int) -> Hops:
+    """Return the hops from every switch to one."""
+    hops: Hops = np.full(topology.switch_count, UNREACHABLE, np.uint8)
+    queue = np.empty(topology.switch_count, np.int32)
+    count_hops(*topology.in_links, topology.source, topology.living, switch, hops, queue)
+    return hops
+
+
 @njit(cache=True)
 def hop_counts(in_start: Ints, in_links: Ints, source: Ints, alive: NDArray[np.bool_]) -> Hops:
-    """Return `hops[v, u]`, from u to v, by a breadth-first search backwards from every v."""
+    """Return `hops[v, u]`, from u to v."""
     n = alive.size
     hops = np.full((n, n), UNREACHABLE, np.uint8)
     queue = np.empty(n, np.int32)
     for v in range(n):
-        if not alive[v]:
-            continue
-        row = hops[v]
-        row[v] = 0
-        queue[0] = v
-        head, tail = 0, 1
-        while head < tail:
-            w = queue[head]
-            head += 1
-            if row[w] == UNREACHABLE - 1:
-                raise ValueError("a path of more than 254 hops")
-            for i in range(in_start[w], in_start[w + 1]):
-                u = source[in_links[i]]
-                if alive[u] and row[u] == UNREACHABLE:
-                    row[u] = row[w] + 1
-                    queue[tail] = u
-                    tail += 1
+        if alive[v]:
+            count_hops(in_start, in_links, source, alive, v, hops[v], queue)
     return hops
+
+
+@njit(cache=True)
+def count_hops(
+    in_start: Ints, in_links: Ints, source: Ints, alive: NDArray[np.bool_], v: int, row: Hops, queue: Ints
+) -> None:
+    """Fill `row`, all unreachable, with the hops to v, by a breadth-first search backwards."""
+    row[v] = 0
+    queue[0] = v
+    head, tail = 0, 1
+    while head < tail:
+        w = queue[head]
+        head += 1
+        if row[w] == UNREACHABLE - 1:
+            raise ValueError("a path of more than 254 hops")
+        for i in range(in_start[w], in_start[w + 1]):
+            u = source[in_links[i]]
+            if alive[u] and row[u] == UNREACHABLE:
+                row[u] = row[w] + 1
+                queue[tail] = u
+                tail += 1
 
 
 @njit(cache=True)
@@ -152,4 +163,4 @@ def add_matrix(
                     flow[w] += part
 
 
-__all__ = ["Paths", "add_flow", "add_matrix", "hop_counts"]
+__all__ = ["UNREACHABLE", "Hops", "Paths", "add_flow", "add_matrix", "hop_counts", "hops_to"]

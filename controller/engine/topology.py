@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,8 +25,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class TableSizes:
-    """How many entries the tables of one switch hold."""
+class MuxTables:
+    """How many entries the tables of one switch hold for VIPs and TIPs."""
 
     host: int = 16384
     ecmp: int = 4096
@@ -38,7 +38,7 @@ class TableSizes:
         return (self.host, self.ecmp, self.tunneling, self.acl)
 
 
-NO_TABLES = TableSizes(0, 0, 0, 0)
+NO_TABLES = MuxTables(0, 0, 0, 0)
 """A switch that forwards but cannot be an HMux."""
 
 
@@ -92,7 +92,9 @@ class Topology:
 
     `source`, `target`, `capacity` (bit/s) are per link; `tables` is one row of `TABLES` per switch;
     `entries` are the switches at which the Internet's traffic enters, in equal shares; `container`
-    is the failure domain of each switch, -1 for none; `shape` is set where the network is a FatTree.
+    is the failure domain of each switch, -1 for none; `shape` is set where the network is a FatTree
+    with its switches and links in the order of `fat_tree`. `down` are switches that are cut off: they keep
+    their number, but have no link; they carry nothing, and what they send or should get is no traffic.
     Raises ValueError for a capacity that is not positive and for switches that cannot reach each other.
     """
 
@@ -106,6 +108,7 @@ class Topology:
     routes: int = ROUTES
     headroom: float = HEADROOM
     shape: FatTreeShape | None = None
+    down: frozenset[int] = frozenset()
     index: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +143,13 @@ class Topology:
         return len(self.capacity)
 
     @cached_property
+    def living(self) -> NDArray[np.bool_]:
+        """Which switches are not cut off."""
+        living = np.ones(self.switch_count, np.bool_)
+        living[list(self.down)] = False
+        return living
+
+    @cached_property
     def usable(self) -> Floats:
         """What the assignment may use of each link, bit/s: the capacity without the headroom."""
         return self.capacity * (1 - self.headroom)
@@ -150,6 +160,52 @@ class Topology:
         order = np.argsort(self.source, kind="stable").astype(np.int32)
         counts = np.bincount(self.source, minlength=self.switch_count)
         return np.concatenate(([0], np.cumsum(counts))).astype(np.int32), order
+
+    @cached_property
+    def in_links(self) -> tuple[Ints, Ints]:
+        """Incoming links in CSR form, as `out_links`."""
+        order = np.argsort(self.target, kind="stable").astype(np.int32)
+        counts = np.bincount(self.target, minlength=self.switch_count)
+        return np.concatenate(([0], np.cumsum(counts))).astype(np.int32), order
+
+    @cached_property
+    def _between(self) -> dict[frozenset[int], list[int]]:
+        """The links between two switches, both ways."""
+        found: dict[frozenset[int], list[int]] = {}
+        for link, ends in enumerate(zip(self.source.tolist(), self.target.tolist(), strict=True)):
+            found.setdefault(frozenset(ends), []).append(link)
+        return found
+
+    def without(self, switches: Iterable[str] = (), links: Iterable[tuple[str, str]] = ()) -> Topology:
+        """Return what is left of the network when these switches, and these links both ways, are down.
+
+        Of what falls apart the largest part counts; switches outside of it are cut off as well. Raises
+        ValueError for a switch or a link that there is not.
+        """
+        living, up = self.living.copy(), np.ones(self.link_count, np.bool_)
+        for name in switches:
+            if name not in self.index:
+                raise ValueError(f"there is no switch {name!r} in the topology")
+            living[self.index[name]] = False
+        for one, other in links:
+            found = self._between.get(frozenset((self.index.get(one, -1), self.index.get(other, -1))))
+            if found is None:
+                raise ValueError(f"there is no link {one}-{other} in the topology")
+            up[found] = False
+        if living.all() and up.all():
+            return self
+        up &= living[self.source] & living[self.target]
+        living = _largest_part(living, self.source[up], self.target[up])
+        up &= living[self.source] & living[self.target]
+        return replace(
+            self,
+            source=self.source[up],
+            target=self.target[up],
+            capacity=self.capacity[up],
+            entries=self.entries[living[self.entries]],
+            shape=None,
+            down=frozenset(np.flatnonzero(~living).tolist()),
+        )
 
     def link_name(self, link: int) -> str:
         """Return `from->to`."""
@@ -168,7 +224,7 @@ class Topology:
         graph: nx.Graph,
         *,
         entries: Iterable[str] = (),
-        tables: Mapping[str, TableSizes] | None = None,
+        tables: Mapping[str, MuxTables] | None = None,
         routes: int = ROUTES,
         headroom: float = HEADROOM,
     ) -> Topology:
@@ -197,7 +253,7 @@ class Topology:
             source=np.array([u for u, _, _ in ends], np.int32),
             target=np.array([v for _, v, _ in ends], np.int32),
             capacity=np.array([c for _, _, c in ends], np.float64),
-            tables=np.array([sizes.get(name, TableSizes()).row() for name in names], np.int64).reshape(-1, 4),
+            tables=np.array([sizes.get(name, MuxTables()).row() for name in names], np.int64).reshape(-1, 4),
             entries=np.array([named[name] for name in entries] or list(named.values()), np.int32),
             container=np.array([_container(data) for _, data in graph.nodes(data=True)], np.int32),
             routes=routes,
@@ -209,7 +265,7 @@ class Topology:
         cls,
         shape: FatTreeShape | None = None,
         *,
-        tables: TableSizes | None = None,
+        tables: MuxTables | None = None,
         routes: int = ROUTES,
         headroom: float = HEADROOM,
     ) -> Topology:
@@ -236,7 +292,7 @@ class Topology:
             capacity=np.concatenate(
                 (np.full(2 * tor.size, shape.tor_agg_bps), np.full(2 * upper.size, shape.agg_core_bps))
             ).astype(np.float64),
-            tables=np.tile(np.array((tables or TableSizes()).row(), np.int64), (shape.switch_count, 1)),
+            tables=np.tile(np.array((tables or MuxTables()).row(), np.int64), (shape.switch_count, 1)),
             entries=np.arange(tors + aggs, tors + aggs + cores, dtype=np.int32),
             container=np.concatenate(
                 (by_container, np.repeat(np.arange(shape.containers), shape.aggs), np.full(cores, -1))
@@ -247,20 +303,41 @@ class Topology:
         )
 
     def _check_reachable(self) -> None:
+        living = np.flatnonzero(self.living)
+        if not living.size:
+            return
+        first = int(living[0])
         for ends, others, text in (
             (self.source, self.target, "cannot be reached from"),
             (self.target, self.source, "cannot reach"),
         ):
-            seen = np.zeros(self.switch_count, bool)
-            seen[0] = True
-            while True:
-                found = others[seen[ends]]
-                if seen[found].all():
-                    break
-                seen[found] = True
-            if not seen.all():
-                lost = [self.names[i] for i in np.flatnonzero(~seen)]
-                raise ValueError(f"{_listed(lost)} {text} {self.names[0]}: the topology is not connected")
+            lost = np.flatnonzero(self.living & ~_reached(first, self.switch_count, ends, others))
+            if lost.size:
+                names = _listed([self.names[i] for i in lost])
+                raise ValueError(f"{names} {text} {self.names[first]}: the topology is not connected")
+
+
+def _reached(first: int, count: int, ends: Ints, others: Ints) -> NDArray[np.bool_]:
+    """Return the switches that links lead to from `first`, from `ends` to `others`."""
+    seen = np.zeros(count, np.bool_)
+    seen[first] = True
+    while True:
+        found = others[seen[ends]]
+        if seen[found].all():
+            return seen
+        seen[found] = True
+
+
+def _largest_part(living: NDArray[np.bool_], source: Ints, target: Ints) -> NDArray[np.bool_]:
+    """Return the most switches of `living` that can all reach each other; the first such part of equals."""
+    best, left = np.zeros_like(living), living.copy()
+    while left.sum() > best.sum():
+        first = int(left.argmax())
+        part = _reached(first, living.size, source, target) & _reached(first, living.size, target, source)
+        if part.sum() > best.sum():
+            best = part
+        left &= ~part
+    return best
 
 
 def _container(data: Mapping[str, Any]) -> int:

@@ -73,9 +73,10 @@ def _die_with_parent() -> None:
 
 def _digest(scale: Scale) -> str:
     here = Path(__file__).parent
-    engine = ("assignment", "bound", "demand", "fattree", "ledger", "paths", "strategies", "topology")
+    engine = here.parent / "engine"
     sources = [
-        *(here.parent / "engine" / f"{name}.py" for name in engine),
+        *sorted(engine.glob("*.py")),
+        *sorted(engine.glob("strategies/*.py")),
         *(
             here / f"{name}.py"
             for name in ("latency", "provisioning", "scale", "tasks", "tracefile", "workload")

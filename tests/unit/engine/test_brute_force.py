@@ -13,15 +13,16 @@ from controller.engine import (
     Demand,
     Demands,
     FatTreeShape,
+    Flow,
     Greedy,
-    TableSizes,
+    MuxTables,
     TableUse,
     TipDemand,
     Topology,
     assign,
 )
+from controller.engine.dense import DenseLedger
 from controller.engine.fattree import FatTreeLedger
-from controller.engine.ledger import DenseLedger
 from tests.unit.engine.reference import Reference
 
 BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,7 +43,7 @@ def graphs(draw: st.DrawFn) -> Topology:
         graph.add_edge(f"s{u}", f"s{v}", capacity_bps=draw(capacity))
     entries = draw(st.sets(st.sampled_from(list(graph.nodes)), min_size=1, max_size=3))
     sizes = st.builds(
-        TableSizes, st.integers(0, 9), st.integers(8, 120), st.integers(1, 15), st.integers(0, 4)
+        MuxTables, st.integers(0, 9), st.integers(8, 120), st.integers(1, 15), st.integers(0, 4)
     )
     tables = {name: draw(sizes) for name in graph.nodes}
     return Topology.from_graph(graph, entries=sorted(entries), tables=tables, routes=draw(st.integers(1, 12)))
@@ -58,7 +59,7 @@ def fat_trees(draw: st.DrawFn) -> Topology:
         tor_agg_bps=10 * GBPS,
         agg_core_bps=draw(st.sampled_from([10 * GBPS, 40 * GBPS])),
     )
-    return Topology.fat_tree(shape, tables=TableSizes(20, 160, draw(st.integers(5, 20)), 4))
+    return Topology.fat_tree(shape, tables=MuxTables(20, 160, draw(st.integers(5, 20)), 4))
 
 
 @st.composite
@@ -103,7 +104,7 @@ def compare(
     topology: Topology, demands: list[Demand], ledger_type: type[DenseLedger | FatTreeLedger]
 ) -> None:
     columns = Demands.of(demands, topology)
-    result = assign(topology, columns, Greedy(), ledger=ledger_type(topology, columns))
+    result = assign(topology, columns, Greedy(), ledger=ledger_type(topology))
     reference = Reference(topology)
     assert result.placement() == reference.greedy(demands)
     links = {
@@ -112,7 +113,7 @@ def compare(
     }
     assert links == pytest.approx({link: reference.link[link] for link in links}, abs=1e-9)
     used = {
-        (name, table): result.ledger.entries[i, table]
+        (name, table): result.ledger.tables.entries[i, table]
         for i, name in enumerate(topology.names)
         for table in range(4)
     }
@@ -138,17 +139,24 @@ def test_the_fat_tree_ledger_equals_the_brute_force_reference(data: st.DataObjec
 def test_every_cost_of_the_fat_tree_ledger_equals_the_dense_one(data: st.DataObject) -> None:
     topology = data.draw(fat_trees())
     columns = Demands.of(data.draw(vips(topology, 5)), topology)
-    dense, fast = DenseLedger(topology, columns), FatTreeLedger(topology, columns)
+    dense, fast = DenseLedger(topology), FatTreeLedger(topology)
     owners = columns.owners()
+    placed: list[tuple[Flow, int]] = []
     at: dict[int, int] = {}
     for row in range(columns.row_count):
-        origin = None if row < columns.vip_count else at[int(owners[row])]
-        assert fast.costs(row, origin) == pytest.approx(dense.costs(row, origin), abs=1e-9)
+        flow = columns.flow(row, None if row < columns.vip_count else at[int(owners[row])])
+        costs = fast.costs(flow)
+        assert costs.all() == pytest.approx(dense.costs(flow).all(), abs=1e-9)
+        assert costs.least() == costs.all().min()
         at[row] = data.draw(st.integers(0, topology.switch_count - 1))
-        assert fast.place(row, at[row], origin)[1] == pytest.approx(
-            dense.place(row, at[row], origin)[1], abs=1e-9
-        )
+        assert fast.place(flow, at[row])[1] == pytest.approx(dense.place(flow, at[row])[1], abs=1e-9)
         assert fast.links == pytest.approx(dense.links, abs=1e-9)
-    for row in range(columns.row_count):
-        fast.remove(row, at[row], None if row < columns.vip_count else at[int(owners[row])])
+        placed.append((flow, at[row]))
+        if data.draw(st.integers(0, 3)) == 0:
+            for ledger in (dense, fast):
+                ledger.remove(*placed[-1])
+            placed.pop()
+    for flow, switch in placed:
+        fast.remove(flow, switch)
     assert fast.links == pytest.approx(np.zeros(topology.link_count), abs=1e-9)
+    assert not fast.tables.entries.any()
