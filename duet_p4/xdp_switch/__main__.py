@@ -23,7 +23,8 @@ from duet_p4.xdp_switch import cli
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
-from duet_p4.xdp_switch.p4runtime.server import P4RuntimeService, create_server
+from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
+from duet_p4.xdp_switch.p4runtime.transport import create_server
 
 STOP_SECONDS = 0.5
 """How long RPCs may take to end when the switch stops."""

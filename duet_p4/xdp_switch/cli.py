@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 def _target_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} ... --", allow_abbrev=False)
     parser.add_argument("--grpc-server-addr", type=_address, default=DEFAULT_ADDRESS, metavar="HOST:PORT")
-    parser.add_argument("--cpu-port", type=_number(1, 511), metavar="N")
+    parser.add_argument("--cpu-port", type=_number(1, 510), metavar="N")
     for option in _TARGET_NO_EFFECT:
         parser.add_argument(option, help=argparse.SUPPRESS)
     return parser

@@ -20,7 +20,7 @@ Every update is atomic for the packets: one sees the entry as it was or as it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,7 +76,17 @@ class InitialEntry:
 
 
 class Pipeline(Protocol):
-    """A program that runs on the switch's ports, with its tables and state."""
+    """A program with its tables and state: filled while it is staged, run once the device activates it."""
+
+    @property
+    def tables(self) -> Collection[str]:
+        """Tables that packets go through; the P4 compiler may have left out others that the P4Info has."""
+
+    def key_widths(self, table: str) -> Sequence[int]:
+        """Return the widths in bits of a table's match fields, as the data plane has them."""
+
+    def parameter_widths(self, action: str) -> Sequence[int]:
+        """Return the widths in bits of an action's parameters, as the data plane has them."""
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states; they are in the table from the start."""
@@ -105,14 +115,14 @@ class Pipeline(Protocol):
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         """Return `number` cells of a counter array from `first` on."""
 
-    def write_counter(self, counter: str, index: int, count: Count) -> None:
-        """Set one cell of a counter array."""
+    def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        """Set cells of a counter array from `first` on."""
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         """Return `number` cells of a register array from `first` on."""
 
-    def write_register(self, register: str, index: int, value: int) -> None:
-        """Set one cell of a register array."""
+    def write_register(self, register: str, first: int, values: Sequence[int]) -> None:
+        """Set cells of a register array from `first` on."""
 
     def set_member(self, profile: str, handle: int, action: Call) -> None:
         """Add a member under a number of the caller's, or change what it does."""
@@ -130,9 +140,6 @@ class Pipeline(Protocol):
     def delete_group(self, profile: str, handle: int) -> None:
         """Remove a group that no entry refers to."""
 
-    def packet_out(self, frame: bytes) -> None:
-        """Run a packet, its packet_out header in front, as one that came in by the CPU port."""
-
     def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
         """Run one frame through the tables as they are and return what would leave, as (port, frame).
 
@@ -146,29 +153,48 @@ class Pipeline(Protocol):
 class Device(Protocol):
     """The ports of a switch, and the one pipeline that runs on them.
 
-    `packet_in_fd` becomes readable when a packet was sent to the CPU port; None without a CPU port.
+    `packet_in_fd` becomes readable when a packet was sent to the CPU port; None without a CPU port. It
+    changes when `receive` has raised. `port_events_fd` becomes readable when a port came, went, or changed
+    its state; None where ports never do.
     """
 
-    packet_in_fd: int | None
+    @property
+    def packet_in_fd(self) -> int | None:
+        """See above."""
 
-    def add_port(self, number: int, interface: str) -> None:
-        """Add an interface of this network namespace; before or after a pipeline is loaded."""
+    @property
+    def port_events_fd(self) -> int | None:
+        """See above."""
 
-    def verify(self, config: bytes, info: p4i.P4Info) -> None:
-        """Compile a program and let the kernel verify it, changing nothing.
+    def stage(self, config: bytes, info: p4i.P4Info) -> Pipeline:
+        """Compile a program, let the kernel verify it, and fill in what the program states.
 
-        Raises UnsupportedError, ValueError where `config` is no BMv2 JSON or does not fit `info`, and
-        BpfError where the kernel refuses.
+        It runs on no port yet, and nothing else changes; `close` discards it. May run in a thread of its
+        own, beside everything else. Raises UnsupportedError, ValueError where `config` is no BMv2 JSON or
+        does not fit `info`, and BpfError or OSError where the kernel refuses.
         """
 
-    def load(self, config: bytes, info: p4i.P4Info) -> Pipeline:
-        """Verify a program and put it on all ports in place of the one before, which is then closed.
+    def activate(self, pipeline: Pipeline) -> None:
+        """Put a staged pipeline on all ports in place of the one before, which is then closed.
 
-        Raises as `verify` does; the old pipeline then goes on.
+        Where a port refuses, BpfError or OSError, and all ports run the one before as they did. A port
+        whose interface has gone refuses nothing: it gets the program when the interface is there again.
+        """
+
+    def send(self, frame: bytes) -> None:
+        """Run a frame as one that came in by the CPU port.
+
+        Raises ValueError where there is no such port, OSError where the frame does not fit.
         """
 
     def receive(self) -> bytes | None:
-        """Return the next packet-in, its packet_in header in front, or None where there is none now."""
+        """Return the next packet-in, its packet_in header in front, or None where there is none now.
+
+        Raises OSError where the CPU port was broken; it has been made anew then, under a new descriptor.
+        """
+
+    def port_states(self) -> Mapping[int, bool]:
+        """Take note of what happened to the ports; returns which are up."""
 
     def close(self) -> None:
         """Detach from every port and free everything."""

@@ -1,22 +1,27 @@
 """The ports of a switch, and the program that runs on them as native XDP.
 
-The CPU port is a TAP device of this process: a packet-out is written to it and enters the program like
-any packet, a packet-in is redirected into it and read from it. Programs are attached by BPF links and the
-TAP is not persistent, so however the process ends, the ports go quiet and nothing stays behind.
+Programs are attached by BPF links and the CPU port is not persistent, so however the process ends, the
+ports go quiet and nothing stays behind. An interface may go and come again: its port stays, and gets the
+program that runs then.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import os
+import logging
 import socket
 import struct
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from finsy.proto import p4i
 
 from duet_p4 import bpf
+from duet_p4.bpf.errors import BpfError
+from duet_p4.xdp_switch.cpu_port import CpuPort
+from duet_p4.xdp_switch.dataplane import Pipeline
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 
 MAX_PORT = 510
@@ -24,17 +29,17 @@ MAX_PORT = 510
 
 _MAX_IFINDEX = 65536
 _DEVMAP, _ARRAY = 14, 2
-_TUNSETIFF, _IFF_TAP_NO_PI = 0x400454CA, 0x1002
-_SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCSIFTXQLEN, _IFF_UP = 0x8914, 0x8922, 0x8943, 1
-_CPU_MTU = 3000
-_CPU_QUEUE = 4096
-_MAX_FRAME = 65536
+_SIOCGIFFLAGS, _SIOCGIFINDEX, _IFF_UP, _IFF_RUNNING = 0x8913, 0x8933, 1, 0x40
+_RTMGRP_LINK = 1
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Port:
+    """A port: `ifindex` is that of its interface as the data plane has it, 0 while there is none."""
+
     interface: str
-    ifindex: int
+    ifindex: int = 0
     link: bpf.Link | None = None
 
 
@@ -48,14 +53,28 @@ class XdpDevice:
             "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _MAX_IFINDEX),
         }
         self._ports: dict[int, _Port] = {}
-        self._pipeline: XdpPipeline | None = None
-        self.packet_in_fd: int | None = None
+        self._running: XdpPipeline | None = None
+        self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._events.bind((0, _RTMGRP_LINK))
+        self._cpu: CpuPort | None = None
+        self._cpu_number = cpu_port
         if cpu_port is not None:
-            self.packet_in_fd, interface = _open_tap()
-            self.add_port(cpu_port, interface)
+            self._cpu = CpuPort()
+            self.add_port(cpu_port, self._cpu.interface)
+
+    @property
+    def packet_in_fd(self) -> int | None:
+        """Readable when a packet was sent to the CPU port; None without one."""
+        return self._cpu.fd if self._cpu is not None else None
+
+    @property
+    def port_events_fd(self) -> int | None:
+        """Readable when an interface came, went, or changed its state."""
+        return self._events.fileno()
 
     def add_port(self, number: int, interface: str) -> None:
-        """Add an interface as a port.
+        """Add an interface of this network namespace as a port.
 
         Raises ValueError for a number in use or out of range, OSError where there is no such interface,
         BpfError where XDP cannot be attached to it.
@@ -64,92 +83,171 @@ class XdpDevice:
             raise ValueError(f"port {number} is out of range: ports are 0 to {MAX_PORT}")
         if number in self._ports:
             raise ValueError(f"port {number} is {self._ports[number].interface} already")
+        if not self._ifindex(interface):
+            raise OSError(errno.ENODEV, f"there is no interface {interface} for port {number}")
+        port = _Port(interface)
+        self._follow(number, port)
         try:
-            ifindex = socket.if_nametoindex(interface)
-        except OSError as error:
-            raise OSError(error.errno, f"there is no interface {interface} for port {number}") from None
-        if ifindex >= _MAX_IFINDEX:
-            raise ValueError(f"interface {interface} has index {ifindex}, above {_MAX_IFINDEX - 1}")
-        port = _Port(interface, ifindex)
-        if self._pipeline is not None:
-            port.link = bpf.attach_xdp(self._pipeline.program, ifindex)
-        self._shared["ingress_ports"].update(_u32(ifindex), _u32(number + 1))
-        self._shared["egress_ports"].update(_u32(number), _u32(ifindex))
+            if self._running is not None:
+                port.link = self._attach(self._running, port)
+        except BaseException:
+            self._move(number, port, 0)
+            raise
         self._ports[number] = port
 
-    def verify(self, config: bytes, info: p4i.P4Info) -> None:
-        """Compile a program and let the kernel verify it."""
-        XdpPipeline(config, info, self._shared).close()
+    def stage(self, config: bytes, info: p4i.P4Info) -> XdpPipeline:
+        """Compile, verify and fill a program that runs on no port yet."""
+        return XdpPipeline(config, info, self._shared)
 
-    def load(self, config: bytes, info: p4i.P4Info) -> XdpPipeline:
-        """Put a program on all ports in place of the one before."""
-        pipeline = XdpPipeline(config, info, self._shared)
-        if self.packet_in_fd is not None:
-            pipeline.packet_out = self._send  # type: ignore[method-assign]
-        fresh: list[_Port] = []
+    def activate(self, pipeline: Pipeline) -> None:
+        """Put a staged pipeline on all ports in place of the one before, or change nothing."""
+        if not isinstance(pipeline, XdpPipeline):
+            raise TypeError(f"{type(pipeline).__name__} is no pipeline of this device")
+        before = self._running
+        changed: list[_Port] = []
         try:
-            for port in self._ports.values():
-                if port.link is None:
-                    port.link = bpf.attach_xdp(pipeline.program, port.ifindex)
-                    fresh.append(port)
+            for number, port in self._ports.items():
+                self._follow(number, port)
+                if port.ifindex and self._put(pipeline, port):
+                    changed.append(port)
         except BaseException:
-            for port in fresh:
-                _detach(port)
-            pipeline.close()
+            for port in changed:
+                self._put_back(before, port)
             raise
-        for port in self._ports.values():
-            if port.link is not None and port not in fresh:
-                port.link.update(pipeline.program)
-        if self._pipeline is not None:
-            self._pipeline.close()
-        self._pipeline = pipeline
-        return pipeline
+        self._running = pipeline
+        if before is not None and before is not pipeline:
+            before.close()
+
+    def send(self, frame: bytes) -> None:
+        """Run a frame as one that came in by the CPU port."""
+        if self._cpu is None:
+            raise ValueError("this switch has no CPU port: start it with one to send packets")
+        self._cpu.send(frame)
 
     def receive(self) -> bytes | None:
         """Return the next packet-in, or None where there is none now."""
-        if self.packet_in_fd is None:
+        if self._cpu is None:
             return None
         try:
-            return os.read(self.packet_in_fd, _MAX_FRAME)
-        except BlockingIOError:
-            return None
+            return self._cpu.receive()
+        except OSError:
+            assert self._cpu_number is not None
+            self._ports[self._cpu_number].interface = self._cpu.interface
+            self.port_states()
+            raise
+
+    def port_states(self) -> Mapping[int, bool]:
+        """Take note of interfaces that came and went, and return which ports are up."""
+        self._drain_events()
+        for number, port in self._ports.items():
+            try:
+                self._follow(number, port)
+                if port.ifindex and port.link is None and self._running is not None:
+                    port.link = self._attach(self._running, port)
+            except (BpfError, OSError, ValueError) as error:
+                _log.error("port %d (%s) forwards nothing: %s", number, port.interface, error)
+        return {number: self._is_up(port) for number, port in self._ports.items()}
 
     def close(self) -> None:
         """Detach from every port and free everything."""
         for port in self._ports.values():
             _detach(port)
         self._ports.clear()
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
-        if self.packet_in_fd is not None:
-            os.close(self.packet_in_fd)
-            self.packet_in_fd = None
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        if self._cpu is not None:
+            self._cpu.close()
+            self._cpu = None
+        self._events.close()
+        self._control.close()
         for shared in self._shared.values():
             shared.close()
 
-    def _send(self, frame: bytes) -> None:
-        if self.packet_in_fd is None:
-            raise ValueError("the switch is closed")
-        os.write(self.packet_in_fd, frame)
+    def _drain_events(self) -> None:
+        """Take what has been told; what happened is read from the interfaces, so lost messages matter not."""
+        while True:
+            try:
+                self._events.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
 
+    def _follow(self, number: int, port: _Port) -> None:
+        """Let the data plane know the interface that has the port's name now, if any."""
+        ifindex = self._ifindex(port.interface)
+        if ifindex != port.ifindex:
+            if port.ifindex:
+                _log.warning(
+                    "port %d: interface %s %s",
+                    number,
+                    port.interface,
+                    "is another one" if ifindex else "has gone",
+                )
+            self._move(number, port, ifindex)
 
-def _open_tap() -> tuple[int, str]:
-    """Make the CPU port's TAP device and return its file descriptor and name."""
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        request = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", b"p4cpu%d", _IFF_TAP_NO_PI))
-        name = request[:16].rstrip(b"\0")
-        # Without IPv6 the kernel has nothing to say on it, and all that is read is packet-in.
-        Path(f"/proc/sys/net/ipv6/conf/{name.decode()}/disable_ipv6").write_text("1")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, _CPU_MTU))
-            fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name, _CPU_QUEUE))
-            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, _IFF_UP))
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, name.decode()
+    def _move(self, number: int, port: _Port, ifindex: int) -> None:
+        """Give a port another interface, or none."""
+        if ifindex >= _MAX_IFINDEX:
+            raise ValueError(f"interface {port.interface} has index {ifindex}, above {_MAX_IFINDEX - 1}")
+        _detach(port)
+        ingress, egress = self._shared["ingress_ports"], self._shared["egress_ports"]
+        if port.ifindex:
+            ingress.update(_u32(port.ifindex), _u32(0))
+            # The kernel takes an interface that has gone out of the map by itself.
+            with suppress(OSError):
+                egress.delete(_u32(number))
+        port.ifindex = 0
+        if ifindex:
+            ingress.update(_u32(ifindex), _u32(number + 1))
+            egress.update(_u32(number), _u32(ifindex))
+            port.ifindex = ifindex
+
+    def _attach(self, pipeline: XdpPipeline, port: _Port) -> bpf.Link:
+        return bpf.attach_xdp(pipeline.program, port.ifindex)
+
+    def _put(self, pipeline: XdpPipeline, port: _Port) -> bool:
+        """Run a pipeline on a port; False where the interface goes away at this very moment."""
+        try:
+            if port.link is None:
+                port.link = self._attach(pipeline, port)
+            else:
+                port.link.update(pipeline.program)
+        except (OSError, BpfError):
+            if self._ifindex(port.interface) == port.ifindex:
+                raise
+            _detach(port)
+            return False
+        return True
+
+    def _put_back(self, before: XdpPipeline | None, port: _Port) -> None:
+        if before is None:
+            _detach(port)
+            return
+        try:
+            self._put(before, port)
+        except (OSError, BpfError) as error:
+            _log.error("%s cannot go back to the program before: %s", port.interface, error)
+
+    def _ifindex(self, interface: str) -> int:
+        """Return the index of an interface, 0 where there is none."""
+        try:
+            answer = fcntl.ioctl(self._control, _SIOCGIFINDEX, struct.pack("16si20x", interface.encode(), 0))
+        except OSError:
+            return 0
+        return int(struct.unpack("16xi20x", answer)[0])
+
+    def _is_up(self, port: _Port) -> bool:
+        try:
+            answer = fcntl.ioctl(
+                self._control, _SIOCGIFFLAGS, struct.pack("16sH22x", port.interface.encode(), 0)
+            )
+        except OSError:
+            return False
+        (flags,) = struct.unpack("16xH22x", answer)
+        return bool(flags & _IFF_UP and flags & _IFF_RUNNING)
 
 
 def _detach(port: _Port) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from finsy.proto import p4i
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
 from duet_p4.xdp_switch.compiler.tables import (
     GROUP_FLAG,
@@ -50,8 +51,9 @@ class XdpPipeline:
     def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map]) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does."""
         self.compiled = compile_program(config, bpf.possible_cpus())
-        self._check(info)
+        self._parameter_widths = fit.check(info, self.compiled.program)
         self._shared = shared
+        self._counters: dict[str, Counters] = {}
         self._object = bpf.Object(build(self.compiled))
         try:
             self._object.load(share=shared)
@@ -113,6 +115,14 @@ class XdpPipeline:
             for name, value_set in compiled.program.value_sets.items()
         }
 
+    def key_widths(self, table: str) -> Sequence[int]:
+        """Return the widths of a table's match fields."""
+        return [key.width for key in self.compiled.program.tables()[table].keys]
+
+    def parameter_widths(self, action: str) -> Sequence[int]:
+        """Return the widths of an action's parameters."""
+        return self._parameter_widths[action]
+
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states."""
         return self._initial[table]
@@ -172,17 +182,17 @@ class XdpPipeline:
         """Return cells of a counter array."""
         return self._counter(counter).read(first, number)
 
-    def write_counter(self, counter: str, index: int, count: Count) -> None:
-        """Set one cell of a counter array."""
-        self._counter(counter).write(index, count)
+    def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        """Set cells of a counter array."""
+        self._counter(counter).write(first, counts)
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         """Return cells of a register array."""
         return [int(value) for value in self._register(register)[first : first + number]]
 
-    def write_register(self, register: str, index: int, value: int) -> None:
-        """Set one cell of a register array."""
-        self._register(register)[index] = value
+    def write_register(self, register: str, first: int, values: Sequence[int]) -> None:
+        """Set cells of a register array."""
+        self._register(register)[first : first + len(values)] = values
 
     def set_member(self, profile: str, handle: int, action: Call) -> None:
         """Add or change a member."""
@@ -199,10 +209,6 @@ class XdpPipeline:
     def delete_group(self, profile: str, handle: int) -> None:
         """Remove a group."""
         self._profiles[profile].delete_group(handle)
-
-    def packet_out(self, frame: bytes) -> None:
-        """Run a packet as one from the CPU port; set by the device that owns the port."""
-        raise ValueError("this switch has no CPU port: start it with one to send packets")
 
     def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
         """Run one frame and return what would leave."""
@@ -238,56 +244,15 @@ class XdpPipeline:
         self._object.close()
 
     def _counter(self, name: str) -> Counters:
-        return Counters(self._object.memory(f"counter_{self.compiled.names('counter', name)}"))
+        if name not in self._counters:
+            memory = self._object.memory(f"counter_{self.compiled.names('counter', name)}")
+            self._counters[name] = Counters(memory)
+        return self._counters[name]
 
     def _register(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
         width = self.compiled.program.registers[name].width
         memory = self._object.memory(f"register_{self.compiled.names('register', name)}")
         return np.frombuffer(memory, dtype=f"u{next(w for w in (8, 16, 32, 64) if width <= w) // 8}")
-
-    def _check(self, info: p4i.P4Info) -> None:
-        """Refuse a P4Info that is not this program's."""
-        program = self.compiled.program
-        tables = program.tables()
-        for message in info.tables:
-            name = message.preamble.name
-            if name not in tables:
-                continue  # p4c took it out of the JSON, as no packet reaches it
-            stated = [(f.name, f.bitwidth) for f in message.match_fields]
-            keys = [(k.name, k.width) for k in tables[name].keys]
-            if len(stated) != len(keys) or any(
-                given not in (0, width) for (_, given), (_, width) in zip(stated, keys, strict=True)
-            ):
-                raise ValueError(
-                    f"the key of table {name} is {stated} in the P4Info, {keys} in the pipeline config"
-                )
-        known: dict[str, set[tuple[int, ...]]] = {}
-        for action in program.actions.values():
-            known.setdefault(action.name, set()).add(tuple(p.width for p in action.parameters))
-        for stated_action in info.actions:
-            name = stated_action.preamble.name
-            widths = tuple(p.bitwidth for p in stated_action.params)
-            if widths not in known.get(name, {widths}):
-                raise ValueError(
-                    f"the parameters of action {name} have {widths} bits in the P4Info, "
-                    f"{' or '.join(str(k) for k in sorted(known[name]))} in the pipeline config"
-                )
-        for kind, stated_sizes, sizes in (
-            (
-                "counter",
-                {m.preamble.name: m.size for m in info.counters},
-                {c.name: c.size for c in program.counters.values() if c.table is None},
-            ),
-            (
-                "register",
-                {m.preamble.name: m.size for m in info.registers},
-                {r.name: r.size for r in program.registers.values()},
-            ),
-        ):
-            for name, size in stated_sizes.items():
-                if sizes.get(name) != size:
-                    found = f"{sizes[name]}" if name in sizes else "none"
-                    raise ValueError(f"{kind} {name} has {size} cells in the P4Info, {found} in the config")
 
     def _initial_entries(self, name: str, info: p4i.P4Info) -> list[InitialEntry]:
         table = self.compiled.program.tables().get(name)
@@ -321,10 +286,11 @@ class Counters:
         total = self._cells[:, first : first + number].sum(axis=0)
         return [(int(packets), int(size)) for packets, size in total]
 
-    def write(self, index: int, count: Count) -> None:
-        """Set one cell."""
-        self._cells[1:, index] = 0
-        self._cells[0, index] = count
+    def write(self, first: int, counts: Sequence[Count]) -> None:
+        """Set cells from `first` on."""
+        cells = slice(first, first + len(counts))
+        self._cells[1:, cells] = 0
+        self._cells[0, cells] = counts
 
 
 class _Unreached:
@@ -390,7 +356,7 @@ class _Table:
         handle = self._free.take()
         try:
             if self._counter is not None:
-                self._counter.write(handle, (0, 0))
+                self._counter.write(handle, [(0, 0)])
             if self._meter is not None and self._meter.read(handle) is not None:
                 self._meter.configure(handle, None)
             if self._hits is not None:
@@ -434,7 +400,7 @@ class _Table:
         """Set the direct counter of an entry."""
         if self._counter is None:
             raise ValueError(f"table {self._table.name} has no direct counter")
-        self._counter.write(self._handles[key], count)
+        self._counter.write(self._handles[key], [count])
 
     def write_meter(self, key: Key, rates: MeterRates | None) -> None:
         """Set the rates of an entry's direct meter."""

@@ -10,7 +10,7 @@ from finsy.p4entity import decode_entity
 from finsy.proto import p4r
 
 from duet_p4.xdp_switch.device import XdpDevice
-from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
+from duet_p4.xdp_switch.p4runtime.staging import stage
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 
 
@@ -25,10 +25,9 @@ class Xdp:
     def __enter__(self) -> Self:
         self._device = XdpDevice()
         try:
-            config = PipelineConfig(self._device)
-            action = p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
-            asyncio.run(config.set(action, self._schema.get_pipeline_config()))
-            self._state = config.forwarding()
+            staged = asyncio.run(stage(self._device, self._schema.get_pipeline_config(), {}))
+            self._device.activate(staged.pipeline)
+            self._state = staged.forwarding
         except BaseException:
             self._device.close()
             raise

@@ -47,7 +47,7 @@ def test_what_is_left_out_has_simple_switch_grpcs_default() -> None:
         ("--no-p4 -- --grpc-server-addr 9559", "'9559' is neither HOST:PORT nor unix:PATH"),
         ("--no-p4 -- --grpc-server-addr :9559", "':9559'"),
         ("--no-p4 -- --grpc-server-addr h:99999", "'h:99999'"),
-        ("--no-p4 -- --cpu-port 512", "'512'"),
+        ("--no-p4 -- --cpu-port 511", "'511'"),
         ("--no-p4 -i 510@eth1 -- --cpu-port 510", "port 510 is the CPU port"),
         ("missing.json", "there is no file 'missing.json'"),
         ("--no-p4 --frobnicate", "--frobnicate"),

@@ -1,16 +1,16 @@
 """Action profiles: members, groups, and one-shot action sets of tables with selectors.
 
-A member of weight w stands w times in a group. BMv2 picks the n-th member of a group in the order of
-member handles, and a handle is the lowest free number when the member, or another copy of it, is made:
-the same is done here, so that the same flows take the same members on both targets.
+The data plane knows a member and a group by a handle, and of a group the members by slot: one of weight w
+stands w times in it. A member is left out while its watch port is down; a group of none but such misses.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter as Multiset
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import gcd
 from typing import TypeVar
 
 from finsy.proto import p4r
@@ -26,7 +26,11 @@ from duet_p4.xdp_switch.p4runtime.errors import (
 )
 from duet_p4.xdp_switch.p4runtime.p4info import Action, ActionProfile
 
+MAX_SLOTS = 1 << 16
+"""Places of a group: its weights, divided by what divides them all, add up to no more."""
+
 ItemT = TypeVar("ItemT")
+Weighted = p4r.ActionProfileGroup.Member | p4r.ActionProfileAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +74,14 @@ class GroupRef:
 
 @dataclass(frozen=True, slots=True)
 class OneShot:
-    """An action set given in place, with the data plane's handles of what was made for it."""
+    """An action set given in place, as the client gave it, and the handle of the group made for it."""
 
-    weighted: tuple[tuple[ActionCall, int], ...]
+    message: p4r.ActionProfileActionSet
     group: int
-    members: tuple[int, ...]
 
     def fill(self, message: p4r.TableAction) -> None:
-        """Write it into a table entry's action, as the client gave it."""
-        actions = message.action_profile_action_set.action_profile_actions
-        for call, weight in self.weighted:
-            call.action.encode(call.arguments, actions.add(weight=weight).action)
+        """Write it into a table entry's action."""
+        message.action_profile_action_set.CopyFrom(self.message)
 
 
 Indirect = MemberRef | GroupRef | OneShot
@@ -92,11 +93,6 @@ class Handles:
     def __init__(self) -> None:
         self._freed: list[int] = []
         self._next = 0
-
-    @property
-    def used(self) -> int:
-        """How many numbers are taken."""
-        return self._next - len(self._freed)
 
     def take(self) -> int:
         """Take the lowest free number."""
@@ -110,33 +106,47 @@ class Handles:
         heapq.heappush(self._freed, handle)
 
 
-@dataclass(slots=True)
-class Member:
-    """What a member does, and a handle for every copy of it that some group needs."""
-
-    call: ActionCall
-    handles: list[int]
-
-
-@dataclass(slots=True)
-class Group:
-    """Weights of a group's members by member id, and the size it was made for."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A member's part of a group: its weight, and the port that it depends on, None for none."""
 
     handle: int
-    max_size: int
-    weights: dict[int, int] = field(default_factory=dict)
+    weight: int
+    watch_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a member does."""
+
+    handle: int
+    call: ActionCall
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group as the client gave it, and the ids of its members."""
+
+    handle: int
+    message: p4r.ActionProfileGroup
+    members: frozenset[int]
 
 
 class ActionProfileState:
     """The members and groups of one action profile or selector."""
 
-    def __init__(self, profile: ActionProfile, pipeline: Pipeline) -> None:
+    def __init__(self, profile: ActionProfile, pipeline: Pipeline, ports: Mapping[int, bool]) -> None:
+        """`ports` says which ports there are, and which are up."""
         self.profile = profile
         self._pipeline = pipeline
+        self._ports = ports
         self._members: dict[int, Member] = {}
         self._groups: dict[int, Group] = {}
+        self._one_shots = 0
+        self._shares: dict[int, tuple[Share, ...]] = {}
         self._member_handles = Handles()
         self._group_handles = Handles()
+        self._members_used = 0
         self._references: Multiset[MemberRef | GroupRef] = Multiset()
 
     def write_member(self, kind: int, message: p4r.ActionProfileMember) -> None:
@@ -148,19 +158,19 @@ class ActionProfileState:
             return
         if not member_id:
             raise invalid_argument("a member id is not 0")
+        self._check_style(one_shot=False)
         if not message.HasField("action"):
             raise invalid_argument(f"member {member_id} has no action")
         call = self._decode_call(message.action)
         if kind == p4r.Update.INSERT:
             if member is not None:
                 raise already_exists(f"member {member_id} of {self.profile.name} is there already")
-            self._members[member_id] = Member(call, self._create_copies(call, 1))
+            self._members[member_id] = Member(self._create_member(call), call)
         else:
             if member is None:
                 raise not_found(f"member {member_id} of {self.profile.name} does not exist")
-            for handle in member.handles:
-                self._pipeline.set_member(self.profile.name, handle, call.target)
-            member.call = call
+            self._pipeline.set_member(self.profile.name, member.handle, call.target)
+            self._members[member_id] = Member(member.handle, call)
 
     def write_group(self, kind: int, message: p4r.ActionProfileGroup) -> None:
         """Insert, modify or delete a group."""
@@ -172,44 +182,42 @@ class ActionProfileState:
             return
         if not group_id:
             raise invalid_argument("a group id is not 0")
+        self._check_style(one_shot=False)
         group = self._groups.get(group_id)
         if kind == p4r.Update.INSERT:
             if group is not None:
                 raise already_exists(f"group {group_id} of {self.profile.name} is there already")
-            max_size = self._check_max_size(message.max_size)
-            weights = self._check_weights(message, max_size)
-            group = Group(self._group_handles.take(), max_size)
-            try:
-                self._apply_weights(group, weights)
-            except BaseException:
-                self._group_handles.give_back(group.handle)
-                raise
-            self._groups[group_id] = group
+            self._check_max_size(message.max_size)
+            shares = self._decode_group(message, message.max_size)
+            handle = self._create_group(shares)
         else:
             if group is None:
                 raise not_found(f"group {group_id} of {self.profile.name} does not exist")
-            if message.max_size not in (0, group.max_size):
+            if message.max_size != group.message.max_size:
                 raise invalid_argument(
-                    f"group {group_id} was made for {group.max_size} members; that cannot be changed"
+                    f"group {group_id} was made for {group.message.max_size} members; that cannot be changed"
                 )
-            self._apply_weights(group, self._check_weights(message, group.max_size))
+            handle = group.handle
+            self._set_group(handle, self._decode_group(message, message.max_size))
+        kept = p4r.ActionProfileGroup()
+        kept.CopyFrom(message)
+        self._groups[group_id] = Group(handle, kept, frozenset(item.member_id for item in message.members))
 
     def read_members(self, member_id: int) -> Iterator[p4r.ActionProfileMember]:
-        """Yield the member of this id, or all for 0."""
-        for key, member in _selected(self._members, member_id):
-            message = p4r.ActionProfileMember(action_profile_id=self.profile.id, member_id=key)
-            member.call.action.encode(member.call.arguments, message.action)
-            yield message
+        """Return the member of this id, or all for 0, as they are now."""
+        return self._encode_members(_selected(self._members, member_id))
 
     def read_groups(self, group_id: int) -> Iterator[p4r.ActionProfileGroup]:
-        """Yield the group of this id, or all for 0."""
-        for key, group in _selected(self._groups, group_id):
-            message = p4r.ActionProfileGroup(
-                action_profile_id=self.profile.id, group_id=key, max_size=group.max_size
-            )
-            for member_id, weight in sorted(group.weights.items()):
-                message.members.add(member_id=member_id, weight=weight)
-            yield message
+        """Return the group of this id, or all for 0, as they are now."""
+        return iter([group.message for _, group in _selected(self._groups, group_id)])
+
+    def ports_changed(self, ports: Mapping[int, bool]) -> None:
+        """Put members whose watch port came up into their groups, and take the others out."""
+        before, self._ports = self._ports, ports
+        for handle, shares in self._shares.items():
+            watched = {share.watch_port for share in shares} - {None}
+            if any(before.get(port) != ports.get(port) for port in watched if port is not None):
+                self._set_group(handle, shares)
 
     def resolve(self, message: p4r.TableAction) -> Indirect:
         """Return what a table entry's action refers to, which is kept from deletion until `release`.
@@ -218,12 +226,14 @@ class ActionProfileState:
         """
         kind = message.WhichOneof("type")
         if kind == "action_profile_member_id":
+            self._check_style(one_shot=False)
             if message.action_profile_member_id not in self._members:
                 raise not_found(
                     f"member {message.action_profile_member_id} of {self.profile.name} does not exist"
                 )
             return self._referred(MemberRef(message.action_profile_member_id))
         if kind == "action_profile_group_id":
+            self._check_style(one_shot=False)
             if message.action_profile_group_id not in self._groups:
                 raise not_found(
                     f"group {message.action_profile_group_id} of {self.profile.name} does not exist"
@@ -238,7 +248,7 @@ class ActionProfileState:
     def target(self, action: Indirect) -> TargetAction:
         """Return the data plane's name for what an entry refers to."""
         if isinstance(action, MemberRef):
-            return MemberHandle(self._members[action.member_id].handles[0])
+            return MemberHandle(self._members[action.member_id].handle)
         if isinstance(action, GroupRef):
             return GroupHandle(self._groups[action.group_id].handle)
         return GroupHandle(action.group)
@@ -246,9 +256,10 @@ class ActionProfileState:
     def release(self, action: Indirect) -> None:
         """Note that a table entry refers to `action` no longer; drops the group of a one-shot."""
         if isinstance(action, OneShot):
-            self._pipeline.delete_group(self.profile.name, action.group)
-            self._group_handles.give_back(action.group)
-            self._drop_copies(list(action.members))
+            shares = self._shares[action.group]
+            self._drop_group(action.group)
+            self._drop_members([share.handle for share in shares])
+            self._one_shots -= 1
         else:
             self._references[action] -= 1
 
@@ -256,46 +267,165 @@ class ActionProfileState:
         self._references[action] += 1
         return action
 
-    def _create_one_shot(self, message: p4r.ActionProfileActionSet) -> OneShot:
-        if not self.profile.with_selector:
-            raise invalid_argument(f"action profile {self.profile.name} has no selector, so no action sets")
-        if message.action_selection_mode or message.size_semantics:
-            raise unimplemented("selection modes and size semantics other than the default are not supported")
-        weighted = []
-        for item in message.action_profile_actions:
-            _refuse_watch_port(item)
-            _check_weight(item.weight)
-            weighted.append((self._decode_call(item.action), item.weight))
-        total = sum(weight for _, weight in weighted)
-        if 0 < self.profile.max_group_size < total:
+    def _check_style(self, *, one_shot: bool) -> None:
+        """Raise where a selector would be programmed by members and by action sets at the same time."""
+        name = self.profile.name
+        if one_shot and self._members:
+            raise invalid_argument(f"selector {name} has members: it takes no action sets beside them")
+        if not one_shot and self._one_shots:
             raise invalid_argument(
-                f"an action set of {self.profile.name} holds at most {self.profile.max_group_size}, "
-                f"the weights add up to {total}"
+                f"selector {name} has action sets: it takes no members and groups beside them"
             )
-        self._check_room(total)
-        members: list[int] = []
-        group = self._group_handles.take()
+
+    def _create_one_shot(self, message: p4r.ActionProfileActionSet) -> OneShot:
+        profile = self.profile
+        if not profile.with_selector:
+            raise invalid_argument(f"action profile {profile.name} has no selector, so no action sets")
+        self._check_style(one_shot=True)
+        self._check_modes(message)
+        calls = []
+        for item in message.action_profile_actions:
+            calls.append((self._decode_call(item.action), self._weight(item), self._watch_port(item)))
+        size = len(calls) if profile.sum_of_members else sum(weight for _, weight, _ in calls)
+        if 0 < profile.max_group_size < size:
+            raise invalid_argument(
+                f"an action set of {profile.name} holds at most {profile.max_group_size}, not {size}"
+            )
+        handles: list[int] = []
         try:
-            for call, weight in weighted:
-                members += self._create_copies(call, weight)
-            self._pipeline.set_group(self.profile.name, group, sorted(members))
+            for call, _, _ in calls:
+                handles.append(self._create_member(call))
+            shares = [
+                Share(handle, weight, port) for handle, (_, weight, port) in zip(handles, calls, strict=True)
+            ]
+            group = self._create_group(shares)
         except BaseException:
-            self._group_handles.give_back(group)
-            self._drop_copies(members)
+            self._drop_members(handles)
             raise
-        return OneShot(tuple(weighted), group, tuple(members))
+        self._one_shots += 1
+        kept = p4r.ActionProfileActionSet()
+        kept.CopyFrom(message)
+        return OneShot(kept, group)
+
+    def _check_modes(self, message: p4r.ActionProfileActionSet) -> None:
+        """Raise where an action set asks for other hashing or sizes than the selector's own."""
+        kinds = p4r.ActionProfileActionSet
+        modes = kinds.ActionSelectionMode
+        if message.action_selection_mode not in (
+            modes.Value("DEFAULT_MODE_DETERMINED_BY_ACTION_SELECTOR"),
+            modes.Value("HASH"),
+        ):
+            raise unimplemented(f"selector {self.profile.name} selects by hash only")
+        sizes = kinds.SizeSemantics
+        own = "SUM_OF_MEMBERS" if self.profile.sum_of_members else "SUM_OF_WEIGHTS"
+        if message.size_semantics not in (
+            sizes.Value("DEFAULT_SIZE_DETERMINED_BY_ACTION_SELECTOR"),
+            sizes.Value(own),
+        ):
+            raise unimplemented(f"selector {self.profile.name} counts {own} only")
+
+    def _decode_group(self, message: p4r.ActionProfileGroup, max_size: int) -> list[Share]:
+        shares: dict[int, Share] = {}
+        for item in message.members:
+            weight, port = self._weight(item), self._watch_port(item)
+            member = self._members.get(item.member_id)
+            if member is None:
+                raise not_found(f"member {item.member_id} of {self.profile.name} does not exist")
+            if item.member_id in shares:
+                raise invalid_argument(f"member {item.member_id} is given twice: use weights instead")
+            shares[item.member_id] = Share(member.handle, weight, port)
+        size = len(shares) if self.profile.sum_of_members else sum(s.weight for s in shares.values())
+        limit = max_size or self.profile.max_group_size or self.profile.size
+        if 0 < limit < size:
+            raise resource_exhausted(f"group {message.group_id} holds at most {limit}, not {size}")
+        return list(shares.values())
+
+    def _weight(self, item: Weighted) -> int:
+        profile = self.profile
+        if profile.weights_disallowed:
+            if item.weight:
+                raise invalid_argument(f"selector {profile.name} has no weights, {item.weight} was given")
+            return 1
+        if item.weight <= 0:
+            raise invalid_argument(f"a weight is above 0, {item.weight} was given")
+        if 0 < profile.max_member_weight < item.weight:
+            raise invalid_argument(
+                f"a weight of {profile.name} is at most {profile.max_member_weight}, {item.weight} was given"
+            )
+        return item.weight
+
+    def _watch_port(self, item: Weighted) -> int | None:
+        kind = item.WhichOneof("watch_kind")
+        if kind is None or (kind == "watch_port" and not item.watch_port):
+            return None
+        port = item.watch if kind == "watch" else int.from_bytes(item.watch_port, "big")
+        if port not in self._ports:
+            raise invalid_argument(f"watch port {port} is no port of this switch")
+        return port
+
+    def _check_max_size(self, max_size: int) -> None:
+        limit, size = self.profile.max_group_size, self.profile.size
+        if max_size < 0 or (limit and not 0 < max_size <= limit):
+            raise invalid_argument(f"max_size {max_size} is not in {'1' if limit else '0'}..{limit or 'any'}")
+        if 0 < size < max_size:
+            raise resource_exhausted(f"max_size {max_size}: {self.profile.name} has room for {size}")
+
+    def _create_member(self, call: ActionCall) -> int:
+        size = self.profile.size
+        if 0 < size <= self._members_used:
+            raise resource_exhausted(f"action profile {self.profile.name} is full: it holds {size} members")
+        handle = self._member_handles.take()
+        try:
+            self._pipeline.set_member(self.profile.name, handle, call.target)
+        except BaseException:
+            self._member_handles.give_back(handle)
+            raise
+        self._members_used += 1
+        return handle
+
+    def _drop_members(self, handles: Sequence[int]) -> None:
+        for handle in handles:
+            self._pipeline.delete_member(self.profile.name, handle)
+            self._member_handles.give_back(handle)
+            self._members_used -= 1
+
+    def _create_group(self, shares: Sequence[Share]) -> int:
+        handle = self._group_handles.take()
+        try:
+            self._set_group(handle, shares)
+        except BaseException:
+            self._group_handles.give_back(handle)
+            raise
+        return handle
+
+    def _set_group(self, handle: int, shares: Sequence[Share]) -> None:
+        alive = [s for s in shares if s.watch_port is None or self._ports.get(s.watch_port)]
+        unit = gcd(*(share.weight for share in alive)) or 1
+        if sum(share.weight for share in alive) // unit > MAX_SLOTS:
+            raise resource_exhausted(f"weights of {self.profile.name} need more than {MAX_SLOTS} slots")
+        alive.sort(key=lambda share: share.handle)
+        # Each member once, then the rest of their weights: with weights of 1 it is BMv2's order.
+        slots = [share.handle for share in alive]
+        slots += [share.handle for share in alive for _ in range(share.weight // unit - 1)]
+        self._pipeline.set_group(self.profile.name, handle, slots)
+        self._shares[handle] = tuple(shares)
+
+    def _drop_group(self, handle: int) -> None:
+        self._pipeline.delete_group(self.profile.name, handle)
+        del self._shares[handle]
+        self._group_handles.give_back(handle)
 
     def _delete_member(self, member_id: int) -> None:
         member = self._members.get(member_id)
         if member is None:
             raise not_found(f"member {member_id} of {self.profile.name} does not exist")
-        users = [group_id for group_id, group in self._groups.items() if member_id in group.weights]
+        users = [group_id for group_id, group in self._groups.items() if member_id in group.members]
         if users:
             raise failed_precondition(f"member {member_id} is still in group {users[0]}")
         if self._references[MemberRef(member_id)]:
             raise failed_precondition(f"a table entry still refers to member {member_id}")
         del self._members[member_id]
-        self._drop_copies(member.handles)
+        self._drop_members([member.handle])
 
     def _delete_group(self, group_id: int) -> None:
         group = self._groups.get(group_id)
@@ -304,86 +434,7 @@ class ActionProfileState:
         if self._references[GroupRef(group_id)]:
             raise failed_precondition(f"a table entry still refers to group {group_id}")
         del self._groups[group_id]
-        self._pipeline.delete_group(self.profile.name, group.handle)
-        self._group_handles.give_back(group.handle)
-        members, group.weights = group.weights, {}
-        for member_id in members:
-            self._trim_copies(member_id, group)
-
-    def _check_weights(self, message: p4r.ActionProfileGroup, max_size: int) -> dict[int, int]:
-        weights: dict[int, int] = {}
-        for item in message.members:
-            _refuse_watch_port(item)
-            _check_weight(item.weight)
-            if item.member_id not in self._members:
-                raise not_found(f"member {item.member_id} of {self.profile.name} does not exist")
-            if item.member_id in weights:
-                raise invalid_argument(f"member {item.member_id} is given twice: use weights instead")
-            weights[item.member_id] = item.weight
-        limit = max_size or self.profile.max_group_size
-        total = sum(weights.values())
-        if 0 < limit < total:
-            raise resource_exhausted(
-                f"group {message.group_id} holds at most {limit}, its weights add up to {total}"
-            )
-        self._check_room(
-            sum(max(0, weight - len(self._members[key].handles)) for key, weight in weights.items())
-        )
-        return weights
-
-    def _check_max_size(self, max_size: int) -> int:
-        limit = self.profile.max_group_size
-        if max_size < 0 or 0 < limit < max_size:
-            raise invalid_argument(f"max_size {max_size} is not in 0..{limit or 'any'}")
-        return max_size
-
-    def _apply_weights(self, group: Group, weights: dict[int, int]) -> None:
-        copies: list[int] = []
-        before = group.weights
-        try:
-            for member_id, weight in sorted(weights.items()):
-                member = self._members[member_id]
-                member.handles += self._create_copies(member.call, weight - len(member.handles))
-                copies += member.handles[:weight]
-            self._pipeline.set_group(self.profile.name, group.handle, sorted(copies))
-            group.weights = weights
-        finally:
-            for member_id in before.keys() | weights.keys():
-                self._trim_copies(member_id, group)
-
-    def _create_copies(self, call: ActionCall, count: int) -> list[int]:
-        self._check_room(max(0, count))
-        handles: list[int] = []
-        try:
-            for _ in range(count):
-                handles.append(self._member_handles.take())
-                self._pipeline.set_member(self.profile.name, handles[-1], call.target)
-        except BaseException:
-            self._member_handles.give_back(handles.pop())
-            self._drop_copies(handles)
-            raise
-        return handles
-
-    def _trim_copies(self, member_id: int, changed: Group) -> None:
-        """Drop the copies of a member that no group needs any more; the first one stays."""
-        member = self._members[member_id]
-        groups = [changed, *self._groups.values()]
-        needed = max([1, *(group.weights.get(member_id, 0) for group in groups)])
-        surplus = member.handles[needed:]
-        del member.handles[needed:]
-        self._drop_copies(surplus)
-
-    def _drop_copies(self, handles: list[int]) -> None:
-        for handle in handles:
-            self._pipeline.delete_member(self.profile.name, handle)
-            self._member_handles.give_back(handle)
-
-    def _check_room(self, count: int) -> None:
-        used = self._member_handles.used
-        if self.profile.size and used + count > self.profile.size:
-            raise resource_exhausted(
-                f"action profile {self.profile.name} is full: {used} of {self.profile.size} members in use"
-            )
+        self._drop_group(group.handle)
 
     def _decode_call(self, message: p4r.Action) -> ActionCall:
         action = self.profile.actions.get(message.action_id)
@@ -393,18 +444,14 @@ class ActionProfileState:
             )
         return ActionCall(action, action.decode(message))
 
+    def _encode_members(self, members: Sequence[tuple[int, Member]]) -> Iterator[p4r.ActionProfileMember]:
+        for key, member in members:
+            message = p4r.ActionProfileMember(action_profile_id=self.profile.id, member_id=key)
+            member.call.action.encode(member.call.arguments, message.action)
+            yield message
 
-def _selected(items: dict[int, ItemT], key: int) -> list[tuple[int, ItemT]]:
+
+def _selected(items: Mapping[int, ItemT], key: int) -> list[tuple[int, ItemT]]:
     if key:
         return [(key, items[key])] if key in items else []
     return list(items.items())
-
-
-def _check_weight(weight: int) -> None:
-    if weight <= 0:
-        raise invalid_argument(f"a weight is above 0, {weight} was given")
-
-
-def _refuse_watch_port(item: p4r.ActionProfileGroup.Member | p4r.ActionProfileAction) -> None:
-    if item.WhichOneof("watch_kind"):
-        raise unimplemented("watch ports are not supported")

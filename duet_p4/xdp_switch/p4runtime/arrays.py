@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finsy.proto import p4r
 
@@ -10,8 +10,6 @@ from duet_p4.xdp_switch.dataplane import Count, Pipeline
 from duet_p4.xdp_switch.p4runtime import values
 from duet_p4.xdp_switch.p4runtime.errors import invalid_argument, out_of_range, unimplemented
 from duet_p4.xdp_switch.p4runtime.p4info import Counter, Register, Schema
-
-READ_AT_ONCE = 4096
 
 
 def decode_count(data: p4r.CounterData) -> Count:
@@ -40,22 +38,20 @@ class Arrays:
         indexes = _indexes(message, counter)
         if message.HasField("data"):
             count = decode_count(message.data)
-            for index in indexes:
-                self._pipeline.write_counter(counter.name, index, count)
+            self._pipeline.write_counter(counter.name, indexes.start, [count] * len(indexes))
 
     def read_counters(self, message: p4r.CounterEntry) -> Iterator[p4r.CounterEntry]:
-        """Yield one cell, all cells of a counter, or for id 0 all cells of all counters."""
+        """Return one cell, all cells of a counter, or for id 0 of all counters, as they are now."""
         if message.counter_id:
             counters = [self._counter(message.counter_id)]
         else:
             counters = list(self._schema.counters.values())
+        found: list[tuple[int, int, Sequence[Count]]] = []
         for counter in counters:
-            for first, number in _chunks(_indexes(message, counter)):
-                counts = self._pipeline.read_counter(counter.name, first, number)
-                for index, count in enumerate(counts, first):
-                    entry = p4r.CounterEntry(counter_id=counter.id, index=p4r.Index(index=index))
-                    fill_count(count, entry.data)
-                    yield entry
+            cells = _indexes(message, counter)
+            counts = self._pipeline.read_counter(counter.name, cells.start, len(cells))
+            found.append((counter.id, cells.start, counts))
+        return _encode_counters(found)
 
     def write_register(self, kind: int, message: p4r.RegisterEntry) -> None:
         """Set one cell, or without an index all of them."""
@@ -65,20 +61,18 @@ class Arrays:
         if message.data.WhichOneof("data") != "bitstring":
             raise invalid_argument(f"register {register.name} holds bit<{width}>: data.bitstring is needed")
         value = values.decode(message.data.bitstring, width, f"register {register.name}")
-        for index in indexes:
-            self._pipeline.write_register(register.name, index, value)
+        self._pipeline.write_register(register.name, indexes.start, [value] * len(indexes))
 
     def read_registers(self, message: p4r.RegisterEntry) -> Iterator[p4r.RegisterEntry]:
-        """Yield one cell, all cells of a register, or for id 0 all cells of all registers."""
+        """Return one cell, all cells of a register, or for id 0 of all registers, as they are now."""
         ids = [message.register_id] if message.register_id else list(self._schema.registers)
+        found: list[tuple[int, int, Sequence[int]]] = []
         for register_id in ids:
             register, _ = self._register(register_id)
-            for first, number in _chunks(_indexes(message, register)):
-                found = self._pipeline.read_register(register.name, first, number)
-                for index, value in enumerate(found, first):
-                    entry = p4r.RegisterEntry(register_id=register.id, index=p4r.Index(index=index))
-                    entry.data.bitstring = values.encode(value)
-                    yield entry
+            cells = _indexes(message, register)
+            data = self._pipeline.read_register(register.name, cells.start, len(cells))
+            found.append((register.id, cells.start, data))
+        return _encode_registers(found)
 
     def _counter(self, counter_id: int) -> Counter:
         counter = self._schema.counters.get(counter_id)
@@ -107,9 +101,24 @@ def _indexes(message: p4r.CounterEntry | p4r.RegisterEntry, array: Counter | Reg
     return range(index, index + 1)
 
 
-def _chunks(indexes: range) -> Iterator[tuple[int, int]]:
-    for first in range(indexes.start, indexes.stop, READ_AT_ONCE):
-        yield first, min(READ_AT_ONCE, indexes.stop - first)
+def _encode_counters(
+    arrays: Sequence[tuple[int, int, Sequence[Count]]],
+) -> Iterator[p4r.CounterEntry]:
+    for counter_id, first, counts in arrays:
+        for index, count in enumerate(counts, first):
+            entry = p4r.CounterEntry(counter_id=counter_id, index=p4r.Index(index=index))
+            fill_count(count, entry.data)
+            yield entry
+
+
+def _encode_registers(
+    arrays: Sequence[tuple[int, int, Sequence[int]]],
+) -> Iterator[p4r.RegisterEntry]:
+    for register_id, first, data in arrays:
+        for index, value in enumerate(data, first):
+            entry = p4r.RegisterEntry(register_id=register_id, index=p4r.Index(index=index))
+            entry.data.bitstring = values.encode(value)
+            yield entry
 
 
 def _only_modify(kind: int, what: str) -> None:

@@ -11,6 +11,9 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 ERROR_SPACE = "duet-xdp-switch"
 DETAILS_KEY = "grpc-status-details-bin"
 
+MAX_TEXT = 2000
+"""Characters of a message: gRPC carries it in a header, and clients refuse large ones."""
+
 GRPC_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 """google.rpc code -> gRPC status code; the numbers are the same."""
 
@@ -19,6 +22,8 @@ class P4RuntimeError(Exception):
     """A request, or one update of a batch, that was refused: nothing has changed."""
 
     def __init__(self, code: int, message: str) -> None:
+        if len(message) > MAX_TEXT:
+            message = f"{message[:MAX_TEXT]}... ({len(message)} characters)"
         super().__init__(message)
         self.code = code
         self.message = message
@@ -69,33 +74,57 @@ def unimplemented(message: str) -> P4RuntimeError:
     return P4RuntimeError(rpc_code.UNIMPLEMENTED, message)
 
 
+def aborted(message: str) -> P4RuntimeError:
+    """Something else changed what the request was about; try again."""
+    return P4RuntimeError(rpc_code.ABORTED, message)
+
+
 def internal(message: str) -> P4RuntimeError:
     """The data plane broke its promise."""
     return P4RuntimeError(rpc_code.INTERNAL, message)
 
 
-def batch_status(results: Sequence[P4RuntimeError | None], message: str) -> rpc_status.Status:
-    """Return the status of a batch in which something failed: one `p4.v1.Error` per item, in order."""
-    success = AnyMessage()
-    success.Pack(p4r.Error(canonical_code=rpc_code.OK))
-    status = rpc_status.Status(code=rpc_code.UNKNOWN, message=message)
-    for error in results:
-        if error is None:
-            status.details.append(success)
-        else:
-            status.details.add().Pack(
-                p4r.Error(canonical_code=error.code, message=error.message, space=ERROR_SPACE)
-            )
-    return status
+class BatchError(P4RuntimeError):
+    """Some items of a batch were refused; the others were carried out."""
+
+    def __init__(self, results: Sequence[P4RuntimeError | None], what: str) -> None:
+        failures = [error for error in results if error is not None]
+        super().__init__(
+            rpc_code.UNKNOWN,
+            f"{what}: {len(failures)} of {len(results)} failed, the first: {failures[0].message}",
+        )
+        self.results = results
+
+    def status(self) -> rpc_status.Status:
+        """Return one `p4.v1.Error` per item, in order.
+
+        Messages are left out where the whole would become larger than the 8,192 bytes and 100 for each
+        update that the specification advises clients to allow for ("gRPC Metadata Maximum Size").
+        """
+        room = 60 * len(self.results)
+        status = rpc_status.Status(code=self.code, message=self.message)
+        success = AnyMessage()
+        success.Pack(p4r.Error(canonical_code=rpc_code.OK))
+        for error in self.results:
+            if error is None:
+                status.details.append(success)
+                continue
+            detail = p4r.Error(canonical_code=error.code, message=error.message, space=ERROR_SPACE)
+            if detail.ByteSize() > room:
+                detail.ClearField("message")
+            room -= detail.ByteSize()
+            status.details.add().Pack(detail)
+        return status
 
 
 __all__ = [
     "DETAILS_KEY",
     "ERROR_SPACE",
     "GRPC_CODES",
+    "BatchError",
     "P4RuntimeError",
+    "aborted",
     "already_exists",
-    "batch_status",
     "failed_precondition",
     "internal",
     "invalid_argument",

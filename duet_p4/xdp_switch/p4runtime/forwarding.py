@@ -1,8 +1,10 @@
-"""The forwarding state of one committed pipeline: every entity that P4Runtime writes and reads."""
+"""The forwarding state of one pipeline: every entity that P4Runtime writes and reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from finsy.proto import p4r
@@ -15,132 +17,173 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
     internal,
     invalid_argument,
+    permission_denied,
     resource_exhausted,
     unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
+from duet_p4.xdp_switch.p4runtime.roles import Roles
 from duet_p4.xdp_switch.p4runtime.tables import TableState
 
-_UNSUPPORTED = {
-    "extern_entry": "externs are",
-    "meter_entry": "meters are",
-    "direct_meter_entry": "direct meters are",
-    "packet_replication_engine_entry": "multicast groups and clone sessions are",
-    "value_set_entry": "parser value sets are",
-    "digest_entry": "digests are",
-}
+_log = logging.getLogger(__name__)
+
+_UPDATES = (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one kind of entity is written, read and locked; `of` returns the id that a role must own."""
+
+    write: Callable[[int, Any], None]
+    read: Callable[[Any], Iterator[Any]]
+    of: Callable[[Any], int]
 
 
 class ForwardingState:
     """What clients may write to and read from a pipeline, checked against its P4Info."""
 
-    def __init__(self, schema: Schema, pipeline: Pipeline) -> None:
+    def __init__(self, schema: Schema, pipeline: Pipeline, roles: Roles, ports: Mapping[int, bool]) -> None:
+        """`ports` says which ports there are, and which are up."""
         self.schema = schema
         self.pipeline = pipeline
-        self._profiles = {
-            profile.id: ActionProfileState(profile, pipeline) for profile in schema.action_profiles.values()
+        self.roles = roles
+        self.profiles = {
+            profile.id: ActionProfileState(profile, pipeline, ports)
+            for profile in schema.action_profiles.values()
         }
-        self._tables = {
-            table.id: TableState(table, pipeline, self._profiles.get(table.implementation), schema)
+        self.tables = {
+            table.id: TableState(table, pipeline, self.profiles.get(table.implementation), schema)
             for table in schema.tables.values()
         }
         self._arrays = Arrays(schema, pipeline)
-        self._writers: dict[str, Callable[[int, Any], None]] = {
-            "table_entry": self._write_table,
-            "action_profile_member": self._write_member,
-            "action_profile_group": self._write_group,
-            "counter_entry": self._arrays.write_counter,
-            "direct_counter_entry": self._write_direct_counter,
-            "register_entry": self._arrays.write_register,
-        }
-        self._readers: dict[str, Callable[[Any], Iterable[Any]]] = {
-            "table_entry": self._read_tables,
-            "action_profile_member": self._read_members,
-            "action_profile_group": self._read_groups,
-            "counter_entry": self._arrays.read_counters,
-            "direct_counter_entry": self._read_direct_counters,
-            "register_entry": self._arrays.read_registers,
+        self._kinds = {
+            "table_entry": Kind(self._write_table, self._read_tables, lambda m: m.table_id),
+            "action_profile_member": Kind(
+                self._write_member, self._read_members, lambda m: m.action_profile_id
+            ),
+            "action_profile_group": Kind(self._write_group, self._read_groups, lambda m: m.action_profile_id),
+            "counter_entry": Kind(
+                self._arrays.write_counter, self._arrays.read_counters, lambda m: m.counter_id
+            ),
+            "direct_counter_entry": Kind(
+                self._write_direct_counter, self._read_direct_counters, lambda m: m.table_entry.table_id
+            ),
+            "register_entry": Kind(
+                self._arrays.write_register, self._arrays.read_registers, lambda m: m.register_id
+            ),
+            "meter_entry": _unsupported("meters"),
+            "direct_meter_entry": _unsupported("direct meters"),
+            "packet_replication_engine_entry": _unsupported("multicast groups and clone sessions"),
+            "value_set_entry": _unsupported("parser value sets"),
+            "digest_entry": _unsupported("digests"),
+            "extern_entry": _unsupported("externs"),
         }
 
-    def write(self, update: p4r.Update) -> None:
+    def write(self, update: p4r.Update, role: str = "") -> None:
         """Apply one update; a P4RuntimeError says why it was refused, and nothing has changed then."""
-        kind = update.type
-        if kind not in (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE):
-            raise invalid_argument(f"update type {kind} is none of INSERT, MODIFY and DELETE")
-        entity = update.entity
-        name = entity.WhichOneof("entity")
-        if name is None or name not in self._writers:
-            raise _unknown_entity(name)
+        if update.type not in _UPDATES:
+            raise invalid_argument(f"update type {update.type} is none of INSERT, MODIFY and DELETE")
+        kind, message = self._kind(update.entity)
+        if not self.roles.allows(role, kind.of(message)):
+            raise permission_denied(f"role {role!r} may not write id {kind.of(message)}")
         try:
-            self._writers[name](kind, getattr(entity, name))
+            kind.write(update.type, message)
         except TableFullError as error:
             raise resource_exhausted(str(error)) from error
         except (OSError, BpfError) as error:
             raise internal(f"the data plane failed: {error}") from error
+        except P4RuntimeError:
+            raise
+        except Exception as error:
+            _log.exception("an update was refused by accident: %s", update)
+            raise internal(f"the switch failed: {type(error).__name__}: {error}") from error
 
-    def read(self, entity: p4r.Entity) -> Iterator[p4r.Entity]:
-        """Yield the entities that one request of a Read selects."""
-        name = entity.WhichOneof("entity")
-        if name is None or name not in self._readers:
-            raise _unknown_entity(name)
+    def read(self, query: p4r.Entity, role: str = "") -> Iterator[p4r.Entity]:
+        """Return the entities that one request of a Read selects, as they are now.
+
+        What is returned may be gone through later, while Writes go on.
+        """
+        kind, message = self._kind(query)
+        name = query.WhichOneof("entity")
+        assert name is not None
         try:
-            for message in self._readers[name](getattr(entity, name)):
-                yield p4r.Entity(**{name: message})
+            found = kind.read(message)
         except (OSError, BpfError) as error:
             raise internal(f"the data plane failed: {error}") from error
+        except P4RuntimeError:
+            raise
+        except Exception as error:
+            _log.exception("a request was refused by accident: %s", query)
+            raise internal(f"the switch failed: {type(error).__name__}: {error}") from error
+        allows, of = self.roles.allows, kind.of
+        return (p4r.Entity(**{name: item}) for item in found if allows(role, of(item)))
 
-    def changed_defaults(self) -> Iterator[p4r.TableEntry]:
-        """Yield the default entries that are not the P4 program's own."""
-        for table in self._tables.values():
-            if table.default_changed:
-                yield from table.read(p4r.TableEntry(is_default_action=True))
+    def objects(self, entities: Iterable[p4r.Entity]) -> Collection[Hashable] | None:
+        """Return what entities to be written or read are parts of; None for everything."""
+        found: set[Hashable] = set()
+        for entity in entities:
+            name = entity.WhichOneof("entity")
+            if name is None:
+                continue
+            message = getattr(entity, name)
+            number = self._kinds[name].of(message)
+            if not number:
+                return None
+            found.add(number)
+            table = self.schema.tables.get(number)
+            if table is not None and table.implementation:
+                found.add(table.implementation)
+        return found
+
+    def ports_changed(self, ports: Mapping[int, bool]) -> None:
+        """Take note of ports that went up or down: members of groups may watch them."""
+        for profile in self.profiles.values():
+            profile.ports_changed(ports)
+
+    def _kind(self, entity: p4r.Entity) -> tuple[Kind, Any]:
+        name = entity.WhichOneof("entity")
+        if name is None:
+            raise invalid_argument("the entity is not set")
+        return self._kinds[name], getattr(entity, name)
 
     def _table(self, table_id: int) -> TableState:
         try:
-            return self._tables[table_id]
+            return self.tables[table_id]
         except KeyError:
             raise invalid_argument(f"{table_id} is no table of this P4 program") from None
 
     def _profile(self, profile_id: int) -> ActionProfileState:
         try:
-            return self._profiles[profile_id]
+            return self.profiles[profile_id]
         except KeyError:
             raise invalid_argument(f"{profile_id} is no action profile of this P4 program") from None
 
     def _write_table(self, kind: int, message: p4r.TableEntry) -> None:
-        table = self._table(message.table_id)
-        if kind == p4r.Update.INSERT:
-            table.insert(message)
-        elif kind == p4r.Update.MODIFY:
-            table.modify(message)
-        else:
-            table.delete(message)
+        self._table(message.table_id).write(kind, message)
 
     def _read_tables(self, query: p4r.TableEntry) -> Iterator[p4r.TableEntry]:
         if query.table_id:
-            yield from self._table(query.table_id).read(query)
-            return
+            return self._table(query.table_id).read(query)
         if query.match:
             raise invalid_argument("a match without a table id selects nothing")
-        for table in self._tables.values():
-            yield from table.read(query)
+        return _chained(table.read(query) for table in self.tables.values())
 
     def _write_member(self, kind: int, message: p4r.ActionProfileMember) -> None:
         self._profile(message.action_profile_id).write_member(kind, message)
 
     def _read_members(self, query: p4r.ActionProfileMember) -> Iterator[p4r.ActionProfileMember]:
-        for profile in self._selected_profiles(query.action_profile_id):
-            yield from profile.read_members(query.member_id)
+        profiles = self._selected_profiles(query.action_profile_id)
+        return _chained(profile.read_members(query.member_id) for profile in profiles)
 
     def _write_group(self, kind: int, message: p4r.ActionProfileGroup) -> None:
         self._profile(message.action_profile_id).write_group(kind, message)
 
     def _read_groups(self, query: p4r.ActionProfileGroup) -> Iterator[p4r.ActionProfileGroup]:
-        for profile in self._selected_profiles(query.action_profile_id):
-            yield from profile.read_groups(query.group_id)
+        profiles = self._selected_profiles(query.action_profile_id)
+        return _chained(profile.read_groups(query.group_id) for profile in profiles)
 
     def _selected_profiles(self, profile_id: int) -> list[ActionProfileState]:
-        return [self._profile(profile_id)] if profile_id else list(self._profiles.values())
+        return [self._profile(profile_id)] if profile_id else list(self.profiles.values())
 
     def _write_direct_counter(self, kind: int, message: p4r.DirectCounterEntry) -> None:
         table = self._table(_counted_table(message))
@@ -151,11 +194,15 @@ class ForwardingState:
     def _read_direct_counters(self, query: p4r.DirectCounterEntry) -> Iterator[p4r.DirectCounterEntry]:
         table_id = _counted_table(query)
         if table_id:
-            yield from self._table(table_id).read_counters(query.table_entry)
-            return
-        for table in self._tables.values():
-            if table.table.direct_counter:
-                yield from table.read_counters(query.table_entry)
+            return self._table(table_id).read_counters(query.table_entry)
+        counted = [table for table in self.tables.values() if table.table.direct_counter]
+        return _chained(table.read_counters(query.table_entry) for table in counted)
+
+
+def _chained(parts: Iterable[Iterator[Any]]) -> Iterator[Any]:
+    """Return the items of all parts; unlike itertools.chain, it makes the parts at once."""
+    made = list(parts)
+    return (item for part in made for item in part)
 
 
 def _counted_table(message: p4r.DirectCounterEntry) -> int:
@@ -164,7 +211,10 @@ def _counted_table(message: p4r.DirectCounterEntry) -> int:
     return message.table_entry.table_id
 
 
-def _unknown_entity(name: str | None) -> P4RuntimeError:
-    if name is None:
-        return invalid_argument("the entity is not set")
-    return unimplemented(f"{_UNSUPPORTED[name]} not supported by this switch")
+def _unsupported(what: str) -> Kind:
+    """Return the kind of what this switch does not have: there are none to read."""
+
+    def write(_: int, __: Any) -> None:
+        raise unimplemented(f"{what} are not supported by this switch")
+
+    return Kind(write, lambda _: iter(()), lambda _: 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from finsy.proto import p4i, p4r
 
-from duet_p4.xdp_switch.dataplane import FieldValue, MatchValues
+from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues
 from duet_p4.xdp_switch.p4runtime import values
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
@@ -121,6 +121,7 @@ class Table:
     direct_counter: int
     idle_timeout: bool
     needs_priority: bool
+    initial_default: Call | None
     _decoders: dict[int, tuple[int, Callable[[p4r.FieldMatch], FieldValue]]] = field(repr=False)
     _defaults: tuple[FieldValue, ...] = field(repr=False)
     _required: int = field(repr=False)
@@ -130,6 +131,19 @@ class Table:
 
         Raises INVALID_ARGUMENT or OUT_OF_RANGE where the key does not fit the table.
         """
+        key = self.decode_match(entry)
+        priority = entry.priority
+        if self.needs_priority:
+            if priority <= 0:
+                raise invalid_argument(
+                    f"an entry of {self.name} needs a priority above 0, {priority} was given"
+                )
+        elif priority:
+            raise invalid_argument(f"table {self.name} takes no priority, {priority} was given")
+        return key, priority
+
+    def decode_match(self, entry: p4r.TableEntry) -> MatchValues:
+        """Return the match values of a non-default entry; raises as `decode_key` does."""
         key = list(self._defaults)
         decoders = self._decoders
         seen = 0
@@ -145,15 +159,7 @@ class Table:
         if seen & self._required != self._required:
             missing = next(f.name for n, f in enumerate(self.fields) if self._required & ~seen & 1 << n)
             raise invalid_argument(f"table {self.name} needs a value for exact field {missing}")
-        priority = entry.priority
-        if self.needs_priority:
-            if priority <= 0:
-                raise invalid_argument(
-                    f"an entry of {self.name} needs a priority above 0, {priority} was given"
-                )
-        elif priority:
-            raise invalid_argument(f"table {self.name} takes no priority, {priority} was given")
-        return tuple(key), priority
+        return tuple(key)
 
     def encode_key(self, key: MatchValues, priority: int, entry: p4r.TableEntry) -> None:
         """Fill `entry` with the table's id and a key: canonical, don't-care fields left out."""
@@ -222,6 +228,9 @@ class ActionProfile:
     size: int
     max_group_size: int
     with_selector: bool
+    sum_of_members: bool
+    max_member_weight: int
+    weights_disallowed: bool
     actions: dict[int, Action]
 
 
@@ -312,10 +321,21 @@ def _table(message: p4i.Table, actions: dict[int, Action], direct_counters: set[
         direct_counter=next(iter(resources & direct_counters), 0),
         idle_timeout=message.idle_timeout_behavior == p4i.Table.NOTIFY_CONTROL,
         needs_priority=any(f.kind in ORDERED_KINDS for f in fields),
+        initial_default=_initial_default(message, actions),
         _decoders={f.id: (position, _decoder(name, f)) for position, f in enumerate(fields)},
         _defaults=tuple(f.wildcard for f in fields),
         _required=sum(1 << n for n, f in enumerate(fields) if f.kind is MatchKind.EXACT),
     )
+
+
+def _initial_default(message: p4i.Table, actions: dict[int, Action]) -> Call | None:
+    """Return the default action as the P4Info states it; older p4c state at most a const one."""
+    stated = message.initial_default_action
+    action = actions.get(stated.action_id or message.const_default_action_id)
+    if action is None:
+        return None
+    given = {argument.param_id: int.from_bytes(argument.value, "big") for argument in stated.arguments}
+    return Call(action.name, tuple(given.get(param.id, 0) for param in action.params))
 
 
 def _decoder(table: str, spec: MatchField) -> Callable[[p4r.FieldMatch], FieldValue]:
@@ -405,6 +425,9 @@ def _action_profile(message: p4i.ActionProfile, tables: dict[int, Table]) -> Act
         size=message.size,
         max_group_size=message.max_group_size,
         with_selector=message.with_selector,
+        sum_of_members=message.HasField("sum_of_members"),
+        max_member_weight=message.sum_of_members.max_member_weight,
+        weights_disallowed=message.weights_disallowed,
         actions=actions,
     )
 
@@ -437,9 +460,11 @@ def _refuse_unsupported(info: p4i.P4Info) -> None:
         for items in (info.tables, info.actions, info.action_profiles, info.counters, info.registers)
         for item in items
     ]
+    seen: set[int] = set()
     for number in ids:
-        if ids.count(number) > 1:
+        if number in seen:
             raise invalid_argument(f"P4Info: id {number} is used twice")
+        seen.add(number)
 
 
 __all__ = [

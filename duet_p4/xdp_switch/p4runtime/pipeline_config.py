@@ -1,156 +1,202 @@
-"""SetForwardingPipelineConfig and GetForwardingPipelineConfig: which P4 program runs."""
+"""Set- and GetForwardingPipelineConfig: which P4 program runs, and which one waits to.
+
+A push is carried out by a task of its own. Whoever waits for it may go away at any time: then the push is
+dropped at its next step, or, where it has gone as far as changing something, carried out whole.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
-from finsy.proto import p4i, p4r
+from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
-from duet_p4.xdp_switch.dataplane import Device, UnsupportedError
+from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
+    aborted,
     failed_precondition,
     internal,
     invalid_argument,
     not_found,
-    unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
-from duet_p4.xdp_switch.p4runtime.p4info import Schema
+from duet_p4.xdp_switch.p4runtime.reconcile import Reconciliation
+from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
+from duet_p4.xdp_switch.p4runtime.turns import Turns
 
 _log = logging.getLogger(__name__)
 
 _Action = p4r.SetForwardingPipelineConfigRequest
 _Response = p4r.GetForwardingPipelineConfigRequest
-_INDIRECT = ("action_profile_member", "action_profile_group")
-
-ResultT = TypeVar("ResultT")
 
 
 class PipelineConfig:
-    """The committed configuration of a device, its forwarding state, and a saved one that waits."""
+    """The configuration that runs, and a saved one that waits for COMMIT."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, turns: Turns, before_change: Callable[[], None]) -> None:
+        """`before_change` is called just before another pipeline takes over the ports."""
+        self.ports: Mapping[int, bool] = device.port_states()
+        """Which ports there are, and which are up."""
         self._device = device
-        self._committed: p4r.ForwardingPipelineConfig | None = None
-        self._saved: p4r.ForwardingPipelineConfig | None = None
-        self._forwarding: ForwardingState | None = None
+        self._before_change = before_change
+        self._turns = turns
+        self._running: Staged | None = None
+        self._saved: Staged | None = None
+        self._one_push = asyncio.Lock()
+        self._pushes: set[asyncio.Task[None]] = set()
 
     @property
-    def running(self) -> ForwardingState | None:
-        """The state of the program on the ports, if there is one."""
-        return self._forwarding
+    def running(self) -> Staged | None:
+        """What is on the ports, if anything."""
+        return self._running
 
     def forwarding(self) -> ForwardingState:
-        """Return what a Write or Read goes to; raises FAILED_PRECONDITION where there is nothing."""
-        if self._saved is not None:
-            raise failed_precondition("a saved pipeline configuration waits for COMMIT")
-        if self._forwarding is None:
-            raise failed_precondition("no forwarding pipeline configuration has been set")
-        return self._forwarding
+        """Return what a Write or Read goes to: the saved configuration's state, else the running one's.
 
-    async def set(self, action: int, config: p4r.ForwardingPipelineConfig | None) -> None:
+        Raises FAILED_PRECONDITION where there is neither.
+        """
+        staged = self._saved or self._running
+        if staged is None:
+            raise failed_precondition("no forwarding pipeline configuration has been set")
+        return staged.forwarding
+
+    async def set(
+        self, action: int, config: p4r.ForwardingPipelineConfig | None, permitted: Callable[[], None]
+    ) -> None:
         """Carry out a SetForwardingPipelineConfig; a P4RuntimeError leaves everything as it was.
 
-        Compiling takes seconds, so it happens off the event loop.
+        `permitted` raises where the client may not, or may no longer, do so. When this call is cancelled, the
+        push is dropped, unless it is done.
         """
-        if action == _Action.COMMIT:
-            if config is not None:
-                raise invalid_argument("COMMIT takes no config: it commits the one saved before")
-            if self._saved is None:
-                raise not_found("there is no saved config to commit: VERIFY_AND_SAVE one first")
-            await self._commit(self._saved)
-            return
-        if config is None or not config.HasField("p4info"):
-            raise invalid_argument("the request carries no config with a P4Info")
-        if action in (_Action.VERIFY, _Action.VERIFY_AND_SAVE):
-            Schema.of(config.p4info)
-            await self._run(self._device.verify, config)
-            if action == _Action.VERIFY_AND_SAVE:
-                self._saved = config
-        elif action == _Action.VERIFY_AND_COMMIT:
-            await self._commit(config)
-        elif action == _Action.RECONCILE_AND_COMMIT:
-            await self._reconcile(config)
-        else:
-            raise invalid_argument(f"action {action} is not one of SetForwardingPipelineConfig")
+        push = _Push(permitted)
+        task = asyncio.create_task(self._set(action, config, push))
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            push.abandoned = True
+            task.add_done_callback(_retrieve)
+            raise
 
     def get(self, response_type: int) -> p4r.GetForwardingPipelineConfigResponse:
-        """Return the committed configuration, or an empty answer where there is none."""
+        """Return the configuration that runs, or an empty answer where there is none."""
         response = p4r.GetForwardingPipelineConfigResponse()
         if response_type not in _Response.ResponseType.values():
             raise invalid_argument(f"response type {response_type} does not exist")
-        if self._committed is None:
+        if self._running is None:
             return response
-        config = response.config
+        source, config = self._running.config, response.config
         config.SetInParent()
-        if self._committed.HasField("cookie"):
-            config.cookie.CopyFrom(self._committed.cookie)
+        if source.HasField("cookie"):
+            config.cookie.CopyFrom(source.cookie)
         if response_type in (_Response.ALL, _Response.P4INFO_AND_COOKIE):
-            config.p4info.CopyFrom(self._committed.p4info)
+            config.p4info.CopyFrom(source.p4info)
         if response_type in (_Response.ALL, _Response.DEVICE_CONFIG_AND_COOKIE):
-            config.p4_device_config = self._committed.p4_device_config
+            config.p4_device_config = source.p4_device_config
         return response
 
-    async def _commit(self, config: p4r.ForwardingPipelineConfig) -> None:
-        schema = Schema.of(config.p4info)
-        pipeline = await self._run(self._device.load, config)
-        self._forwarding = ForwardingState(schema, pipeline)
-        self._committed, self._saved = config, None
-        _log.info("runs a pipeline of %d tables", len(schema.tables))
+    def ports_changed(self, ports: Mapping[int, bool]) -> None:
+        """Take note of ports that went up or down."""
+        self.ports = ports
+        for staged in (self._running, self._saved):
+            if staged is not None:
+                staged.forwarding.ports_changed(ports)
 
-    async def _reconcile(self, config: p4r.ForwardingPipelineConfig) -> None:
-        """Commit a configuration and keep the entries; the same program goes on without a break."""
-        before, committed = self._forwarding, self._committed
-        if before is None or committed is None:
-            await self._commit(config)
+    async def _set(self, action: int, config: p4r.ForwardingPipelineConfig | None, push: _Push) -> None:
+        if action == _Action.COMMIT:
+            if config is not None:
+                raise invalid_argument("COMMIT takes no config: it commits the one saved before")
+            async with self._turns.hold(None):
+                push.check()
+                if self._saved is None:
+                    raise not_found("there is no saved config to commit: VERIFY_AND_SAVE one first")
+                self._activate(self._saved)
             return
-        same_info = config.p4info == committed.p4info
-        if same_info and config.p4_device_config == committed.p4_device_config:
-            self._committed, self._saved = config, None
-            return
-        kept = [*_entities(before, _INDIRECT), *_entities(before, ["table_entry"]), *_defaults(before)]
-        if kept and not same_info:
-            raise invalid_argument("the P4Info changes, so the entries that are there cannot be kept")
-        await self._commit(config)
-        after = self.forwarding()
-        try:
-            for entity in list(_entities(after, ["table_entry"])):
-                after.write(p4r.Update(type=p4r.Update.DELETE, entity=entity))
-            for entity in kept:
-                kind = p4r.Update.MODIFY if entity.table_entry.is_default_action else p4r.Update.INSERT
-                after.write(p4r.Update(type=kind, entity=entity))
-        except P4RuntimeError as error:
-            raise internal(f"an entry was lost in the change of pipelines: {error}") from error
+        if action not in _Action.Action.values() or action == _Action.UNSPECIFIED:
+            raise invalid_argument(f"action {action} is not one of SetForwardingPipelineConfig")
+        if config is None or not config.HasField("p4info"):
+            raise invalid_argument("the request carries no config with a P4Info")
+        async with self._one_push:
+            push.check()
+            if action == _Action.RECONCILE_AND_COMMIT and await self._is_same(config, push):
+                return
+            staged = await stage(self._device, config, self.ports)
+            try:
+                await self._use(action, staged, push)
+            finally:
+                if staged is not self._running and staged is not self._saved:
+                    staged.close()
 
-    async def _run(
-        self, function: Callable[[bytes, p4i.P4Info], ResultT], config: p4r.ForwardingPipelineConfig
-    ) -> ResultT:
+    async def _use(self, action: int, staged: Staged, push: _Push) -> None:
+        """Do with a staged configuration what was asked for, in one step or not at all."""
+        if action == _Action.VERIFY:
+            return
+        async with self._turns.hold(None):
+            push.check()
+            staged.forwarding.ports_changed(self.ports)
+            if action == _Action.VERIFY_AND_SAVE:
+                self._save(staged)
+                return
+            if action == _Action.RECONCILE_AND_COMMIT and self._running is not None:
+                reconciliation = Reconciliation(self._running, staged)
+                await reconciliation.copy()
+                push.check()
+                reconciliation.copy_state()
+            self._activate(staged)
+
+    async def _is_same(self, config: p4r.ForwardingPipelineConfig, push: _Push) -> bool:
+        """Take note of a configuration that runs already, which goes on without a break."""
+        async with self._turns.hold(None):
+            push.check()
+            running = self._running
+            if (
+                running is None
+                or running.config.p4info != config.p4info
+                or running.config.p4_device_config != config.p4_device_config
+            ):
+                return False
+            self._running = Staged(config, running.forwarding, running.packet_in, running.packet_out)
+            self._save(None)
+            return True
+
+    def _activate(self, staged: Staged) -> None:
+        """Put a staged configuration on the ports; where they refuse, everything is as it was."""
+        self._before_change()
         try:
-            return await asyncio.to_thread(function, config.p4_device_config, config.p4info)
-        except UnsupportedError as error:
-            raise unimplemented(str(error)) from error
-        except ValueError as error:
-            raise invalid_argument(str(error)) from error
+            self._device.activate(staged.pipeline)
         except (BpfError, OSError) as error:
-            raise internal(f"the kernel refused the pipeline: {error}") from error
+            raise internal(f"the ports refused the pipeline: {error}") from error
+        self._running = staged
+        if staged is self._saved:
+            self._saved = None
+        self._save(None)
+        _log.info("runs a pipeline of %d tables", len(staged.forwarding.schema.tables))
+
+    def _save(self, staged: Staged | None) -> None:
+        before, self._saved = self._saved, staged
+        if before is not None:
+            before.close()
 
 
-def _entities(state: ForwardingState, names: Iterable[str]) -> Iterator[p4r.Entity]:
-    """Yield the entities of these kinds that a client could have written."""
-    for name in names:
-        query = p4r.Entity()
-        getattr(query, name).SetInParent()
-        for entity in state.read(query):
-            if not entity.table_entry.is_const:
-                yield entity
+class _Push:
+    """A push under way: whether it is still permitted, and wanted."""
+
+    def __init__(self, permitted: Callable[[], None]) -> None:
+        self._permitted = permitted
+        self.abandoned = False
+
+    def check(self) -> None:
+        """Raise P4RuntimeError where the push is to be dropped."""
+        if self.abandoned:
+            raise aborted("the client went away")
+        self._permitted()
 
 
-def _defaults(state: ForwardingState) -> Iterator[p4r.Entity]:
-    """Yield the default entries that a client has changed."""
-    for message in state.changed_defaults():
-        yield p4r.Entity(table_entry=message)
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take a failure that nobody waits for any more."""
+    if not task.cancelled() and (error := task.exception()) and not isinstance(error, P4RuntimeError):
+        _log.error("a push that was dropped failed: %s", error)

@@ -1,27 +1,26 @@
 """Table entries: what clients wrote, kept in step with the data plane.
 
 An update is checked in full before the data plane is touched, and remembered only after the data
-plane took it: a refused update changes nothing.
+plane took it: a refused update changes nothing. Entries are never changed in place, so a Read that took
+note of them may go on after they were replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.dataplane import Count, MatchValues, Pipeline, TableFullError, TargetAction
+from duet_p4.xdp_switch.dataplane import Call, Count, MatchValues, Pipeline, TargetAction
+from duet_p4.xdp_switch.p4runtime.absent import AbsentPipeline
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionCall, ActionProfileState, Indirect
 from duet_p4.xdp_switch.p4runtime.arrays import decode_count, fill_count
 from duet_p4.xdp_switch.p4runtime.errors import (
-    P4RuntimeError,
     already_exists,
     invalid_argument,
     not_found,
     permission_denied,
-    resource_exhausted,
     unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
@@ -29,18 +28,30 @@ from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
 Key = tuple[MatchValues, int]
 """Match values and priority: what identifies an entry."""
 
-READ_AT_ONCE = 512
-"""Direct counters are fetched for this many entries at a time."""
+NO_COUNT: Count = (0, 0)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """What an entry holds besides its key; the default entry of a table is one as well."""
+    """What an entry holds besides its key."""
 
     action: ActionCall | Indirect
     metadata: bytes = b""
     controller_metadata: int = 0
     is_const: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """The default entry: an action that a client has set, None for the program's own.
+
+    A direct counter counts hits, so that of the default entry holds what was written.
+    """
+
+    action: ActionCall | None = None
+    metadata: bytes = b""
+    controller_metadata: int = 0
+    count: Count = NO_COUNT
 
 
 class TableState:
@@ -51,19 +62,23 @@ class TableState:
     ) -> None:
         self.table = table
         self.entries: dict[Key, Entry] = {}
-        self._pipeline = pipeline
+        self.default = Default()
+        self._pipeline = pipeline if table.name in pipeline.tables else AbsentPipeline(table)
         self._profile = profile
         self._actions_by_name = {action.name: action for action in schema.actions.values()}
-        for initial in pipeline.initial_entries(table.name):
-            action = ActionCall(self._actions_by_name[initial.action.action], initial.action.arguments)
+        for initial in self._pipeline.initial_entries(table.name):
+            action = self._call(initial.action)
             is_const = initial.is_const or table.is_const
             self.entries[initial.key, initial.priority] = Entry(action, is_const=is_const)
-        self._default: Entry | None = None
 
-    @property
-    def default_changed(self) -> bool:
-        """Whether a client has set the default entry."""
-        return self._default is not None
+    def write(self, kind: int, message: p4r.TableEntry) -> None:
+        """Insert, modify or delete an entry, or modify the default entry."""
+        if kind == p4r.Update.INSERT:
+            self.insert(message)
+        elif kind == p4r.Update.MODIFY:
+            self.modify(message)
+        else:
+            self.delete(message)
 
     def insert(self, message: p4r.TableEntry) -> None:
         """Add an entry."""
@@ -79,15 +94,15 @@ class TableState:
             raise invalid_argument(f"an entry of {table.name} needs an action")
         key = table.decode_key(message)
         count = self._decode_count(message)
+        if key in self.entries:
+            # An action that would be refused is said first: it can never be right.
+            self._release(self._decode_action(message.action, default=False))
+            raise already_exists(f"table {table.name} holds this entry already: MODIFY it")
         action = self._decode_action(message.action, default=False)
         try:
-            if key in self.entries:
-                raise already_exists(f"table {table.name} holds this entry already: MODIFY it")
             self._pipeline.insert(table.name, *key, self._target(action))
-        except BaseException as error:
+        except BaseException:
             self._release(action)
-            if isinstance(error, TableFullError):
-                raise resource_exhausted(str(error)) from None
             raise
         self.entries[key] = Entry(action, message.metadata, message.controller_metadata)
         if count is not None:
@@ -105,9 +120,10 @@ class TableState:
         entry = self.entries.get(key)
         if entry is None:
             raise not_found(f"table {table.name} holds no such entry")
+        action = entry.action
         if message.HasField("action"):
-            if table.is_const or entry.is_const:
-                raise permission_denied(f"the entries of table {table.name} are const")
+            if entry.is_const:
+                raise permission_denied(f"this entry of table {table.name} is const")
             action = self._decode_action(message.action, default=False)
             try:
                 self._pipeline.modify(table.name, *key, self._target(action))
@@ -115,15 +131,16 @@ class TableState:
                 self._release(action)
                 raise
             self._release(entry.action)
-            entry.action = action
         if not entry.is_const:
-            entry.metadata, entry.controller_metadata = message.metadata, message.controller_metadata
+            self.entries[key] = Entry(action, message.metadata, message.controller_metadata)
         if count is not None:
             self._pipeline.write_direct(table.name, *key, count)
 
     def delete(self, message: p4r.TableEntry) -> None:
         """Remove an entry; only its key counts."""
         table = self.table
+        if message.is_const:
+            raise invalid_argument("is_const cannot be written")
         if message.is_default_action:
             raise invalid_argument(f"the default entry of {table.name} cannot be deleted: MODIFY it")
         if table.is_const:
@@ -139,57 +156,73 @@ class TableState:
         self._release(entry.action)
 
     def read(self, query: p4r.TableEntry) -> Iterator[p4r.TableEntry]:
-        """Yield the entries that a query selects, with counter data if it asks for them."""
+        """Return the entries that a query selects, as they are now, with counter data if it asks for them."""
         with_counts = query.HasField("counter_data") and self.table.direct_counter != 0
         if query.is_default_action:
-            yield self._encode_default()
-            return
-        for keys in _chunked(self._selected(query)):
-            counts = self._pipeline.read_direct(self.table.name, keys) if with_counts else []
-            for position, key in enumerate(keys):
-                message = self._encode(key)
-                if with_counts:
-                    fill_count(counts[position], message.counter_data)
-                yield message
+            self._check_default(query)
+            return iter([self._encode_default(with_counts=with_counts)])
+        selected = self._selected(query)
+        keys = [key for key, _ in selected]
+        counts = self._pipeline.read_direct(self.table.name, keys) if with_counts else []
+        return self._encode(selected, counts)
 
     def write_counter(self, message: p4r.DirectCounterEntry) -> None:
         """Set the direct counter of an entry; without data, nothing."""
         entry = message.table_entry
-        key = self._counted_key(entry)
-        if message.HasField("data"):
-            self._pipeline.write_direct(self.table.name, *key, decode_count(message.data))
+        self._check_counted()
+        count = decode_count(message.data) if message.HasField("data") else None
+        if entry.is_default_action:
+            self._check_default(entry)
+            if count is not None:
+                self.default = replace(self.default, count=count)
+            return
+        key = self.table.decode_key(entry)
+        if key not in self.entries:
+            raise not_found(f"table {self.table.name} holds no such entry")
+        if count is not None:
+            self._pipeline.write_direct(self.table.name, *key, count)
 
     def read_counters(self, query: p4r.TableEntry) -> Iterator[p4r.DirectCounterEntry]:
-        """Yield the direct counter of one entry, or of every entry."""
+        """Return the direct counter of one entry, or of every entry."""
         self._check_counted()
-        single = query.match or query.is_default_action
-        keys = [self._counted_key(query)] if single else list(self.entries)
-        for chunk in _chunked(keys):
-            counts = self._pipeline.read_direct(self.table.name, chunk)
-            for key, count in zip(chunk, counts, strict=True):
-                message = p4r.DirectCounterEntry()
-                self.table.encode_key(*key, message.table_entry)
-                fill_count(count, message.data)
-                yield message
+        if query.is_default_action:
+            self._check_default(query)
+            message = p4r.DirectCounterEntry()
+            message.table_entry.table_id, message.table_entry.is_default_action = self.table.id, True
+            fill_count(self.default.count, message.data)
+            return iter([message])
+        keys = [key for key, _ in self._selected(query)]
+        if query.match and not keys:
+            raise not_found(f"table {self.table.name} holds no such entry")
+        return self._encode_counts(keys, self._pipeline.read_direct(self.table.name, keys))
+
+    def program_default(self) -> ActionCall | None:
+        """Return the default action that the P4 program states."""
+        call = self._pipeline.default_action(self.table.name)
+        return self._call(call) if call is not None else None
 
     def _modify_default(self, message: p4r.TableEntry) -> None:
         table = self.table
         self._check_entry(message)
-        if message.match or message.priority:
-            raise invalid_argument(f"the default entry of {table.name} has neither match nor priority")
+        self._check_default(message)
         if table.implementation:
             raise invalid_argument(f"the default entry of {table.name}, an indirect table, is fixed")
         if table.const_default:
             raise permission_denied(f"the default action of table {table.name} is const")
-        if message.HasField("counter_data"):
-            raise self._no_default_counter()
+        count = self._decode_count(message)
         if message.HasField("action"):
             action = self._decode_action(message.action, default=True)
-            self._pipeline.set_default(table.name, self._target(action))
-            self._default = Entry(action, message.metadata, message.controller_metadata)
+            assert isinstance(action, ActionCall)
+            self._pipeline.set_default(table.name, action.target)
+            kept = count if count is not None else self.default.count
+            self.default = Default(action, message.metadata, message.controller_metadata, kept)
         else:
             self._pipeline.set_default(table.name, None)
-            self._default = None
+            self.default = Default()
+
+    def _check_default(self, message: p4r.TableEntry) -> None:
+        if message.match or message.priority:
+            raise invalid_argument(f"the default entry of {self.table.name} has neither match nor priority")
 
     def _check_entry(self, message: p4r.TableEntry) -> None:
         """Raise where an INSERT or MODIFY sets a field that this table does not have."""
@@ -223,56 +256,69 @@ class TableState:
         if not self.table.direct_counter:
             raise invalid_argument(f"table {self.table.name} has no direct counter")
 
-    def _no_default_counter(self) -> P4RuntimeError:
-        return unimplemented(f"table {self.table.name}: the default entry has no direct counter")
-
-    def _counted_key(self, message: p4r.TableEntry) -> Key:
-        """Return the key of an entry that must exist and have a counter."""
-        self._check_counted()
-        if message.is_default_action:
-            raise self._no_default_counter()
-        key = self.table.decode_key(message)
-        if key not in self.entries:
-            raise not_found(f"table {self.table.name} holds no such entry")
-        return key
-
-    def _selected(self, query: p4r.TableEntry) -> Iterator[Key]:
-        if query.match:
+    def _selected(self, query: p4r.TableEntry) -> list[tuple[Key, Entry]]:
+        """Return the non-default entries that a query is about."""
+        found: list[tuple[Key, Entry]]
+        if query.match and (query.priority or not self.table.needs_priority):
             key = self.table.decode_key(query)
-            keys = [key] if key in self.entries else []
+            found = [(key, self.entries[key])] if key in self.entries else []
         else:
-            keys = list(self.entries)
+            found = list(self.entries.items())
+            if query.match:
+                match = self.table.decode_match(query)
+                found = [item for item in found if item[0][0] == match]
         action_id = query.action.action.action_id if query.action.HasField("action") else 0
-        plain = not (query.priority or query.metadata or query.controller_metadata or action_id)
-        for key in keys:
-            entry = self.entries[key]
-            if plain or (
-                (not query.priority or key[1] == query.priority)
-                and (not query.metadata or entry.metadata == query.metadata)
-                and (not query.controller_metadata or entry.controller_metadata == query.controller_metadata)
-                and (
-                    not action_id
-                    or (isinstance(entry.action, ActionCall) and entry.action.action.id == action_id)
-                )
-            ):
-                yield key
+        if not (query.priority or query.metadata or query.controller_metadata or action_id):
+            return found
+        return [
+            (key, entry)
+            for key, entry in found
+            if (not query.priority or key[1] == query.priority)
+            and (not query.metadata or entry.metadata == query.metadata)
+            and (not query.controller_metadata or entry.controller_metadata == query.controller_metadata)
+            and (
+                not action_id
+                or (isinstance(entry.action, ActionCall) and entry.action.action.id == action_id)
+            )
+        ]
 
-    def _encode(self, key: Key) -> p4r.TableEntry:
-        entry = self.entries[key]
-        message = p4r.TableEntry()
-        self.table.encode_key(*key, message)
-        _fill_entry(entry, message)
-        return message
+    def _encode(
+        self, selected: Sequence[tuple[Key, Entry]], counts: Sequence[Count]
+    ) -> Iterator[p4r.TableEntry]:
+        for position, (key, entry) in enumerate(selected):
+            message = p4r.TableEntry()
+            self.table.encode_key(*key, message)
+            entry.action.fill(message.action)
+            _fill_metadata(entry, message)
+            if entry.is_const:
+                message.is_const = True
+            if counts:
+                fill_count(counts[position], message.counter_data)
+            yield message
 
-    def _encode_default(self) -> p4r.TableEntry:
+    def _encode_counts(
+        self, keys: Sequence[Key], counts: Sequence[Count]
+    ) -> Iterator[p4r.DirectCounterEntry]:
+        for key, count in zip(keys, counts, strict=True):
+            message = p4r.DirectCounterEntry()
+            self.table.encode_key(*key, message.table_entry)
+            fill_count(count, message.data)
+            yield message
+
+    def _encode_default(self, *, with_counts: bool) -> p4r.TableEntry:
         message = p4r.TableEntry(table_id=self.table.id, is_default_action=True)
-        if self._default is not None:
-            _fill_entry(self._default, message)
-            return message
-        call = self._pipeline.default_action(self.table.name)
-        if call is not None:
-            ActionCall(self._actions_by_name[call.action], call.arguments).fill(message.action)
+        action = self.default.action or self.program_default()
+        if action is not None:
+            action.fill(message.action)
+        _fill_metadata(self.default, message)
+        if self.table.const_default:
+            message.is_const = True
+        if with_counts:
+            fill_count(self.default.count, message.counter_data)
         return message
+
+    def _call(self, call: Call) -> ActionCall:
+        return ActionCall(self._actions_by_name[call.action], call.arguments)
 
     def _target(self, action: ActionCall | Indirect) -> TargetAction:
         if isinstance(action, ActionCall):
@@ -285,17 +331,8 @@ class TableState:
             self._profile.release(action)
 
 
-def _fill_entry(entry: Entry, message: p4r.TableEntry) -> None:
-    entry.action.fill(message.action)
+def _fill_metadata(entry: Entry | Default, message: p4r.TableEntry) -> None:
     if entry.metadata:
         message.metadata = entry.metadata
     if entry.controller_metadata:
         message.controller_metadata = entry.controller_metadata
-    if entry.is_const:
-        message.is_const = True
-
-
-def _chunked(keys: Iterable[Key]) -> Iterator[list[Key]]:
-    source = iter(keys)
-    while chunk := list(islice(source, READ_AT_ONCE)):
-        yield chunk

@@ -203,7 +203,9 @@ def running(document: Json) -> Iterator[XdpPipeline]:
     """A switch without ports that runs the program, for `replay`."""
     device = XdpDevice()
     try:
-        yield device.load(json.dumps(document).encode(), info_of(document))
+        pipeline = device.stage(json.dumps(document).encode(), info_of(document))
+        device.activate(pipeline)
+        yield pipeline
     finally:
         device.close()
 

@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from finsy.proto import p4i
 from google.protobuf import text_format
 
+from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler.ir import CounterArray, RegisterArray
 from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
 from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.pipeline import XdpPipeline
 from tests.integration import netns
 from tests.integration.xdp_switch import copies
 from tests.integration.xdp_switch.programs import assign, field, info_of, number
@@ -61,17 +64,22 @@ class Wire:
             end.close()
 
 
+def make_pair(port: int) -> None:
+    """Make a port and its far end."""
+    netns.ip(f"link add port{port} type veth peer name host{port}")
+    for end in (f"port{port}", f"host{port}"):
+        netns.ip(f"link set {end} up arp off")
+    # Without NAPI on the far end the kernel would drop what XDP sends to it.
+    subprocess.run(["ethtool", "-K", f"host{port}", "gro", "on"], check=True, capture_output=True)
+
+
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """Two veth pairs in a namespace: port1 and port2 for the switch, host1 and host2 outside."""
     with netns.namespaces("xdp") as (name,), netns.inside(name):
         Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         for port in HOSTS:
-            netns.ip(f"link add port{port} type veth peer name host{port}")
-            for end in (f"port{port}", f"host{port}"):
-                netns.ip(f"link set {end} up arp off")
-            # Without NAPI on the far end the kernel would drop what XDP sends to it.
-            subprocess.run(["ethtool", "-K", f"host{port}", "gro", "on"], check=True, capture_output=True)
+            make_pair(port)
         ends = Wire(list(HOSTS))
         yield ends
         ends.close()
@@ -86,6 +94,13 @@ def switch(wire: Wire) -> Iterator[XdpDevice]:
     device.close()
 
 
+def load(switch: XdpDevice, config: bytes, info: p4i.P4Info) -> XdpPipeline:
+    """Put a program on the ports."""
+    pipeline = switch.stage(config, info)
+    switch.activate(pipeline)
+    return pipeline
+
+
 def frame(destination: bytes, source: bytes = HOSTS[1], payload: bytes = bytes(46)) -> bytes:
     return destination + source + b"\x08\x00" + payload
 
@@ -97,7 +112,7 @@ def wait_for_packet_in(switch: XdpDevice) -> bytes | None:
 
 
 def test_frames_are_forwarded_between_ports(switch: XdpDevice, wire: Wire) -> None:
-    pipeline = switch.load(*program("l2_switch"))
+    pipeline = load(switch, *program("l2_switch"))
     pipeline.insert(
         "L2Ingress.forwarding_table",
         (1, int.from_bytes(HOSTS[2], "big")),
@@ -112,7 +127,7 @@ def test_frames_are_forwarded_between_ports(switch: XdpDevice, wire: Wire) -> No
 
 
 def test_packet_in_carries_the_ingress_port(switch: XdpDevice, wire: Wire) -> None:
-    switch.load(*program("l2_switch"))
+    load(switch, *program("l2_switch"))
     assert switch.receive() is None
     sent = frame(bytes.fromhex("0180c200000e"))
     wire.send(2, sent)
@@ -120,28 +135,28 @@ def test_packet_in_carries_the_ingress_port(switch: XdpDevice, wire: Wire) -> No
 
 
 def test_packet_out_leaves_by_its_port(switch: XdpDevice, wire: Wire) -> None:
-    pipeline = switch.load(*program("l2_switch"))
+    load(switch, *program("l2_switch"))
     sent = frame(HOSTS[1])
-    pipeline.packet_out((1 << 7).to_bytes(2, "big") + sent)
+    switch.send((1 << 7).to_bytes(2, "big") + sent)
     assert wire.receive(1) == sent
 
 
 def test_a_new_program_takes_over_the_ports(switch: XdpDevice, wire: Wire) -> None:
-    switch.load(*program("l2_switch"))
-    switch.load(*program("stateful"))
+    load(switch, *program("l2_switch"))
+    load(switch, *program("stateful"))
     wire.send(1, frame(bytes.fromhex("0180c200000e")))
     assert wire.receive(2, timeout=0.2) is None
     assert switch.receive() is None, "the firewall knows no packet-in"
 
 
 def test_a_refused_program_leaves_the_old_one_running(switch: XdpDevice, wire: Wire) -> None:
-    switch.load(*program("l2_switch"))
+    load(switch, *program("l2_switch"))
     config, info = program("l3_router")
     with pytest.raises(ValueError, match="no BMv2 JSON"):
-        switch.load(b"{}", info)
+        switch.stage(b"{}", info)
     foreign = config.replace(b'"extern_instances" : []', b'"extern_instances" : [{"name": "police"}]')
     with pytest.raises(UnsupportedError, match="extern instance police"):
-        switch.verify(foreign, info)
+        switch.stage(foreign, info)
     wire.send(2, frame(bytes.fromhex("0180c200000e")))
     assert wait_for_packet_in(switch) is not None
 
@@ -156,9 +171,9 @@ def test_ports_are_checked(switch: XdpDevice) -> None:
 
 
 def test_a_frame_to_a_port_that_is_not_there_vanishes(switch: XdpDevice, wire: Wire) -> None:
-    pipeline = switch.load(*program("l2_switch"))
-    pipeline.packet_out((77 << 7).to_bytes(2, "big") + frame(HOSTS[1]))
-    pipeline.packet_out((2 << 7).to_bytes(2, "big") + frame(HOSTS[2]))
+    load(switch, *program("l2_switch"))
+    switch.send((77 << 7).to_bytes(2, "big") + frame(HOSTS[1]))
+    switch.send((2 << 7).to_bytes(2, "big") + frame(HOSTS[2]))
     assert wire.receive(2) == frame(HOSTS[2])
     assert wire.receive(1, timeout=0.1) is None
 
@@ -169,7 +184,7 @@ def test_kill_9_detaches_and_leaves_nothing_behind(wire: Wire) -> None:
         "from tests.integration.xdp_switch.test_device import *\n"
         "device = XdpDevice(CPU_PORT)\n"
         "device.add_port(1, 'port1')\n"
-        "device.load(*program('l2_switch'))\n"
+        "load(device, *program('l2_switch'))\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -199,7 +214,7 @@ def test_copies_leave_by_their_ports_with_all_that_makes_them(switch: XdpDevice,
         ],
         [assign(field("input", "rest"), field("standard_metadata", "egress_rid"))],
     )
-    pipeline = switch.load(json.dumps(made).encode(), info_of(made))
+    pipeline = load(switch, json.dumps(made).encode(), info_of(made))
     pipeline.multicast.put(5, [(2, 20), (1, 10), (2, 21)])
     pipeline.clones.put(9, [(2, 2)])
     for _ in range(40):
@@ -218,6 +233,109 @@ def test_an_inner_port_leaves_nothing_behind(wire: Wire) -> None:
     before = interfaces()
     device = XdpDevice()
     made = copies.document([assign(field("standard_metadata", "mcast_grp"), number(5))])
-    device.load(json.dumps(made).encode(), info_of(made))
+    load(device, json.dumps(made).encode(), info_of(made))
     assert interfaces() == before, "the pair is not among the switch's interfaces"
     device.close()
+
+
+def learn(pipeline: XdpPipeline, port: int) -> None:
+    """Forward to a host, whichever port a frame comes from."""
+    for source in HOSTS:
+        pipeline.insert(
+            "L2Ingress.forwarding_table",
+            (source, int.from_bytes(HOSTS[port], "big")),
+            0,
+            Call("L2Ingress.forward", (port, 0)),
+        )
+
+
+def test_a_staged_program_runs_once_it_is_activated(switch: XdpDevice, wire: Wire) -> None:
+    first = load(switch, *program("l2_switch"))
+    staged = switch.stage(*program("l2_switch"))
+    learn(staged, 2)
+    sent = frame(HOSTS[2])
+    wire.send(1, sent)
+    assert wait_for_packet_in(switch) is not None, "the first program knows no host and floods to the CPU"
+    assert wire.receive(2, timeout=0.1) is None
+    switch.activate(staged)
+    wire.send(1, sent)
+    assert wire.receive(2) == sent
+    assert first is not staged
+
+
+def test_a_port_that_refuses_gives_all_ports_their_program_back(switch: XdpDevice, wire: Wire) -> None:
+    learn(load(switch, *program("l2_switch")), 2)
+    staged = switch.stage(*program("l2_switch"))
+    link = switch._ports[2].link
+    assert link is not None
+    # Another program takes the place: the link of port 2 is one of something else now.
+    switch._ports[2].link = bpf.Link(os.open("/dev/null", os.O_RDONLY))
+    with pytest.raises(OSError, match="Errno"):
+        switch.activate(staged)
+    switch._ports[2].link.close()
+    switch._ports[2].link = link
+    sent = frame(HOSTS[2])
+    wire.send(1, sent)
+    assert wire.receive(2) == sent
+    staged.close()
+
+
+def test_a_port_that_vanishes_spoils_no_push_and_works_when_it_is_back(switch: XdpDevice, wire: Wire) -> None:
+    learn(load(switch, *program("l2_switch")), 2)
+    netns.ip("link del port2")
+    assert switch.port_states()[2] is False
+    staged = switch.stage(*program("l2_switch"))
+    learn(staged, 2)
+    learn(staged, 1)
+    switch.activate(staged)
+    wire.send(1, frame(HOSTS[1]))
+    assert wire.receive(1) == frame(HOSTS[1]), "port 1 runs the new program"
+    make_pair(2)
+    again = Wire([2])
+    assert select.select([switch.port_events_fd], [], [], 2.0)[0]
+    assert switch.port_states()[2] is True
+    wire.send(1, frame(HOSTS[2]))
+    assert again.receive(2) == frame(HOSTS[2])
+    again.send(2, frame(HOSTS[1], HOSTS[2]))
+    assert wire.receive(1) == frame(HOSTS[1], HOSTS[2])
+    again.close()
+
+
+def test_port_states_follow_the_carrier(switch: XdpDevice, wire: Wire) -> None:
+    assert dict(switch.port_states()) == {1: True, 2: True, CPU_PORT: True}
+    netns.ip("link set host2 down")
+    while switch.port_states()[2]:
+        assert select.select([switch.port_events_fd], [], [], 5.0)[0], "nobody says that port 2 is down"
+    assert dict(switch.port_states()) == {1: True, 2: False, CPU_PORT: True}
+
+
+def test_a_cpu_port_that_was_deleted_is_made_anew(switch: XdpDevice, wire: Wire) -> None:
+    load(switch, *program("l2_switch"))
+    netns.ip("link del p4cpu0")
+    with pytest.raises(OSError, match="Errno"):
+        switch.receive()
+    sent = frame(bytes.fromhex("0180c200000e"))
+    wire.send(2, sent)
+    assert wait_for_packet_in(switch) == (2 << 7).to_bytes(2, "big") + sent
+    switch.send((1 << 7).to_bytes(2, "big") + sent)
+    assert wire.receive(1) == sent
+
+
+def test_whole_arrays_are_written_at_once(switch: XdpDevice) -> None:
+    pipeline = load(switch, *program("stateful"))
+    (counter, *_), (register, *_) = (
+        list(sizes(pipeline.compiled.program.counters)),
+        list(sizes(pipeline.compiled.program.registers)),
+    )
+    counts = [(index, 2 * index) for index in range(counter[1])]
+    pipeline.write_counter(counter[0], 0, counts)
+    assert pipeline.read_counter(counter[0], 0, counter[1]) == counts
+    pipeline.write_register(register[0], 1, [1] * (register[1] - 1))
+    assert pipeline.read_register(register[0], 0, register[1]) == [0] + [1] * (register[1] - 1)
+
+
+def sizes(arrays: Mapping[str, CounterArray] | Mapping[str, RegisterArray]) -> Iterator[tuple[str, int]]:
+    """Names and sizes of indexed arrays."""
+    for name, array in arrays.items():
+        if not getattr(array, "table", None):
+            yield name, array.size

@@ -115,6 +115,7 @@ class Client:
 
     def __init__(self, address: str, info: p4i.P4Info, config: bytes) -> None:
         options = [("grpc.max_metadata_size", 1 << 22), ("grpc.max_receive_message_length", 1 << 28)]
+        self.address = address
         self.channel = grpc.insecure_channel(address, options)
         self.stub = p4r_grpc.P4RuntimeStub(self.channel)
         self.names = Names(info)
@@ -175,6 +176,11 @@ FIELDS = {
     p4r.DirectCounterEntry: "direct_counter_entry",
     p4r.RegisterEntry: "register_entry",
     p4r.MeterEntry: "meter_entry",
+    p4r.DirectMeterEntry: "direct_meter_entry",
+    p4r.PacketReplicationEngineEntry: "packet_replication_engine_entry",
+    p4r.ValueSetEntry: "value_set_entry",
+    p4r.DigestEntry: "digest_entry",
+    p4r.ExternEntry: "extern_entry",
 }
 
 

@@ -12,7 +12,8 @@ import pytest
 from finsy.proto import p4i
 from google.protobuf import text_format
 
-from duet_p4.xdp_switch.p4runtime.server import P4RuntimeService, create_server
+from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
+from duet_p4.xdp_switch.p4runtime.transport import create_server
 from tests.unit.p4runtime.client import Client
 from tests.unit.p4runtime.memory import MemoryDevice
 

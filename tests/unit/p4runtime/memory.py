@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import ClassVar
 
 from finsy.proto import p4i
 
@@ -32,10 +35,17 @@ class MemoryPipeline:
         self.registers = {r.preamble.name: [0] * r.size for r in info.registers}
         self.members: dict[str, dict[int, Call]] = {p.preamble.name: {} for p in info.action_profiles}
         self.groups: dict[str, dict[int, list[int]]] = {p.preamble.name: {} for p in info.action_profiles}
-        self.sent: list[bytes] = []
+        self.widths = {t.preamble.name: [f.bitwidth for f in t.match_fields] for t in info.tables}
+        self.widths |= {a.preamble.name: [p.bitwidth for p in a.params] for a in info.actions}
         self.closed = False
         for entry in (entry for name in self.const for entry in self.initial_entries(name)):
             self.tables[next(iter(self.const))][entry.key, entry.priority] = entry.action
+
+    def key_widths(self, table: str) -> Sequence[int]:
+        return self.widths[table]
+
+    def parameter_widths(self, action: str) -> Sequence[int]:
+        return self.widths[action]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         if table not in self.const:
@@ -81,14 +91,16 @@ class MemoryPipeline:
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         return self.counters[counter][first : first + number]
 
-    def write_counter(self, counter: str, index: int, count: Count) -> None:
-        self.counters[counter][index] = count
+    def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        assert first + len(counts) <= len(self.counters[counter])
+        self.counters[counter][first : first + len(counts)] = counts
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         return self.registers[register][first : first + number]
 
-    def write_register(self, register: str, index: int, value: int) -> None:
-        self.registers[register][index] = value
+    def write_register(self, register: str, first: int, values: Sequence[int]) -> None:
+        assert first + len(values) <= len(self.registers[register])
+        self.registers[register][first : first + len(values)] = values
 
     def set_member(self, profile: str, handle: int, action: Call) -> None:
         self.members[profile][handle] = action
@@ -104,9 +116,6 @@ class MemoryPipeline:
     def delete_group(self, profile: str, handle: int) -> None:
         del self.groups[profile][handle]
 
-    def packet_out(self, frame: bytes) -> None:
-        self.sent.append(frame)
-
     def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
         return [(ingress_port, frame)]
 
@@ -115,30 +124,59 @@ class MemoryPipeline:
 
 
 class MemoryDevice:
-    """Takes every program but b"unsupported" and b"broken"; `arrive` plays a packet to the CPU port."""
+    """Takes every program but a few that say by their bytes how they fail.
+
+    `arrive` plays a packet to the CPU port, `gate` holds programs back while they are staged, `flip` plays a
+    port that goes up or down, and with `refusing` the ports take no program.
+    """
+
+    FAILURES: ClassVar = {
+        b"unsupported": UnsupportedError("extern frobnicate (hmux.p4:7) is not supported"),
+        b"broken": ValueError("p4_device_config is no BMv2 JSON"),
+        b"stops": StopIteration(),
+        b"bug": KeyError("field"),
+        b"full": TableFullError("table t holds entries of 64 different masks"),
+        b"kernel": OSError("the verifier refuses"),
+    }
 
     def __init__(self) -> None:
         self.packet_in_fd, self._wake = os.pipe()
-        os.set_blocking(self.packet_in_fd, False)
+        self.port_events_fd, self._flipped = os.pipe()
+        for fd in (self.packet_in_fd, self.port_events_fd):
+            os.set_blocking(fd, False)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.staging = threading.Event()
+        self.refusing = False
         self._frames: list[bytes] = []
+        self.sent: list[bytes] = []
+        self.staged: list[MemoryPipeline] = []
         self.pipeline: MemoryPipeline | None = None
-        self.ports: dict[int, str] = {}
+        self.ports = {1: True, 2: True, 510: True}
 
-    def add_port(self, number: int, interface: str) -> None:
-        self.ports[number] = interface
+    def stage(self, config: bytes, info: p4i.P4Info) -> MemoryPipeline:
+        self.staging.set()
+        assert self.gate.wait(20)
+        if config in self.FAILURES:
+            raise self.FAILURES[config]
+        self.staged.append(MemoryPipeline(info))
+        return self.staged[-1]
 
-    def verify(self, config: bytes, info: p4i.P4Info) -> None:
-        if config == b"unsupported":
-            raise UnsupportedError("extern frobnicate (hmux.p4:7) is not supported")
-        if config == b"broken":
-            raise ValueError("p4_device_config is no BMv2 JSON")
-
-    def load(self, config: bytes, info: p4i.P4Info) -> MemoryPipeline:
-        self.verify(config, info)
-        if self.pipeline is not None:
+    def activate(self, pipeline: MemoryPipeline) -> None:
+        if self.refusing:
+            raise OSError("a port refuses")
+        assert not pipeline.closed
+        if self.pipeline is not None and self.pipeline is not pipeline:
             self.pipeline.close()
-        self.pipeline = MemoryPipeline(info)
-        return self.pipeline
+        self.pipeline = pipeline
+
+    @property
+    def open(self) -> list[MemoryPipeline]:
+        """The pipelines that nobody has closed yet."""
+        return [pipeline for pipeline in self.staged if not pipeline.closed]
+
+    def send(self, frame: bytes) -> None:
+        self.sent.append(frame)
 
     def arrive(self, frame: bytes) -> None:
         self._frames.append(frame)
@@ -150,6 +188,15 @@ class MemoryDevice:
         os.read(self.packet_in_fd, 1)
         return self._frames.pop(0)
 
+    def flip(self, port: int, *, up: bool) -> None:
+        self.ports = {**self.ports, port: up}
+        os.write(self._flipped, b"x")
+
+    def port_states(self) -> Mapping[int, bool]:
+        with suppress(BlockingIOError):
+            os.read(self.port_events_fd, 4096)
+        return self.ports
+
     def close(self) -> None:
-        os.close(self.packet_in_fd)
-        os.close(self._wake)
+        for fd in (self.packet_in_fd, self._wake, self.port_events_fd, self._flipped):
+            os.close(fd)

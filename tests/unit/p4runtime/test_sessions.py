@@ -13,6 +13,13 @@ Push = p4r.SetForwardingPipelineConfigRequest
 Get = p4r.GetForwardingPipelineConfigRequest
 
 
+def configured(name: str) -> p4r.Role:
+    """A role with a configuration, of which no scheme was agreed upon."""
+    role = p4r.Role(name=name)
+    role.config.SetInParent()
+    return role
+
+
 def host(client: Client) -> p4r.TableEntry:
     return client.names.entry("host", exact(1, 1), action=direct(client.names.action("drop")))
 
@@ -92,7 +99,7 @@ def test_without_an_election_id_one_is_a_backup(client: Client) -> None:
     [
         ({"device_id": 2}, grpc.StatusCode.NOT_FOUND),
         ({"election_id": 5}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"election_id": 6, "role": p4r.Role(name="other")}, grpc.StatusCode.NOT_FOUND),
+        ({"election_id": 6, "role": configured("other")}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"election_id": 6, "role": p4r.Role(id=3)}, grpc.StatusCode.NOT_FOUND),
     ],
 )
@@ -121,7 +128,6 @@ def test_other_devices_roles_and_atomicities_are_refused(client: Client) -> None
     assert outcome(lambda: client.write(device_id=2)) is grpc.StatusCode.NOT_FOUND
     assert outcome(lambda: client.write(role="other")) is grpc.StatusCode.NOT_FOUND
     assert outcome(lambda: client.read(p4r.TableEntry(), device_id=2)) is grpc.StatusCode.NOT_FOUND
-    assert outcome(lambda: client.read(p4r.TableEntry(), role="x")) is grpc.StatusCode.NOT_FOUND
     for atomicity in (p4r.WriteRequest.ROLLBACK_ON_ERROR, p4r.WriteRequest.DATAPLANE_ATOMIC):
         code = outcome(lambda mode=atomicity: client.write((INSERT, host(client)), atomicity=mode))
         assert code is grpc.StatusCode.UNIMPLEMENTED
@@ -170,9 +176,11 @@ def test_verify_changes_nothing(client: Client) -> None:
 def test_a_saved_pipeline_waits_for_commit(client: Client) -> None:
     client.write((INSERT, host(client)))
     client.push(Push.VERIFY_AND_SAVE)
-    assert write_code(client, None) is grpc.StatusCode.FAILED_PRECONDITION
+    assert client.read(client.names.entry("host")) == [], "Reads are of the saved configuration"
+    other = client.names.entry("host", exact(1, 2), action=direct(client.names.action("punt")))
+    client.write((INSERT, other))
     client.push(Push.COMMIT)
-    assert client.read(client.names.entry("host")) == []
+    assert client.read(client.names.entry("host")) == [other], "Writes since it was saved are in it"
     assert outcome(lambda: client.push(Push.COMMIT)) is grpc.StatusCode.NOT_FOUND
 
 
@@ -184,6 +192,10 @@ def test_a_saved_pipeline_waits_for_commit(client: Client) -> None:
         (Push.VERIFY_AND_COMMIT, b"broken", grpc.StatusCode.INVALID_ARGUMENT),
         (Push.VERIFY_AND_COMMIT, b"unsupported", grpc.StatusCode.UNIMPLEMENTED),
         (Push.RECONCILE_AND_COMMIT, b"broken", grpc.StatusCode.INVALID_ARGUMENT),
+        (Push.VERIFY, b"stops", grpc.StatusCode.INTERNAL),
+        (Push.VERIFY_AND_COMMIT, b"bug", grpc.StatusCode.INTERNAL),
+        (Push.VERIFY_AND_COMMIT, b"full", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (Push.VERIFY_AND_COMMIT, b"kernel", grpc.StatusCode.INTERNAL),
     ],
 )
 def test_a_refused_pipeline_leaves_the_old_one(client: Client, action: int, config, code) -> None:
@@ -217,7 +229,7 @@ def test_reconcile_keeps_the_entries(client: Client, device: MemoryDevice) -> No
     assert client.everything() == before
     changed = p4r.ForwardingPipelineConfig()
     changed.CopyFrom(other)
-    changed.p4info.tables[0].size += 1
+    changed.p4info.tables[0].match_fields[0].name = "hdr.ipv4.src"
     assert (
         outcome(lambda: client.push(Push.RECONCILE_AND_COMMIT, changed)) is grpc.StatusCode.INVALID_ARGUMENT
     )
@@ -238,8 +250,7 @@ def test_packets_go_out_with_their_header_and_come_in_with_metadata(
         assert message.payload == b"reply"
         assert [(m.metadata_id, m.value) for m in message.metadata] == [(1, b"\x83"), (2, b"\0")]
         stream.claim(1)
-        assert device.pipeline is not None
-        assert device.pipeline.sent == [(0x105 << 7).to_bytes(2, "big") + b"frame"]
+        assert device.sent == [(0x105 << 7).to_bytes(2, "big") + b"frame"]
 
 
 def test_packets_go_to_the_primary_only(client: Client, device: MemoryDevice) -> None:
@@ -274,7 +285,7 @@ def test_a_bad_packet_out_is_dropped_and_said(client: Client, device, metadata, 
         error = stream.receive().error
         assert error.canonical_code == code, error.message
         assert error.packet_out.packet_out == packet
-        assert device.pipeline.sent == []
+        assert device.sent == []
 
 
 def test_other_stream_messages_are_refused(client: Client) -> None:

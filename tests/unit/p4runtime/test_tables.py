@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from finsy.proto import p4r, rpc_code
+from finsy.proto import p4r, p4r_grpc, rpc_code
 
 from tests.unit.p4runtime.client import (
     DELETE,
@@ -274,8 +274,22 @@ def test_direct_counters_of_nothing_are_refused(client: Client) -> None:
     uncounted = p4r.DirectCounterEntry(table_entry=names.entry("route", lpm(1, 0, 1)))
     refused(client, MODIFY, uncounted, rpc_code.INVALID_ARGUMENT)
     refused(client, MODIFY, p4r.DirectCounterEntry(), rpc_code.INVALID_ARGUMENT)
-    default = p4r.DirectCounterEntry(table_entry=names.entry("host", is_default_action=True))
-    refused(client, MODIFY, default, rpc_code.UNIMPLEMENTED)
+    with pytest.raises(grpc.RpcError) as caught:
+        client.read(missing)
+    assert codes(caught.value) == [rpc_code.NOT_FOUND]
+
+
+def test_a_default_entry_has_a_direct_counter(client: Client) -> None:
+    names = client.names
+    default = names.entry("host", is_default_action=True)
+    count = p4r.CounterData(packet_count=3, byte_count=4)
+    client.write((MODIFY, p4r.DirectCounterEntry(table_entry=default, data=count)))
+    found = client.read(p4r.DirectCounterEntry(table_entry=default))
+    assert found == [p4r.DirectCounterEntry(table_entry=default, data=count)]
+    query = names.entry("host", is_default_action=True, counter_data=p4r.CounterData())
+    assert client.read(query)[0].counter_data == count
+    client.write((MODIFY, default))
+    assert client.read(query)[0].counter_data == p4r.CounterData(), "resetting the entry resets it"
 
 
 def test_a_large_batch_is_applied_whole(client: Client) -> None:
@@ -290,3 +304,38 @@ def test_a_failed_read_names_the_request_that_failed(client: Client) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         client.read(client.names.entry("host"), p4r.TableEntry(table_id=99))
     assert codes(caught.value) == [rpc_code.OK, rpc_code.INVALID_ARGUMENT]
+
+
+def test_a_read_of_priority_0_selects_every_priority(client: Client) -> None:
+    client.write(*((INSERT, acl(client, priority, ternary(1, 1, 1))) for priority in (1, 2)))
+    client.write((INSERT, acl(client, 3, ternary(1, 2, 2))))
+    query = client.names.entry("acl", ternary(1, 1, 1), exact(3, 1))
+    assert [entry.priority for entry in client.read(query)] == [1, 2]
+    query.priority = 2
+    assert [entry.priority for entry in client.read(query)] == [2]
+
+
+def test_a_delete_with_is_const_is_refused(client: Client) -> None:
+    client.write((INSERT, host(client)))
+    refused(client, DELETE, host(client, is_const=True), rpc_code.INVALID_ARGUMENT)
+
+
+def test_what_there_is_none_of_reads_as_nothing(client: Client) -> None:
+    engine = p4r.PacketReplicationEngineEntry
+    group = engine(multicast_group_entry=p4r.MulticastGroupEntry())
+    session = engine(clone_session_entry=p4r.CloneSessionEntry())
+    kinds = [group, session, p4r.MeterEntry(), p4r.ValueSetEntry(), p4r.DigestEntry(), p4r.ExternEntry()]
+    assert client.read(*kinds) == []
+
+
+def test_a_batch_of_refusals_fits_what_clients_are_told_to_allow_for(client: Client) -> None:
+    entries = [host(client, address) for address in range(1, 501)]
+    client.write(*((INSERT, entry) for entry in entries))
+    options = [("grpc.max_metadata_size", 8192 + 100 * len(entries))]
+    with grpc.insecure_channel(client.address, options) as channel:
+        request = p4r.WriteRequest(device_id=1)
+        for entry in entries:
+            request.updates.add(type=INSERT, entity=p4r.Entity(table_entry=entry))
+        with pytest.raises(grpc.RpcError) as caught:
+            p4r_grpc.P4RuntimeStub(channel).Write(request, timeout=20)
+    assert codes(caught.value) == [rpc_code.ALREADY_EXISTS] * len(entries)
