@@ -20,7 +20,7 @@ Every update is atomic for the packets: one sees the entry as it was or as it is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,10 +77,6 @@ class InitialEntry:
 
 class Pipeline(Protocol):
     """A program with its tables and state: filled while it is staged, run once the device activates it."""
-
-    @property
-    def tables(self) -> Collection[str]:
-        """Tables that packets go through; the P4 compiler may have left out others that the P4Info has."""
 
     def key_widths(self, table: str) -> Sequence[int]:
         """Return the widths in bits of a table's match fields, as the data plane has them."""

@@ -7,6 +7,7 @@ in the JSON only, and fields whose P4Runtime type is translated, so that their w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from finsy.proto import p4i
 
@@ -16,31 +17,42 @@ _KINDS = {"exact": ("exact", "valid"), "optional": ("optional", "ternary")}
 """How p4c writes match kinds of the P4Info in the JSON, where it has other words for them."""
 
 
-def check(info: p4i.P4Info, program: ir.Program) -> dict[str, Sequence[int]]:
-    """Return the widths in bits of every action's parameters, as the data plane has them.
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Bits of match fields by table, and of parameters by action, as the data plane has them."""
+
+    keys: dict[str, Sequence[int]]
+    parameters: dict[str, Sequence[int]]
+
+
+def check(info: p4i.P4Info, program: ir.Program) -> Widths:
+    """Return the widths that a P4Info does not say where types are translated.
 
     Raises ValueError, naming what differs, where `info` is not this program's.
     """
     actions = {action.preamble.id: action for action in info.actions}
-    widths: dict[str, Sequence[int]] = {
-        action.preamble.name: [param.bitwidth for param in action.params] for action in info.actions
-    }
+    widths = Widths(
+        {table.preamble.name: [field.bitwidth for field in table.match_fields] for table in info.tables},
+        {action.preamble.name: [param.bitwidth for param in action.params] for action in info.actions},
+    )
     stated = program.tables()
     missing = []
     for table in info.tables:
         if table.preamble.name not in stated:
             missing.append(table.preamble.name)
             continue
-        _check_key(table, stated[table.preamble.name])
+        widths.keys[table.preamble.name] = _check_key(table, stated[table.preamble.name])
         for reference in table.action_refs:
             action = actions[reference.id]
-            widths[action.preamble.name] = _check_action(action, stated[table.preamble.name], program)
+            widths.parameters[action.preamble.name] = _check_action(
+                action, stated[table.preamble.name], program
+            )
     _check_missing(missing, {table.preamble.name for table in info.tables}, stated)
     _check_resources(info, program)
     return widths
 
 
-def _check_key(message: p4i.Table, table: ir.Table) -> None:
+def _check_key(message: p4i.Table, table: ir.Table) -> Sequence[int]:
     name = table.name
     if len(message.match_fields) != len(table.keys):
         raise ValueError(
@@ -48,7 +60,8 @@ def _check_key(message: p4i.Table, table: ir.Table) -> None:
             f"{len(table.keys)} in the pipeline config"
         )
     for field, key in zip(message.match_fields, table.keys, strict=True):
-        if not field.type_name.name and field.bitwidth != key.width:
+        # Keys of type error have no width in the P4Info.
+        if not field.type_name.name and field.bitwidth not in (0, key.width):
             raise ValueError(
                 f"field {field.name} of table {name} has {field.bitwidth} bits in the P4Info, "
                 f"{key.width} in the pipeline config"
@@ -59,6 +72,7 @@ def _check_key(message: p4i.Table, table: ir.Table) -> None:
                 f"field {field.name} of table {name} is matched {kind} in the P4Info, "
                 f"{key.kind} in the pipeline config"
             )
+    return [key.width for key in table.keys]
 
 
 def _check_action(message: p4i.Action, table: ir.Table, program: ir.Program) -> Sequence[int]:

@@ -51,7 +51,7 @@ class XdpPipeline:
     def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map]) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does."""
         self.compiled = compile_program(config, bpf.possible_cpus())
-        self._parameter_widths = fit.check(info, self.compiled.program)
+        self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
         self._counters: dict[str, Counters] = {}
         self._object = bpf.Object(build(self.compiled))
@@ -117,11 +117,11 @@ class XdpPipeline:
 
     def key_widths(self, table: str) -> Sequence[int]:
         """Return the widths of a table's match fields."""
-        return [key.width for key in self.compiled.program.tables()[table].keys]
+        return self._widths.keys[table]
 
     def parameter_widths(self, action: str) -> Sequence[int]:
         """Return the widths of an action's parameters."""
-        return self._parameter_widths[action]
+        return self._widths.parameters[action]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states."""
@@ -162,21 +162,15 @@ class XdpPipeline:
         self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
     ) -> None:
         """Set the rates of an entry's direct meter; None takes them away."""
-        self._table(table).write_meter((key, priority), rates)
+        self._tables[table].write_meter((key, priority), rates)
 
     def read_direct_meter(self, table: str, key: MatchValues, priority: int) -> MeterRates | None:
         """Return the rates of an entry's direct meter, None where it has none."""
-        return self._table(table).read_meter((key, priority))
+        return self._tables[table].read_meter((key, priority))
 
     def idle_seconds(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[float]:
         """Return how long ago entries were last hit, or inserted, in seconds."""
-        return self._table(table).idle_seconds(list(keys))
-
-    def _table(self, name: str) -> _Table:
-        table = self._tables[name]
-        if not isinstance(table, _Table):
-            raise ValueError(f"no packet reaches table {name}")
-        return table
+        return self._tables[table].idle_seconds(list(keys))
 
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         """Return cells of a counter array."""
@@ -300,19 +294,23 @@ class _Unreached:
         self._name = name
         self._size = size
         self._counts: dict[Key, Count] = {}
+        self._rates: dict[Key, MeterRates | None] = {}
+        self._since: dict[Key, int] = {}
 
     def insert(self, key: Key, action: TargetAction) -> None:
         """Add an entry; TableFullError where there is no room."""
         if len(self._counts) >= self._size:
             raise TableFullError(f"table {self._name} is full: it holds {self._size} entries")
         self._counts[key] = (0, 0)
+        self._since[key] = time.monotonic_ns()
 
     def modify(self, key: Key, action: TargetAction) -> None:
         """Give an entry another action."""
 
     def delete(self, key: Key) -> None:
         """Remove an entry."""
-        del self._counts[key]
+        del self._counts[key], self._since[key]
+        self._rates.pop(key, None)
 
     def set_default(self, action: TargetAction | None) -> None:
         """Set the default action."""
@@ -324,6 +322,19 @@ class _Unreached:
     def write_counter(self, key: Key, count: Count) -> None:
         """Set the direct counter of an entry."""
         self._counts[key] = count
+
+    def write_meter(self, key: Key, rates: MeterRates | None) -> None:
+        """Set the rates of an entry's direct meter."""
+        self._rates[key] = rates
+
+    def read_meter(self, key: Key) -> MeterRates | None:
+        """Return the rates of an entry's direct meter."""
+        return self._rates.get(key)
+
+    def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
+        """Return how long ago entries were inserted: no packet hits them."""
+        now = time.monotonic_ns()
+        return [(now - self._since[key]) / 1e9 for key in keys]
 
 
 class _Table:

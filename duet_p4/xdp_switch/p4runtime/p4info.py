@@ -12,7 +12,7 @@ from typing import Any
 
 from finsy.proto import p4i, p4r
 
-from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues
+from duet_p4.xdp_switch.dataplane import FieldValue, MatchValues
 from duet_p4.xdp_switch.p4runtime import values
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
@@ -121,7 +121,6 @@ class Table:
     direct_counter: int
     idle_timeout: bool
     needs_priority: bool
-    initial_default: Call | None
     _decoders: dict[int, tuple[int, Callable[[p4r.FieldMatch], FieldValue]]] = field(repr=False)
     _defaults: tuple[FieldValue, ...] = field(repr=False)
     _required: int = field(repr=False)
@@ -321,21 +320,10 @@ def _table(message: p4i.Table, actions: dict[int, Action], direct_counters: set[
         direct_counter=next(iter(resources & direct_counters), 0),
         idle_timeout=message.idle_timeout_behavior == p4i.Table.NOTIFY_CONTROL,
         needs_priority=any(f.kind in ORDERED_KINDS for f in fields),
-        initial_default=_initial_default(message, actions),
         _decoders={f.id: (position, _decoder(name, f)) for position, f in enumerate(fields)},
         _defaults=tuple(f.wildcard for f in fields),
         _required=sum(1 << n for n, f in enumerate(fields) if f.kind is MatchKind.EXACT),
     )
-
-
-def _initial_default(message: p4i.Table, actions: dict[int, Action]) -> Call | None:
-    """Return the default action as the P4Info states it; older p4c state at most a const one."""
-    stated = message.initial_default_action
-    action = actions.get(stated.action_id or message.const_default_action_id)
-    if action is None:
-        return None
-    given = {argument.param_id: int.from_bytes(argument.value, "big") for argument in stated.arguments}
-    return Call(action.name, tuple(given.get(param.id, 0) for param in action.params))
 
 
 def _decoder(table: str, spec: MatchField) -> Callable[[p4r.FieldMatch], FieldValue]:

@@ -116,7 +116,7 @@ def _entities(state: ForwardingState, names: Iterable[str]) -> Iterator[p4r.Enti
 
 def _copy_direct_counters(table: TableState, before: ForwardingState, after: ForwardingState) -> None:
     target = after.tables[table.table.id]
-    if not target.table.direct_counter or table.table.name not in before.pipeline.tables:
+    if not target.table.direct_counter:
         return
     keys = [key for key in table.entries if key in target.entries]
     counts = before.pipeline.read_direct(table.table.name, keys)

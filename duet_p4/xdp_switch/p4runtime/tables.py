@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from finsy.proto import p4r
 
 from duet_p4.xdp_switch.dataplane import Call, Count, MatchValues, Pipeline, TargetAction
-from duet_p4.xdp_switch.p4runtime.absent import AbsentPipeline
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionCall, ActionProfileState, Indirect
 from duet_p4.xdp_switch.p4runtime.arrays import decode_count, fill_count
 from duet_p4.xdp_switch.p4runtime.errors import (
@@ -63,7 +62,7 @@ class TableState:
         self.table = table
         self.entries: dict[Key, Entry] = {}
         self.default = Default()
-        self._pipeline = pipeline if table.name in pipeline.tables else AbsentPipeline(table)
+        self._pipeline = pipeline
         self._profile = profile
         self._actions_by_name = {action.name: action for action in schema.actions.values()}
         for initial in self._pipeline.initial_entries(table.name):

@@ -31,7 +31,8 @@ def rename(alias: str) -> Callable[[p4i.P4Info], None]:
 
 def test_the_p4info_of_the_program_fits() -> None:
     widths = fit.check(info(), PROGRAM)
-    assert widths["IngressImpl.forward"] == [9, 48]
+    assert widths.parameters["IngressImpl.forward"] == [9, 48]
+    assert widths.keys["IngressImpl.acl"] == [32, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,11 @@ def test_tables_and_actions_that_were_optimized_out_are_taken() -> None:
     table.preamble.id, table.preamble.name = 78, "Ingress.never"
     table.match_fields.add(id=1, name="k", bitwidth=8, match_type=p4i.MatchField.EXACT)
     table.action_refs.add(id=77)
-    assert fit.check(changed, PROGRAM)["Ingress.gone"] == [5]
+    assert fit.check(changed, PROGRAM).parameters["Ingress.gone"] == [5]
 
 
 def test_a_translated_field_has_the_data_planes_width() -> None:
     changed = info()
     port = named(changed, "forward").params[0]
     port.bitwidth, port.type_name.name = 32, "port_id_t"
-    assert fit.check(changed, PROGRAM)["IngressImpl.forward"] == [9, 48]
+    assert fit.check(changed, PROGRAM).parameters["IngressImpl.forward"] == [9, 48]
