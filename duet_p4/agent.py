@@ -35,7 +35,12 @@ class AgentConfig(Model):
     token_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    pins: Path | None = None
     log_level: str = "INFO"
+
+    def pin_folder(self) -> Path:
+        """Where the data path is pinned: in a BPF file system, which is mounted there if need be."""
+        return self.pins or self.state_dir / "pins"
 
     def token(self) -> str | None:
         """Read the token. Raises OSError, or ValueError where the file holds none."""
@@ -54,13 +59,21 @@ def main(
     argv: Sequence[str] | None,
     kind: type[Config],
     run: Callable[[Config], None],
+    detach: Callable[[Config], None] | None = None,
 ) -> int:
     """Read the configuration that `--config` names and `run` the agent; returns the exit status.
+
+    With `--detach`, where an agent has a data path that outlives it, `detach` that instead.
 
     Options that `parser` has already stand in place of the configuration's fields of the same name.
     """
     parser.add_argument("--config", type=Path, required=True, help="its JSON configuration")
+    if detach:
+        parser.add_argument(
+            "--detach", action="store_true", default=None, help="remove its data path, and end"
+        )
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    work = detach if detach and given.pop("detach", False) else run
     try:
         config = kind.from_file(given.pop("config")).model_copy(update=given)
     except (OSError, ValueError) as error:
@@ -69,7 +82,7 @@ def main(
     log.setup(config.name, config.log_level)
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True)
-        run(config)
+        work(config)
     except (OSError, ValueError, BirdError, BpfError, JournalError) as error:
         logger.error("%s", error)
         return 1

@@ -1,6 +1,6 @@
 """A small binding of libbpf: compile eBPF C, load it, reach its maps, attach it."""
 
-from duet_p4.bpf.attach import Filter, Link, attach_tc, attach_xdp
+from duet_p4.bpf.attach import Filter, Link, attach_tc, attach_xdp, detach_tc
 from duet_p4.bpf.compile import INCLUDE, compile_object
 from duet_p4.bpf.errors import BpfError
 from duet_p4.bpf.libbpf import possible_cpus
@@ -14,6 +14,7 @@ from duet_p4.bpf.objects import (
     TestRun,
     create_map,
 )
+from duet_p4.bpf.pins import Pins
 
 __all__ = [
     "ANY",
@@ -25,11 +26,13 @@ __all__ = [
     "Link",
     "Map",
     "Object",
+    "Pins",
     "Program",
     "TestRun",
     "attach_tc",
     "attach_xdp",
     "compile_object",
     "create_map",
+    "detach_tc",
     "possible_cpus",
 ]

@@ -1,4 +1,4 @@
-"""Where programs are attached: by links that die with the process, or as classifiers on older kernels."""
+"""Where programs are attached: by links, which `pins` may keep, or as classifiers on older kernels."""
 
 from __future__ import annotations
 
@@ -24,20 +24,26 @@ _HOOK = {"ingress": 1 << 0, "egress": 1 << 1}
 _REPLACE = 1 << 0
 _PRIORITY, _HANDLE = 1, 0xD0E7
 _NAMESPACE = Path("/proc/thread-self/ns/net")
+_LINK_INFO = 64
 
 
 class Link(Closable):
-    """An attachment of a program. Closing it, or the end of the process, detaches."""
+    """An attachment of a program. Closing it, or the end of the process, detaches, unless it is pinned."""
 
     def __init__(self, fd: int):
         self.fd = fd
+
+    @property
+    def ifindex(self) -> int:
+        """The interface that it is on; 0 once that is gone, or somebody has detached the link."""
+        return int(struct.unpack_from("=I", libbpf.object_info(self.fd, _LINK_INFO), 16)[0])
 
     def update(self, program: Program) -> None:
         """Put another program of the same kind in place, atomically for the packets."""
         libbpf.bpf_call(libbpf.BPF_LINK_UPDATE, struct.pack("=IIII", self.fd, program.fd, 0, 0))
 
     def close(self) -> None:
-        """Detach; closing twice is harmless."""
+        """Let go of it, which detaches a link that is pinned nowhere; closing twice is harmless."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -111,6 +117,12 @@ def attach_tc(program: Program, ifindex: int, direction: Literal["ingress", "egr
             if error.errno != errno.EINVAL:
                 raise
             return Filter(program, ifindex, direction)
+
+
+def detach_tc(ifindex: int, direction: Literal["ingress", "egress"]) -> None:
+    """Remove the `Filter` that a process has left on an interface; harmless where there is none."""
+    hook = libbpf.TcHook(sz=c.sizeof(libbpf.TcHook), ifindex=ifindex, attach_point=_HOOK[direction])
+    libbpf.library().bpf_tc_detach(hook, _options())
 
 
 @contextmanager

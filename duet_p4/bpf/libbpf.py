@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import os
+import struct
 import threading
 from functools import cache
 from typing import Any
 
 from duet_p4.bpf.errors import BpfError
 
+BPF_OBJ_GET_INFO_BY_FD = 15
 BPF_LINK_CREATE = 28
 BPF_LINK_UPDATE = 29
 _SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
@@ -123,10 +125,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__key_size": (_U32, [_POINTER]),
     "bpf_map__value_size": (_U32, [_POINTER]),
     "bpf_map__max_entries": (_U32, [_POINTER]),
+    "bpf_map__map_flags": (_U32, [_POINTER]),
     "bpf_map__set_max_entries": (_INT, [_POINTER, _U32]),
     "bpf_map__reuse_fd": (_INT, [_POINTER, _INT]),
     "bpf_map__initial_value": (_POINTER, [_POINTER, c.POINTER(_SIZE)]),
     "bpf_map_create": (_INT, [_INT, _STRING, _U32, _U32, _U32, c.POINTER(MapCreateOptions)]),
+    "bpf_obj_pin": (_INT, [_INT, _STRING]),
+    "bpf_obj_get": (_INT, [_STRING]),
+    "bpf_map_delete_batch": (_INT, [_INT, _STRING, c.POINTER(_U32), c.POINTER(BatchOptions)]),
     "bpf_map_lookup_elem": (_INT, [_INT, _STRING, _POINTER]),
     "bpf_map_update_elem": (_INT, [_INT, _STRING, _STRING, c.c_uint64]),
     "bpf_map_delete_elem": (_INT, [_INT, _STRING]),
@@ -188,6 +194,13 @@ def bpf_call(command: int, attributes: bytes) -> int:
     if result < 0:
         raise OSError(c.get_errno(), os.strerror(c.get_errno()))
     return result
+
+
+def object_info(fd: int, size: int) -> bytes:
+    """Return the kernel's `bpf_map_info`, `bpf_link_info` or `bpf_prog_info` of a descriptor."""
+    info = c.create_string_buffer(size)
+    bpf_call(BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, size, c.addressof(info)))
+    return info.raw
 
 
 def last_error() -> int:

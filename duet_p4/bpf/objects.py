@@ -1,4 +1,4 @@
-"""Loaded eBPF objects: their maps and programs. They die with the process; nothing is pinned."""
+"""Loaded eBPF objects: their maps and programs. They die with the process, unless `pins` keeps them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ ANY, NOEXIST, EXIST = 0, 1, 2
 _LOG_SIZE = 1 << 20
 _LOG_TAIL_LINES = 40
 _DATASEC = 15
+_BATCH = 4096
 _PERCPU_TYPES = {5, 6, 10, 21}
 
 
@@ -54,8 +55,10 @@ class Map:
         value_size: int,
         max_entries: int,
         *,
+        flags: int = 0,
         own: bool = False,
     ):
+        self.shape = (kind, key_size, value_size, flags, max_entries)
         self._own = own
         self.name = name
         self.fd = fd
@@ -83,11 +86,20 @@ class Map:
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Set `key` to `value`; in a per-CPU map, on every CPU."""
-        self._update(key, self._spread(value), flags)
+        self.write(key, self._spread(value), flags)
 
     def update_percpu(self, key: bytes, values: Sequence[bytes]) -> None:
         """Set `key` to one value for each possible CPU."""
-        self._update(key, b"".join(value.ljust(self._stride, b"\0") for value in values), ANY)
+        self.write(key, b"".join(value.ljust(self._stride, b"\0") for value in values))
+
+    def write(self, key: bytes, value: bytes, flags: int = ANY) -> None:
+        """Set `key` to what `lookup` has returned: in a per-CPU map, the values of all CPUs."""
+        if len(value) != self._buffer_size:
+            raise ValueError(
+                f"map {self.name}: {self._buffer_size} bytes of values expected, not {len(value)}"
+            )
+        if libbpf.library().bpf_map_update_elem(self.fd, self._key(key), value, flags):
+            raise self._error()
 
     def delete(self, key: bytes) -> None:
         """Delete `key`; OSError with ENOENT where there is none."""
@@ -112,6 +124,47 @@ class Map:
             value = self.lookup(key)
             if value is not None:
                 yield key, value
+
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        """Return every entry of a hash, thousands in one system call; changing ones may be missed."""
+        found: list[tuple[bytes, bytes]] = []
+        room, key, size = _BATCH, self.key_size, self._buffer_size
+        position: c.Array[c.c_char] | None = None
+        while True:
+            following = c.create_string_buffer(max(4, key))
+            keys, values = c.create_string_buffer(key * room), c.create_string_buffer(size * room)
+            number = c.c_uint32(room)
+            options = libbpf.BatchOptions(sz=c.sizeof(libbpf.BatchOptions))
+            failed = libbpf.library().bpf_map_lookup_batch(
+                self.fd, position, following, keys, values, c.byref(number), c.byref(options)
+            )
+            code = libbpf.last_error() if failed else 0
+            if code == errno.ENOSPC:
+                room *= 2  # One bucket has more than that.
+                continue
+            if code not in (0, errno.ENOENT):
+                raise self._error()
+            raw_keys, raw_values = keys.raw, values.raw
+            found += (
+                (raw_keys[key * at : key * (at + 1)], raw_values[size * at : size * (at + 1)])
+                for at in range(number.value)
+            )
+            if code:
+                return found
+            position = following
+
+    def delete_batch(self, keys: Iterable[bytes]) -> None:
+        """Delete keys of a hash, thousands in one system call; those that are gone do not matter."""
+        left = list(keys)
+        while left:
+            count = c.c_uint32(len(left))
+            options = libbpf.BatchOptions(sz=c.sizeof(libbpf.BatchOptions))
+            joined = b"".join(map(self._key, left))
+            if not libbpf.library().bpf_map_delete_batch(self.fd, joined, c.byref(count), c.byref(options)):
+                return
+            if libbpf.last_error() != errno.ENOENT:
+                raise self._error()
+            left = left[count.value + 1 :]
 
     def update_batch(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Set many keys in one system call; in a per-CPU map, on every CPU."""
@@ -156,14 +209,6 @@ class Map:
         if len(value) != self.value_size:
             raise ValueError(f"map {self.name}: a value has {self.value_size} bytes, not {len(value)}")
         return value.ljust(self._stride, b"\0") * (self._buffer_size // self._stride)
-
-    def _update(self, key: bytes, value: bytes, flags: int) -> None:
-        if len(value) != self._buffer_size:
-            raise ValueError(
-                f"map {self.name}: {self._buffer_size} bytes of values expected, not {len(value)}"
-            )
-        if libbpf.library().bpf_map_update_elem(self.fd, self._key(key), value, flags):
-            raise self._error()
 
     def _key(self, key: bytes) -> bytes:
         if len(key) != self.key_size:
@@ -258,7 +303,7 @@ class Object(Closable):
         for name, value in (rodata or {}).items():
             self._set_rodata(name, value)
         for name, entries in (max_entries or {}).items():
-            self._library.bpf_map__set_max_entries(self._find_map(name), entries)
+            self.resize(name, entries)
         for name, shared in (share or {}).items():
             if self._library.bpf_map__reuse_fd(self._find_map(name), shared.fd):
                 raise BpfError(f"map {name} of {self.path.name} cannot share: {libbpf.take_warnings()}")
@@ -281,7 +326,16 @@ class Object(Closable):
             library.bpf_map__key_size(handle),
             library.bpf_map__value_size(handle),
             library.bpf_map__max_entries(handle),
+            flags=library.bpf_map__map_flags(handle),
         )
+
+    def resize(self, name: str, entries: int) -> None:
+        """Give a map another number of entries, before it is loaded."""
+        self._library.bpf_map__set_max_entries(self._find_map(name), entries)
+
+    def shape(self, name: str) -> tuple[int, int, int, int, int]:
+        """Return kind, key and value size, flags and entries of a map, loaded or not: what makes it fit."""
+        return self.map(name).shape
 
     def program(self, name: str) -> Program:
         """Return a program by its function's name; BpfError where there is none."""

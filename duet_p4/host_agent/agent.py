@@ -1,7 +1,8 @@
 """The host agent: one process per server that holds its data path, checks its DIPs, and answers REST.
 
-The eBPF programs live as long as this process. VIPs are journaled: an agent that was killed serves
-them again as soon as it starts, before it answers.
+The eBPF programs and what they learned of flows are pinned: they serve on while no agent lives, however it
+ended, and the next one takes them over. VIPs are journaled, so it fills its tables before it does.
+`--detach` removes the data path.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from fastapi import FastAPI
 
 from duet_p4 import agent, netdev
 from duet_p4.api.service import Health, State
+from duet_p4.bpf import Pins, detach_tc, pins
 from duet_p4.host_agent.config import HostConfig
-from duet_p4.host_agent.datapath import HostDatapath
+from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
 from duet_p4.host_agent.health import Reporter
 from duet_p4.host_agent.service import HostService
 from duet_p4.rest.app import create_app
@@ -56,7 +58,10 @@ async def run(config: HostConfig) -> None:
     """Be a host agent until told to end."""
     ended = told_to_end()
     datapath = HostDatapath(
-        flows=config.flows, snat_connections=config.snat_connections, snat_exclude=config.snat_exclude
+        flows=config.flows,
+        snat_connections=config.snat_connections,
+        snat_exclude=config.snat_exclude,
+        pins=Pins(config.pin_folder(), LAYOUT),
     )
     async with AsyncExitStack() as stack:
         stack.callback(datapath.close)
@@ -67,7 +72,7 @@ async def run(config: HostConfig) -> None:
         for interface in config.interfaces:
             # Strict reverse-path filtering would drop clients that are routed another way.
             netdev.set_ipv4_option(interface, "rp_filter", 2)
-            datapath.attach(netdev.index(interface), config.xdp_mode)
+        datapath.attach([netdev.index(interface) for interface in config.interfaces], config.xdp_mode)
         app = application(config, service, terms)
         url = await stack.enter_async_context(serve(app, str(config.listen), config.port, config.tls()))
         logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
@@ -91,4 +96,11 @@ async def _reporter(config: HostConfig, stack: AsyncExitStack) -> Reporter | Non
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the host agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.host_agent", description="The host agent of a server.")
-    return agent.main(parser, argv, HostConfig, lambda config: asyncio.run(run(config)))
+    return agent.main(parser, argv, HostConfig, lambda config: asyncio.run(run(config)), detach)
+
+
+def detach(config: HostConfig) -> None:
+    """Remove the data path that an agent has left: packets of VIPs are not served any more."""
+    pins.remove(config.pin_folder())
+    for interface in config.interfaces:
+        detach_tc(netdev.index(interface), "egress")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Literal
 
-from duet_p4 import bpf
+from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
 from duet_p4.api.host import MAX_DIPS, HostDip, HostVip, Meter, Snat, Source
 from duet_p4.flow_hash import Flow
@@ -24,6 +24,9 @@ from duet_p4.model import Group
 from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
+
+LAYOUT = 1
+"""What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
 
 EXITS = read_exits(_BPF_FOLDER / "counters.h")
 """What can happen to a packet of a VIP, with a sentence on whether that is normal, in table order."""
@@ -37,6 +40,8 @@ _SNAT_VALUE = struct.Struct("=4sIIIHH")
 _FLOW = struct.Struct("!4s4sHHB3x")
 _TRANSLATION = struct.Struct("=4s2sBxQQ")
 _METER = struct.Struct("=QQQQ")
+_METERED = struct.Struct("=4s4s")
+_STATE = ("flows", "snat_in", "snat_out", "fragments", "meters", "metered", "sources", "counters")
 _TCP, _ICMP = 6, 1
 _NANOSECONDS = 1_000_000_000
 
@@ -54,47 +59,73 @@ class HostDatapath:
     """Decapsulation, rewriting and SNAT of one server. `attach` makes it work on an interface."""
 
     def __init__(
-        self, *, flows: int = 16_384, snat_connections: int = 16_384, snat_exclude: Iterable[IPv4Network] = ()
+        self,
+        *,
+        flows: int = 16_384,
+        snat_connections: int = 16_384,
+        snat_exclude: Iterable[IPv4Network] = (),
+        pins: bpf.Pins | None = None,
     ) -> None:
+        """Load the programs. With `pins` the data path outlives the process, and what it learned, too."""
+        self._pins = pins
         self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
-        self._object.load(
-            max_entries={
-                "flows": flows,
-                "snat_in": snat_connections,
-                "snat_out": snat_connections,
-                "own_slots": OWN_SLOTS,
-            }
-        )
+        sizes = {
+            "flows": flows,
+            "snat_in": snat_connections,
+            "snat_out": snat_connections,
+            "own_slots": OWN_SLOTS,
+        }
+        if pins:
+            pins.load(self._object, _STATE, max_entries=sizes)
+        else:
+            self._object.load(max_entries=sizes)
         self.inbound = self._object.program("inbound")
         self.outbound = self._object.program("outbound")
-        names = (
-            *("services", "locals", "snats", "own_slots", "snat_in", "snat_out"),
-            *("flows", "meters", "sources", "counters"),
-        )
+        names = ("services", "locals", "snats", "own_slots", *_STATE)
         self._maps = {name: self._object.map(name) for name in names}
         self._links: list[bpf.Link | bpf.Filter] = []
+        self._interfaces = 0
         self._vips: dict[IPv4Address, HostVip] = {}
         self._tables: dict[str, dict[bytes, bytes]] = {"services": {}, "locals": {}, "snats": {}}
-        self._meters: dict[tuple[IPv4Address, IPv4Address], int] = {}
+        self._meters = self._metered()
         self._slots = Pool("own_slots", OWN_SLOTS)
         self._snat_slots: dict[IPv4Address, _SnatSlots] = {}
         exclude = self._object.map("snat_exclude")
         for network in snat_exclude:
             exclude.update(_INDEX.pack(network.prefixlen) + network.network_address.packed, _INDEX.pack(1))
 
-    def attach(self, ifindex: int, mode: Literal["native", "skb"] = "native") -> None:
-        """Serve an interface of the caller's network namespace.
+    def attach(self, ifindexes: Collection[int], mode: Literal["native", "skb"] = "native") -> None:
+        """Serve interfaces of the caller's network namespace, in the place of a predecessor.
 
-        Ends with this process, except that before Linux 6.6 `outbound` outlives kill -9: it goes on to
-        rewrite replies of the flows it knows, until the next `attach` to the interface replaces it.
+        Without pins that ends with this process, except that before Linux 6.6 `outbound` outlives kill -9:
+        it goes on to rewrite replies of the flows it knows, until the next `attach` replaces it.
         """
-        self._links.append(bpf.attach_xdp(self.inbound, ifindex, mode))
-        self._links.append(bpf.attach_tc(self.outbound, ifindex, "egress"))
+        self._interfaces = len(ifindexes)
+        for ifindex in ifindexes:
+            if self._pins:
+                self._links.append(self._pins.attach_xdp(self.inbound, ifindex, mode))
+                self._links.append(self._pins.attach_tc(self.outbound, ifindex, "egress"))
+            else:
+                self._links.append(bpf.attach_xdp(self.inbound, ifindex, mode))
+                self._links.append(bpf.attach_tc(self.outbound, ifindex, "egress"))
+        if self._pins:
+            self._pins.settle(self._links)
+
+    def serves(self, interface: str) -> bool:
+        """Whether all programs are still on an interface: nobody detached them, nor made it anew."""
+        try:
+            ifindex = netdev.index(interface)
+        except OSError:
+            return False
+        links = [link for link in self._links if isinstance(link, bpf.Link)]
+        # There is one XDP link per interface, and beside it one of tc where the kernel has those.
+        return sum(link.ifindex == ifindex for link in links) * self._interfaces == len(links)
 
     def close(self) -> None:
-        """Detach and free the tables."""
+        """Let go: what is pinned goes on to serve, all else is detached and freed."""
         for link in self._links:
-            link.close()
+            if isinstance(link, bpf.Link) or not self._pins:
+                link.close()
         self._links.clear()
         self._object.close()
 
@@ -113,7 +144,7 @@ class HostDatapath:
 
     def meters(self) -> list[Meter]:
         """Return what each VIP's DIPs received and sent, of every VIP since the start."""
-        rows = self._maps["meters"].lookup_range(0, len(self._meters))
+        rows = self._maps["meters"].lookup_range(0, 1 + max(self._meters.values(), default=-1))
         found = []
         for (vip, dip), index in self._meters.items():
             sums = [
@@ -206,6 +237,8 @@ class HostDatapath:
                 (_INDEX.pack(entry.first + at), _INDEX.pack(value)) for at, value in enumerate(entry.content)
             )
         updates = sum(len(entry.content) for entry in fresh)
+        for (vip, dip), index in meters.items() - self._meters.items():
+            self._maps["metered"].update(_INDEX.pack(index), _METERED.pack(vip.packed, dip.packed))
         for name, content in tables.items():
             held = self._tables[name]
             changed = [(key, value) for key, value in content.items() if held.get(key) != value]
@@ -223,6 +256,15 @@ class HostDatapath:
                 self._slots.release(old.first, len(old.content))
         self._vips, self._tables, self._meters, self._snat_slots = wanted, tables, meters, slots
         return updates
+
+    def _metered(self) -> dict[tuple[IPv4Address, IPv4Address], int]:
+        """Return whose the meters are, a predecessor's included."""
+        table = self._maps["metered"]
+        rows = table.lookup_range(0, table.max_entries)
+        pairs = (_METERED.unpack(row[0]) for row in rows)
+        return {
+            (IPv4Address(vip), IPv4Address(dip)): index for index, (vip, dip) in enumerate(pairs) if any(vip)
+        }
 
     def _plan_meters(self, vips: Iterable[HostVip]) -> dict[tuple[IPv4Address, IPv4Address], int]:
         """A VIP's meter on a DIP is never given to another: flows may outlive the VIP."""

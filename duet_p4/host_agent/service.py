@@ -47,9 +47,14 @@ class HostService(Keeper[HostVip]):
 
     @property
     def problem(self) -> str:
-        """What of the journal was lost or has no room, or nothing."""
+        """What of the data path or the journal was lost or has no room, or nothing."""
+        bare = [
+            f"the data path is not on {name} any more: packets to DIPs get lost"
+            for name in self._config.interfaces
+            if not self._datapath.serves(name)
+        ]
         lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
-        return "; ".join(filter(None, (super().problem, *lost[:3])))
+        return "; ".join(filter(None, (*bare, super().problem, *lost[:3])))
 
     async def put(self, entry: HostVip) -> Change:
         """See `duet_p4.api.host`."""

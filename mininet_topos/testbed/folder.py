@@ -106,6 +106,15 @@ class Folder:
         """Where a node's processes keep what must survive them."""
         return self.path / "state" / node
 
+    @property
+    def bpf(self) -> Path:
+        """The BPF file system that keeps the nodes' data paths while no agent of theirs lives."""
+        return self.path / "bpf"
+
+    def pins(self, node: str) -> Path:
+        """What a node's data path has pinned."""
+        return self.bpf / node
+
     def not_up(self) -> TestbedError:
         """Return the error for a testbed that is not there."""
         return TestbedError(

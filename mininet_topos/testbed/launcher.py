@@ -21,6 +21,7 @@ import networkx as nx
 from pydantic import ValidationError
 
 from duet_p4 import log
+from duet_p4.bpf import pins
 from mininet_topos import fattree
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -130,6 +131,8 @@ class Launcher:
             del self._halted[what]
             self.supervisor.stop(what)
             self.supervisor.sweep(what, _SWEEP_TIMEOUT_S)
+            # Without power, the kernel and all that it kept for the node's agents is gone too.
+            pins.remove(self.folder.pins(what))
         return max(0.0, min(self._halted.values()) - time.monotonic()) if self._halted else None
 
     def _set(self, ports: Sequence[tuple[Path, str]], *, up: bool) -> None:

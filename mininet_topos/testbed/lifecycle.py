@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 
 import networkx as nx
 
+from duet_p4.bpf import pins
 from duet_p4.rest import credentials
 from mininet_topos import addresses, fattree
 from mininet_topos.testbed import namespaces, preflight
@@ -38,6 +39,7 @@ def launch(folder: Folder, plan: Plan, tell: Tell) -> None:
         folder.plan.write_text(plan.model_dump_json(indent=2))
         tell(Progress(step="credentials"))
         credentials.create(folder.credentials, _services(graph))
+        pins.mount(folder.bpf)
         namespaces.create(folder.root)
         _follow(_start_launcher(folder), folder, tell)
     except BaseException:
@@ -61,6 +63,7 @@ def down(folder: Folder) -> bool:
         )
     for path in folder.bound():
         namespaces.remove(path)
+    pins.remove(folder.bpf)
     shutil.rmtree(folder.path)
     if not any(ROOT.iterdir()):
         ROOT.rmdir()

@@ -254,6 +254,7 @@ class _Nodes:
         return {
             "name": node.name,
             "state_dir": state,
+            "pins": self.folder.pins(node.name),
             "listen": node.management.ip,
             "port": agents.PORT,
             "token_file": self.files.token_file,

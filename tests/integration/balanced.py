@@ -99,7 +99,7 @@ def balanced(sizes: Sizes | None = None, snat_exclude: Sequence[IPv4Network] = (
                 hosts[name] = HostDatapath(snat_exclude=snat_exclude)
                 stack.callback(hosts[name].close)
                 netdev.set_ipv4_option(UPLINK, "rp_filter", 2)
-                hosts[name].attach(netdev.index(UPLINK))
+                hosts[name].attach([netdev.index(UPLINK)])
         network = Balanced(client, tor, smux, servers, mux, hosts)
         for name, namespace in servers.items():
             network.processes.append(_serve(name, namespace))

@@ -75,6 +75,11 @@ struct meter {
     __u64 bytes_out;
 };
 
+struct metered {
+    __be32 vip;
+    __be32 dip;
+};
+
 /* Where the traffic of a VIP comes from: the client's address, its last byte 0. */
 struct source_key {
     __be32 vip;
@@ -162,6 +167,14 @@ struct {
     __type(key, __u32);
     __type(value, struct meter);
 } meters SEC(".maps");
+
+/* Whose each meter is: the agent's notes, for the agent that comes after it. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 4096);
+    __type(key, __u32);
+    __type(value, struct metered);
+} metered SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
