@@ -70,7 +70,7 @@ def main(
     parser.add_argument("--config", type=Path, required=True, help="its JSON configuration")
     if detach:
         parser.add_argument(
-            "--detach", action="store_true", default=None, help="remove its data path, and end"
+            "--detach", action="store_true", default=None, help="remove its data path, then end"
         )
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     work = detach if detach and given.pop("detach", False) else run
