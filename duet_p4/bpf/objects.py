@@ -196,6 +196,15 @@ class Map:
         size = self._buffer_size
         return [self._split(values.raw[size * index : size * (index + 1)]) for index in range(number.value)]
 
+    def mapped(self) -> memoryview:
+        """Return an array made with BPF_F_MMAPABLE as memory; aligned words of it are written at once.
+
+        Elements are padded to 8 bytes. The view outlives the map.
+        """
+        size = (self.value_size + 7) // 8 * 8 * self.max_entries
+        whole = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        return memoryview(mmap.mmap(self.fd, whole))[:size]
+
     def close(self) -> None:
         """Let go of a map made by `create_map`; maps of an object are closed with it."""
         if self._own and self.fd >= 0:

@@ -80,7 +80,7 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
             stack.callback(xdp.close)
             datapath = xdp
             for uplink in config.uplinks:
-                xdp.attach(netdev.index(uplink), config.xdp_mode)
+                xdp.attach([netdev.index(uplink)], config.xdp_mode)
         else:
             from duet_p4.smux.raw_port import RawPort
             from duet_p4.smux.scapy_datapath import ScapyDatapath
@@ -98,7 +98,7 @@ def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
             passing = XdpDatapath(config.address, (), sizes=Sizes(1, 1, 1, 64, 1))
             stack.callback(passing.close)
             for uplink in config.uplinks:
-                passing.attach(netdev.index(uplink), config.xdp_mode)
+                passing.attach([netdev.index(uplink)], config.xdp_mode)
                 # Merged packets would look too big.
                 netdev.set_gro(uplink, on=False)
                 stack.callback(RawPort(uplink, scapy.process).close)

@@ -27,6 +27,11 @@ class Sizes:
     connections: int = 131_072
     pinned: int = 65_536
 
+    @property
+    def probation(self) -> int:
+        """Flows of which one packet was seen: a flood pushes out each other of them, so few do."""
+        return max(64, self.connections // 4)
+
 
 @dataclass(frozen=True)
 class Timeouts:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network
+from typing import TypeVar
 
 from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
@@ -31,6 +32,14 @@ _ICMP_ERRORS = {3, 4, 11, 12}
 _ICMP_ECHOES = {0, 8}
 _TCP, _UDP, _ICMP, _IPIP = 6, 17, 1, 4
 _CONTROL = 0xC0
+_QUOTED_AT = 48
+_LEAST_MTU = 68
+_FIRST_SNAT_PORT = 1024
+_WINDOW_S = 2**24 / 1e9
+_PER_WINDOW = {"settle": 256, "reply": 64}
+_REASSEMBLY_S = 30.0
+_FRAGMENTS = 8192
+_ECN, _ECT_1, _CE = 3, 1, 3
 _IPV4 = b"\x08\x00"
 
 
@@ -47,6 +56,8 @@ class Kind(Enum):
 
     WHOLE = auto()
     TCP_SYN = auto()
+    TCP_FIN = auto()
+    TCP_RST = auto()
     FRAGMENT = auto()
     ICMP_ERROR = auto()
 
@@ -58,6 +69,9 @@ class Result:
     verdict: Verdict
     frame: bytes
     exit: str
+
+
+Key = TypeVar("Key")
 
 
 class _Leave(Exception):  # noqa: N818
@@ -76,6 +90,10 @@ class _Connection:
     service: Service
     dip: Dip
     seen: float
+    closing: bool = False
+
+
+_Fragment = tuple[IPv4Address, IPv4Address, int, int]
 
 
 class ScapyDatapath:
@@ -89,6 +107,7 @@ class ScapyDatapath:
         uplink_mtu: int = 1500,
         timeouts: Timeouts | None = None,
         sizes: Sizes | None = None,
+        macs: Sequence[bytes] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._mux_address = mux_address
@@ -96,10 +115,14 @@ class ScapyDatapath:
         self._mtu = uplink_mtu
         self._timeouts = timeouts or Timeouts()
         self._sizes = sizes or Sizes()
+        self._macs = frozenset(macs)
         self._clock = clock
+        self._windows: dict[str, tuple[int, int]] = {}
         self._vips: dict[IPv4Address, MuxVip] = {}
         self._tips: dict[IPv4Address, MuxTip] = {}
+        self._probation: OrderedDict[Flow, _Connection] = OrderedDict()
         self._connections: OrderedDict[Flow, _Connection] = OrderedDict()
+        self._fragments: OrderedDict[_Fragment, _Connection] = OrderedDict()
         self._service_traffic: defaultdict[Service, Traffic] = defaultdict(Traffic)
         self._tunnel_traffic: defaultdict[IPv4Address, Traffic] = defaultdict(Traffic)
         self._exits: dict[str, Traffic] = {name: Traffic() for name in EXITS}
@@ -121,33 +144,40 @@ class ScapyDatapath:
         packet = frame[ETHERNET_LENGTH:]
         if len(packet) < OUTER_LENGTH or frame[0] & 1:
             raise _Leave("PASS_LOCAL", Verdict.PASS)
+        if self._macs and frame[:6] not in self._macs:
+            raise _Leave("PASS_FOREIGN", Verdict.PASS)
         destination = IPv4Address(packet[16:20])
         if destination not in self._vips and destination not in self._tips:
-            if any(destination in prefix for prefix in self._announced):
+            if destination == self._mux_address and packet[9] == _ICMP:
+                raise self._relayed_error(ethernet, packet)
+            if self._is_announced(destination):
                 raise _Leave("DROP_UNKNOWN_VIP")
             raise _Leave("PASS_LOCAL", Verdict.PASS)
 
         # A packet to a TIP was encapsulated by an HMux; the client's packet is inside.
         tip = self._tips.get(destination)
-        inner = packet
+        inner, mark = packet, 0
         if not tip and packet[9] == _IPIP:
             raise _Leave("DROP_TUNNELED_VIP")
         if tip:
             header = parse_header(packet)
             if header.proto != _IPIP or header.ihl != 5 or _is_fragment(header):
                 raise _Leave("DROP_BARE_TIP")
-            inner = packet[OUTER_LENGTH:]
+            inner, mark = packet[OUTER_LENGTH:], header.tos & _ECN
         header = parse_header(inner)
         flow, kind = parse_flow(header, inner)
+        if mark == _CE and not header.tos & _ECN:
+            raise _Leave("DROP_ECN")
 
         # The service: one port of the VIP if that has DIPs of its own, else the address.
-        service, group = self._service(destination, flow)
-        if group is None:
+        service, group = self._service(destination, flow, kind)
+        if group is None and kind is not Kind.FRAGMENT:
             raise _Leave("DROP_NO_GROUP")
+        if kind is Kind.WHOLE and self._is_vip_to_vip(flow):
+            raise _Leave("DROP_VIP_TO_VIP")
 
         # Packets that must not go on, and what their sender is told.
-        from_host = 0 < IPv4Address(header.src).packed[0] < 224
-        answerable = kind is not Kind.ICMP_ERROR and header.frag == 0 and from_host
+        answerable = kind not in (Kind.ICMP_ERROR, Kind.FRAGMENT) and _is_host(header.src)
         if header.ttl <= 1:
             if not answerable:
                 raise _Leave("DROP_TTL_EXPIRED")
@@ -158,55 +188,120 @@ class ScapyDatapath:
             too_big = ICMP(type=3, code=4, nexthopmtu=self._mtu - OUTER_LENGTH)
             raise self._reply(ethernet, header, inner, too_big, "REPLY_TOO_BIG")
 
-        dip, how = self._choose(service, group, flow, kind)
+        # A later fragment goes where the first went, a flow where its first packet went.
+        fragment = (flow.source, flow.destination, int(header.id), flow.protocol)
+        if kind is Kind.FRAGMENT:
+            chosen, how = self._follow_first(fragment), "FORWARD_FRAGMENT"
+        else:
+            assert group is not None
+            chosen, how = self._choose(service, group, flow, kind)
+        if header.flags.MF and header.frag == 0:
+            self._remember(self._fragments, fragment, chosen, _FRAGMENTS)
+        dip = chosen.dip
         self._service_traffic[service] += Traffic(1, len(frame))
         self._tunnel_traffic[dip.encap] += Traffic(1, len(frame))
 
-        # IP-in-IP, and back to the ToR that brought the frame.
+        # IP-in-IP, and back to the ToR that brought the frame. The outer packet is whole by itself.
+        sent_inner = decrement_ttl(_carry_ecn(mark, inner))
         outer = IP(
             src=str(self._mux_address),
             dst=str(dip.encap),
             ttl=OUTER_TTL,
             proto=_IPIP,
-            tos=header.tos,
-            id=header.id,
-            flags="DF" if header.flags.DF else 0,
+            tos=sent_inner[1],
+            id=0,
+            flags="DF",
             len=header.len + OUTER_LENGTH,
         )
-        sent = bytes(Ether(src=ethernet.dst, dst=ethernet.src) / outer) + decrement_ttl(inner)
+        sent = bytes(Ether(src=ethernet.dst, dst=ethernet.src) / outer) + sent_inner
         return Result(Verdict.SEND, sent, how)
 
-    def _service(self, address: IPv4Address, flow: Flow) -> tuple[Service, Group | None]:
+    def _is_announced(self, address: IPv4Address) -> bool:
+        return any(address in prefix for prefix in self._announced)
+
+    def _is_vip_to_vip(self, flow: Flow) -> bool:
+        """Whether one VIP's service seems to talk to another's: each answer would be answered."""
+        low = max(flow.source_port, flow.destination_port) < _FIRST_SNAT_PORT
+        return flow.protocol == _UDP and low and self._is_announced(flow.source)
+
+    def _service(self, address: IPv4Address, flow: Flow, kind: Kind) -> tuple[Service, Group | None]:
         if address in self._tips:
             return Service(address), self._tips[address].group
         vip = self._vips[address]
-        for port in vip.ports:
+        for port in vip.ports if kind is not Kind.FRAGMENT else ():
             if (port.protocol.number, port.port) == (flow.protocol, flow.destination_port):
                 return Service(address, port.protocol, port.port), port.group
         return Service(address), vip.group
 
-    def _choose(self, service: Service, group: Group, flow: Flow, kind: Kind) -> tuple[Dip, str]:
+    def _choose(self, service: Service, group: Group, flow: Flow, kind: Kind) -> tuple[_Connection, str]:
         """Pick the DIP: the flow's pin, else its connection's, else by hash."""
-        pin = self._pinned(service.address, flow)
+        pin = self._pinned(service, flow)
         if pin:
-            return pin, "FORWARD_PINNED"
-        if kind is Kind.FRAGMENT:
-            return self._pick(service, group, flow)[1], "FORWARD_FRAGMENT"
-        if kind is not Kind.TCP_SYN:
-            remembered = self._remembered(flow, refresh=kind is not Kind.ICMP_ERROR)
-            if remembered:
-                return remembered, "FORWARD_ICMP_ERROR" if kind is Kind.ICMP_ERROR else "FORWARD_CONNECTION"
+            return pin, "FORWARD_ICMP_ERROR" if kind is Kind.ICMP_ERROR else "FORWARD_PINNED"
+        if kind is Kind.TCP_SYN:
+            self._connections.pop(flow, None)
+        else:
+            followed = self._follow(flow, kind)
+            if followed:
+                return followed
         owner, dip = self._pick(service, group, flow)
+        picked = _Connection(owner, dip, self._clock())
         if kind is Kind.ICMP_ERROR:
-            return dip, "FORWARD_ICMP_ERROR"
-        self._connections[flow] = _Connection(owner, dip, self._clock())
-        self._connections.move_to_end(flow)
-        if len(self._connections) > self._sizes.connections:
-            self._connections.popitem(last=False)
-        return dip, "FORWARD_HASH"
+            return picked, "FORWARD_ICMP_ERROR"
+        if kind in (Kind.TCP_RST, Kind.TCP_FIN):
+            return picked, "FORWARD_MIDSTREAM"
+        # A TIP that is not known here picks elsewhere, or here once it is: nothing to remember.
+        if not self._is_announced(dip.encap):
+            self._remember(self._probation, flow, picked, self._sizes.probation)
+        midstream = flow.protocol == _TCP and kind is not Kind.TCP_SYN
+        return picked, "FORWARD_MIDSTREAM" if midstream else "FORWARD_HASH"
 
-    def _pinned(self, address: IPv4Address, flow: Flow) -> Dip | None:
-        vip = self._vips.get(address)
+    def _follow(self, flow: Flow, kind: Kind) -> tuple[_Connection, str] | None:
+        """What is remembered of a flow; the second packet of one settles it in the connection table."""
+        settled = self._alive(self._connections, flow, kind)
+        if settled:
+            if kind is Kind.TCP_RST:
+                del self._connections[flow]
+            settled.closing |= kind is Kind.TCP_FIN
+            return settled, "FORWARD_ICMP_ERROR" if kind is Kind.ICMP_ERROR else "FORWARD_CONNECTION"
+        first = self._alive(self._probation, flow, kind)
+        if first is None:
+            return None
+        if kind is Kind.ICMP_ERROR:
+            return first, "FORWARD_ICMP_ERROR"
+        if kind is Kind.TCP_RST:
+            del self._probation[flow]
+            return first, "FORWARD_CONNECTION"
+        if not self._admits("settle"):
+            return first, "FORWARD_UNSETTLED"
+        first.closing = kind is Kind.TCP_FIN
+        self._remember(self._connections, flow, self._probation.pop(flow), self._sizes.connections)
+        return first, "FORWARD_CONNECTION"
+
+    def _follow_first(self, fragment: _Fragment) -> _Connection:
+        first = self._fragments.get(fragment)
+        if first is None or self._clock() - first.seen > _REASSEMBLY_S:
+            raise _Leave("DROP_FRAGMENT")
+        return first
+
+    def _admits(self, what: str) -> bool:
+        """Whether what is limited to so many in each window of 16.8 ms may be done once more."""
+        window = int(self._clock() / _WINDOW_S)
+        began, count = self._windows.get(what, (window, 0))
+        count = count if began == window else 0
+        self._windows[what] = (window, count + 1)
+        return count < _PER_WINDOW[what]
+
+    def _remember(
+        self, table: OrderedDict[Key, _Connection], key: Key, entry: _Connection, size: int
+    ) -> None:
+        table[key] = _Connection(entry.service, entry.dip, self._clock(), entry.closing)
+        table.move_to_end(key)
+        if len(table) > size:
+            table.popitem(last=False)
+
+    def _pinned(self, service: Service, flow: Flow) -> _Connection | None:
+        vip = self._vips.get(service.address)
         for pin in vip.pinned if vip else ():
             if (pin.protocol, pin.source, pin.source_port, pin.destination_port) == (
                 flow.protocol,
@@ -215,20 +310,22 @@ class ScapyDatapath:
                 flow.destination_port,
             ):
                 assert vip is not None
-                return next(dip for g in vip.groups() for dip in g.members if dip.address == pin.dip)
+                dip = next(dip for g in vip.groups() for dip in g.members if dip.address == pin.dip)
+                return _Connection(service, dip, self._clock())
         return None
 
-    def _remembered(self, flow: Flow, *, refresh: bool) -> Dip | None:
-        connection = self._connections.get(flow)
-        if connection is None:
+    def _alive(self, table: OrderedDict[Flow, _Connection], flow: Flow, kind: Kind) -> _Connection | None:
+        entry = table.get(flow)
+        if entry is None:
             return None
-        idle = self._clock() - connection.seen
-        if idle > (self._timeouts.tcp_s if flow.protocol == _TCP else self._timeouts.other_s):
+        idle = self._clock() - entry.seen
+        is_open = flow.protocol == _TCP and not entry.closing
+        if idle > (self._timeouts.tcp_s if is_open else self._timeouts.other_s):
             return None
-        if refresh:
-            connection.seen = self._clock()
-            self._connections.move_to_end(flow)
-        return connection.dip
+        if kind is not Kind.ICMP_ERROR:
+            entry.seen = self._clock()
+            table.move_to_end(flow)
+        return entry
 
     def _pick(self, service: Service, group: Group, flow: Flow) -> tuple[Service, Dip]:
         """By hash, both levels: where the slot's owner is a TIP that is known here, its DIP too."""
@@ -245,9 +342,44 @@ class ScapyDatapath:
         quoted = header.ihl * 4 + 8
         if header.len < quoted:
             return _Leave("DROP_MALFORMED")
+        if not self._admits("reply"):
+            return _Leave("DROP_REPLY_LIMIT")
         outer = IP(src=str(self._mux_address), dst=header.src, ttl=OUTER_TTL, id=0, tos=_CONTROL, flags="DF")
         answer = Ether(src=ethernet.dst, dst=ethernet.src) / outer / error / inner[:quoted]
         return _Leave(how, Verdict.SEND, bytes(answer))
+
+    def _relayed_error(self, ethernet: Ether, packet: bytes) -> _Leave:
+        """Tell the client what a router says of its packet, which we had tunneled (RFC 2003, 4)."""
+        try:
+            header = parse_header(packet)
+            quoted = packet[_QUOTED_AT:]
+            if len(quoted) < OUTER_LENGTH or header.ihl != 5 or _is_fragment(header):
+                raise _Leave("PASS_LOCAL")
+            outer, inner = IP(packet[28:_QUOTED_AT]), IP(quoted[:OUTER_LENGTH])
+        except _Leave:
+            return _Leave("PASS_LOCAL", Verdict.PASS)
+        kind, code = packet[20], packet[21]
+        whole = inner.ihl * 4 + 8
+        of_ours = (outer.ihl, outer.proto, outer.src) == (5, _IPIP, str(self._mux_address))
+        known = IPv4Address(inner.dst) in self._vips or IPv4Address(inner.dst) in self._tips
+        if (
+            kind not in (3, 11)
+            or not of_ours
+            or inner.version != 4
+            or inner.ihl < 5
+            or not known
+            or not _is_host(inner.src)
+            or inner.frag
+            or min(inner.len, len(quoted)) < whole
+        ):
+            return _Leave("PASS_LOCAL", Verdict.PASS)
+        if (kind, code) != (3, 4):
+            return self._reply(ethernet, inner, quoted, ICMP(type=3, code=1), "REPLY_TUNNEL")
+        (mtu,) = struct.unpack_from("!H", packet, 26)
+        if mtu < OUTER_LENGTH + _LEAST_MTU:
+            return _Leave("PASS_LOCAL", Verdict.PASS)
+        error = ICMP(type=3, code=4, nexthopmtu=mtu - OUTER_LENGTH)
+        return self._reply(ethernet, inner, quoted, error, "REPLY_TUNNEL")
 
     def put_vip(self, vip: MuxVip) -> Written:
         """See `Datapath.put_vip`."""
@@ -318,7 +450,17 @@ class ScapyDatapath:
 
     def _purge(self, address: IPv4Address, services: dict[Service, Group | None]) -> None:
         """Forget the connections of DIPs that have left the services of `address`."""
-        for flow, connection in list(self._connections.items()):
+        self._purge_table(self._probation, address, services)
+        self._purge_table(self._connections, address, services)
+        self._purge_table(self._fragments, address, services)
+
+    def _purge_table(
+        self,
+        table: OrderedDict[Key, _Connection],
+        address: IPv4Address,
+        services: dict[Service, Group | None],
+    ) -> None:
+        for flow, connection in list(table.items()):
             if connection.service.address != address:
                 continue
             group = services.get(connection.service)
@@ -328,7 +470,7 @@ class ScapyDatapath:
                 else None
             )
             if dip is None:
-                del self._connections[flow]
+                del table[flow]
             else:
                 connection.dip = dip
 
@@ -348,13 +490,11 @@ def parse_flow(header: IP, packet: bytes) -> tuple[Flow, Kind]:
     """Return the packet's flow and kind; an ICMP error belongs to the flow that it quotes, turned around."""
     source, destination = IPv4Address(header.src), IPv4Address(header.dst)
     l4 = packet[header.ihl * 4 :]
-    if _is_fragment(header):
+    if header.frag:
         return Flow(source, destination, header.proto, 0, 0), Kind.FRAGMENT
     if header.proto == _TCP:
         source_port, destination_port = _unpack(l4, 20)
-        syn = l4[13] & 0x12 == 0x02
-        kind = Kind.TCP_SYN if syn else Kind.WHOLE
-        return Flow(source, destination, _TCP, source_port, destination_port), kind
+        return Flow(source, destination, _TCP, source_port, destination_port), _tcp_kind(l4[13])
     if header.proto == _UDP:
         return Flow(source, destination, _UDP, *_unpack(l4, 8)), Kind.WHOLE
     if header.proto == _ICMP:
@@ -362,8 +502,18 @@ def parse_flow(header: IP, packet: bytes) -> tuple[Flow, Kind]:
         if l4[0] in _ICMP_ECHOES:
             return Flow(source, destination, _ICMP, _identifier(l4), 0), Kind.WHOLE
         if l4[0] in _ICMP_ERRORS:
+            if _is_fragment(header):
+                raise _Leave("DROP_MALFORMED")
             return _quoted_flow(l4[8:], destination), Kind.ICMP_ERROR
     return Flow(source, destination, header.proto, 0, 0), Kind.WHOLE
+
+
+def _tcp_kind(flags: int) -> Kind:
+    if flags & 0x04:
+        return Kind.TCP_RST
+    if flags & 0x12 == 0x02:
+        return Kind.TCP_SYN
+    return Kind.TCP_FIN if flags & 0x01 else Kind.WHOLE
 
 
 def _quoted_flow(quoted: bytes, sender: IPv4Address) -> Flow:
@@ -391,6 +541,22 @@ def decrement_ttl(packet: bytes) -> bytes:
     header[10:12] = b"\0\0"
     header[10:12] = struct.pack("!H", checksum(bytes(header)))
     return bytes(header) + packet[len(header) :]
+
+
+def _carry_ecn(mark: int, packet: bytes) -> bytes:
+    """Return the packet with the mark of the header it came in, where that tells more (RFC 6040, 4.2)."""
+    held = packet[1] & _ECN
+    if not held or held == _CE or mark not in (_CE, _ECT_1):
+        return packet
+    header = bytearray(packet[: (packet[0] & 0xF) * 4])
+    header[1] = header[1] & ~_ECN | mark
+    return bytes(header) + packet[len(header) :]  # Whoever decrements its TTL computes the checksum.
+
+
+def _is_host(address: str) -> bool:
+    """Whether an address is a host's on some network, so that it may be sent an ICMP error."""
+    network = IPv4Address(address).packed[0]
+    return 0 < network < 224 and network != 127
 
 
 def _is_fragment(header: IP) -> bool:

@@ -1,21 +1,24 @@
 """The XDP data path: the tables of bpf/maps.h, filled from `MuxVip` and `MuxTip`.
 
 A change is made before the old state breaks: new DIPs and slots are written to free places, then each
-service entry is replaced as a whole, and only then what is no longer used is given back.
+service goes over to them by one write, and only then what is no longer used is given back.
+
+With pins the data path outlives its process. What connections refer to, and they themselves, are then the
+successor's, who knows each backend by its service and DIP; the rest it fills anew before it attaches.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
-from duet_p4 import bpf
+from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
-from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow
+from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
     EXITS,
@@ -26,9 +29,16 @@ from duet_p4.smux.datapath import (
 )
 from duet_p4.traffic import TRAFFIC, Traffic, add_up
 
+LAYOUT = 1
+"""What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
+
+MAX_UPLINKS = 4
+
 _TIP, _PORTS, _PINNED = 1, 2, 4
 _INDEX = struct.Struct("=I")
-_SERVICE = struct.Struct("=IIII")
+_NOTE = struct.Struct("!4sHBx4s")
+_STATE_WORDS = 2
+_STATE = ("backends", "backend_notes", "backend_traffic", "probation", "connections", "fragments", "counters")
 _REFERENCE = struct.Struct("=II")
 _BACKEND = struct.Struct("=4sI")
 _FLOW = struct.Struct("!4s4sHHB3x")
@@ -72,31 +82,42 @@ class XdpDatapath:
         uplink_mtu: int = 1500,
         timeouts: Timeouts | None = None,
         sizes: Sizes | None = None,
+        macs: Sequence[bytes] = (),
+        pins: bpf.Pins | None = None,
     ) -> None:
+        """Load the program. `macs` are the uplinks' own addresses; without them any frame is taken."""
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
-        self._object.load(
-            rodata={
-                "mux_address": mux_address.packed,
-                "uplink_mtu": _INDEX.pack(uplink_mtu),
-                "tcp_timeout": _nanoseconds(timeouts.tcp_s),
-                "other_timeout": _nanoseconds(timeouts.other_s),
-            },
-            max_entries={
-                "services": sizes.services,
-                "service_traffic": sizes.services,
-                "slots": sizes.slots,
-                "backends": sizes.backends,
-                "backend_traffic": sizes.backends,
-                "connections": sizes.connections,
-                "pinned": sizes.pinned,
-            },
-        )
+        rodata = {
+            "mux_address": mux_address.packed,
+            "uplink_mtu": _INDEX.pack(uplink_mtu),
+            "tcp_timeout": _nanoseconds(timeouts.tcp_s),
+            "other_timeout": _nanoseconds(timeouts.other_s),
+            "own_macs": b"".join(mac.ljust(8, b"\0") for mac in macs).ljust(8 * MAX_UPLINKS, b"\0"),
+        }
+        max_entries = {
+            "services": sizes.services,
+            "states": sizes.services,
+            "service_traffic": sizes.services,
+            "slots": sizes.slots,
+            "backends": sizes.backends,
+            "backend_notes": sizes.backends,
+            "backend_traffic": sizes.backends,
+            "probation": sizes.probation,
+            "connections": sizes.connections,
+            "pinned": sizes.pinned,
+        }
+        self._pins = pins
+        if pins:
+            pins.load(self._object, _STATE, rodata=rodata, max_entries=max_entries)
+        else:
+            self._object.load(rodata, max_entries=max_entries)
         self.program = self._object.program("smux")
         self._maps = {
             name: self._object.map(name)
-            for name in ("services", "slots", "backends", "pinned", "connections")
+            for name in ("services", "slots", "backends", "backend_notes", "pinned", "connections")
         }
+        self._states = self._object.map("states").mapped().cast("Q")
         self._traffic = {
             name: self._object.map(name) for name in ("service_traffic", "backend_traffic", "counters")
         }
@@ -105,20 +126,41 @@ class XdpDatapath:
         self._backends = Pool("backends", sizes.backends)
         self._counters = Pool("services", sizes.services)
         self._generations: dict[int, int] = {}
+        self._inherited: dict[tuple[Service, IPv4Address], int] = {}
         self._addresses: dict[IPv4Address, _Address] = {}
         self._departed: dict[IPv4Address, Traffic] = {}
         self._pinned_used = 0
+        if pins:
+            self._inherit()
         prefixes = self._object.map("announced")
         for prefix in announced:
             key = _INDEX.pack(prefix.prefixlen) + prefix.network_address.packed
             prefixes.update(key, _INDEX.pack(1))
 
-    def attach(self, ifindex: int, mode: Literal["native", "skb"] = "native") -> None:
-        """Forward packets that arrive on an interface; ends with this process."""
-        self._links.append(bpf.attach_xdp(self.program, ifindex, mode))
+    def attach(self, ifindexes: Collection[int], mode: Literal["native", "skb"] = "native") -> None:
+        """Forward what arrives on interfaces, in the place of a predecessor; without pins, until closed.
+
+        DIPs that the predecessor had and that were not put until now are parted from their connections.
+        """
+        for ifindex in ifindexes:
+            attach = self._pins.attach_xdp if self._pins else bpf.attach_xdp
+            self._links.append(attach(self.program, ifindex, mode))
+        if self._pins:
+            self._pins.settle(self._links)
+        for index in self._inherited.values():
+            self._part(index)
+        self._inherited.clear()
+
+    def forwards(self, interface: str) -> bool:
+        """Whether the program is still on an interface: nobody detached it, nor made the interface anew."""
+        try:
+            ifindex = netdev.index(interface)
+        except OSError:
+            return False
+        return any(link.ifindex == ifindex for link in self._links)
 
     def close(self) -> None:
-        """Detach and free the tables."""
+        """Let go: what is pinned goes on to forward, all else is detached and freed."""
         for link in self._links:
             link.close()
         self._links.clear()
@@ -187,7 +229,13 @@ class XdpDatapath:
                 "pinned", self._pinned_used, len(after.pinned), self._maps["pinned"].max_entries
             )
         updates = self._write_dips(before, after)
-        updates += self._write_pins(before, after)
+        try:
+            updates += self._write_pins(before, after)
+        except OSError as error:
+            self._cancel(before, after)
+            raise TableFullError(
+                "pinned", self._pinned_used, len(after.pinned), self._maps["pinned"].max_entries
+            ) from error
         dips_done = time.perf_counter()
         updates += self._publish(before, after)
         self._pinned_used += extra
@@ -210,7 +258,9 @@ class XdpDatapath:
                     continue
                 for dip in want.group.members:
                     known = old.backends.get(dip.address) if old else None
-                    held.backends[dip.address] = self._new_backend() if known is None else known
+                    held.backends[dip.address] = (
+                        self._new_backend(service, dip.address) if known is None else known
+                    )
                 if old and old.group and _owners(old.group, old) == _owners(want.group, held):
                     held.first = old.first
                 else:
@@ -231,7 +281,26 @@ class XdpDatapath:
             if old is None:
                 self._counters.cancel(held.counter, 1)
 
-    def _new_backend(self) -> int:
+    def _inherit(self) -> None:
+        """Read which backends a predecessor has left, and for which DIPs of which services."""
+        size = self._maps["backends"].max_entries
+        backends = self._maps["backends"].lookup_range(0, size)
+        notes = self._maps["backend_notes"].lookup_range(0, size)
+        for index, ((backend,), (note,)) in enumerate(zip(backends, notes, strict=True)):
+            _, generation = _BACKEND.unpack(backend)
+            if generation:
+                self._generations[index] = generation
+            address, port, number, dip = _NOTE.unpack(note)
+            if any(dip):
+                protocol = next((p for p in Protocol if p.number == number), None)
+                service = Service(IPv4Address(address), protocol, port or None)
+                self._inherited[service, IPv4Address(dip)] = index
+                self._backends.mark(index, taken=True)
+
+    def _new_backend(self, service: Service, dip: IPv4Address) -> int:
+        inherited = self._inherited.pop((service, dip), None)
+        if inherited is not None:
+            return inherited
         index = self._backends.allocate(1)
         self._generations[index] = self._generations.get(index, 0) + 1
         return index
@@ -260,6 +329,7 @@ class XdpDatapath:
     def _write_dips(self, before: _Address, after: _Address) -> int:
         counters: list[tuple[bytes, bytes]] = []
         backends: list[tuple[bytes, bytes]] = []
+        notes: list[tuple[bytes, bytes]] = []
         slots: list[tuple[bytes, bytes]] = []
         for service, held in after.services.items():
             old = before.services.get(service)
@@ -269,6 +339,7 @@ class XdpDatapath:
                 index = held.backends[dip.address]
                 if old is None or old.backends.get(dip.address) != index:
                     counters.append((_INDEX.pack(index), bytes(TRAFFIC.size)))
+                    notes.append((_INDEX.pack(index), _note(service, dip.address)))
                 elif _encap(old, dip.address) == dip.encap:
                     continue
                 backends.append((_INDEX.pack(index), self._backend(dip, index)))
@@ -276,6 +347,7 @@ class XdpDatapath:
                 owners = _owners(held.group, held)
                 slots += ((_INDEX.pack(held.first + at), _INDEX.pack(own)) for at, own in enumerate(owners))
         self._traffic["backend_traffic"].update_batch(counters)
+        self._maps["backend_notes"].update_batch(notes)
         self._maps["backends"].update_batch(backends)
         self._maps["slots"].update_batch(slots)
         return len(backends) + len(slots)
@@ -287,7 +359,15 @@ class XdpDatapath:
         changed = [
             (key, _REFERENCE.pack(*to)) for key, to in after.pinned.items() if before.pinned.get(key) != to
         ]
-        self._maps["pinned"].update_batch(changed)
+        try:
+            self._maps["pinned"].update_batch(changed)
+        except OSError:
+            # Those that are there already have room; the new ones go again.
+            self._maps["pinned"].delete_batch(key for key, _ in changed if key not in before.pinned)
+            self._maps["pinned"].update_batch(
+                (key, _REFERENCE.pack(*to)) for key, to in before.pinned.items()
+            )
+            raise
         return len(changed)
 
     def _publish(self, before: _Address, after: _Address) -> int:
@@ -297,10 +377,14 @@ class XdpDatapath:
             old = before.services.get(service)
             if old is None:
                 self._traffic["service_traffic"].update(_INDEX.pack(held.counter), bytes(TRAFFIC.size))
-            value = self._service(held)
-            if old is None or self._service(old) != value:
-                self._maps["services"].update(_service_key(service), value)
+            word, flags = self._state(held)
+            if old is None or self._state(old) != (word, flags):
+                # Flags first: the ports that they speak of are there.
+                self._states[_STATE_WORDS * held.counter + 1] = flags
+                self._states[_STATE_WORDS * held.counter] = word
                 updates += 1
+            if old is None:
+                self._maps["services"].update(_service_key(service), _INDEX.pack(held.counter))
         gone = [service for service in before.services if service not in after.services]
         # The address itself first: without it, no packet asks for its ports.
         for service in sorted(gone, key=lambda service: service.port or 0):
@@ -320,20 +404,23 @@ class XdpDatapath:
         kept = set(new.backends.values()) if new else set()
         left = [(address, index) for address, index in old.backends.items() if index not in kept]
         for address, index in left:
-            # One write parts the DIP from all of its connections.
-            encap = _encap(old, address)
-            self._generations[index] += 1
-            self._maps["backends"].update(
-                _INDEX.pack(index), _BACKEND.pack(encap.packed, self._generations[index])
-            )
             count = self._read("backend_traffic", [index])[index]
+            encap = _encap(old, address)
             self._departed[encap] = self._departed.get(encap, Traffic()) + count
-            self._backends.release(index, 1)
+            self._part(index)
         return len(left)
 
-    def _service(self, held: _Held) -> bytes:
+    def _part(self, index: int) -> None:
+        """Part a DIP that has left its service from all of its connections, by one write."""
+        encap, _ = _BACKEND.unpack(self._maps["backends"].lookup(_INDEX.pack(index)) or bytes(_BACKEND.size))
+        self._generations[index] += 1
+        self._maps["backends"].update(_INDEX.pack(index), _BACKEND.pack(encap, self._generations[index]))
+        self._maps["backend_notes"].update(_INDEX.pack(index), bytes(_NOTE.size))
+        self._backends.release(index, 1)
+
+    def _state(self, held: _Held) -> tuple[int, int]:
         count = len(held.group.slots) if held.group else 0
-        return _SERVICE.pack(held.first, count, held.counter, held.flags)
+        return held.first | count << 32, held.flags
 
     def _live_backends(self) -> Iterable[tuple[int, IPv4Address]]:
         for entry in self._addresses.values():
@@ -363,6 +450,11 @@ def _owners(group: Group, held: _Held) -> list[int]:
 def _encap(held: _Held, address: IPv4Address) -> IPv4Address:
     members: tuple[Dip, ...] = held.group.members if held.group else ()
     return next(dip.encap for dip in members if dip.address == address)
+
+
+def _note(service: Service, dip: IPv4Address) -> bytes:
+    number = service.protocol.number if service.protocol else 0
+    return _NOTE.pack(service.address.packed, service.port or 0, number, dip.packed)
 
 
 def _nanoseconds(seconds: float) -> bytes:

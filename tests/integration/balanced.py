@@ -92,7 +92,7 @@ def balanced(sizes: Sizes | None = None, snat_exclude: Sequence[IPv4Network] = (
         with inside(smux):
             mux = XdpDatapath(MUX, (VIPS, TIPS), uplink_mtu=FABRIC_MTU, sizes=sizes)
             stack.callback(mux.close)
-            mux.attach(netdev.index(UPLINK))
+            mux.attach([netdev.index(UPLINK)])
         hosts = {}
         for name, namespace in servers.items():
             with inside(namespace):

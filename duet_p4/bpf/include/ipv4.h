@@ -45,6 +45,7 @@ struct prefix {
 #define ICMP_PARAMETERPROB 12
 #define ICMP_FRAG_NEEDED 4
 #define ICMP_EXC_TTL 0
+#define ICMP_HOST_UNREACH 1
 
 struct icmphdr {
     __u8 type;
@@ -63,9 +64,11 @@ struct icmphdr {
 };
 
 enum flow_kind {
-    FLOW_WHOLE,      /* the ports (or the echo identifier) are known */
+    FLOW_WHOLE,      /* the ports (or the echo identifier) are known; first fragments have them, too */
     FLOW_TCP_SYN,    /* the same, and a TCP connection begins */
-    FLOW_FRAGMENT,   /* ports 0: later fragments do not carry them, and all must go one way */
+    FLOW_TCP_FIN,    /* the same, and one side of it ends */
+    FLOW_TCP_RST,    /* the same, and it ends at once */
+    FLOW_FRAGMENT,   /* a later fragment: ports 0, it goes where the first went */
     FLOW_ICMP_ERROR, /* the flow is the quoted one, turned around */
 };
 
@@ -102,6 +105,25 @@ static __always_inline __u16 checksum_replace4(__u16 checksum, __be32 from, __be
 static __always_inline bool ipv4_is_fragment(const struct iphdr *ip)
 {
     return ip->frag_off & bpf_htons(IPV4_MF | IPV4_OFFSET);
+}
+
+static __always_inline bool ipv4_is_later_fragment(const struct iphdr *ip)
+{
+    return ip->frag_off & bpf_htons(IPV4_OFFSET);
+}
+
+static __always_inline bool ipv4_is_first_fragment(const struct iphdr *ip)
+{
+    return (ip->frag_off & bpf_htons(IPV4_MF | IPV4_OFFSET)) == bpf_htons(IPV4_MF);
+}
+
+static __always_inline enum flow_kind tcp_kind(const struct tcphdr *tcp)
+{
+    if (tcp->rst)
+        return FLOW_TCP_RST;
+    if (tcp->syn && !tcp->ack)
+        return FLOW_TCP_SYN;
+    return tcp->fin ? FLOW_TCP_FIN : FLOW_WHOLE;
 }
 
 /* Whether the header is whole, of version 4, and its checksum is right. */
@@ -190,7 +212,7 @@ static __always_inline bool ipv4_flow(const struct iphdr *ip, const void *end, s
 
     *flow = (struct flow){.source = ip->saddr, .destination = ip->daddr, .protocol = ip->protocol};
     *kind = FLOW_WHOLE;
-    if (ipv4_is_fragment(ip)) {
+    if (ipv4_is_later_fragment(ip)) {
         *kind = FLOW_FRAGMENT;
         return true;
     }
@@ -201,8 +223,7 @@ static __always_inline bool ipv4_flow(const struct iphdr *ip, const void *end, s
             return false;
         flow->source_port = tcp->source;
         flow->destination_port = tcp->dest;
-        if (tcp->syn && !tcp->ack)
-            *kind = FLOW_TCP_SYN;
+        *kind = tcp_kind(tcp);
     } else if (ip->protocol == IPPROTO_UDP) {
         const struct udphdr *udp = l4;
 
@@ -221,7 +242,7 @@ static __always_inline bool ipv4_flow(const struct iphdr *ip, const void *end, s
             const struct iphdr *quoted = icmp_quoted(ip, end);
 
             *kind = FLOW_ICMP_ERROR;
-            return quoted && quoted->saddr == ip->daddr && ipv4_quoted_flow(quoted, end, flow);
+            return !ipv4_is_fragment(ip) && quoted && quoted->saddr == ip->daddr && ipv4_quoted_flow(quoted, end, flow);
         }
     }
     return true;

@@ -1,6 +1,11 @@
-/* The SMux's tables. duet_p4/smux/xdp.py fills them and packs the same structs. */
+/* The SMux's tables. duet_p4/smux/xdp.py fills them and packs the same structs.
+ *
+ * An agent that starts adopts what its predecessor's traffic left: backends, connections, fragments, counters.
+ * All other tables it makes anew.
+ */
 #pragma once
 
+#include "balance.h"
 #include "counters.h"
 #include "ipv4.h"
 #include "traffic.h"
@@ -19,14 +24,11 @@ enum service_flag {
     SERVICE_PINNED = 4, /* some flows are pinned */
 };
 
-/* A VIP, a port of a VIP, or a TIP: which slots are its own. Replaced as a whole, so that a packet
- * sees either the old slots or the new. A VIP without DIPs for other ports has 0 slots.
- */
+/* A VIP, a port of a VIP, or a TIP: which slots are its own. A VIP without DIPs for other ports has none. */
 struct service {
-    __u32 first;
-    __u32 count;
-    __u32 counter;
+    union group group;
     __u32 flags;
+    __u32 padding;
 };
 
 /* A DIP of one service. The generation changes when the DIP leaves the service, which parts it from
@@ -37,6 +39,12 @@ struct backend {
     __u32 generation;
 };
 
+/* Whose a backend is: the agent's notes, for the agent that comes after it. The DIP is 0 where it is free. */
+struct backend_note {
+    struct service_key service;
+    __be32 dip;
+};
+
 struct backend_reference {
     __u32 backend;
     __u32 generation;
@@ -45,15 +53,36 @@ struct backend_reference {
 struct connection {
     struct backend_reference to;
     __u64 seen;
+    __u32 closing; /* one side has ended it */
+    __u32 padding;
 };
 
-/* Sizes are set by the agent's configuration when it loads the program. */
+enum gate_number {
+    GATE_SETTLE, /* flows that are taken over into `connections` */
+    GATE_REPLY,  /* ICMP errors */
+    GATE_COUNT,
+};
+
+/* Sizes are set by the agent's configuration when it loads the program.
+ *
+ * The number that a service has for as long as there is one: an element of a hash that is written again may be
+ * read while the kernel uses it for another key, so what changes stands in `states`.
+ */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 1);
     __type(key, struct service_key);
-    __type(value, struct service);
+    __type(value, __u32);
 } services SEC(".maps");
+
+/* Mapped into the agent, which replaces a group by one write of a word. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct service);
+} states SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -70,11 +99,35 @@ struct {
 } backends SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct backend_note);
+} backend_notes SEC(".maps");
+
+/* Flows of which one packet was seen, on probation: floods push out each other, and no connection. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1);
+    __type(key, struct flow);
+    __type(value, struct connection);
+} probation SEC(".maps");
+
+/* Flows of which more were seen. */
+struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 1);
     __type(key, struct flow);
     __type(value, struct connection);
 } connections SEC(".maps");
+
+/* Where the first fragment of a datagram went. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 8192);
+    __type(key, struct fragment_key);
+    __type(value, struct connection);
+} fragments SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -92,6 +145,13 @@ struct {
     __type(key, struct prefix);
     __type(value, __u32);
 } announced SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, GATE_COUNT);
+    __type(key, __u32);
+    __type(value, struct gate);
+} gates SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -2,15 +2,18 @@
  *
  *            +---------- unknown -> kernel, or drop where the SMux itself announced the address
  *            |
- *   frame -> services -> parse flow -> pinned -> connections -> slots -> backends -> encapsulate -> out
- *                                        |           |  ^          |         ^
- *                                        |           |  +--learn---+         |
- *                                        +-----------+---------hit-----------+
+ *   frame -> services -> parse flow -> pinned -> connections -> probation -> slots -> backends -> encapsulate -> out
+ *                                        |           |  ^            |  ^       |        ^
+ *                                        |           |  +---settle---+  +-learn-+        |
+ *                                        +-----------+----------------hit----------------+
+ *
+ * A flow is learned from its first packet, on probation, and settles with its second: then no flood of
+ * others pushes it out. Later fragments go where the first went.
  *
  * The SMux has one arm, its uplink: a frame goes back to the ToR that brought it, with the MAC
  * addresses swapped, so there is no neighbour to resolve.
  */
-#include "flow_hash.h"
+#include "balance.h"
 #include "maps.h"
 
 #define OUTER_TTL 64
@@ -19,11 +22,18 @@
 #define ICMP_OVERHEAD ((int)(sizeof(struct iphdr) + sizeof(struct icmphdr)))
 #define QUOTED_L4 8
 #define NANOSECONDS 1000000000ull
+#define REASSEMBLY_TIMEOUT (30 * NANOSECONDS)
+#define SETTLED_PER_WINDOW 256 /* per CPU and 16.8 ms: 15,000 a second */
+#define REPLIES_PER_WINDOW 64  /* likewise: 3,800 a second */
+#define FIRST_SNAT_PORT 1024
+#define MAX_UPLINKS 4
 
 const volatile __be32 mux_address = 0;
 const volatile __u32 uplink_mtu = 1500;
 const volatile __u64 tcp_timeout = 600 * NANOSECONDS;
 const volatile __u64 other_timeout = 60 * NANOSECONDS;
+/* The uplinks' MAC addresses, as the first 6 bytes of a word; without any, all frames are taken. */
+const volatile __u64 own_macs[MAX_UPLINKS] = {};
 
 /* What is known of a packet on its way through. */
 struct packet {
@@ -32,7 +42,10 @@ struct packet {
     enum flow_kind kind;
     __u32 length;       /* of the frame as it came */
     __u32 inner_offset; /* of the client's packet within the IP packet: 0, or 20 where it came tunneled */
-    struct service service;
+    __u8 outer_tos;     /* of the header it came with, if it came tunneled */
+    __u32 number;       /* of the service */
+    __u32 flags;
+    union group group;
 };
 
 static __always_inline int leave(enum smux_counter how, __u32 length, int verdict)
@@ -48,6 +61,36 @@ static __always_inline bool is_announced(__be32 address)
     return bpf_map_lookup_elem(&announced, &key);
 }
 
+static __always_inline bool is_own_mac(const struct ethhdr *ethernet)
+{
+    __u64 mac = 0;
+
+    if (!own_macs[0])
+        return true;
+    __builtin_memcpy(&mac, ethernet->h_dest, ETH_ALEN);
+    for (int i = 0; i < MAX_UPLINKS; i++)
+        if (own_macs[i] && mac == own_macs[i])
+            return true;
+    return false;
+}
+
+/* Take over what a service is at this moment, if there is one. */
+static __always_inline bool find_service(const struct service_key *key, struct packet *packet)
+{
+    __u32 *number = bpf_map_lookup_elem(&services, key);
+    struct service *service;
+
+    if (!number)
+        return false;
+    packet->number = *number;
+    service = bpf_map_lookup_elem(&states, &packet->number);
+    if (!service)
+        return false;
+    packet->flags = service->flags;
+    packet->group.word = *(volatile __u64 *)&service->group.word;
+    return true;
+}
+
 /* The backend's address where the reference still holds: the DIP has not left its service since. */
 static __always_inline struct backend *live(const struct backend_reference *to)
 {
@@ -56,11 +99,10 @@ static __always_inline struct backend *live(const struct backend_reference *to)
     return backend && backend->generation == to->generation ? backend : 0;
 }
 
-static __always_inline struct backend *slot_owner(const struct service *service, __u32 hash,
+static __always_inline struct backend *slot_owner(const union group *group, __u32 hash,
                                                   struct backend_reference *to)
 {
-    __u32 slot = service->first + hash % service->count;
-    __u32 *owner = bpf_map_lookup_elem(&slots, &slot);
+    __u32 *owner = slot_of(&slots, group, hash);
 
     if (!owner)
         return 0;
@@ -76,46 +118,94 @@ static __always_inline struct backend *slot_owner(const struct service *service,
 /* By hash, both levels: where the slot's owner is a TIP that is known here, its DIP is picked at once. */
 static __always_inline struct backend *pick(const struct packet *packet, struct backend_reference *to)
 {
-    const struct flow *flow = &packet->flow;
-    __u32 hash = duet_flow_hash(flow->source, flow->destination, flow->protocol, flow->source_port,
-                                flow->destination_port);
+    __u32 hash = hash_of(&packet->flow);
 
-    if (packet->service.flags & SERVICE_TIP)
-        return slot_owner(&packet->service, duet_tip_hash(hash), to);
+    if (packet->flags & SERVICE_TIP)
+        return slot_owner(&packet->group, duet_tip_hash(hash), to);
 
-    struct backend *backend = slot_owner(&packet->service, hash, to);
+    struct backend *backend = slot_owner(&packet->group, hash, to);
 
     if (!backend)
         return 0;
 
     struct service_key key = {.address = backend->encap};
-    struct service *tip = bpf_map_lookup_elem(&services, &key);
+    struct packet tip = {};
 
-    if (tip && tip->flags & SERVICE_TIP && tip->count)
-        return slot_owner(tip, duet_tip_hash(hash), to);
+    if (find_service(&key, &tip) && tip.flags & SERVICE_TIP && tip.group.count)
+        return slot_owner(&tip.group, duet_tip_hash(hash), to);
     return backend;
 }
 
-/* The connection's backend, if the flow has one that is alive and the entry is not stale. */
-static __always_inline struct backend *remembered(const struct packet *packet, struct backend_reference *to)
+/* The backend that an entry leads to, if it is alive and the entry is not stale. */
+static __always_inline struct backend *remembered(const struct packet *packet, struct connection *entry,
+                                                  struct backend_reference *to)
 {
-    struct connection *connection = bpf_map_lookup_elem(&connections, &packet->flow);
+    /* Another CPU may write it meanwhile, with a later time than this one's. */
+    __s64 seen = *(volatile __u64 *)&entry->seen;
+    __s64 now = bpf_ktime_get_coarse_ns(), idle = now - seen;
+    bool open = packet->flow.protocol == IPPROTO_TCP && !entry->closing;
 
-    if (!connection)
+    if (idle > (__s64)(open ? tcp_timeout : other_timeout))
         return 0;
-
-    __u64 now = bpf_ktime_get_coarse_ns();
-    __u64 idle = now - connection->seen;
-
-    if (idle > (packet->flow.protocol == IPPROTO_TCP ? tcp_timeout : other_timeout))
-        return 0;
-    *to = connection->to;
+    *to = entry->to;
 
     struct backend *backend = live(to);
 
     /* Once a second is enough, and spares the cache line that other CPUs read. */
-    if (backend && packet->kind != FLOW_ICMP_ERROR && idle > NANOSECONDS)
-        connection->seen = now;
+    if (backend && packet->kind != FLOW_ICMP_ERROR && idle > (__s64)NANOSECONDS)
+        entry->seen = now;
+    return backend;
+}
+
+/* Put a flow on probation. The owner of a slot may be a TIP that is not known here: whoever holds that picks
+ * the DIP, here perhaps, so nothing is remembered.
+ */
+static __always_inline void learn(const struct packet *packet, const struct backend *backend,
+                                  const struct backend_reference *to)
+{
+    struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
+
+    if (!is_announced(backend->encap))
+        bpf_map_update_elem(&probation, &packet->flow, &first, BPF_ANY);
+}
+
+/* The second packet of a flow. */
+static __always_inline enum smux_counter settle(const struct packet *packet, const struct connection *entry)
+{
+    struct connection settled = *entry;
+
+    if (packet->kind == FLOW_TCP_RST) {
+        bpf_map_delete_elem(&probation, &packet->flow);
+        return FORWARD_CONNECTION;
+    }
+    if (!admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
+        return FORWARD_UNSETTLED;
+    settled.closing = packet->kind == FLOW_TCP_FIN;
+    bpf_map_update_elem(&connections, &packet->flow, &settled, BPF_ANY);
+    bpf_map_delete_elem(&probation, &packet->flow);
+    return FORWARD_CONNECTION;
+}
+
+/* By what is remembered of the flow: 0 where nothing is. */
+static __always_inline struct backend *follow(const struct packet *packet, struct backend_reference *to,
+                                              enum smux_counter *how)
+{
+    struct connection *entry = bpf_map_lookup_elem(&connections, &packet->flow);
+    struct backend *backend;
+
+    *how = FORWARD_CONNECTION;
+    if (entry && (backend = remembered(packet, entry, to))) {
+        if (packet->kind == FLOW_TCP_FIN)
+            entry->closing = 1;
+        else if (packet->kind == FLOW_TCP_RST)
+            bpf_map_delete_elem(&connections, &packet->flow);
+        return backend;
+    }
+    entry = bpf_map_lookup_elem(&probation, &packet->flow);
+    if (!entry || !(backend = remembered(packet, entry, to)))
+        return 0;
+    if (packet->kind != FLOW_ICMP_ERROR)
+        *how = settle(packet, entry);
     return backend;
 }
 
@@ -124,44 +214,68 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
 {
     struct backend *backend;
 
-    if (packet->service.flags & SERVICE_PINNED) {
+    if (packet->flags & SERVICE_PINNED) {
         struct backend_reference *pin = bpf_map_lookup_elem(&pinned, &packet->flow);
 
         if (pin && (backend = live(pin))) {
             *to = *pin;
-            *how = FORWARD_PINNED;
+            *how = packet->kind == FLOW_ICMP_ERROR ? FORWARD_ICMP_ERROR : FORWARD_PINNED;
             return backend;
         }
     }
-    if (packet->kind == FLOW_FRAGMENT) {
-        *how = FORWARD_FRAGMENT;
-        return pick(packet, to);
-    }
-    if (packet->kind != FLOW_TCP_SYN) {
-        backend = remembered(packet, to);
-        if (backend) {
-            *how = packet->kind == FLOW_ICMP_ERROR ? FORWARD_ICMP_ERROR : FORWARD_CONNECTION;
-            return backend;
-        }
-    }
-    backend = pick(packet, to);
-    if (packet->kind == FLOW_ICMP_ERROR) {
-        *how = FORWARD_ICMP_ERROR;
+    if (packet->kind == FLOW_TCP_SYN) {
+        /* What the ports were used for before is over. */
+        if (bpf_map_lookup_elem(&connections, &packet->flow))
+            bpf_map_delete_elem(&connections, &packet->flow);
+    } else if ((backend = follow(packet, to, how))) {
+        if (packet->kind == FLOW_ICMP_ERROR)
+            *how = FORWARD_ICMP_ERROR;
         return backend;
     }
-    *how = FORWARD_HASH;
-    if (backend) {
-        struct connection connection = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
-
-        bpf_map_update_elem(&connections, &packet->flow, &connection, BPF_ANY);
+    backend = pick(packet, to);
+    switch (packet->kind) {
+    case FLOW_ICMP_ERROR:
+        *how = FORWARD_ICMP_ERROR;
+        return backend;
+    case FLOW_TCP_RST:
+    case FLOW_TCP_FIN:
+        *how = FORWARD_MIDSTREAM;
+        return backend;
+    case FLOW_TCP_SYN:
+        *how = FORWARD_HASH;
+        break;
+    default:
+        *how = packet->flow.protocol == IPPROTO_TCP ? FORWARD_MIDSTREAM : FORWARD_HASH;
     }
+    if (backend)
+        learn(packet, backend, to);
     return backend;
 }
 
-/* The client's packet. Its offset is 0 or 20; the mask tells the verifier as much. */
+/* The client's packet. Its offset is 0, 20, or 48 in an ICMP error; the mask tells the verifier as much. */
 static __always_inline struct iphdr *inner_header(const struct xdp_md *ctx, const struct packet *packet)
 {
-    return (void *)(long)ctx->data + sizeof(struct ethhdr) + (packet->inner_offset & 31);
+    return (void *)(long)ctx->data + sizeof(struct ethhdr) + (packet->inner_offset & 63);
+}
+
+/* Where the first fragment of its datagram went; 0 where that was not seen. */
+static __always_inline struct backend *follow_first(const struct iphdr *inner, struct backend_reference *to)
+{
+    struct fragment_key key = fragment_of(inner);
+    struct connection *first = bpf_map_lookup_elem(&fragments, &key);
+
+    if (!first || (__s64)(bpf_ktime_get_coarse_ns() - first->seen) > (__s64)REASSEMBLY_TIMEOUT)
+        return 0;
+    *to = first->to;
+    return live(to);
+}
+
+static __always_inline void lead_the_others(const struct iphdr *inner, const struct backend_reference *to)
+{
+    struct fragment_key key = fragment_of(inner);
+    struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
+
+    bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 }
 
 static __always_inline void turn_around(struct ethhdr *to, const struct ethhdr *from)
@@ -171,16 +285,20 @@ static __always_inline void turn_around(struct ethhdr *to, const struct ethhdr *
     to->h_proto = bpf_htons(ETH_P_IP);
 }
 
+/* Whole by itself, so its identification means nothing (RFC 6864): it is never fragmented on the way. */
 static __always_inline void fill_outer(struct iphdr *outer, __be32 source, __be32 destination, __u8 protocol,
-                                       __u16 length)
+                                       __u8 tos, __u16 length)
 {
     *outer = (struct iphdr){.version = 4,
                             .ihl = 5,
+                            .tos = tos,
                             .tot_len = bpf_htons(length),
+                            .frag_off = bpf_htons(IPV4_DF),
                             .ttl = OUTER_TTL,
                             .protocol = protocol,
                             .saddr = source,
                             .daddr = destination};
+    outer->check = checksum_fold(checksum_add_header(outer));
 }
 
 /* Not XDP_TX: a veth holds that back until its peer has an XDP program; for a redirect NAPI is enough. */
@@ -189,7 +307,7 @@ static __always_inline int send_back(const struct xdp_md *ctx)
     return bpf_redirect(ctx->ingress_ifindex, 0);
 }
 
-/* Answer the client: replace its packet by an ICMP error that quotes its header and 8 bytes more. */
+/* Answer the client: replace the frame by an ICMP error that quotes its packet's header and 8 bytes more. */
 static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8 type, __u8 code, __u16 mtu,
                                  enum smux_counter how)
 {
@@ -203,6 +321,8 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
 
     if (bpf_ntohs(inner->tot_len) < quoted)
         return leave(DROP_MALFORMED, packet->length, XDP_DROP);
+    if (!admits(&gates, GATE_REPLY, REPLIES_PER_WINDOW))
+        return leave(DROP_REPLY_LIMIT, packet->length, XDP_DROP);
 
     int tail = (int)(sizeof(struct ethhdr) + packet->inner_offset + quoted) - (int)packet->length;
 
@@ -218,10 +338,7 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
     if ((void *)(icmp + 1) > end)
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
     turn_around(ethernet, &packet->ethernet);
-    fill_outer(outer, mux_address, client, IPPROTO_ICMP, ICMP_OVERHEAD + quoted);
-    outer->tos = INTERNETWORK_CONTROL;
-    outer->frag_off = bpf_htons(IPV4_DF);
-    outer->check = checksum_fold(checksum_add_header(outer));
+    fill_outer(outer, mux_address, client, IPPROTO_ICMP, INTERNETWORK_CONTROL, ICMP_OVERHEAD + quoted);
     *icmp = (struct icmphdr){.type = type, .code = code, .un.frag.mtu = bpf_htons(mtu)};
 
     __u32 sum = 0;
@@ -236,15 +353,51 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
     return leave(how, packet->length, send_back(ctx));
 }
 
+/* Whether an address is a host's on some network, so that it may be sent an ICMP error. */
+static __always_inline bool is_host(__be32 address)
+{
+    __u8 network = bpf_ntohl(address) >> 24;
+
+    return network && network != 127 && network < 224;
+}
+
 /* Whether an ICMP error may answer this packet (RFC 1812, 4.3.2.7): not an error, not a later fragment,
  * and from a host.
  */
 static __always_inline bool may_answer(const struct packet *packet, const struct iphdr *inner)
 {
-    __u8 network = bpf_ntohl(inner->saddr) >> 24;
+    return packet->kind != FLOW_ICMP_ERROR && packet->kind != FLOW_FRAGMENT && is_host(inner->saddr);
+}
 
-    return packet->kind != FLOW_ICMP_ERROR && !(inner->frag_off & bpf_htons(IPV4_OFFSET)) && network &&
-           network < 224;
+/* A router could not deliver a packet of ours to its DIP. Its client is told (RFC 2003, 4), as far as the
+ * router quotes its packet; what the router cannot know of is that packet's being too big by a header.
+ */
+static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet, const struct iphdr *ip)
+{
+    void *end = (void *)(long)ctx->data_end;
+    const struct icmphdr *icmp = (const void *)(ip + 1);
+    const struct iphdr *outer = (const void *)(icmp + 1), *inner = outer + 1;
+
+    if ((void *)(inner + 1) > end || !ipv4_header_ok(ip, end) || ip->ihl != 5 || ipv4_is_fragment(ip) ||
+        (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED) || outer->ihl != 5 ||
+        outer->protocol != IPPROTO_IPIP || outer->saddr != mux_address || inner->version != 4 || inner->ihl < 5)
+        return leave(PASS_LOCAL, packet->length, XDP_PASS);
+
+    struct service_key key = {.address = inner->daddr};
+
+    packet->inner_offset = ICMP_OVERHEAD + OUTER_LENGTH;
+    if (!bpf_map_lookup_elem(&services, &key) || !is_host(inner->saddr) || ipv4_is_later_fragment(inner) ||
+        bpf_ntohs(inner->tot_len) < inner->ihl * 4 + QUOTED_L4 ||
+        sizeof(struct ethhdr) + packet->inner_offset + inner->ihl * 4 + QUOTED_L4 > packet->length)
+        return leave(PASS_LOCAL, packet->length, XDP_PASS);
+    if (icmp->type != ICMP_DEST_UNREACH || icmp->code != ICMP_FRAG_NEEDED)
+        return reply(ctx, packet, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, 0, REPLY_TUNNEL);
+
+    __u16 mtu = bpf_ntohs(icmp->un.frag.mtu);
+
+    if (mtu < OUTER_LENGTH + 68)
+        return leave(PASS_LOCAL, packet->length, XDP_PASS);
+    return reply(ctx, packet, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, mtu - OUTER_LENGTH, REPLY_TUNNEL);
 }
 
 static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet, __be32 destination,
@@ -255,9 +408,11 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
     if ((void *)(inner + 1) > (void *)(long)ctx->data_end)
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
 
+    if (packet->inner_offset)
+        carry_ecn(packet->outer_tos, inner);
+
     __u16 length = bpf_ntohs(inner->tot_len);
     __u8 tos = inner->tos;
-    __be16 identification = inner->id, dont_fragment = inner->frag_off & bpf_htons(IPV4_DF);
 
     inner->check = checksum_replace(inner->check, bpf_htons(inner->ttl << 8), bpf_htons((inner->ttl - 1) << 8));
     inner->ttl--;
@@ -271,12 +426,14 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
     if ((void *)(outer + 1) > (void *)(long)ctx->data_end)
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
     turn_around(ethernet, &packet->ethernet);
-    fill_outer(outer, mux_address, destination, IPPROTO_IPIP, length + OUTER_LENGTH);
-    outer->tos = tos;
-    outer->id = identification;
-    outer->frag_off = dont_fragment;
-    outer->check = checksum_fold(checksum_add_header(outer));
+    fill_outer(outer, mux_address, destination, IPPROTO_IPIP, tos, length + OUTER_LENGTH);
     return leave(how, packet->length, send_back(ctx));
+}
+
+static __always_inline bool from_vip_to_vip(const struct flow *flow)
+{
+    return flow->protocol == IPPROTO_UDP && bpf_ntohs(flow->source_port) < FIRST_SNAT_PORT &&
+           bpf_ntohs(flow->destination_port) < FIRST_SNAT_PORT && is_announced(flow->source);
 }
 
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
@@ -287,17 +444,22 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     if (!ipv4_header_ok(inner, end) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))
         return leave(DROP_MALFORMED, packet->length, XDP_DROP);
 
-    if (packet->service.flags & SERVICE_PORTS) {
+    if (packet->inner_offset && ecn_is_lost(packet->outer_tos, inner))
+        return leave(DROP_ECN, packet->length, XDP_DROP);
+
+    bool later = packet->kind == FLOW_FRAGMENT;
+
+    if (packet->flags & SERVICE_PORTS && !later) {
         struct service_key key = {.address = packet->flow.destination,
                                   .port = packet->flow.destination_port,
                                   .protocol = packet->flow.protocol};
-        struct service *service = bpf_map_lookup_elem(&services, &key);
 
-        if (service)
-            packet->service = *service;
+        find_service(&key, packet);
     }
-    if (!packet->service.count)
+    if (!packet->group.count && !later)
         return leave(DROP_NO_GROUP, packet->length, XDP_DROP);
+    if (packet->kind == FLOW_WHOLE && from_vip_to_vip(&packet->flow))
+        return leave(DROP_VIP_TO_VIP, packet->length, XDP_DROP);
 
     bool answerable = may_answer(packet, inner);
 
@@ -314,12 +476,14 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     }
 
     struct backend_reference to = {};
-    enum smux_counter how;
-    struct backend *backend = choose(packet, &to, &how);
+    enum smux_counter how = FORWARD_FRAGMENT;
+    struct backend *backend = later ? follow_first(inner, &to) : choose(packet, &to, &how);
 
     if (!backend)
-        return leave(DROP_INTERNAL, packet->length, XDP_DROP);
-    count_traffic(&service_traffic, packet->service.counter, packet->length);
+        return leave(later ? DROP_FRAGMENT : DROP_INTERNAL, packet->length, XDP_DROP);
+    if (ipv4_is_first_fragment(inner))
+        lead_the_others(inner, &to);
+    count_traffic(&service_traffic, packet->number, packet->length);
     count_traffic(&backend_traffic, to.backend, packet->length);
     return encapsulate(ctx, packet, backend->encap, how);
 }
@@ -335,23 +499,26 @@ SEC("xdp") int smux(struct xdp_md *ctx)
         return leave(PASS_NOT_IPV4, packet.length, XDP_PASS);
     if ((void *)(ip + 1) > end || ethernet->h_dest[0] & 1)
         return leave(PASS_LOCAL, packet.length, XDP_PASS);
+    if (!is_own_mac(ethernet))
+        return leave(PASS_FOREIGN, packet.length, XDP_PASS);
     packet.ethernet = *ethernet;
 
     struct service_key key = {.address = ip->daddr};
-    struct service *service = bpf_map_lookup_elem(&services, &key);
 
-    if (!service) {
+    if (!find_service(&key, &packet)) {
+        if (ip->daddr == mux_address && ip->protocol == IPPROTO_ICMP)
+            return relay_error(ctx, &packet, ip);
         if (is_announced(ip->daddr))
             return leave(DROP_UNKNOWN_VIP, packet.length, XDP_DROP);
         return leave(PASS_LOCAL, packet.length, XDP_PASS);
     }
-    packet.service = *service;
-    if (service->flags & SERVICE_TIP) {
+    if (packet.flags & SERVICE_TIP) {
         if (!ipv4_header_ok(ip, end))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         if (ip->protocol != IPPROTO_IPIP || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
         packet.inner_offset = sizeof(*ip);
+        packet.outer_tos = ip->tos;
     } else if (ip->protocol == IPPROTO_IPIP) {
         return leave(DROP_TUNNELED_VIP, packet.length, XDP_DROP);
     }

@@ -80,8 +80,8 @@ def encapsulated(packet: Packet, to: IPv4Address | str) -> bytes:
         ttl=64,
         proto=4,
         tos=inner.tos,
-        id=inner.id,
-        flags="DF" if inner.flags.DF else 0,
+        id=0,
+        flags="DF",
     )
     inner.ttl -= 1
     del inner.chksum
@@ -133,6 +133,31 @@ def reply_of(vip: MuxVip, l4: Packet) -> Packet:
     return IP(src=str(vip.address), dst=CLIENT) / l4
 
 
+def large_syn(tos: int) -> Packet:
+    return client(LARGE, TCP(sport=4001, dport=80, flags="S"), tos=tos)
+
+
+def forwards_tunneled(description: str, inner: Packet, *, outer_tos: int, inner_tos: int) -> Fixture:
+    """A packet of `large_syn` that an HMux tunneled to the TIP, and that was marked on the way."""
+    to = KNOWN_TIP.group.member(tip_hash(flow(LARGE, 6, 4001, 80))).encap
+    marked = inner.copy()
+    marked.tos = inner_tos
+    return Fixture(
+        description,
+        "FORWARD_HASH",
+        lambda: wire(IP(src="172.30.0.1", dst="20.0.0.1", tos=outer_tos) / inner),
+        lambda: encapsulated(marked, to),
+    )
+
+
+def about_tunneled(kind: int, code: int, mtu: int = 0, source: str = str(MUX)) -> Packet:
+    """Return a router's ICMP error about a packet that the SMux had tunneled."""
+    quoted = IP(src=source, dst="100.1.1.1", proto=4) / client(PLAIN, UDP(sport=9, dport=9))
+    return (
+        IP(src="172.31.0.9", dst=str(MUX)) / ICMP(type=kind, code=code, nexthopmtu=mtu) / Raw(bytes(quoted))
+    )
+
+
 FIXTURES = (
     forwards(
         "a SYN goes to the DIP of its hash", "FORWARD_HASH", SYN, _member(PLAIN, flow(PLAIN, 6, 1000, 80))
@@ -151,7 +176,7 @@ FIXTURES = (
         _member(PLAIN, flow(PLAIN, 47)),
     ),
     forwards(
-        "TOS, identification and DF are copied to the outer header",
+        "TOS is copied to the outer header, which is whole by itself whatever the inner is",
         "FORWARD_HASH",
         client(PLAIN, UDP(sport=7, dport=9), tos=0xB8, id=0xBEEF, flags="DF", ttl=2),
         _member(PLAIN, flow(PLAIN, 17, 7, 9)),
@@ -163,16 +188,26 @@ FIXTURES = (
         _member(PLAIN, flow(PLAIN, 17, 8, 9)),
     ),
     forwards(
-        "a first fragment goes by addresses alone, as those that follow",
-        "FORWARD_FRAGMENT",
-        client(PLAIN, UDP(sport=53, dport=53) / Raw(bytes(64)), flags="MF"),
-        _member(PLAIN, flow(PLAIN, 17)),
+        "a first fragment goes with its flow",
+        "FORWARD_HASH",
+        client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=7),
+        _member(PLAIN, flow(PLAIN, 17, 5353, 53)),
+    ),
+    drops(
+        "a later fragment without its first is dropped",
+        "DROP_FRAGMENT",
+        wire(client(PLAIN, Raw(bytes(64)), proto=17, frag=9, id=8)),
+    ),
+    drops(
+        "a first fragment too short for its ports is dropped",
+        "DROP_MALFORMED",
+        wire(client(PLAIN, Raw(bytes(4)), proto=17, flags="MF", id=9)),
     ),
     forwards(
-        "a later fragment finds the same DIP",
-        "FORWARD_FRAGMENT",
-        client(PLAIN, Raw(bytes(64)), proto=17, frag=9),
-        _member(PLAIN, flow(PLAIN, 17)),
+        "TCP of a connection that is not known goes by hash",
+        "FORWARD_MIDSTREAM",
+        client(PLAIN, TCP(sport=2000, dport=80, flags="A")),
+        _member(PLAIN, flow(PLAIN, 6, 2000, 80)),
     ),
     forwards(
         "HTTP over TCP goes to the DIPs of tcp/80",
@@ -301,6 +336,11 @@ FIXTURES = (
         lambda: answered(client(PLAIN, UDP(), ttl=1), ICMP(type=11, code=0)),
     ),
     drops(
+        "TTL at its end from a loopback address is not answered",
+        "DROP_TTL_EXPIRED",
+        wire(IP(src="127.0.0.1", dst="10.0.0.1", ttl=1) / UDP()),
+    ),
+    drops(
         "TTL at its end from nobody's address is not answered",
         "DROP_TTL_EXPIRED",
         wire(IP(src="0.1.2.3", dst="10.0.0.1", ttl=1) / UDP()),
@@ -334,6 +374,57 @@ FIXTURES = (
         "a packet to a VIP that is tunneled already is dropped",
         "DROP_TUNNELED_VIP",
         wire(IP(src="172.30.0.1", dst="10.0.0.1") / SYN),
+    ),
+    drops(
+        "an echo storm between two VIPs is ended",
+        "DROP_VIP_TO_VIP",
+        wire(IP(src=str(PORTS.address), dst=str(PLAIN.address)) / UDP(sport=7, dport=7)),
+    ),
+    forwards(
+        "a DIP that does SNAT may ask another VIP",
+        "FORWARD_HASH",
+        IP(src=str(PORTS.address), dst=str(PLAIN.address)) / UDP(sport=40000, dport=53),
+        PLAIN.group.member(flow_hash(Flow(PORTS.address, PLAIN.address, 17, 40000, 53))).encap,
+    ),
+    forwards_tunneled(
+        "a mark of congestion on the way to a TIP reaches the receiver",
+        large_syn(tos=2),
+        outer_tos=3,
+        inner_tos=3,
+    ),
+    forwards_tunneled(
+        "ECT(1) on the outer header is carried over ECT(0)", large_syn(tos=2), outer_tos=1, inner_tos=1
+    ),
+    forwards_tunneled(
+        "ECT(0) on the outer header says nothing new", large_syn(tos=1), outer_tos=2, inner_tos=1
+    ),
+    forwards_tunneled("a mark once set stays", large_syn(tos=3), outer_tos=0, inner_tos=3),
+    drops(
+        "congestion that its sender would not understand is a loss",
+        "DROP_ECN",
+        wire(IP(src="172.30.0.1", dst="20.0.0.1", tos=3) / large_syn(tos=0)),
+    ),
+    Fixture(
+        "fragmentation needed about a tunneled packet is told to its client, less the tunnel's header",
+        "REPLY_TUNNEL",
+        lambda: wire(about_tunneled(3, 4, mtu=1400)),
+        lambda: answered(client(PLAIN, UDP(sport=9, dport=9)), ICMP(type=3, code=4, nexthopmtu=1380)),
+    ),
+    Fixture(
+        "a tunnel that ends nowhere is an unreachable host",
+        "REPLY_TUNNEL",
+        lambda: wire(about_tunneled(11, 0)),
+        lambda: answered(client(PLAIN, UDP(sport=9, dport=9)), ICMP(type=3, code=1)),
+    ),
+    drops(
+        "an error about a packet that was never tunneled here is the kernel's",
+        "PASS_LOCAL",
+        wire(about_tunneled(3, 4, mtu=1400, source="172.30.0.1")),
+    ),
+    drops(
+        "a frame to another's MAC address is the kernel's",
+        "PASS_FOREIGN",
+        bytes(Ether(src=TOR_MAC, dst="02:00:00:00:00:99") / SYN),
     ),
     drops(
         "an address of the announced prefix without a VIP is dropped, not looped",
