@@ -53,14 +53,6 @@ class Pool:
         self.used += count
         return first
 
-    def take(self, index: int) -> None:
-        """Mark one index as used that a predecessor has handed out; it must be free."""
-        at = bisect.bisect(self._free, (index, self.size + 1)) - 1
-        first, room = self._free[at]
-        parts = [(first, index - first), (index + 1, first + room - index - 1)]
-        self._free[at : at + 1] = [part for part in parts if part[1]]
-        self.used += 1
-
     def release(self, first: int, count: int) -> None:
         """Take back entries that packets may be using; they are handed out again after the grace period."""
         self.used -= count

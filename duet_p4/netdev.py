@@ -14,6 +14,7 @@ from pyroute2 import IPRoute
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _SIOCGIFMTU = 0x8921
+_SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_SGRO = 0x2C
 _ETHTOOL_TRANSMIT = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
@@ -33,6 +34,11 @@ def mtu(name: str) -> int:
     """Return the largest IP packet that an interface sends, in bytes."""
     (value,) = struct.unpack_from("i", _ioctl(name, _SIOCGIFMTU), 16)
     return int(value)
+
+
+def mac(name: str) -> bytes:
+    """Return an interface's MAC address."""
+    return _ioctl(name, _SIOCGIFHWADDR)[18:24]
 
 
 def is_up(name: str) -> bool:

@@ -180,8 +180,13 @@ class Map:
 
     def lookup_range(self, first: int, count: int) -> list[list[bytes]]:
         """Return the values of array entries `first` to `first + count - 1`, one list per entry (per CPU)."""
+        raw, size = self.read(first, count), self._buffer_size
+        return [self._split(raw[at : at + size]) for at in range(0, len(raw), size)]
+
+    def read(self, first: int, count: int) -> bytes:
+        """Return the same as it lies in the kernel, one value after another."""
         if count <= 0:
-            return []
+            return b""
         position = struct.pack("=I", first - 1) if first else None
         following = c.create_string_buffer(4)
         keys = c.create_string_buffer(4 * count)
@@ -193,8 +198,7 @@ class Map:
         )
         if failed and libbpf.last_error() != errno.ENOENT:
             raise self._error()
-        size = self._buffer_size
-        return [self._split(values.raw[size * index : size * (index + 1)]) for index in range(number.value)]
+        return values.raw[: self._buffer_size * number.value]
 
     def mapped(self) -> memoryview:
         """Return an array made with BPF_F_MMAPABLE as memory; aligned words of it are written at once.

@@ -260,8 +260,7 @@ class HostDatapath:
     def _metered(self) -> dict[tuple[IPv4Address, IPv4Address], int]:
         """Return whose the meters are, a predecessor's included."""
         table = self._maps["metered"]
-        rows = table.lookup_range(0, table.max_entries)
-        pairs = (_METERED.unpack(row[0]) for row in rows)
+        pairs = _METERED.iter_unpack(table.read(0, table.max_entries))
         return {
             (IPv4Address(vip), IPv4Address(dip)): index for index, (vip, dip) in enumerate(pairs) if any(vip)
         }

@@ -1,8 +1,8 @@
 """The SMux agent: one process that holds the data path, its BIRD, and the REST interface.
 
-They share one fate. The XDP program is attached through a link that dies with this process, and BIRD is
-told to die with it too. So an SMux either forwards and announces or does neither, and the fabric
-moves its VIPs to the other SMuxes as soon as the BGP session closes.
+Data path and BIRD outlive it: the XDP program and its connections are pinned, BIRD goes on to announce,
+and the next agent takes both over, so its restart moves no flow. What ends them is the end of the node,
+or `--detach`, which withdraws first. The Scapy data path is this process; there BIRD dies with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from duet_p4.api.service import Health, State
 from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird
+from duet_p4.bpf import Pins, pins
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -28,7 +29,7 @@ from duet_p4.signals import told_to_end
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
-from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from duet_p4.term import Terms
 from duet_p4.traffic import Exit, describe
 
@@ -40,9 +41,10 @@ _WITHDRAW_GRACE_S = 0.1
 class Surroundings:
     """The SMux's uplinks and BGP sessions."""
 
-    def __init__(self, uplinks: Sequence[str], bird: Bird) -> None:
+    def __init__(self, uplinks: Sequence[str], bird: Bird, datapath: Datapath) -> None:
         self._uplinks = uplinks
         self._bird = bird
+        self._datapath = datapath
 
     def ports(self) -> list[PortStatus]:
         """Return the uplinks, numbered from 1."""
@@ -57,61 +59,67 @@ class Surroundings:
 
     def trouble(self) -> str:
         """Return what is wrong, or nothing."""
+        bare = [name for name in self._uplinks if not self._datapath.forwards(name)]
+        if bare:
+            return f"the data path is not on {', '.join(bare)} any more: packets to VIPs get lost there"
         return "BIRD does not run: nothing is announced" if self._bird.pid is None else ""
 
 
 @contextmanager
-def forwarding(config: SmuxConfig) -> Iterator[Datapath]:
-    """Yield the configured data path, attached to the uplinks."""
+def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None]]]:
+    """Yield the configured data path, and what attaches it to the uplinks once it has been filled.
+
+    Until then one that an earlier agent has left forwards on.
+    """
     mtu = min(map(netdev.mtu, config.uplinks))
+    timeouts, sizes = config.timeouts.timeouts(), config.tables.sizes()
+    macs = [netdev.mac(uplink) for uplink in config.uplinks]
+    for uplink in config.uplinks:
+        # What the data path leaves to the kernel is for this node, never for another.
+        netdev.set_ipv4_option(uplink, "forwarding", 0)
+    indexes = [netdev.index(uplink) for uplink in config.uplinks]
     with ExitStack() as stack:
-        datapath: Datapath
-        for uplink in config.uplinks:
-            # What the data path leaves to the kernel is for this node, never for another.
-            netdev.set_ipv4_option(uplink, "forwarding", 0)
         if config.datapath == "xdp":
             xdp = XdpDatapath(
                 config.address,
                 config.announced,
                 uplink_mtu=mtu,
-                timeouts=config.timeouts.timeouts(),
-                sizes=config.tables.sizes(),
+                timeouts=timeouts,
+                sizes=sizes,
+                macs=macs,
+                pins=Pins(config.pin_folder(), LAYOUT),
             )
             stack.callback(xdp.close)
-            datapath = xdp
-            for uplink in config.uplinks:
-                xdp.attach([netdev.index(uplink)], config.xdp_mode)
-        else:
-            from duet_p4.smux.raw_port import RawPort
-            from duet_p4.smux.scapy_datapath import ScapyDatapath
+            yield xdp, lambda: xdp.attach(indexes, config.xdp_mode)
+            return
 
-            scapy = ScapyDatapath(
-                config.address,
-                config.announced,
-                uplink_mtu=mtu,
-                timeouts=config.timeouts.timeouts(),
-                sizes=config.tables.sizes(),
-            )
-            datapath = scapy
+        from duet_p4.smux.raw_port import RawPort
+        from duet_p4.smux.scapy_datapath import ScapyDatapath
+
+        scapy = ScapyDatapath(
+            config.address, config.announced, uplink_mtu=mtu, timeouts=timeouts, sizes=sizes, macs=macs
+        )
+
+        def attach() -> None:
+            pins.remove(config.pin_folder())
             # An SMux without VIPs passes everything to the kernel; here it keeps NAPI on, without which a
             # switch cannot redirect into a veth.
             passing = XdpDatapath(config.address, (), sizes=Sizes(1, 1, 1, 64, 1))
             stack.callback(passing.close)
+            passing.attach(indexes, config.xdp_mode)
             for uplink in config.uplinks:
-                passing.attach([netdev.index(uplink)], config.xdp_mode)
                 # Merged packets would look too big.
                 netdev.set_gro(uplink, on=False)
                 stack.callback(RawPort(uplink, scapy.process).close)
-        yield datapath
+
+        yield scapy, attach
 
 
-def application(
-    config: SmuxConfig, service: SmuxService, datapath: Datapath, bird: Bird, terms: Terms
-) -> FastAPI:
+def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, terms: Terms) -> FastAPI:
     """Return the REST interface."""
 
     def health() -> Health:
-        problem = "BIRD does not run: nothing is announced" if bird.pid is None else service.problem
+        problem = service.problem
         return Health(state=State.DEGRADED if problem else State.READY, detail=problem)
 
     app = create_app(f"SMux {config.name}", token=config.token(), health=health, terms=terms)
@@ -128,19 +136,21 @@ def application(
 async def run(config: SmuxConfig) -> None:
     """Be an SMux until told to end."""
     ended = told_to_end()
-    bird = Bird(_bird_config(config), config.state_dir, die_with_parent=True)
+    alone = config.datapath == "scapy"
+    bird = Bird(_bird_config(config), config.state_dir, die_with_parent=alone)
     terms = Terms(config.state_dir / "term")
-    with forwarding(config) as datapath:
+    with forwarding(config) as (datapath, attach):
         service = SmuxService(
             config.name,
             config.datapath,
             datapath,
             config.announced,
             config.state_dir,
-            Surroundings(config.uplinks, bird),
+            Surroundings(config.uplinks, bird, datapath),
             terms,
         )
-        app = application(config, service, datapath, bird, terms)
+        attach()
+        app = application(config, service, datapath, terms)
         await bird.start()
         supervising = asyncio.create_task(bird.supervise(), name="BIRD")
         try:
@@ -150,16 +160,27 @@ async def run(config: SmuxConfig) -> None:
         finally:
             supervising.cancel()
             await asyncio.gather(supervising, return_exceptions=True)
-            await bird.stop()
-            # What is still on its way to a mux that has withdrawn finds the data path.
-            await asyncio.sleep(_WITHDRAW_GRACE_S)
+            if alone:
+                await _withdraw(bird)
+
+
+async def _withdraw(bird: Bird) -> None:
+    await bird.stop()
+    # What is still on its way to a mux that has withdrawn finds the data path.
+    await asyncio.sleep(_WITHDRAW_GRACE_S)
+
+
+def detach(config: SmuxConfig) -> None:
+    """Withdraw what an agent has left announced, then remove the data path that it has left."""
+    asyncio.run(_withdraw(Bird(_bird_config(config), config.state_dir)))
+    pins.remove(config.pin_folder())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the SMux agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.smux", description="The SMux of a DUET network.")
     parser.add_argument("--datapath", choices=("xdp", "scapy"), help="in place of the configured one")
-    return agent.main(parser, argv, SmuxConfig, _run)
+    return agent.main(parser, argv, SmuxConfig, _run, detach)
 
 
 def _run(config: SmuxConfig) -> None:

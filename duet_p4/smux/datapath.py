@@ -94,5 +94,8 @@ class Datapath(Interface):
     def table_use(self) -> Mapping[str, tuple[int, int]]:
         """Return entries used and available, per table."""
 
+    def forwards(self, interface: str) -> bool:
+        """Whether it still forwards what arrives on an interface that it was attached to."""
+
     def close(self) -> None:
-        """Stop forwarding."""
+        """Let go of it; what is pinned goes on to forward."""

@@ -441,6 +441,10 @@ class ScapyDatapath:
             "connections": (len(self._connections), self._sizes.connections),
         }
 
+    def forwards(self, interface: str) -> bool:
+        """It does as long as this process reads the interface."""
+        return True
+
     def close(self) -> None:
         """Nothing to free."""
 

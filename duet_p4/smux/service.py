@@ -77,9 +77,9 @@ class SmuxService(MuxKeeper):
 
     @property
     def problem(self) -> str:
-        """What of the journal was lost or has no room, or nothing."""
+        """What is wrong around the data path, and what of the journal was lost or has no room; or nothing."""
         lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
-        return "; ".join(filter(None, (super().problem, *lost[:3])))
+        return "; ".join(filter(None, (self._surroundings.trouble(), super().problem, *lost[:3])))
 
     async def status(self) -> MuxStatus:
         """See `MuxService`."""
@@ -96,7 +96,7 @@ class SmuxService(MuxKeeper):
             sessions=tuple(await self._surroundings.sessions()),
             writes=self._writes,
             synced=self.synced,
-            health=self._surroundings.trouble() or self.problem or "ready",
+            health=self.problem or "ready",
         )
 
     async def counters(self) -> MuxCounters:

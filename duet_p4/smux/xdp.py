@@ -37,6 +37,7 @@ MAX_UPLINKS = 4
 _TIP, _PORTS, _PINNED = 1, 2, 4
 _INDEX = struct.Struct("=I")
 _NOTE = struct.Struct("!4sHBx4s")
+_NOBODY = bytes(4)
 _STATE_WORDS = 2
 _STATE = ("backends", "backend_notes", "backend_traffic", "probation", "connections", "fragments", "counters")
 _REFERENCE = struct.Struct("=II")
@@ -284,14 +285,14 @@ class XdpDatapath:
     def _inherit(self) -> None:
         """Read which backends a predecessor has left, and for which DIPs of which services."""
         size = self._maps["backends"].max_entries
-        backends = self._maps["backends"].lookup_range(0, size)
-        notes = self._maps["backend_notes"].lookup_range(0, size)
-        for index, ((backend,), (note,)) in enumerate(zip(backends, notes, strict=True)):
-            _, generation = _BACKEND.unpack(backend)
+        backends = _BACKEND.iter_unpack(self._maps["backends"].read(0, size))
+        notes = _NOTE.iter_unpack(self._maps["backend_notes"].read(0, size))
+        for index, ((_, generation), (address, port, number, dip)) in enumerate(
+            zip(backends, notes, strict=True)
+        ):
             if generation:
                 self._generations[index] = generation
-            address, port, number, dip = _NOTE.unpack(note)
-            if any(dip):
+            if dip != _NOBODY:
                 protocol = next((p for p in Protocol if p.number == number), None)
                 service = Service(IPv4Address(address), protocol, port or None)
                 self._inherited[service, IPv4Address(dip)] = index

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from duet_p4.api.changes import Change
+from duet_p4.api.host import HostDip, HostVip
+from duet_p4.api.service import State
 from duet_p4.bpf import pins
-from duet_p4.host_agent.agent import HostChange
 from duet_p4.host_agent.config import HostConfig
-from duet_p4.host_agent.model import HostDip, HostVip
 from duet_p4.model import Dip, Group, MuxVip
-from duet_p4.rest.app import State
 from duet_p4.rest.client import RestClient, RestError
 from tests.integration.balanced import DIPS, UPLINK, Balanced, balanced
 from tests.integration.netns import inside
@@ -66,7 +66,7 @@ class Agent:
     def put(self, vip: HostVip) -> None:
         async def call() -> None:
             async with RestClient("http://127.0.0.1:8443") as client:
-                await client.call("PUT", f"/v1/vips/{vip.address}", HostChange, body=vip)
+                await client.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
 
         with inside(self.namespace):
             asyncio.run(call())
@@ -177,5 +177,5 @@ def test_downloads_outlive_the_host_agent(served: tuple[Balanced, Agent], how: s
         all_go_on()
     agent.end(how)
     agent.detach()
-    with inside(network.client), pytest.raises(OSError, match="timed out|No route to host"):
+    with inside(network.client), pytest.raises(OSError, match=r"timed out|No route to host"):
         socket.create_connection((str(VIP), PORT), timeout=0.3)

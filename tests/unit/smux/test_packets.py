@@ -15,11 +15,12 @@ from scapy.packet import Packet, Raw
 
 from duet_p4 import bpf
 from duet_p4.allocation import TableFullError
+from duet_p4.bpf import pins as bpf_pins
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes, Timeouts
 from duet_p4.smux.scapy_datapath import ScapyDatapath
-from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from tests.unit.smux import packets
 from tests.unit.smux.packets import ANNOUNCED, FIXTURES, MTU, MUX, Fixture, client, group, wire
 
@@ -510,3 +511,45 @@ def both() -> Iterator[tuple[Mux, Mux]]:
     yield pair
     for made in pair:
         made.close()
+
+
+@pytest.mark.root
+@needs_root
+def test_a_successor_keeps_connections_of_dips_that_stay_and_of_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "pins"
+    first = XdpDatapath(MUX, ANNOUNCED, pins=bpf.Pins(folder, LAYOUT))
+    second = None
+    try:
+        for vip in (packets.PLAIN, packets.MIXED, packets.PINNED):
+            first.put_vip(vip)
+        before = {port: _dip_of(first, tcp(port, "S")) for port in range(1, 60)}
+        old_ftp = _dip_of(first, wire(client(packets.MIXED, TCP(sport=9, dport=21, flags="S"))))
+        first.close()
+
+        second = XdpDatapath(MUX, ANNOUNCED, pins=bpf.Pins(folder, LAYOUT))
+        assert packets.PLAIN.group
+        gone, *rest = packets.PLAIN.group.members
+        # In another order, so that places differ, and without one DIP and one VIP.
+        second.put_vip(packets.MIXED)
+        second.put_vip(turned(MuxVip(address=packets.PLAIN.address, group=Group.of(tuple(rest)))))
+        second.attach([])
+        for port, dip in before.items():
+            if dip != gone.address:
+                assert _dip_of(second, tcp(port)) == dip
+            else:
+                assert _dip_of(second, tcp(port)) in {other.address for other in rest}
+        assert _dip_of(second, wire(client(packets.MIXED, TCP(sport=9, dport=21)))) == old_ftp
+        assert second.table_use()["backends"][0] == 4
+        exits = second.exits()
+        assert exits["FORWARD_CONNECTION"].packets == sum(dip != gone.address for dip in before.values())
+        assert exits["DROP_INTERNAL"].packets == 0
+    finally:
+        if second:
+            second.close()
+        bpf_pins.remove(folder)
+
+
+def _dip_of(path: XdpDatapath, frame: bytes) -> IPv4Address:
+    out = path.program.test_run(frame).data_out
+    assert len(out) > len(frame), "it is not forwarded"
+    return IPv4Address(out[30:34])
