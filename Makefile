@@ -15,7 +15,7 @@ REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec 
 .DEFAULT_GOAL := help
 # First root, then set-up.
 .NOTPARALLEL:
-.PHONY: help root setup testbed test ptf vectors fuzz p4 bench experiments simulate shell lint clean
+.PHONY: help root setup testbed test ptf vectors stf fuzz p4 bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 
 vectors: setup  ## Record what BMv2 does with thousands of frames, where it is on PATH
 	@$(PYTHON) -m ptf_tests.conformance record
+
+stf: root setup  ## p4c's STF tests on xdp, where p4c is on PATH (P4C=its source folder)
+	@$(SUDO) $(DUET) p4 stf "$(or $(P4C),$(error say where p4c's source is: make stf P4C=FOLDER))/testdata/p4_16_samples"
 
 fuzz: root setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
 	@$(SUDO) $(PYTHON) -m ptf_tests.conformance fuzz

@@ -66,6 +66,15 @@ bench = LazyGroup(
     },
 )
 
+p4 = LazyGroup(
+    "p4",
+    short_help="P4 programs on the xdp switch.",
+    help="P4 programs on the xdp switch.",
+    lazy={
+        "stf": Lazy("duet_p4.xdp_switch.stf.cli:stf", "Run a folder of STF tests, such as p4c's own."),
+    },
+)
+
 
 @click.command(
     cls=LazyGroup,
@@ -89,6 +98,7 @@ def main() -> None:
 
 
 main.add_command(bench)
+main.add_command(p4)
 
 if __name__ == "__main__":
     main(prog_name="duet")

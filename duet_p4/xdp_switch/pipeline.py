@@ -48,9 +48,14 @@ NO_DEFAULT = 2
 class XdpPipeline:
     """A loaded program; see `dataplane.Pipeline` for what each method promises."""
 
-    def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map]) -> None:
-        """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does."""
-        self.compiled = compile_program(config, bpf.possible_cpus())
+    def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map], padding: int = 0) -> None:
+        """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does.
+
+        One with `padding` is for `replay` only: with so many bytes behind it, a frame may have fewer than the
+        14 that the kernel wants.
+        """
+        self.compiled = compile_program(config, bpf.possible_cpus(), padding)
+        self._padding = padding
         self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
         self._counters: dict[str, Counters] = {}
@@ -209,7 +214,7 @@ class XdpPipeline:
         loopback = LOOPBACK_IFINDEX.to_bytes(4, "little")
         self._shared["ingress_ports"].update(loopback, (ingress_port + 1).to_bytes(4, "little"))
         left: list[tuple[int, bytes]] = []
-        pending = deque([("pipeline", frame)])
+        pending = deque([("pipeline", frame + bytes(self._padding))])
         while pending:
             name, data = pending.popleft()
             result = self._object.program(name).test_run(data)
@@ -218,7 +223,8 @@ class XdpPipeline:
                 if result.retval > SPREAD:
                     pending.append(("next", result.data_out))
             elif result.retval >= REPLAYED:
-                left.append((result.retval - REPLAYED, result.data_out))
+                sent = result.data_out[: len(result.data_out) - self._padding]
+                left.append((result.retval - REPLAYED, sent))
         return left
 
     def drops(self) -> dict[str, int]:

@@ -19,6 +19,8 @@ from duet_p4.xdp_switch.compiler.layout import (
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT
 from duet_p4.xdp_switch.compiler.replication import Replication
 
+_CALLS_KERNEL = {"count", "execute_meter", "modify_field_rng_uniform"}
+
 MAX_STEPS = 1 << 20
 """Jumps back that one run of an action with loops may take: BPF's own limit is not far above."""
 
@@ -64,15 +66,50 @@ class Actions:
         yield "{"
         if self.exits(action):
             yield "    bool exiting = false;"
+        locked = self.locked(action)
+        if locked:
+            yield "    struct register_lock *registers = find_register_lock();"
+            yield "    if (!registers)"
+            yield "        return false;"
         for index, primitive in enumerate(action.primitives):
             if index in targets:
                 yield f"step_{index}:;"
+            if locked and index == locked.start:
+                yield "    bpf_spin_lock(&registers->lock);"
+            if locked and index == locked.stop:
+                yield "    bpf_spin_unlock(&registers->lock);"
             yield from indent(self.primitive(primitive, parameters))
         if len(action.primitives) in targets:
             yield f"step_{len(action.primitives)}:;"
+        if locked and locked.stop == len(action.primitives):
+            yield "    bpf_spin_unlock(&registers->lock);"
         yield f"    return {'exiting' if self.exits(action) else 'false'};"
         yield "}"
         yield ""
+
+    def locked(self, action: ir.Action) -> range | None:
+        """Return the steps of an action that no other CPU's steps on registers may come between.
+
+        They are those from its first to its last on a register, where it both reads and writes. None where
+        it does not, and where a step between them calls the kernel, which a lock does not allow.
+        """
+        steps = action.primitives
+        at = [n for n, p in enumerate(steps) if p.op in ("register_read", "register_write")]
+        if {steps[n].op for n in at} != {"register_read", "register_write"}:
+            return None
+        first, last = at[0], at[-1] + 1
+        for index, step in enumerate(steps):
+            if not step.op.startswith("_jump"):
+                continue
+            target = self._jump_target(step)
+            if target <= index:
+                return None
+            inside, lands = first <= index < last, first < target <= last
+            if (inside and target > last) or (lands and not inside):
+                first, last = 0, len(steps)
+        if any(step.op in _CALLS_KERNEL for step in steps[first:last]):
+            return None
+        return range(first, last)
 
     def _looping(
         self, action: ir.Action, parameters: tuple[Value, ...], declared: list[str], targets: set[int]

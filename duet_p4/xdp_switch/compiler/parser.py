@@ -182,7 +182,10 @@ class Parser:
         return [f"{{ s->parser_error = {code};{shown} cursor = {cursor.code}; goto done; }}"]
 
     def _need(self, cursor: _Cursor, count: int | str) -> list[str]:
-        return [f"if ({cursor.pointer} + {count} > data_end)", *indent(self._fail("PacketTooShort", cursor))]
+        return [
+            f"if ({cursor.pointer} + {count} + PADDING > data_end)",
+            *indent(self._fail("PacketTooShort", cursor)),
+        ]
 
     def _operation(
         self, operation: ir.Primitive, cursor: _Cursor, indices: dict[str, int]
@@ -288,7 +291,7 @@ class Parser:
             "    HIDE(size);",
             f"    if (size > {room})",
             f"        size = {room};",
-            f"    if ({cursor.pointer} + {ahead + behind} + size > data_end)",
+            f"    if ({cursor.pointer} + {ahead + behind} + size + PADDING > data_end)",
             *indent(self._fail("PacketTooShort", cursor), 2),
             *indent(copy_bytes(place, cursor.pointer, ahead)),
             f"    if (size && bpf_xdp_load_bytes(ctx, {cursor.code} + {ahead}, {place} + {ahead}, size))",
@@ -370,7 +373,7 @@ class Parser:
             f"    __u32 bits = {bits};",
             f"    if (bits & 7) {self._fail('ParserInvalidArgument', cursor)[0]}",
             "    bits >>= 3;",
-            f"    if (bits > 0x3fff || {cursor.pointer} + bits > data_end)",
+            f"    if (bits > 0x3fff || {cursor.pointer} + bits + PADDING > data_end)",
             *indent(self._fail("PacketTooShort", cursor), 2),
             f"    s->offset = {cursor.code} + bits;",
             "}",

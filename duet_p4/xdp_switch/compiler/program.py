@@ -38,27 +38,29 @@ class Compiled:
     """The value sets that parser states select on."""
 
 
-def compile_program(config: bytes, cpus: int) -> Compiled:
+def compile_program(config: bytes, cpus: int, padding: int = 0) -> Compiled:
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
+
+    With `padding`, for test runs only, so many bytes behind each packet are none of it.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
     program = read(config)
     try:
-        return _compile(program, cpus)
+        return _compile(program, cpus, padding)
     except CONTRADICTIONS as error:
         raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
 
 
-def _compile(program: ir.Program, cpus: int) -> Compiled:
+def _compile(program: ir.Program, cpus: int, padding: int) -> Compiled:
     program = optimize(program)
     layout = Layout(program, fields_read(program))
     calculations = Calculations(layout)
     replication = Replication(layout)
     actions = Actions(layout, calculations, replication)
     tables = Tables(layout, actions, calculations)
-    generator = _Generator(program, layout, calculations, replication, actions, tables, cpus)
+    generator = _Generator(program, layout, calculations, replication, actions, tables, cpus, padding)
     return Compiled(
         program=program,
         source="\n".join(generator.lines()) + "\n",
@@ -85,8 +87,10 @@ class _Generator:
         actions: Actions,
         tables: Tables,
         cpus: int,
+        padding: int,
     ) -> None:
         self._cpus = cpus
+        self._padding = padding
         self._replication = replication
         self.digests = Digests(layout)
         self._asserts = any(step.op in ("assert", "assume") for step in program.primitives())
@@ -103,6 +107,7 @@ class _Generator:
         program = self._program
         yield f"/* {program.name}, compiled from p4c's BMv2 JSON. Generated: do not edit. */"
         yield f"#define CPUS {self._cpus}"
+        yield f"#define PADDING {self._padding} /* bytes behind a packet that are none of it, in test runs */"
         yield '#include "runtime.h"'
         yield ""
         yield from self._layout.declarations()
@@ -118,6 +123,8 @@ class _Generator:
             width = next(w for w in (8, 16, 32, 64) if register.width <= w)
             name = self._layout.names("register", register.name)
             yield f"__u{width} register_{name}[{max(register.size, 1)}];"
+        if any(self._actions.locked(action) for action in program.actions.values()):
+            yield '#include "registers.h"'
         if program.meters:
             yield '#include "meters.h"'
             for meter in program.meters.values():

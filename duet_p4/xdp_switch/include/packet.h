@@ -63,7 +63,7 @@ static __always_inline bool find_port(struct xdp_md *ctx, __u32 *port)
 static __always_inline void start_packet(struct xdp_md *ctx, struct scratch *s)
 {
     s->valid = 0;
-    s->received = ctx->data_end - ctx->data;
+    s->received = ctx->data_end - ctx->data - PADDING;
     s->length = s->received;
     s->truncated = 0xffffffff;
     s->parser_error = 0;
@@ -94,7 +94,7 @@ static __always_inline void count_packet(struct scratch *s, struct count *rows, 
 
 static __always_inline bool truncate(struct xdp_md *ctx, struct scratch *s)
 {
-    __u32 length = ctx->data_end - ctx->data;
+    __u32 length = ctx->data_end - ctx->data - PADDING;
 
     return length <= s->truncated || !bpf_xdp_adjust_tail(ctx, (int)s->truncated - (int)length);
 }

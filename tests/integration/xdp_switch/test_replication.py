@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Thread
 
 import pytest
 
@@ -208,3 +209,26 @@ def test_an_entry_that_ages_tells_when_it_was_hit() -> None:
         pipeline.replay(FRAME, 3)
         assert pipeline.idle_seconds("aging", [((7,), 0)])[0] < time.monotonic() - before
         assert pipeline.idle_seconds("aging", [((7,), 0)])[0] < 0.05
+
+
+def test_no_update_of_a_register_is_lost_between_cpus() -> None:
+    register = {"type": "register_array", "value": "seen"}
+    temporary = field("scalars", "temporary")
+    increased = {"type": "expression", "value": {"op": "+", "left": temporary, "right": number(1)}}
+    made = document(
+        [
+            primitive("register_read", temporary, register, number(1)),
+            assign(temporary, increased),
+            primitive("register_write", register, number(1), temporary),
+        ]
+    )
+    made["register_arrays"] = [{"name": "seen", "id": 0, "size": 4, "bitwidth": 32}]
+    rounds = 300_000
+    with running(made) as pipeline:
+        pipeline.replay(FRAME, 3)
+        threads = [Thread(target=pipeline.program.test_run, args=(FRAME, rounds)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pipeline.read_register("seen", 1, 1) == [2 * rounds + 1]

@@ -1,0 +1,11 @@
+"""STF tests: p4c's small language of table entries, packets and what is expected of them.
+
+| module | job |
+| --- | --- |
+| `script` | reads an .stf file into commands |
+| `switch` | a program without ports, and the commands carried out on it |
+| `suite` | a folder of tests: programs compiled, tests run, verdicts |
+| `cli` | `duet p4 stf` |
+
+The language is that of p4c's backends/bmv2/bmv2stf.py, names of tables, keys and values included.
+"""
