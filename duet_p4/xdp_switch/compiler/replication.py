@@ -3,8 +3,8 @@
 A program that neither clones nor multicasts, resubmits or recirculates has none of this: a packet runs
 through ingress, egress and deparser in one go. Others have a second program, `again`, behind the end of an
 inner veth pair, which makes the copies: see include/replicate.h. The order, and what a copy keeps, are
-simple_switch's: clones first, then resubmit before multicast before unicast; a clone of ingress is the
-packet as it came in, parsed once more; the metadata of all but multicast's replicas are reset but for the
+simple_switch's: clones of ingress first, then resubmit before multicast before unicast; behind egress the
+packet itself, then its clones; a clone of ingress is the packet as it came in, parsed once more; the metadata of all but multicast's replicas are reset but for the
 field list that is preserved.
 """
 
@@ -185,11 +185,13 @@ class Replication:
         yield "        return drop(DROP_PASSES);"
         yield "    struct replica *to = 0;"
         yield "    __u32 kind = from->kind, stage = from->stage;"
-        yield "    bool clone = tag.item < from->clones.count;"
+        yield "    /* Behind egress the packet itself goes first: simple_switch queues the clones anew. */"
+        yield "    __u32 cloned = tag.item - (stage == FINISH ? from->others : 0);"
+        yield "    bool clone = cloned < from->clones.count;"
         yield "    if (clone) {"
         yield "        kind = stage == FINISH ? EGRESS_CLONE : INGRESS_CLONE;"
         yield "        stage = EGRESS;"
-        yield "        to = replica_at(from->clones.first + tag.item);"
+        yield "        to = replica_at(from->clones.first + cloned);"
         yield "    } else if (kind == REPLICA) {"
         yield "        to = replica_at(from->first_replica + tag.item - from->clones.count);"
         yield "    }"

@@ -40,7 +40,7 @@ struct range {
     __u32 count;
 };
 
-/* What is to be made of a packet: first the clones, then `others` of `kind`, which go on at `stage`. */
+/* What is to be made of a packet: clones, and `others` of `kind`, which go on at `stage`. */
 struct state {
     __u32 generation;
     __u32 stage;

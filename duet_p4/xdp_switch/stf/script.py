@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _NAME = r'(?:"[^"]+"|[\w.$\[\]]+)'
-_CALL = re.compile(rf"({_NAME})\s*\(([^)]*)\)\s*(?:=\s*\S+)?\s*$")
+_CALL = re.compile(rf"({_NAME})\s*\(([^)]*)\)\s*(?:=\s*(\S+))?\s*$")
 _PAIR = re.compile(rf"({_NAME})\s*:\s*([\w*]+(?:\s*/\s*\w+)?)")
 
 
@@ -32,6 +32,8 @@ class Command:
     line: int
     matches: tuple[tuple[str, str], ...] = ()
     call: Call | None = None
+    label: str = ""
+    """What the entry is called, `add ... = LABEL`, to ask for its counter as `$LABEL`."""
 
 
 def read(text: str) -> Iterator[Command]:
@@ -61,7 +63,7 @@ def _command(text: str, line: int) -> Command:
         (_plain(n), v.replace(" ", "")) for n, v in _PAIR.findall(rest[head.end() : found.start()])
     )
     target = (_plain(head[1]), head[2] or "")
-    return Command(name, target, line, matches, Call(_plain(found[1]), arguments))
+    return Command(name, target, line, matches, Call(_plain(found[1]), arguments), found[3] or "")
 
 
 def _plain(name: str) -> str:

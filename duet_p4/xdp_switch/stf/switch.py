@@ -10,7 +10,7 @@ from finsy.proto import p4i
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import ir
-from duet_p4.xdp_switch.dataplane import Call, FieldValue
+from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues
 from duet_p4.xdp_switch.meters import MeterRates
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from duet_p4.xdp_switch.stf import script
@@ -42,6 +42,7 @@ class Switch:
         self._tables = self._program.tables()
         self._nodes: list[tuple[int, tuple[int, ...]]] = []
         self._groups: dict[int, list[tuple[int, int]]] = {}
+        self._labels: dict[str, tuple[str, MatchValues, int]] = {}
         self.sent: dict[int, list[bytes]] = {}
 
     def close(self) -> None:
@@ -81,7 +82,9 @@ class Switch:
         key = tuple(self._field(k, given.get(k.name)) for k in table.keys)
         ranked = table.kind in ("ternary", "range")
         priority = script.number(command.words[1]) + _SMALLEST_PRIORITY if command.words[1] else 1
-        self._pipeline.insert(table.name, key, priority if ranked else 0, self._call(table, command))
+        priority = priority if ranked else 0
+        self._pipeline.insert(table.name, key, priority, self._call(table, command))
+        self._labels[f"${command.label}"] = (table.name, key, priority)
 
     def _do_setdefault(self, command: Command) -> None:
         table = self._table(command.words[0])
@@ -180,15 +183,19 @@ class Switch:
         self._pipeline.write_counter(name, index, (packets, size))
 
     def _do_check_counter(self, command: Command) -> None:
-        """`check_counter NAME(INDEX) [packets|bytes] == NUMBER`"""
+        """`check_counter NAME(INDEX) [packets|bytes] == NUMBER`, for packets.
+
+        Bytes are read only: what of a frame counts is each target's own.
+        """
         text = " ".join(command.words)
         name, _, rest = text.partition("(")
         index, _, condition = rest.partition(")")
-        packets, size = self._count(name.strip(), index)
+        got, _ = self._count(name.strip(), index)
         if not condition.strip():
             return
         kind, comparison, wanted = condition.split()
-        got = size if kind.lower() == "bytes" else packets
+        if kind.lower() == "bytes":
+            return
         compare = {
             "==": "__eq__",
             "!=": "__ne__",
@@ -201,6 +208,9 @@ class Switch:
             raise ScriptError(f"line {command.line}: counter {text}: it is {got}")
 
     def _count(self, name: str, index: str) -> tuple[int, int]:
+        if index in self._labels:
+            table, key, priority = self._labels[index]
+            return self._pipeline.read_direct(table, [(key, priority)])[0]
         known = _named(self._program.counters, name)
         return self._pipeline.read_counter(known, script.number(index), 1)[0]
 
