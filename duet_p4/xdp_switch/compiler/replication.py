@@ -4,8 +4,8 @@ A program that neither clones nor multicasts, resubmits or recirculates has none
 through ingress, egress and deparser in one go. Others have a second program, `again`, behind the end of an
 inner veth pair, which makes the copies: see include/replicate.h. The order, and what a copy keeps, are
 simple_switch's: clones of ingress first, then resubmit before multicast before unicast; behind egress the
-packet itself, then its clones; a clone of ingress is the packet as it came in, parsed once more; the metadata of all but multicast's replicas are reset but for the
-field list that is preserved.
+packet itself, then its clones. A clone of ingress is the packet as it came in, parsed once more. All but the
+replicas of a multicast group lose their metadata, but for the field list that is preserved.
 """
 
 from __future__ import annotations
