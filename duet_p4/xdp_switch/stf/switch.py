@@ -167,12 +167,11 @@ class Switch:
     def _do_register_write(self, command: Command) -> None:
         name = _named(self._program.registers, command.words[0])
         index, value = (script.number(word) for word in command.words[1:])
-        self._pipeline.write_register(name, index, value)
+        self._pipeline.write_register(name, index, [value])
 
     def _do_register_reset(self, command: Command) -> None:
         name = _named(self._program.registers, command.words[0])
-        for index in range(self._program.registers[name].size):
-            self._pipeline.write_register(name, index, 0)
+        self._pipeline.write_register(name, 0, [0] * self._program.registers[name].size)
 
     def _do_counter_read(self, command: Command) -> None:
         self._count(command.words[0], command.words[1])
@@ -180,7 +179,7 @@ class Switch:
     def _do_counter_write(self, command: Command) -> None:
         name = _named(self._program.counters, command.words[0])
         index, packets, size = (script.number(word) for word in command.words[1:])
-        self._pipeline.write_counter(name, index, (packets, size))
+        self._pipeline.write_counter(name, index, [(packets, size)])
 
     def _do_check_counter(self, command: Command) -> None:
         """`check_counter NAME(INDEX) [packets|bytes] == NUMBER`, for packets.
