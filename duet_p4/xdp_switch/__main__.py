@@ -69,14 +69,13 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
     service = P4RuntimeService(device, options.device_id)
     server = create_server(service)
     _listen(server, options.address)
+    service.start()
     if options.config is not None:
         action = p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
         try:
             await service.set_pipeline(action, _read_program(options))
         except P4RuntimeError as error:
             raise cli.StartError(f"{options.config}: {error}") from error
-    else:
-        service.start()
     await server.start()
     _log.info("device %d: Server listening on %s", options.device_id, options.address)
     try:

@@ -30,6 +30,8 @@ FieldValue = int | tuple[int, int] | None
 MatchValues = tuple[FieldValue, ...]
 Count = tuple[int, int]
 """Packets, bytes."""
+Replica = tuple[int, int]
+"""Egress port and instance (replica id) of a copy."""
 
 
 class TableFullError(Exception):
@@ -62,6 +64,16 @@ class GroupHandle:
     handle: int
 
 
+@dataclass(frozen=True, slots=True)
+class MeterRates:
+    """Committed and peak rate in units (bytes or packets) per second, each with the burst it allows."""
+
+    cir: int
+    cburst: int
+    pir: int
+    pburst: int
+
+
 TargetAction = Call | MemberHandle | GroupHandle
 
 
@@ -75,6 +87,54 @@ class InitialEntry:
     is_const: bool
 
 
+class MeterArray(Protocol):
+    """Meters by index; one that is not configured is always green."""
+
+    def configure(self, index: int, rates: MeterRates | None) -> None:
+        """Set the rates of a meter, its buckets full; None takes them away. Raises ValueError."""
+
+    def read(self, index: int) -> MeterRates | None:
+        """Return the rates of a meter, None for one that is not configured."""
+
+
+class Multicast(Protocol):
+    """The multicast groups that packets may be copied to."""
+
+    def put(self, group: int, replicas: Sequence[Replica]) -> None:
+        """Set the members of a group, in order, atomically. Raises ValueError, TableFullError."""
+
+    def remove(self, group: int) -> None:
+        """Forget a group; packets to it are dropped."""
+
+
+class Clones(Protocol):
+    """The clone sessions."""
+
+    def put(self, session: int, replicas: Sequence[Replica], truncate: int = 0) -> None:
+        """Set where clones of a session go, and how many bytes of them: 0 for all. Raises as `Multicast`."""
+
+    def remove(self, session: int) -> None:
+        """Forget a session; nothing is cloned to it."""
+
+
+class Digests(Protocol):
+    """What the program tells of packets; `fd` is readable where something waits, None without digests."""
+
+    @property
+    def fd(self) -> int | None:
+        """See above."""
+
+    def poll(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return what waits, as (digest, values of its fields in order); never blocks."""
+
+
+class ValueSet(Protocol):
+    """A set of keys that the parser asks."""
+
+    def replace(self, members: Sequence[tuple[int, ...]]) -> None:
+        """Make these the members. Raises TableFullError."""
+
+
 class Pipeline(Protocol):
     """A program with its tables and state: filled while it is staged, run once the device activates it."""
 
@@ -83,6 +143,29 @@ class Pipeline(Protocol):
 
     def parameter_widths(self, action: str) -> Sequence[int]:
         """Return the widths in bits of an action's parameters, as the data plane has them."""
+
+    def packet_layout(self, header: str) -> Sequence[tuple[str, int]]:
+        """Return the fields, (name, bits), of the packet_in or packet_out header as it is on the wire."""
+
+    @property
+    def multicast(self) -> Multicast:
+        """The multicast groups."""
+
+    @property
+    def clones(self) -> Clones:
+        """The clone sessions."""
+
+    @property
+    def meters(self) -> Mapping[str, MeterArray]:
+        """The indexed meters."""
+
+    @property
+    def digests(self) -> Digests:
+        """The digests that wait."""
+
+    @property
+    def value_sets(self) -> Mapping[str, ValueSet]:
+        """The parser's value sets."""
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states; they are in the table from the start."""
@@ -107,6 +190,17 @@ class Pipeline(Protocol):
 
     def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
         """Set the direct counter of an entry."""
+
+    def write_direct_meter(
+        self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
+    ) -> None:
+        """Set the rates of an entry's direct meter; a new entry has none, and is always green."""
+
+    def read_direct_meter(self, table: str, key: MatchValues, priority: int) -> MeterRates | None:
+        """Return the rates of an entry's direct meter."""
+
+    def idle_seconds(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[float]:
+        """Return how long ago entries were last hit, or inserted, in seconds."""
 
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         """Return `number` cells of a counter array from `first` on."""
@@ -153,6 +247,10 @@ class Device(Protocol):
     changes when `receive` has raised. `port_events_fd` becomes readable when a port came, went, or changed
     its state; None where ports never do.
     """
+
+    @property
+    def cpu_port(self) -> int | None:
+        """The number of the CPU port, None without one."""
 
     @property
     def packet_in_fd(self) -> int | None:

@@ -64,6 +64,11 @@ class XdpDevice:
             self.add_port(cpu_port, self._cpu.interface)
 
     @property
+    def cpu_port(self) -> int | None:
+        """The number of the CPU port, None without one."""
+        return self._cpu_number
+
+    @property
     def packet_in_fd(self) -> int | None:
         """Readable when a packet was sent to the CPU port; None without one."""
         return self._cpu.fd if self._cpu is not None else None

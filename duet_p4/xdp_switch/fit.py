@@ -23,6 +23,8 @@ class Widths:
 
     keys: dict[str, Sequence[int]]
     parameters: dict[str, Sequence[int]]
+    packets: dict[str, Sequence[tuple[str, int]]]
+    """Fields, with padding that the P4Info leaves out, of packet_in and packet_out."""
 
 
 def check(info: p4i.P4Info, program: ir.Program) -> Widths:
@@ -34,6 +36,7 @@ def check(info: p4i.P4Info, program: ir.Program) -> Widths:
     widths = Widths(
         {table.preamble.name: [field.bitwidth for field in table.match_fields] for table in info.tables},
         {action.preamble.name: [param.bitwidth for param in action.params] for action in info.actions},
+        {h.preamble.name: _packet_layout(h, program) for h in info.controller_packet_metadata},
     )
     stated = program.tables()
     missing = []
@@ -94,6 +97,22 @@ def _check_action(message: p4i.Action, table: ir.Table, program: ir.Program) -> 
             f"{widths} in the pipeline config"
         )
     return widths
+
+
+def _packet_layout(message: p4i.ControllerPacketMetadata, program: ir.Program) -> Sequence[tuple[str, int]]:
+    """Return the fields of the header that has all fields of a controller header, in order."""
+    stated = [(item.name, item.bitwidth) for item in message.metadata]
+    wanted = [name for name, _ in stated]
+    layouts = {header.type.name: header.type for header in program.headers.values() if not header.metadata}
+    fitting = [
+        [(field.name, field.width) for field in layout.fields.values()]
+        for layout in layouts.values()
+        if [name for name in layout.fields if name in wanted] == wanted
+    ]
+    if not fitting:
+        return stated
+    # Others may have fields of the same names; what lacks least is meant.
+    return min(fitting, key=len)
 
 
 def _check_missing(missing: Sequence[str], known: set[str], stated: Mapping[str, ir.Table]) -> None:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch.dataplane import MeterRates
 
 _VALUE = struct.Struct("=IIQ4Q4Q")
 _LOCKED = 4
 _BILLION = 10**9
 _MOST = (1 << 64) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class MeterRates:
-    """Committed and peak rate in units (bytes or packets) per second, each with the burst it allows."""
-
-    cir: int
-    cburst: int
-    pir: int
-    pburst: int
 
 
 class MeterArray:

@@ -28,12 +28,13 @@ from duet_p4.xdp_switch.dataplane import (
     GroupHandle,
     InitialEntry,
     MatchValues,
+    MeterRates,
     TableFullError,
     TargetAction,
     UnsupportedError,
 )
 from duet_p4.xdp_switch.digests import Digests
-from duet_p4.xdp_switch.meters import MeterArray, MeterRates
+from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.replication import Clones, InnerPorts, Multicast, Replicas
 from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
 from duet_p4.xdp_switch.value_sets import ValueSet
@@ -49,12 +50,13 @@ class XdpPipeline:
     """A loaded program; see `dataplane.Pipeline` for what each method promises."""
 
     def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map], padding: int = 0) -> None:
-        """Compile, load and fill in what the program states; raises as `dataplane.Device.verify` does.
+        """Compile, load and fill in what the program states; raises as `dataplane.Device.stage` does.
 
         One with `padding` is for `replay` only: with so many bytes behind it, a frame may have fewer than the
         14 that the kernel wants.
         """
-        self.compiled = compile_program(config, bpf.possible_cpus(), padding)
+        sizes = {table.preamble.name: table.size for table in info.tables}
+        self.compiled = compile_program(config, bpf.possible_cpus(), padding, sizes)
         self._padding = padding
         self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
@@ -127,6 +129,10 @@ class XdpPipeline:
     def parameter_widths(self, action: str) -> Sequence[int]:
         """Return the widths of an action's parameters."""
         return self._widths.parameters[action]
+
+    def packet_layout(self, header: str) -> Sequence[tuple[str, int]]:
+        """Return the fields of a controller header."""
+        return self._widths.packets[header]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states."""

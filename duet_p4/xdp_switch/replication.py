@@ -16,10 +16,7 @@ from pyroute2 import IPRoute
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.replication import MAX_GROUP, MAX_SESSION, REPLICAS
-from duet_p4.xdp_switch.dataplane import TableFullError
-
-Replica = tuple[int, int]
-"""Egress port and replica id (instance)."""
+from duet_p4.xdp_switch.dataplane import Replica, TableFullError
 
 _CLONE_NEWNET = 0x40000000
 _MTU = 3400

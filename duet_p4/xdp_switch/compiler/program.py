@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
@@ -38,19 +38,33 @@ class Compiled:
     """The value sets that parser states select on."""
 
 
-def compile_program(config: bytes, cpus: int, padding: int = 0) -> Compiled:
+def compile_program(
+    config: bytes, cpus: int, padding: int = 0, sizes: Mapping[str, int] | None = None
+) -> Compiled:
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
-    With `padding`, for test runs only, so many bytes behind each packet are none of it.
+    With `padding`, for test runs only, so many bytes behind each packet are none of it. `sizes` are those of
+    the P4Info: of a table that the program gives entries, p4c's JSON counts just these.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
-    program = read(config)
+    program = _with_sizes(read(config), sizes or {})
     try:
         return _compile(program, cpus, padding)
     except CONTRADICTIONS as error:
         raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
+
+
+def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
+    def widened(pipeline: ir.Pipeline) -> ir.Pipeline:
+        tables = {
+            name: replace(table, size=max(table.size, sizes.get(name, 0))) if table.entries else table
+            for name, table in pipeline.tables.items()
+        }
+        return replace(pipeline, tables=tables)
+
+    return replace(program, ingress=widened(program.ingress), egress=widened(program.egress))
 
 
 def _compile(program: ir.Program, cpus: int, padding: int) -> Compiled:

@@ -25,6 +25,7 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.p4info import Action, ActionProfile
+from duet_p4.xdp_switch.p4runtime.translation import Translation, port_number
 
 MAX_SLOTS = 1 << 16
 """Places of a group: its weights, divided by what divides them all, add up to no more."""
@@ -135,8 +136,15 @@ class Group:
 class ActionProfileState:
     """The members and groups of one action profile or selector."""
 
-    def __init__(self, profile: ActionProfile, pipeline: Pipeline, ports: Mapping[int, bool]) -> None:
+    def __init__(
+        self,
+        profile: ActionProfile,
+        pipeline: Pipeline,
+        ports: Mapping[int, bool],
+        types: Mapping[str, Translation],
+    ) -> None:
         """`ports` says which ports there are, and which are up."""
+        self._types = types
         self.profile = profile
         self._pipeline = pipeline
         self._ports = ports
@@ -358,7 +366,7 @@ class ActionProfileState:
         kind = item.WhichOneof("watch_kind")
         if kind is None or (kind == "watch_port" and not item.watch_port):
             return None
-        port = item.watch if kind == "watch" else int.from_bytes(item.watch_port, "big")
+        port = item.watch if kind == "watch" else port_number(item.watch_port, self._types, "a watch port")
         if port not in self._ports:
             raise invalid_argument(f"watch port {port} is no port of this switch")
         return port

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from finsy.proto import p4r
 
 from duet_p4.xdp_switch.dataplane import Count, Pipeline
-from duet_p4.xdp_switch.p4runtime import values
-from duet_p4.xdp_switch.p4runtime.errors import invalid_argument, out_of_range, unimplemented
+from duet_p4.xdp_switch.p4runtime.cells import cell_indexes
+from duet_p4.xdp_switch.p4runtime.errors import invalid_argument
 from duet_p4.xdp_switch.p4runtime.p4info import Counter, Register, Schema
 
 
@@ -35,7 +35,7 @@ class Arrays:
         """Set one cell, or without an index all of them; without data, nothing."""
         counter = self._counter(message.counter_id)
         _only_modify(kind, f"counter {counter.name}")
-        indexes = _indexes(message, counter)
+        indexes = cell_indexes(message, counter.name, counter.size)
         if message.HasField("data"):
             count = decode_count(message.data)
             self._pipeline.write_counter(counter.name, indexes.start, [count] * len(indexes))
@@ -48,30 +48,28 @@ class Arrays:
             counters = list(self._schema.counters.values())
         found: list[tuple[int, int, Sequence[Count]]] = []
         for counter in counters:
-            cells = _indexes(message, counter)
+            cells = cell_indexes(message, counter.name, counter.size)
             counts = self._pipeline.read_counter(counter.name, cells.start, len(cells))
             found.append((counter.id, cells.start, counts))
         return _encode_counters(found)
 
     def write_register(self, kind: int, message: p4r.RegisterEntry) -> None:
         """Set one cell, or without an index all of them."""
-        register, width = self._register(message.register_id)
+        register = self._register(message.register_id)
         _only_modify(kind, f"register {register.name}")
-        indexes = _indexes(message, register)
-        if message.data.WhichOneof("data") != "bitstring":
-            raise invalid_argument(f"register {register.name} holds bit<{width}>: data.bitstring is needed")
-        value = values.decode(message.data.bitstring, width, f"register {register.name}")
+        indexes = cell_indexes(message, register.name, register.size)
+        value = register.type.decode(message.data, f"register {register.name}")
         self._pipeline.write_register(register.name, indexes.start, [value] * len(indexes))
 
     def read_registers(self, message: p4r.RegisterEntry) -> Iterator[p4r.RegisterEntry]:
         """Return one cell, all cells of a register, or for id 0 of all registers, as they are now."""
         ids = [message.register_id] if message.register_id else list(self._schema.registers)
-        found: list[tuple[int, int, Sequence[int]]] = []
+        found: list[tuple[Register, int, Sequence[int]]] = []
         for register_id in ids:
-            register, _ = self._register(register_id)
-            cells = _indexes(message, register)
+            register = self._register(register_id)
+            cells = cell_indexes(message, register.name, register.size)
             data = self._pipeline.read_register(register.name, cells.start, len(cells))
-            found.append((register.id, cells.start, data))
+            found.append((register, cells.start, data))
         return _encode_registers(found)
 
     def _counter(self, counter_id: int) -> Counter:
@@ -80,25 +78,11 @@ class Arrays:
             raise invalid_argument(f"{counter_id} is no indexed counter of this P4 program")
         return counter
 
-    def _register(self, register_id: int) -> tuple[Register, int]:
+    def _register(self, register_id: int) -> Register:
         register = self._schema.registers.get(register_id)
         if register is None:
             raise invalid_argument(f"{register_id} is no register of this P4 program")
-        if register.width is None:
-            raise unimplemented(f"register {register.name} does not hold bit<n>")
-        return register, register.width
-
-
-def _indexes(message: p4r.CounterEntry | p4r.RegisterEntry, array: Counter | Register) -> range:
-    """Return the cells that a message means: one, or all."""
-    if not message.HasField("index"):
-        return range(array.size)
-    index = message.index.index
-    if index < 0:
-        raise invalid_argument(f"{array.name}: index {index} is negative")
-    if index >= array.size:
-        raise out_of_range(f"{array.name}: index {index} is not in 0..{array.size - 1}")
-    return range(index, index + 1)
+        return register
 
 
 def _encode_counters(
@@ -112,12 +96,12 @@ def _encode_counters(
 
 
 def _encode_registers(
-    arrays: Sequence[tuple[int, int, Sequence[int]]],
+    arrays: Sequence[tuple[Register, int, Sequence[int]]],
 ) -> Iterator[p4r.RegisterEntry]:
-    for register_id, first, data in arrays:
+    for register, first, data in arrays:
         for index, value in enumerate(data, first):
-            entry = p4r.RegisterEntry(register_id=register_id, index=p4r.Index(index=index))
-            entry.data.bitstring = values.encode(value)
+            entry = p4r.RegisterEntry(register_id=register.id, index=p4r.Index(index=index))
+            entry.data.CopyFrom(register.type.encode(iter([value])))
             yield entry
 
 

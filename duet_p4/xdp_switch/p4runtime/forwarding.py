@@ -13,6 +13,7 @@ from duet_p4.bpf.errors import BpfError
 from duet_p4.xdp_switch.dataplane import Pipeline, TableFullError
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionProfileState
 from duet_p4.xdp_switch.p4runtime.arrays import Arrays
+from duet_p4.xdp_switch.p4runtime.digests import DigestState
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
     internal,
@@ -21,9 +22,12 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     resource_exhausted,
     unimplemented,
 )
+from duet_p4.xdp_switch.p4runtime.meters import Meters
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
+from duet_p4.xdp_switch.p4runtime.replication import ENGINE_ID, Replication
 from duet_p4.xdp_switch.p4runtime.roles import Roles
 from duet_p4.xdp_switch.p4runtime.tables import TableState
+from duet_p4.xdp_switch.p4runtime.value_sets import ValueSets
 
 _log = logging.getLogger(__name__)
 
@@ -44,18 +48,23 @@ class ForwardingState:
 
     def __init__(self, schema: Schema, pipeline: Pipeline, roles: Roles, ports: Mapping[int, bool]) -> None:
         """`ports` says which ports there are, and which are up."""
+        schema.bind(pipeline)
         self.schema = schema
         self.pipeline = pipeline
         self.roles = roles
         self.profiles = {
-            profile.id: ActionProfileState(profile, pipeline, ports)
+            profile.id: ActionProfileState(profile, pipeline, ports, schema.types)
             for profile in schema.action_profiles.values()
         }
         self.tables = {
             table.id: TableState(table, pipeline, self.profiles.get(table.implementation), schema)
             for table in schema.tables.values()
         }
+        self.replication = Replication(pipeline, schema.types, ports)
+        self.digests = DigestState(schema)
         self._arrays = Arrays(schema, pipeline)
+        meters = Meters(schema, pipeline)
+        value_sets = ValueSets(schema, pipeline)
         self._kinds = {
             "table_entry": Kind(self._write_table, self._read_tables, lambda m: m.table_id),
             "action_profile_member": Kind(
@@ -71,12 +80,16 @@ class ForwardingState:
             "register_entry": Kind(
                 self._arrays.write_register, self._arrays.read_registers, lambda m: m.register_id
             ),
-            "meter_entry": _unsupported("meters"),
-            "direct_meter_entry": _unsupported("direct meters"),
-            "packet_replication_engine_entry": _unsupported("multicast groups and clone sessions"),
-            "value_set_entry": _unsupported("parser value sets"),
-            "digest_entry": _unsupported("digests"),
-            "extern_entry": _unsupported("externs"),
+            "meter_entry": Kind(meters.write, meters.read, lambda m: m.meter_id),
+            "direct_meter_entry": Kind(
+                self._write_direct_meter, self._read_direct_meters, lambda m: m.table_entry.table_id
+            ),
+            "packet_replication_engine_entry": Kind(
+                self.replication.write, self.replication.read, lambda _: ENGINE_ID
+            ),
+            "value_set_entry": Kind(value_sets.write, value_sets.read, lambda m: m.value_set_id),
+            "digest_entry": Kind(self.digests.write, self.digests.read, lambda m: m.digest_id),
+            "extern_entry": Kind(_refuse_extern, lambda _: iter(()), lambda m: m.extern_id),
         }
 
     def write(self, update: p4r.Update, role: str = "") -> None:
@@ -135,10 +148,15 @@ class ForwardingState:
                 found.add(table.implementation)
         return found
 
+    def default_changed(self, table_id: int) -> bool:
+        """Whether a client has set the default entry of a table."""
+        return self._table(table_id).default.action is not None
+
     def ports_changed(self, ports: Mapping[int, bool]) -> None:
         """Take note of ports that went up or down: members of groups may watch them."""
         for profile in self.profiles.values():
             profile.ports_changed(ports)
+        self.replication.ports_changed(ports)
 
     def _kind(self, entity: p4r.Entity) -> tuple[Kind, Any]:
         name = entity.WhichOneof("entity")
@@ -198,6 +216,19 @@ class ForwardingState:
         counted = [table for table in self.tables.values() if table.table.direct_counter]
         return _chained(table.read_counters(query.table_entry) for table in counted)
 
+    def _write_direct_meter(self, kind: int, message: p4r.DirectMeterEntry) -> None:
+        table = self._table(_metered_table(message))
+        if kind != p4r.Update.MODIFY:
+            raise invalid_argument("a direct meter comes and goes with its entry: only MODIFY is possible")
+        table.write_meter(message)
+
+    def _read_direct_meters(self, query: p4r.DirectMeterEntry) -> Iterator[p4r.DirectMeterEntry]:
+        table_id = _metered_table(query)
+        if table_id:
+            return self._table(table_id).read_meters(query)
+        metered = [table for table in self.tables.values() if table.table.direct_meter is not None]
+        return _chained(table.read_meters(query) for table in metered)
+
 
 def _chained(parts: Iterable[Iterator[Any]]) -> Iterator[Any]:
     """Return the items of all parts; unlike itertools.chain, it makes the parts at once."""
@@ -211,10 +242,11 @@ def _counted_table(message: p4r.DirectCounterEntry) -> int:
     return message.table_entry.table_id
 
 
-def _unsupported(what: str) -> Kind:
-    """Return the kind of what this switch does not have: there are none to read."""
+def _metered_table(message: p4r.DirectMeterEntry) -> int:
+    if not message.HasField("table_entry"):
+        raise invalid_argument("a direct meter entry needs a table entry")
+    return message.table_entry.table_id
 
-    def write(_: int, __: Any) -> None:
-        raise unimplemented(f"{what} are not supported by this switch")
 
-    return Kind(write, lambda _: iter(()), lambda _: 0)
+def _refuse_extern(_: int, message: p4r.ExternEntry) -> None:
+    raise unimplemented(f"extern {message.extern_type_id:#x} is not supported by this switch")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.p4runtime import values
-from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, internal, invalid_argument
-from duet_p4.xdp_switch.p4runtime.p4info import PacketHeader
+from duet_p4.xdp_switch.p4runtime.errors import ERROR_SPACE, P4RuntimeError, internal, invalid_argument
+from duet_p4.xdp_switch.p4runtime.p4info import Field, PacketHeader
 
 MAX_PAYLOAD = 65535
 
@@ -14,15 +15,19 @@ MAX_PAYLOAD = 65535
 class HeaderCodec:
     """Packs and unpacks one controller header: fields back to back, padded to whole bytes."""
 
-    def __init__(self, header: PacketHeader | None) -> None:
-        self._fields = header.fields if header else ()
-        bits = sum(field.width for field in self._fields)
+    def __init__(self, header: PacketHeader | None, layout: Sequence[tuple[str, int]]) -> None:
+        """`layout` says the fields on the wire, (name, bits), padding that P4Info does not name included."""
+        self._padding = header.padding if header else frozenset()
+        self._fields = {field.name: field for field in header.fields} if header else {}
+        bits = sum(width for _, width in layout)
         self.size = (bits + 7) // 8
-        self._shifts = {}
+        self._places: dict[int, tuple[int, int, Field]] = {}
         left = self.size * 8
-        for field in self._fields:
-            left -= field.width
-            self._shifts[field.id] = (left, field)
+        for name, width in layout:
+            left -= width
+            if name in self._fields:
+                field = self._fields[name]
+                self._places[field.id] = (left, width, field)
 
     def packet_in(self, frame: bytes) -> p4r.PacketIn:
         """Return the message for a frame that the pipeline sent to the CPU port, header first.
@@ -33,10 +38,9 @@ class HeaderCodec:
             raise internal(f"a packet-in of {len(frame)} bytes lacks its {self.size} byte header")
         message = p4r.PacketIn(payload=frame[self.size :])
         bits = int.from_bytes(frame[: self.size], "big")
-        for shift, field in self._shifts.values():
-            message.metadata.add(
-                metadata_id=field.id, value=values.encode(bits >> shift & (1 << field.width) - 1)
-            )
+        for shift, width, field in self._places.values():
+            number = bits >> shift & (1 << width) - 1
+            message.metadata.add(metadata_id=field.id, value=field.encode(number))
         return message
 
     def packet_out(self, message: p4r.PacketOut) -> bytes:
@@ -49,27 +53,34 @@ class HeaderCodec:
                 f"a packet-out has 1 to {MAX_PAYLOAD} bytes, {len(message.payload)} were given"
             )
         bits = 0
-        missing = dict(self._shifts)
+        missing = dict(self._places)
         for metadata in message.metadata:
             known = missing.pop(metadata.metadata_id, None)
             if known is None:
                 raise invalid_argument(
                     f"packet-out metadata id {metadata.metadata_id} is unknown or given twice"
                 )
-            shift, field = known
-            bits |= values.decode(metadata.value, field.width, f"packet_out.{field.name}") << shift
-        for _, field in missing.values():
-            # Padding carries nothing, so clients that leave it out are understood.
-            if not field.name.startswith("_"):
+            shift, _, field = known
+            bits |= field.decode(metadata.value, f"packet_out.{field.name}") << shift
+        for _, _, field in missing.values():
+            if field.id not in self._padding:
                 raise invalid_argument(f"packet-out metadata {field.name} (id {field.id}) is missing")
         return bits.to_bytes(self.size, "big") + message.payload
 
 
-def stream_error(error: P4RuntimeError, message: p4r.PacketOut, space: str) -> p4r.StreamMessageResponse:
-    """Return the message that tells a client why its packet-out was dropped, the packet included."""
+def stream_error(error: P4RuntimeError, request: p4r.StreamMessageRequest) -> p4r.StreamMessageResponse:
+    """Return the message that tells a client why one of its own was dropped, which is included."""
     response = p4r.StreamMessageResponse()
     response.error.canonical_code = error.code
     response.error.message = error.message
-    response.error.space = space
-    response.error.packet_out.packet_out.CopyFrom(message)
+    response.error.space = ERROR_SPACE
+    kind = request.WhichOneof("update")
+    if kind == "packet":
+        response.error.packet_out.packet_out.CopyFrom(request.packet)
+    elif kind == "digest_ack":
+        response.error.digest_list_ack.digest_list_ack.CopyFrom(request.digest_ack)
+    else:
+        response.error.other.SetInParent()
+        if kind == "other":
+            response.error.other.other.CopyFrom(request.other)
     return response

@@ -36,12 +36,18 @@ _Response = p4r.GetForwardingPipelineConfigRequest
 class PipelineConfig:
     """The configuration that runs, and a saved one that waits for COMMIT."""
 
-    def __init__(self, device: Device, turns: Turns, before_change: Callable[[], None]) -> None:
-        """`before_change` is called just before another pipeline takes over the ports."""
+    def __init__(
+        self,
+        device: Device,
+        turns: Turns,
+        before_change: Callable[[], None],
+        after_change: Callable[[], None],
+    ) -> None:
+        """The functions are called just before and after another pipeline takes over the ports."""
         self.ports: Mapping[int, bool] = device.port_states()
         """Which ports there are, and which are up."""
         self._device = device
-        self._before_change = before_change
+        self._before_change, self._after_change = before_change, after_change
         self._turns = turns
         self._running: Staged | None = None
         self._saved: Staged | None = None
@@ -168,9 +174,11 @@ class PipelineConfig:
         self._before_change()
         try:
             self._device.activate(staged.pipeline)
+            self._running = staged
         except (BpfError, OSError) as error:
             raise internal(f"the ports refused the pipeline: {error}") from error
-        self._running = staged
+        finally:
+            self._after_change()
         if staged is self._saved:
             self._saved = None
         self._save(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from finsy.proto import p4i, p4r
@@ -16,8 +16,38 @@ from duet_p4.xdp_switch.p4runtime.tables import TableState
 TURN = 64
 """Entities written between two looks at the packets."""
 
-_ENTITIES = ("action_profile_member", "action_profile_group", "table_entry")
+_QUERIES = (
+    p4r.Entity(action_profile_member=p4r.ActionProfileMember()),
+    p4r.Entity(action_profile_group=p4r.ActionProfileGroup()),
+    p4r.Entity(table_entry=p4r.TableEntry(meter_config=p4r.MeterConfig())),
+    p4r.Entity(
+        packet_replication_engine_entry=p4r.PacketReplicationEngineEntry(
+            multicast_group_entry=p4r.MulticastGroupEntry()
+        )
+    ),
+    p4r.Entity(
+        packet_replication_engine_entry=p4r.PacketReplicationEngineEntry(
+            clone_session_entry=p4r.CloneSessionEntry()
+        )
+    ),
+    p4r.Entity(digest_entry=p4r.DigestEntry()),
+    p4r.Entity(value_set_entry=p4r.ValueSetEntry()),
+    p4r.Entity(meter_entry=p4r.MeterEntry()),
+)
 """What a client writes, in an order in which nothing refers to what comes later."""
+
+_IDS = {
+    "action_profile_member": "action_profile_id",
+    "action_profile_group": "action_profile_id",
+    "table_entry": "table_id",
+    "digest_entry": "digest_id",
+    "value_set_entry": "value_set_id",
+    "meter_entry": "meter_id",
+}
+"""Where entities have the id of what they are part of."""
+
+_MODIFIED = ("value_set_entry", "meter_entry")
+"""Entities that are always there."""
 
 
 class Reconciliation:
@@ -33,10 +63,11 @@ class Reconciliation:
         Raises INVALID_ARGUMENT where one does not fit; the new pipeline is then of no use.
         """
         # Entries of its own that the new program lets clients delete may have been deleted.
-        for entity in _entities(self._after, ["table_entry"]):
+        for entity in _written(self._after, p4r.Entity(table_entry=p4r.TableEntry())):
             self._write(p4r.Update.DELETE, entity)
         for number, entity in enumerate(self._kept(), 1):
-            kind = p4r.Update.MODIFY if entity.table_entry.is_default_action else p4r.Update.INSERT
+            modified = entity.WhichOneof("entity") in _MODIFIED or entity.table_entry.is_default_action
+            kind = p4r.Update.MODIFY if modified else p4r.Update.INSERT
             self._check_meaning(entity)
             self._write(kind, entity)
             if number % TURN == 0:
@@ -53,12 +84,13 @@ class Reconciliation:
                 counts = before.pipeline.read_counter(counter.name, 0, counter.size)
                 after.pipeline.write_counter(counter.name, 0, counts)
         for register in before.schema.registers.values():
-            if register == after.schema.registers.get(register.id) and register.width is not None:
+            if register == after.schema.registers.get(register.id):
                 values = before.pipeline.read_register(register.name, 0, register.size)
                 after.pipeline.write_register(register.name, 0, values)
 
     def _kept(self) -> Iterator[p4r.Entity]:
-        yield from _entities(self._before, _ENTITIES)
+        for query in _QUERIES:
+            yield from _written(self._before, query)
         for table in self._before.tables.values():
             if table.default.action is not None:
                 for message in table.read(p4r.TableEntry(is_default_action=True)):
@@ -79,7 +111,9 @@ class Reconciliation:
         name = entity.WhichOneof("entity")
         assert name is not None
         message = getattr(entity, name)
-        number = message.table_id if name == "table_entry" else message.action_profile_id
+        if name not in _IDS:
+            return
+        number = getattr(message, _IDS[name])
         before, after = (_description(info, number) for info in self._infos)
         if before != after:
             raise invalid_argument(
@@ -101,17 +135,29 @@ def _description(info: p4i.P4Info, number: int) -> tuple[Any, ...]:
     for profile in info.action_profiles:
         if profile.preamble.id == number:
             return (profile.preamble.name, sorted(profile.table_ids), profile.with_selector)
+    for digest in info.digests:
+        if digest.preamble.id == number:
+            return (digest.preamble.name, digest.type_spec.SerializeToString(deterministic=True))
+    for value_set in info.value_sets:
+        if value_set.preamble.id == number:
+            return (value_set.preamble.name, [(f.id, f.name, f.bitwidth) for f in value_set.match])
+    for meter in info.meters:
+        if meter.preamble.id == number:
+            return (meter.preamble.name, meter.spec.unit, meter.spec.type)
     return (f"id {number}",)
 
 
-def _entities(state: ForwardingState, names: Iterable[str]) -> Iterator[p4r.Entity]:
-    """Yield the entities of these kinds that a client could have written."""
-    for name in names:
-        query = p4r.Entity()
-        getattr(query, name).SetInParent()
-        for entity in state.read(query):
-            if not entity.table_entry.is_const:
-                yield entity
+def _written(state: ForwardingState, query: p4r.Entity) -> Iterator[p4r.Entity]:
+    """Yield the entities of one kind that a client has written, or could have."""
+    for entity in state.read(query):
+        name = entity.WhichOneof("entity")
+        if entity.table_entry.is_const:
+            continue
+        if name == "value_set_entry" and not entity.value_set_entry.members:
+            continue
+        if name == "meter_entry" and not entity.meter_entry.HasField("config"):
+            continue
+        yield entity
 
 
 def _copy_direct_counters(table: TableState, before: ForwardingState, after: ForwardingState) -> None:

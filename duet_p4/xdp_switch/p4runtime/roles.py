@@ -40,8 +40,8 @@ class Roles:
         return frozenset(self._owner.values())
 
     def allows(self, role: str, number: int) -> bool:
-        """Whether a role may write and read the object of this id."""
-        return not role or not self._owner or self._owner.get(number) == role
+        """Whether a role may write and read the object of this id; what has a negative one is all's."""
+        return not role or not self._owner or number < 0 or self._owner.get(number) == role
 
     def may_receive(self, role: str) -> bool:
         """Whether packets are sent to the primary of a role."""

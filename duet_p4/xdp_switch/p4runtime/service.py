@@ -10,12 +10,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from finsy.proto import U128, p4r, rpc_code
+from finsy.proto import U128, p4r
 
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.p4runtime.arbitration import Arbitration, Notification
 from duet_p4.xdp_switch.p4runtime.errors import (
-    ERROR_SPACE,
     BatchError,
     P4RuntimeError,
     failed_precondition,
@@ -25,8 +24,11 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
+from duet_p4.xdp_switch.p4runtime.notifications import Notifications
 from duet_p4.xdp_switch.p4runtime.packet_io import stream_error
 from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
+from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
+from duet_p4.xdp_switch.p4runtime.staging import Staged
 from duet_p4.xdp_switch.p4runtime.stream import Stream
 from duet_p4.xdp_switch.p4runtime.turns import Turns
 
@@ -49,7 +51,8 @@ class P4RuntimeService:
         self._turns = Turns()
         self._arbitration: Arbitration[Stream] = Arbitration(device_id)
         self._watched: list[int] = []
-        self.config = PipelineConfig(device, self._turns, self._pass_packets_in)
+        self._notifications = Notifications(self._tell)
+        self.config = PipelineConfig(device, self._turns, self._before_change, self._after_change)
 
     def start(self) -> None:
         """Begin to pass packets on; call it on the loop that serves the RPCs."""
@@ -61,9 +64,11 @@ class P4RuntimeService:
             if fd is not None:
                 loop.add_reader(fd, callback)
                 self._watched.append(fd)
+        self._notifications.watch(self.config.running)
 
     def stop(self) -> None:
         """Pass no more packets on."""
+        self._notifications.watch(None)
         for fd in self._watched:
             asyncio.get_running_loop().remove_reader(fd)
         self._watched.clear()
@@ -71,22 +76,24 @@ class P4RuntimeService:
     async def set_pipeline(self, action: int, config: p4r.ForwardingPipelineConfig | None) -> None:
         """Carry out a SetForwardingPipelineConfig of the operator's, whoever is primary."""
         await self.config.set(action, config, lambda: None)
-        self._declare_roles()
 
     async def write(self, request: p4r.WriteRequest) -> p4r.WriteResponse:
         """Apply a batch of updates; each one succeeds or is refused for itself."""
         self._check_primary(request)
         self.config.forwarding()
-        if request.atomicity != p4r.WriteRequest.CONTINUE_ON_ERROR:
-            name = p4r.WriteRequest.Atomicity.Name(request.atomicity)
-            raise unimplemented(f"atomicity {name} is not supported, only CONTINUE_ON_ERROR")
+        if request.atomicity not in (p4r.WriteRequest.CONTINUE_ON_ERROR, p4r.WriteRequest.ROLLBACK_ON_ERROR):
+            raise unimplemented("a batch cannot be atomic for packets: its updates are, one by one")
         results = None
         while results is None:
             state = self.config.forwarding()
             async with self._turns.hold(state.objects(update.entity for update in request.updates)):
                 self._check_primary(request)
                 # While it waited, another pipeline may have come, which has objects of its own.
-                if self.config.forwarding() is state:
+                if self.config.forwarding() is not state:
+                    continue
+                if request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR:
+                    results = apply_or_roll_back(state, request.updates, request.role)
+                else:
                     results = await _apply(state, request.updates, request.role)
         if any(results):
             raise BatchError(results, "Write")
@@ -126,7 +133,6 @@ class P4RuntimeService:
         self._check_primary(request)
         config = request.config if request.HasField("config") else None
         await self.config.set(request.action, config, lambda: self._check_primary(request))
-        self._declare_roles()
         return p4r.SetForwardingPipelineConfigResponse()
 
     async def get_forwarding_pipeline_config(
@@ -149,8 +155,11 @@ class P4RuntimeService:
             self._send_packet(stream, request.packet)
         elif kind == "arbitration":
             await self._arbitrate(stream, request.arbitration)
+        elif kind == "digest_ack":
+            self._acknowledge(stream, request.digest_ack)
         else:
-            stream.offer(_stream_refusal(request))
+            error = unimplemented("this kind of stream message is not supported")
+            stream.offer(stream_error(error, request))
 
     def forget(self, stream: Stream) -> None:
         """Note that a StreamChannel was closed."""
@@ -162,6 +171,9 @@ class P4RuntimeService:
         role = self._arbitration.role_of(stream)
         assert role is not None
         if self._arbitration.primary(role) is stream:
+            running = self.config.running
+            if running is not None and len(notifications) > 1:
+                running.forwarding.digests.forget_sent()
             self._notify([n for n in notifications if n.stream is not stream])
             async with self._turns.hold(None):
                 notifications = [self._arbitration.notification(stream)]
@@ -169,12 +181,7 @@ class P4RuntimeService:
 
     def _send_packet(self, stream: Stream, message: p4r.PacketOut) -> None:
         try:
-            role = self._arbitration.role_of(stream)
-            if role is None or stream is not self._arbitration.primary(role):
-                raise permission_denied("only the primary controller sends packets")
-            running = self.config.running
-            if running is None:
-                raise failed_precondition("no pipeline is running")
+            role, running = self._speaking(stream)
             if not running.forwarding.roles.may_send(role):
                 raise permission_denied(f"role {role!r} may not send packets")
             frame = running.packet_out.packet_out(message)
@@ -183,7 +190,30 @@ class P4RuntimeService:
             except (OSError, ValueError) as error:
                 raise invalid_argument(f"the packet cannot be sent: {error}") from error
         except P4RuntimeError as error:
-            stream.offer(stream_error(error, message, ERROR_SPACE))
+            stream.offer(stream_error(error, p4r.StreamMessageRequest(packet=message)))
+
+    def _acknowledge(self, stream: Stream, message: p4r.DigestListAck) -> None:
+        try:
+            _, running = self._speaking(stream)
+            running.forwarding.digests.acknowledge(message)
+        except P4RuntimeError as error:
+            stream.offer(stream_error(error, p4r.StreamMessageRequest(digest_ack=message)))
+
+    def _speaking(self, stream: Stream) -> tuple[str, Staged]:
+        """Return the role of a primary controller and what runs; raises P4RuntimeError for others."""
+        role = self._arbitration.role_of(stream)
+        if role is None or stream is not self._arbitration.primary(role):
+            raise permission_denied("only the primary controller sends packets and acknowledges digests")
+        if self.config.running is None:
+            raise failed_precondition("no pipeline is running")
+        return role, self.config.running
+
+    def _tell(self, number: int, message: p4r.StreamMessageResponse) -> None:
+        """Offer a message about a P4Info object to the primary controllers that may hear of it."""
+        running = self.config.running
+        for role, primary in self._arbitration.primaries().items():
+            if running is not None and running.forwarding.roles.allows(role, number):
+                primary.offer(message)
 
     def _pass_packets_in(self) -> None:
         """Pass waiting packets to the primary controllers; without one they are lost, as on BMv2."""
@@ -212,9 +242,15 @@ class P4RuntimeService:
     def _ports_changed(self) -> None:
         self.config.ports_changed(self._device.port_states())
 
-    def _declare_roles(self) -> None:
-        """Let controllers claim the roles that the P4 program names."""
+    def _before_change(self) -> None:
+        """Take what the pipeline that runs has still to say."""
+        self._pass_packets_in()
+        self._notifications.watch(None)
+
+    def _after_change(self) -> None:
+        """Listen to the pipeline that runs, and let controllers claim the roles that it names."""
         running = self.config.running
+        self._notifications.watch(running)
         self._arbitration.declared = running.forwarding.roles.names if running is not None else ()
 
     def _check_device(self, device_id: int) -> None:
@@ -244,18 +280,3 @@ async def _apply(
         if number % TURN == 0:
             await asyncio.sleep(0)
     return results
-
-
-def _stream_refusal(request: p4r.StreamMessageRequest) -> p4r.StreamMessageResponse:
-    """Return the error for a stream message that this switch has no use for."""
-    response = p4r.StreamMessageResponse()
-    response.error.space = ERROR_SPACE
-    if request.HasField("digest_ack"):
-        response.error.canonical_code = rpc_code.INVALID_ARGUMENT
-        response.error.message = f"digest {request.digest_ack.digest_id} is not in the P4Info"
-        response.error.digest_list_ack.digest_list_ack.CopyFrom(request.digest_ack)
-    else:
-        response.error.canonical_code = rpc_code.UNIMPLEMENTED
-        response.error.message = "this kind of stream message is not supported"
-        response.error.other.SetInParent()
-    return response

@@ -27,6 +27,7 @@ from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
 from duet_p4.xdp_switch.p4runtime.packet_io import HeaderCodec
 from duet_p4.xdp_switch.p4runtime.roles import Roles
+from duet_p4.xdp_switch.p4runtime.translation import CPU_PORT
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ async def stage(device: Device, config: p4r.ForwardingPipelineConfig, ports: Map
     except Exception as error:
         _log.exception("the compiler failed")
         raise internal(f"the compiler failed: {type(error).__name__}: {error}") from error
+    for translation in schema.types.values():
+        if translation.is_port and translation.sdn_width == 32 and device.cpu_port is not None:
+            translation.state(CPU_PORT, device.cpu_port)
     try:
         forwarding = ForwardingState(schema, pipeline, Roles(config.p4info), ports)
     except BaseException as error:
@@ -76,7 +80,11 @@ async def stage(device: Device, config: p4r.ForwardingPipelineConfig, ports: Map
         raise invalid_argument(
             f"the P4Info does not fit the pipeline: {type(error).__name__}: {error}"
         ) from error
-    return Staged(config, forwarding, HeaderCodec(schema.packet_in), HeaderCodec(schema.packet_out))
+    packet_in, packet_out = (
+        HeaderCodec(header, pipeline.packet_layout(header.name) if header is not None else ())
+        for header in (schema.packet_in, schema.packet_out)
+    )
+    return Staged(config, forwarding, packet_in, packet_out)
 
 
 async def _in_thread(work: Callable[[], Pipeline]) -> Pipeline:

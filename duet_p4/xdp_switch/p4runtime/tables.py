@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.dataplane import Call, Count, MatchValues, Pipeline, TargetAction
+from duet_p4.xdp_switch.dataplane import Call, Count, MatchValues, MeterRates, Pipeline, TargetAction
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionCall, ActionProfileState, Indirect
 from duet_p4.xdp_switch.p4runtime.arrays import decode_count, fill_count
 from duet_p4.xdp_switch.p4runtime.errors import (
@@ -20,8 +20,8 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     invalid_argument,
     not_found,
     permission_denied,
-    unimplemented,
 )
+from duet_p4.xdp_switch.p4runtime.meters import MeterKind, fill_config, refuse_color_counters
 from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
 
 Key = tuple[MatchValues, int]
@@ -38,19 +38,21 @@ class Entry:
     metadata: bytes = b""
     controller_metadata: int = 0
     is_const: bool = False
+    idle_timeout_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Default:
     """The default entry: an action that a client has set, None for the program's own.
 
-    A direct counter counts hits, so that of the default entry holds what was written.
+    Direct counters and meters are of hits, so those of the default entry hold what was written.
     """
 
     action: ActionCall | None = None
     metadata: bytes = b""
     controller_metadata: int = 0
     count: Count = NO_COUNT
+    rates: MeterRates | None = None
 
 
 class TableState:
@@ -92,7 +94,7 @@ class TableState:
         if not message.HasField("action"):
             raise invalid_argument(f"an entry of {table.name} needs an action")
         key = table.decode_key(message)
-        count = self._decode_count(message)
+        count, rates = self._decode_count(message), self._decode_rates(message)
         if key in self.entries:
             # An action that would be refused is said first: it can never be right.
             self._release(self._decode_action(message.action, default=False))
@@ -103,9 +105,11 @@ class TableState:
         except BaseException:
             self._release(action)
             raise
-        self.entries[key] = Entry(action, message.metadata, message.controller_metadata)
+        self.entries[key] = _entry(action, message)
         if count is not None:
             self._pipeline.write_direct(table.name, *key, count)
+        if rates is not None:
+            self._pipeline.write_direct_meter(table.name, *key, rates)
 
     def modify(self, message: p4r.TableEntry) -> None:
         """Replace an entry's action and metadata, or the default entry's; set its counter if given."""
@@ -115,7 +119,7 @@ class TableState:
         table = self.table
         self._check_entry(message)
         key = table.decode_key(message)
-        count = self._decode_count(message)
+        count, rates = self._decode_count(message), self._decode_rates(message)
         entry = self.entries.get(key)
         if entry is None:
             raise not_found(f"table {table.name} holds no such entry")
@@ -131,9 +135,11 @@ class TableState:
                 raise
             self._release(entry.action)
         if not entry.is_const:
-            self.entries[key] = Entry(action, message.metadata, message.controller_metadata)
+            self.entries[key] = _entry(action, message)
         if count is not None:
             self._pipeline.write_direct(table.name, *key, count)
+        if table.direct_meter is not None:
+            self._pipeline.write_direct_meter(table.name, *key, rates)
 
     def delete(self, message: p4r.TableEntry) -> None:
         """Remove an entry; only its key counts."""
@@ -156,14 +162,25 @@ class TableState:
 
     def read(self, query: p4r.TableEntry) -> Iterator[p4r.TableEntry]:
         """Return the entries that a query selects, as they are now, with counter data if it asks for them."""
+        if query.HasField("meter_counter_data") and self.table.direct_meter is not None:
+            refuse_color_counters(f"table {self.table.name}")
         with_counts = query.HasField("counter_data") and self.table.direct_counter != 0
+        with_rates = query.HasField("meter_config") and self.table.direct_meter is not None
+        with_hits = query.HasField("time_since_last_hit")
+        if with_hits and not self.table.idle_timeout:
+            raise invalid_argument(f"table {self.table.name} has no idle timeout")
         if query.is_default_action:
             self._check_default(query)
-            return iter([self._encode_default(with_counts=with_counts)])
+            return iter([self._encode_default(with_counts=with_counts, with_rates=with_rates)])
         selected = self._selected(query)
         keys = [key for key, _ in selected]
-        counts = self._pipeline.read_direct(self.table.name, keys) if with_counts else []
-        return self._encode(selected, counts)
+        name, pipeline = self.table.name, self._pipeline
+        return self._encode(
+            selected,
+            pipeline.read_direct(name, keys) if with_counts else [],
+            [pipeline.read_direct_meter(name, *key) for key in keys] if with_rates else [],
+            pipeline.idle_seconds(name, keys) if with_hits else [],
+        )
 
     def write_counter(self, message: p4r.DirectCounterEntry) -> None:
         """Set the direct counter of an entry; without data, nothing."""
@@ -195,6 +212,51 @@ class TableState:
             raise not_found(f"table {self.table.name} holds no such entry")
         return self._encode_counts(keys, self._pipeline.read_direct(self.table.name, keys))
 
+    def write_meter(self, message: p4r.DirectMeterEntry) -> None:
+        """Configure the direct meter of an entry; without a configuration, always green."""
+        entry = message.table_entry
+        kind = self._check_metered()
+        what = f"the direct meter of {self.table.name}"
+        if message.HasField("counter_data"):
+            refuse_color_counters(what)
+        rates = kind.decode(message.config, what) if message.HasField("config") else None
+        if entry.is_default_action:
+            self._check_default(entry)
+            self.default = replace(self.default, rates=rates)
+            return
+        key = self.table.decode_key(entry)
+        if key not in self.entries:
+            raise not_found(f"table {self.table.name} holds no such entry")
+        self._pipeline.write_direct_meter(self.table.name, *key, rates)
+
+    def read_meters(self, query: p4r.DirectMeterEntry) -> Iterator[p4r.DirectMeterEntry]:
+        """Return the direct meter of one entry, or of every entry."""
+        self._check_metered()
+        if query.HasField("counter_data"):
+            refuse_color_counters(f"the direct meter of {self.table.name}")
+        entry = query.table_entry
+        if entry.is_default_action:
+            self._check_default(entry)
+            message = p4r.DirectMeterEntry()
+            message.table_entry.table_id, message.table_entry.is_default_action = self.table.id, True
+            if self.default.rates is not None:
+                fill_config(self.default.rates, message.config)
+            return iter([message])
+        keys = [key for key, _ in self._selected(entry)]
+        if entry.match and not keys:
+            raise not_found(f"table {self.table.name} holds no such entry")
+        return self._encode_rates(
+            keys, [self._pipeline.read_direct_meter(self.table.name, *key) for key in keys]
+        )
+
+    def encode_key(self, key: Key) -> p4r.TableEntry:
+        """Return what identifies an entry, with its metadata and timeout."""
+        message = p4r.TableEntry()
+        self.table.encode_key(*key, message)
+        _fill_metadata(self.entries[key], message)
+        message.idle_timeout_ns = self.entries[key].idle_timeout_ns
+        return message
+
     def program_default(self) -> ActionCall | None:
         """Return the default action that the P4 program states."""
         call = self._pipeline.default_action(self.table.name)
@@ -208,13 +270,13 @@ class TableState:
             raise invalid_argument(f"the default entry of {table.name}, an indirect table, is fixed")
         if table.const_default:
             raise permission_denied(f"the default action of table {table.name} is const")
-        count = self._decode_count(message)
+        count, rates = self._decode_count(message), self._decode_rates(message)
         if message.HasField("action"):
             action = self._decode_action(message.action, default=True)
             assert isinstance(action, ActionCall)
             self._pipeline.set_default(table.name, action.target)
             kept = count if count is not None else self.default.count
-            self.default = Default(action, message.metadata, message.controller_metadata, kept)
+            self.default = Default(action, message.metadata, message.controller_metadata, kept, rates)
         else:
             self._pipeline.set_default(table.name, None)
             self.default = Default()
@@ -228,12 +290,16 @@ class TableState:
         name = self.table.name
         if message.is_const:
             raise invalid_argument("is_const cannot be written")
-        if message.idle_timeout_ns or message.HasField("time_since_last_hit"):
-            if self.table.idle_timeout:
-                raise unimplemented(f"table {name}: idle timeouts are not supported")
-            raise invalid_argument(f"table {name} has no idle timeout")
+        if message.HasField("time_since_last_hit"):
+            raise invalid_argument("time_since_last_hit cannot be written")
+        if message.idle_timeout_ns and (message.is_default_action or not self.table.idle_timeout):
+            raise invalid_argument(f"table {name} has no idle timeout, or its default entry has none")
+        if message.idle_timeout_ns < 0:
+            raise invalid_argument(f"an idle timeout of {message.idle_timeout_ns} ns is negative")
         if message.HasField("meter_config") or message.HasField("meter_counter_data"):
-            raise invalid_argument(f"table {name} has no direct meter")
+            self._check_metered()
+        if message.HasField("meter_counter_data"):
+            refuse_color_counters(f"table {name}")
 
     def _decode_action(self, message: p4r.TableAction, *, default: bool) -> ActionCall | Indirect:
         """Return an entry's action, which the caller must `_release` once no entry holds it."""
@@ -250,6 +316,16 @@ class TableState:
             return None
         self._check_counted()
         return decode_count(message.counter_data)
+
+    def _decode_rates(self, message: p4r.TableEntry) -> MeterRates | None:
+        if not message.HasField("meter_config"):
+            return None
+        return self._check_metered().decode(message.meter_config, f"the direct meter of {self.table.name}")
+
+    def _check_metered(self) -> MeterKind:
+        if self.table.direct_meter is None:
+            raise invalid_argument(f"table {self.table.name} has no direct meter")
+        return self.table.direct_meter
 
     def _check_counted(self) -> None:
         if not self.table.direct_counter:
@@ -282,7 +358,11 @@ class TableState:
         ]
 
     def _encode(
-        self, selected: Sequence[tuple[Key, Entry]], counts: Sequence[Count]
+        self,
+        selected: Sequence[tuple[Key, Entry]],
+        counts: Sequence[Count],
+        rates: Sequence[MeterRates | None],
+        idle: Sequence[float],
     ) -> Iterator[p4r.TableEntry]:
         for position, (key, entry) in enumerate(selected):
             message = p4r.TableEntry()
@@ -291,8 +371,14 @@ class TableState:
             _fill_metadata(entry, message)
             if entry.is_const:
                 message.is_const = True
+            if entry.idle_timeout_ns:
+                message.idle_timeout_ns = entry.idle_timeout_ns
             if counts:
                 fill_count(counts[position], message.counter_data)
+            if rates and (known := rates[position]) is not None:
+                fill_config(known, message.meter_config)
+            if idle:
+                message.time_since_last_hit.elapsed_ns = int(1e9 * idle[position])
             yield message
 
     def _encode_counts(
@@ -304,7 +390,17 @@ class TableState:
             fill_count(count, message.data)
             yield message
 
-    def _encode_default(self, *, with_counts: bool) -> p4r.TableEntry:
+    def _encode_rates(
+        self, keys: Sequence[Key], rates: Sequence[MeterRates | None]
+    ) -> Iterator[p4r.DirectMeterEntry]:
+        for key, known in zip(keys, rates, strict=True):
+            message = p4r.DirectMeterEntry()
+            self.table.encode_key(*key, message.table_entry)
+            if known is not None:
+                fill_config(known, message.config)
+            yield message
+
+    def _encode_default(self, *, with_counts: bool, with_rates: bool) -> p4r.TableEntry:
         message = p4r.TableEntry(table_id=self.table.id, is_default_action=True)
         action = self.default.action or self.program_default()
         if action is not None:
@@ -314,6 +410,8 @@ class TableState:
             message.is_const = True
         if with_counts:
             fill_count(self.default.count, message.counter_data)
+        if with_rates and self.default.rates is not None:
+            fill_config(self.default.rates, message.meter_config)
         return message
 
     def _call(self, call: Call) -> ActionCall:
@@ -328,6 +426,15 @@ class TableState:
     def _release(self, action: ActionCall | Indirect) -> None:
         if self._profile is not None and not isinstance(action, ActionCall):
             self._profile.release(action)
+
+
+def _entry(action: ActionCall | Indirect, message: p4r.TableEntry) -> Entry:
+    return Entry(
+        action,
+        message.metadata,
+        message.controller_metadata,
+        idle_timeout_ns=message.idle_timeout_ns,
+    )
 
 
 def _fill_metadata(entry: Entry | Default, message: p4r.TableEntry) -> None:

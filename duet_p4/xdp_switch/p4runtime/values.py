@@ -1,8 +1,8 @@
-"""P4Runtime bytestrings: big-endian, any length in, the shortest out (P4Runtime specification 8.4)."""
+"""Bytestrings: big-endian, any length in, the shortest out (P4Runtime specification, "Bytestrings")."""
 
 from __future__ import annotations
 
-from duet_p4.xdp_switch.p4runtime.errors import out_of_range
+from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, out_of_range
 
 
 def decode(data: bytes, width: int, what: str) -> int:
@@ -22,7 +22,22 @@ def encode(value: int) -> bytes:
     return value.to_bytes((value.bit_length() + 7) // 8 or 1, "big")
 
 
-def range_error(data: bytes, width: int, what: str) -> Exception:
+def decode_signed(data: bytes, width: int, what: str) -> int:
+    """Return a two's complement value as the data plane holds it, `width` bits; raises as `decode` does."""
+    value = int.from_bytes(data, "big", signed=True)
+    if not data or not -1 << width - 1 <= value < 1 << width - 1:
+        raise range_error(data, width, what)
+    return value & (1 << width) - 1
+
+
+def encode_signed(value: int, width: int) -> bytes:
+    """Return the canonical bytestring of `width` bits of two's complement."""
+    number = value - (value >> width - 1 << width)
+    bits = (~number if number < 0 else number).bit_length() + 1
+    return number.to_bytes((bits + 7) // 8, "big", signed=True)
+
+
+def range_error(data: bytes, width: int, what: str) -> P4RuntimeError:
     """Return the error for a bytestring that does not fit."""
     if not data:
         return out_of_range(f"{what}: the value is empty")

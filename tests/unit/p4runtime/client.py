@@ -29,6 +29,10 @@ class Names:
                 info.registers,
                 info.action_profiles,
                 info.direct_counters,
+                info.meters,
+                info.direct_meters,
+                info.digests,
+                info.value_sets,
             )
             for item in items
         }
@@ -153,12 +157,18 @@ class Client:
     def everything(self) -> list[bytes]:
         """Return all that can be read, as bytes in order: to compare before and after."""
         queries = [
-            p4r.TableEntry(counter_data=p4r.CounterData()),
+            p4r.TableEntry(counter_data=p4r.CounterData(), meter_config=p4r.MeterConfig()),
             p4r.TableEntry(is_default_action=True),
             p4r.ActionProfileMember(),
             p4r.ActionProfileGroup(),
             p4r.CounterEntry(),
             p4r.RegisterEntry(),
+            p4r.MeterEntry(),
+            p4r.DirectMeterEntry(table_entry=p4r.TableEntry()),
+            p4r.PacketReplicationEngineEntry(multicast_group_entry=p4r.MulticastGroupEntry()),
+            p4r.PacketReplicationEngineEntry(clone_session_entry=p4r.CloneSessionEntry()),
+            p4r.ValueSetEntry(),
+            p4r.DigestEntry(),
         ]
         return sorted(message.SerializeToString() for message in self.read(*queries))
 

@@ -6,54 +6,144 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 from finsy.proto import p4i
 
+from duet_p4.xdp_switch import fit
+from duet_p4.xdp_switch.compiler import compile_program, ir
 from duet_p4.xdp_switch.dataplane import (
     Call,
     Count,
     InitialEntry,
     MatchValues,
+    MeterRates,
+    Replica,
     TableFullError,
     TargetAction,
     UnsupportedError,
 )
 
+FEATURES = Path(__file__).parent / "features.json"
+
+
+class Meters:
+    """Meters by index."""
+
+    def __init__(self) -> None:
+        self.rates: dict[int, MeterRates] = {}
+
+    def configure(self, index: int, rates: MeterRates | None) -> None:
+        if rates is not None and max(rates.cburst, rates.pburst) * 10**9 >> 64:
+            raise ValueError("a burst is out of range")
+        self.rates.pop(index, None)
+        if rates is not None:
+            self.rates[index] = rates
+
+    def read(self, index: int) -> MeterRates | None:
+        return self.rates.get(index)
+
+
+class Copies:
+    """Multicast groups or clone sessions: replicas and truncation by number."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, tuple[list[Replica], int]] = {}
+
+    def put(self, number: int, replicas: Sequence[Replica], truncate: int = 0) -> None:
+        if len(replicas) > 64:
+            raise TableFullError("there is room for 64 replicas")
+        self.held[number] = (list(replicas), truncate)
+
+    def remove(self, number: int) -> None:
+        del self.held[number]
+
+
+class Digests:
+    """Samples that a test plays by `say`."""
+
+    def __init__(self) -> None:
+        self.fd, self._wake = os.pipe()
+        os.set_blocking(self.fd, False)
+        self._samples: list[tuple[str, tuple[int, ...]]] = []
+
+    def say(self, name: str, *values: int) -> None:
+        self._samples.append((name, values))
+        os.write(self._wake, b"x")
+
+    def poll(self) -> list[tuple[str, tuple[int, ...]]]:
+        with suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+        samples, self._samples = self._samples, []
+        return samples
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._wake)
+
+
+class Members:
+    """A value set."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[int, ...]] = []
+
+    def replace(self, members: Sequence[tuple[int, ...]]) -> None:
+        self.members = list(members)
+
 
 class MemoryPipeline:
     """Keeps what it is told in dictionaries, and refuses what the contract says it need not take."""
 
-    def __init__(self, info: p4i.P4Info) -> None:
+    def __init__(self, info: p4i.P4Info, program: ir.Program) -> None:
+        self.program = program
+        self.widths = fit.check(info, program)
+        self.optional = {
+            table.preamble.name: [f.match_type == p4i.MatchField.OPTIONAL for f in table.match_fields]
+            for table in info.tables
+        }
+        self.const = {table.preamble.name for table in info.tables if table.is_const_table}
         self.sizes = {table.preamble.name: table.size for table in info.tables}
-        self.const = {t.preamble.name: t for t in info.tables if t.is_const_table}
-        self.actions = {action.preamble.id: action.preamble.name for action in info.actions}
         self.tables: dict[str, dict[tuple[MatchValues, int], TargetAction]] = {n: {} for n in self.sizes}
         self.direct: dict[tuple[str, MatchValues, int], Count] = {}
+        self.direct_meters: dict[tuple[str, MatchValues, int], MeterRates] = {}
+        self.idle: dict[tuple[str, MatchValues, int], float] = {}
         self.defaults: dict[str, TargetAction] = {}
         self.counters = {c.preamble.name: [(0, 0)] * c.size for c in info.counters}
         self.registers = {r.preamble.name: [0] * r.size for r in info.registers}
         self.members: dict[str, dict[int, Call]] = {p.preamble.name: {} for p in info.action_profiles}
         self.groups: dict[str, dict[int, list[int]]] = {p.preamble.name: {} for p in info.action_profiles}
-        self.widths = {t.preamble.name: [f.bitwidth for f in t.match_fields] for t in info.tables}
-        self.widths |= {a.preamble.name: [p.bitwidth for p in a.params] for a in info.actions}
+        self.multicast, self.clones, self.digests = Copies(), Copies(), Digests()
+        self.meters = {m.preamble.name: Meters() for m in info.meters}
+        self.value_sets = {v.preamble.name: Members() for v in info.value_sets}
         self.closed = False
-        for entry in (entry for name in self.const for entry in self.initial_entries(name)):
-            self.tables[next(iter(self.const))][entry.key, entry.priority] = entry.action
+        for table in self.tables:
+            for entry in self.initial_entries(table):
+                self.tables[table][entry.key, entry.priority] = entry.action
+
+    def packet_layout(self, header: str) -> Sequence[tuple[str, int]]:
+        return self.widths.packets[header]
 
     def key_widths(self, table: str) -> Sequence[int]:
-        return self.widths[table]
+        return self.widths.keys[table]
 
     def parameter_widths(self, action: str) -> Sequence[int]:
-        return self.widths[action]
+        return self.widths.parameters[action]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
-        if table not in self.const:
-            return []
-        return [
-            InitialEntry((6,), 0, Call("NoAction", ()), is_const=True),
-            InitialEntry((253,), 0, Call("IngressImpl.drop", ()), is_const=True),
-        ]
+        stated = self.program.tables()[table]
+        entries = []
+        for entry in stated.entries:
+            key = [
+                (value[0] if value[1] else None) if optional and isinstance(value, tuple) else value
+                for value, optional in zip(entry.key, self.optional[table], strict=True)
+            ]
+            priority = entry.priority if stated.kind in ("ternary", "range") else 0
+            call = Call(self.program.actions[entry.action_id].name, entry.arguments)
+            entries.append(InitialEntry(tuple(key), priority, call, table in self.const))
+        return entries
 
     def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         entries = self.tables[table]
@@ -68,12 +158,14 @@ class MemoryPipeline:
 
     def delete(self, table: str, key: MatchValues, priority: int) -> None:
         del self.tables[table][key, priority]
-        self.direct.pop((table, key, priority), None)
+        for kept in (self.direct, self.direct_meters, self.idle):
+            kept.pop((table, key, priority), None)
 
     def default_action(self, table: str) -> Call | None:
-        if table == "IngressImpl.wcmp":
+        stated = self.program.tables()[table]
+        if stated.default_action is None:
             return None
-        return Call("IngressImpl.count_drop", (1,)) if table == "IngressImpl.host" else Call("NoAction", ())
+        return Call(self.program.actions[stated.default_action].name, stated.default_arguments)
 
     def set_default(self, table: str, action: TargetAction | None) -> None:
         if action is None:
@@ -87,6 +179,20 @@ class MemoryPipeline:
     def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
         assert (key, priority) in self.tables[table]
         self.direct[table, key, priority] = count
+
+    def write_direct_meter(
+        self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
+    ) -> None:
+        assert (key, priority) in self.tables[table]
+        self.direct_meters.pop((table, key, priority), None)
+        if rates is not None:
+            self.direct_meters[table, key, priority] = rates
+
+    def read_direct_meter(self, table: str, key: MatchValues, priority: int) -> MeterRates | None:
+        return self.direct_meters.get((table, key, priority))
+
+    def idle_seconds(self, table: str, keys: Iterable[tuple[MatchValues, int]]) -> list[float]:
+        return [self.idle.get((table, *key), 0.0) for key in keys]
 
     def read_counter(self, counter: str, first: int, number: int) -> list[Count]:
         return self.counters[counter][first : first + number]
@@ -120,7 +226,17 @@ class MemoryPipeline:
         return [(ingress_port, frame)]
 
     def close(self) -> None:
+        assert not self.closed
+        self.digests.close()
         self.closed = True
+
+
+@cache
+def program_of(config: bytes) -> ir.Program:
+    """Read a program; what is no JSON stands for features.p4."""
+    if not config.startswith(b"{"):
+        config = FEATURES.read_bytes()
+    return compile_program(config, cpus=1).program
 
 
 class MemoryDevice:
@@ -152,6 +268,7 @@ class MemoryDevice:
         self.sent: list[bytes] = []
         self.staged: list[MemoryPipeline] = []
         self.pipeline: MemoryPipeline | None = None
+        self.cpu_port = 510
         self.ports = {1: True, 2: True, 510: True}
 
     def stage(self, config: bytes, info: p4i.P4Info) -> MemoryPipeline:
@@ -159,7 +276,7 @@ class MemoryDevice:
         assert self.gate.wait(20)
         if config in self.FAILURES:
             raise self.FAILURES[config]
-        self.staged.append(MemoryPipeline(info))
+        self.staged.append(MemoryPipeline(info, program_of(config)))
         return self.staged[-1]
 
     def activate(self, pipeline: MemoryPipeline) -> None:

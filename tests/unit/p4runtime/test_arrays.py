@@ -68,6 +68,6 @@ def test_a_register_takes_only_its_own_type(client: Client) -> None:
 def test_unknown_arrays_and_kinds_are_refused(client: Client) -> None:
     refused(client, MODIFY, p4r.CounterEntry(counter_id=99), rpc_code.INVALID_ARGUMENT)
     refused(client, MODIFY, p4r.RegisterEntry(register_id=99), rpc_code.INVALID_ARGUMENT)
-    refused(client, MODIFY, p4r.MeterEntry(meter_id=1), rpc_code.UNIMPLEMENTED)
+    refused(client, MODIFY, p4r.MeterEntry(meter_id=1), rpc_code.INVALID_ARGUMENT)
     refused(client, MODIFY, p4r.Entity(), rpc_code.INVALID_ARGUMENT)
     refused(client, p4r.Update.UNSPECIFIED, counter(client, 0, 1), rpc_code.INVALID_ARGUMENT)

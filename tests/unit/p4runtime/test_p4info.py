@@ -105,16 +105,17 @@ def test_parameters_may_come_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        (lambda i: i.digests.add(), rpc_code.UNIMPLEMENTED, "digest"),
-        (lambda i: i.meters.add(), rpc_code.UNIMPLEMENTED, "meter"),
-        (lambda i: i.direct_meters.add(), rpc_code.UNIMPLEMENTED, "direct meter"),
-        (lambda i: i.value_sets.add(), rpc_code.UNIMPLEMENTED, "value set"),
-        (lambda i: i.externs.add(extern_type_name="X"), rpc_code.UNIMPLEMENTED, "extern X"),
         (
-            lambda i: setattr(i.tables[0].match_fields[0], "bitwidth", 0),
+            lambda i: setattr(i.digests.add().type_spec.header, "name", "h"),
             rpc_code.UNIMPLEMENTED,
-            "no bit width",
+            "holds a header",
         ),
+        (
+            lambda i: setattr(i.value_sets.add().match.add(), "match_type", p4i.MatchField.TERNARY),
+            rpc_code.UNIMPLEMENTED,
+            "not matched exactly",
+        ),
+        (lambda i: i.externs.add(extern_type_name="X"), rpc_code.UNIMPLEMENTED, "extern X"),
         (
             lambda i: setattr(i.tables[0].match_fields[0], "other_match_type", "fuzzy"),
             rpc_code.UNIMPLEMENTED,
