@@ -10,8 +10,7 @@ from finsy.proto import p4i
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import ir
-from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues
-from duet_p4.xdp_switch.meters import MeterRates
+from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues, MeterRates
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from duet_p4.xdp_switch.stf import script
 from duet_p4.xdp_switch.stf.script import Command, ScriptError
