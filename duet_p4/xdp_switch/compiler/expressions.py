@@ -93,21 +93,28 @@ class Expressions:
         if isinstance(expr, ir.Param):
             return self._parameters[expr.index].high.bit_length()
         if isinstance(expr, ir.Op):
-            if self._slice(expr) is not None:
-                return 0
+            sliced = self._slice(expr)
+            if sliced is not None:
+                return sliced[2]
             return max(self._width(expr.left), self._width(expr.right), self._width(expr.condition))
         return 0
 
     def _slice(self, expr: ir.Op) -> tuple[ir.FieldRef, int, int] | None:
-        """Return (field, low bit, width) where an expression cuts at most 64 bits out of a wider field."""
+        """Return (field, low bit, width) where a number is cut out of a field that is too wide for one."""
         field, mask = expr.left, expr.right
         low = 0
         if expr.op != "&" or not isinstance(mask, ir.Const):
             return None
-        if isinstance(field, ir.Op) and field.op == ">>" and isinstance(field.right, ir.Const):
-            low, field = field.right.value, field.left
+        while isinstance(field, ir.Op) and isinstance(field.right, ir.Const) and field.right.value > 0:
+            if field.op == ">>" and not low:
+                low = field.right.value
+            elif field.op != "&" or field.right.value & mask.value != mask.value or low:
+                return None
+            field = field.left
         width = mask.value.bit_length()
-        if not isinstance(field, ir.FieldRef) or mask.value != (1 << width) - 1 or not 0 < width <= 64:
+        if not isinstance(field, ir.FieldRef) or mask.value != (1 << width) - 1:
+            return None
+        if not 0 < width <= MAX_ARITHMETIC:
             return None
         member = self._program.field(field)
         return (field, low, width) if MAX_ARITHMETIC < member.width >= low + width else None
@@ -191,7 +198,11 @@ class Expressions:
             return Value(f"(~{self._wide(inner)})", ~inner.high, ~inner.low)
         sliced = self._slice(expr)
         if sliced is not None:
-            return Value(self._layout.slice(*sliced), 0, (1 << sliced[2]) - 1)
+            field, low, width = sliced
+            code = self._layout.slice(field, low, min(width, 64))
+            if width > 64:
+                code = f"((__u128)({self._layout.slice(field, low + 64, width - 64)}) << 64 | {code})"
+            return Value(code, 0, (1 << width) - 1)
         unary = op in ("+", "-") and expr.left is None
         left = self._value(ir.Const(0) if unary else _present(expr.left))
         right = self._value(_present(expr.right))
@@ -320,8 +331,8 @@ class Expressions:
     def _boolean(self, expr: ir.Expr) -> str:
         if isinstance(expr, ir.Bool):
             return "1" if expr.value else "0"
-        if not isinstance(expr, ir.Op):
-            raise self._refusal(f"{type(expr).__name__} as a condition")
+        if not isinstance(expr, ir.Op) or not self.is_boolean(expr):
+            return f"({self.value(expr).code} != 0)"
         op = expr.op
         if op in _LOGIC:
             return (

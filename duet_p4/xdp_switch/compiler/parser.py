@@ -78,6 +78,7 @@ class Parser:
             if isinstance(line, _Jump):
                 if (line.origin, line.target) in again:
                     yield f"{line.indent}if (++rounds > {MAX_ROUNDS}) {line.too_often}"
+                    yield f"{line.indent}BARRIER(); /* every round looks the same to the verifier */"
                 yield f"{line.indent}goto {self._label(line.target)};"
             else:
                 yield line
@@ -223,7 +224,10 @@ class Parser:
             if expr.member is not None:
                 union = self._program.unions[self._program.union_stacks[expr.stack].unions[last]]
                 return ir.FieldRef(union.members[expr.member], expr.field)
-            return ir.FieldRef(self._program.stacks[expr.stack].headers[last], expr.field)
+            name = self._program.stacks[expr.stack].headers[last]
+            if expr.field == "last" and expr.field not in self._program.headers[name].type.fields:
+                return ir.Named("header", name)
+            return ir.FieldRef(name, expr.field)
         if isinstance(expr, ir.Op):
             parts = [
                 None if e is None else self._resolve(e, indices)
