@@ -13,7 +13,12 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    move(partial, path)
+
+
+def move(source: Path, path: Path) -> None:
+    """Put a file that is on the disk in place of another of the same folder. Raises OSError."""
+    source.replace(path)
     sync_folder(path.parent)
 
 

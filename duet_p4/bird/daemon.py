@@ -16,10 +16,13 @@ import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from duet_p4 import durable
+from duet_p4.backoff import Backoff
 from duet_p4.bird.config import BirdConfig, Neighbor, render
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,9 @@ _MAX_SOCKET_PATH = 107
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 3.0
 _POLL_S = 0.01
-_RESTART_WAITS_S = (0.1, 0.5, 2.0, 5.0)
+_QUERY_TIMEOUT_S = 1.0
+_FIRST_RESTART_S = 0.05
+_LONGEST_RESTART_S = 5.0
 _OK_RUN_S = 30.0
 
 
@@ -75,15 +80,24 @@ class Bird:
         if len(str(self._ctl)) > _MAX_SOCKET_PATH:
             raise BirdError(f"{self._ctl} is too long for a socket's path: use a shorter run directory")
         self._child: subprocess.Popen[bytes] | None = None
+        self._asking = asyncio.Lock()
         self.pid: int | None = None
+        self.problem = ""
+        """Why BIRD does not run as configured; else nothing."""
 
     def find(self) -> int | None:
-        """Return the process id of the BIRD that serves the control socket, if there is one."""
+        """Return the process id of the BIRD that serves the control socket, if there is one.
+
+        Raises `BirdError` where it is too busy to say. Does not wait.
+        """
         with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
             try:
                 client.connect(str(self._ctl))
             except (FileNotFoundError, ConnectionRefusedError):
                 return None
+            except OSError as error:
+                raise BirdError(f"BIRD at {self._ctl} takes no connection: {error.strerror}") from error
             peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid: int = struct.unpack("3i", peer)[0]
         return pid
@@ -93,18 +107,23 @@ class Bird:
 
         Raises `BirdError`.
         """
-        wanted = render(self.config, self._log)
-        current = self._conf.read_text() if self._conf.exists() else None
-        self._conf.write_text(wanted)
-        self.pid = self.find()
+        await self._write_configuration()
+        self.pid = await self._find_patiently()
         if self.pid is None:
             self._spawn()
             await self._answering()
             logger.info("started BIRD, process %d", self.pid)
         else:
             logger.info("took over BIRD, process %d", self.pid)
-            if current != wanted:
-                await self.query(f'configure "{self._conf}"')
+            # Whatever the file said before: whoever wrote it may have died before BIRD was told.
+            await self.query(f'configure "{self._conf}"')
+
+    async def reconfigure(self, config: BirdConfig) -> None:
+        """Have another configuration; sessions that it leaves as they are stay up. Raises `BirdError`."""
+        self.config = config
+        await self._write_configuration()
+        if self.pid is not None:
+            await self.query(f'configure "{self._conf}"')
 
     async def stop(self) -> None:
         """End BIRD; its sessions close and its routes leave the kernel."""
@@ -126,40 +145,85 @@ class Bird:
                 os.close(handle)
         self._reap()
 
-    async def supervise(self) -> None:
-        """Start BIRD again whenever it ends, more slowly if it keeps ending; runs until cancelled."""
-        failures = 0
+    async def supervise(self, restarted: Callable[[], None] = lambda: None) -> None:
+        """Have BIRD run as configured, and start it again whenever it ends; runs until cancelled.
+
+        More slowly if it keeps ending. `restarted` is called once a BIRD runs that others were not told of.
+        """
+        backoff = Backoff(_FIRST_RESTART_S, _LONGEST_RESTART_S)
         loop = asyncio.get_running_loop()
         while True:
-            started = loop.time()
-            if self.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    handle = os.pidfd_open(self.pid)
-                    try:
-                        await _exited(handle)
-                    finally:
-                        os.close(handle)
-                logger.error("BIRD, process %d, ended%s: starting it again", self.pid, self._reap())
-                self.pid = None
-            failures = 0 if loop.time() - started > _OK_RUN_S else failures + 1
-            await asyncio.sleep(_RESTART_WAITS_S[min(failures, len(_RESTART_WAITS_S)) - 1] if failures else 0)
+            if self.pid is None or self.problem:
+                try:
+                    await self.start()
+                except (BirdError, OSError) as error:
+                    self.problem = str(error)
+                    logger.error("%s", error)
+                    await asyncio.sleep(backoff.failed())
+                    continue
+                self.problem = ""
+                restarted()
+            began = loop.time()
+            await self._ended(self.pid)
+            self.problem = f"BIRD, process {self.pid}, ended{self._reap()}"
+            logger.error("%s: starting it again", self.problem)
+            self.pid = None
+            if loop.time() - began > _OK_RUN_S:
+                backoff.succeeded()
+            await asyncio.sleep(backoff.failed())
+
+    async def _ended(self, pid: int | None) -> None:
+        """Wait until a process has ended."""
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
             try:
-                await self.start()
-            except BirdError as error:
-                logger.error("%s", error)
+                await _exited(handle)
+            finally:
+                os.close(handle)
 
     async def query(self, command: str) -> list[str]:
-        """Send a command to BIRD and return the lines of its answer. Raises `BirdError`."""
+        """Send a command to BIRD and return the lines of its answer.
+
+        Raises `BirdError`, also where BIRD does not answer in a second.
+        """
         try:
-            reader, writer = await asyncio.open_unix_connection(str(self._ctl))
-        except OSError as error:
-            raise BirdError(f"no BIRD at {self._ctl}: {error.strerror}") from error
+            async with asyncio.timeout(_QUERY_TIMEOUT_S), self._asking:
+                return await self._ask(command)
+        except TimeoutError:
+            raise BirdError(f"BIRD at {self._ctl} does not answer in {_QUERY_TIMEOUT_S:g} s") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise BirdError(f"no BIRD at {self._ctl}: {error}") from error
+
+    async def _ask(self, command: str) -> list[str]:
+        reader, writer = await asyncio.open_unix_connection(sock=await self._connected())
         try:
             await _reply(reader)
             writer.write(f"{command}\n".encode())
             return await _reply(reader)
         finally:
             writer.close()
+
+    async def _connected(self) -> socket.socket:
+        """Return a connection to the control socket. Raises OSError.
+
+        Where BIRD has not taken the last ones yet, a connection is refused with EAGAIN, and no event tells
+        when to try again; a loop's own `sock_connect` would take it for connected.
+        """
+        while True:
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            try:
+                client.connect(str(self._ctl))
+            except BlockingIOError:
+                client.close()
+                await asyncio.sleep(_POLL_S)
+            except BaseException:
+                client.close()
+                raise
+            else:
+                return client
 
     async def set_session(self, neighbor: Neighbor, *, enabled: bool) -> None:
         """End a neighbour's session and forget its routes at once, or have it come up. Raises `BirdError`."""
@@ -190,15 +254,34 @@ class Bird:
                 routes[-1] = Route(last.prefix, last.protocol, (*last.via, (IPv4Address(hop[1]), hop[2])))
         return routes
 
-    def _spawn(self) -> None:
-        binary = shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-        if binary is None:
-            raise BirdError("bird is not on PATH: install bird2")
-        checked = subprocess.run(
-            [binary, "-p", "-c", self._conf], capture_output=True, text=True, check=False
+    async def _write_configuration(self) -> None:
+        """Have bird.conf as wanted, unless BIRD refuses it. Raises `BirdError` and then changes nothing."""
+        wanted = render(self.config, self._log).encode()
+        if self._conf.exists() and self._conf.read_bytes() == wanted:
+            return
+        draft = self._conf.with_suffix(".new")
+        durable.write(draft, wanted)
+        check = await asyncio.create_subprocess_exec(
+            *(_binary(), "-p", "-c", str(draft)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        if checked.returncode:
-            raise BirdError(f"BIRD refuses {self._conf}: {checked.stderr.strip()}")
+        _, said = await check.communicate()
+        if check.returncode:
+            raise BirdError(f"BIRD refuses {draft}: {said.decode(errors='replace').strip()}")
+        durable.move(draft, self._conf)
+
+    async def _find_patiently(self) -> int | None:
+        """Return what `find` does; wait for a BIRD that is busy. Raises `BirdError`."""
+        deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+        while True:
+            try:
+                return self.find()
+            except BirdError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_POLL_S)
+
+    def _spawn(self) -> None:
+        binary = _binary()
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
                 [*self._prefix, binary, "-f", "-c", self._conf, "-s", self._ctl],
@@ -215,12 +298,18 @@ class Bird:
         assert child is not None
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                while self.find() != child.pid:
+                while not self._is_found(child.pid):
                     if child.poll() is not None:
                         raise BirdError(f"BIRD ended at once{self._reap()}: see {self._log}")
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             raise BirdError(f"BIRD does not answer on {self._ctl}: see {self._log}") from None
+
+    def _is_found(self, pid: int) -> bool:
+        try:
+            return self.find() == pid
+        except BirdError:
+            return False
 
     def _reap(self) -> str:
         """Collect a child that ended, and return what there is to say about its end."""
@@ -228,6 +317,13 @@ class Bird:
         if child is None:
             return ""
         return f" with status {child.wait()}"
+
+
+def _binary() -> str:
+    binary = shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if binary is None:
+        raise BirdError("bird is not on PATH: install bird2")
+    return binary
 
 
 async def _reply(reader: asyncio.StreamReader) -> list[str]:
@@ -240,7 +336,7 @@ async def _reply(reader: asyncio.StreamReader) -> list[str]:
             lines.append(line[1:])
             continue
         code, final, text = line[:4], line[4:5] != "-", line[5:]
-        if code[0] in "89":
+        if code[:1] in ("8", "9"):
             raise BirdError(text)
         if text:
             lines.append(text)

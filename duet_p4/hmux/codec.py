@@ -167,7 +167,13 @@ class Codec:
         return message
 
     def row(self, entry: p4r.TableEntry) -> Row | None:
-        """Return the row that an entry of the switch is; None for one of a table without rows."""
+        """Return the row that an entry of the switch is; None for what no row says, as others may write."""
+        try:
+            return self._row(entry)
+        except (KeyError, IndexError, ValueError):
+            return None
+
+    def _row(self, entry: p4r.TableEntry) -> Row | None:
         kind = self._kinds.get((entry.table_id, entry.action.action.action_id))
         if kind is None:
             return None

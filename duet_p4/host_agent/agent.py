@@ -21,8 +21,8 @@ from duet_p4.api.service import Health, State
 from duet_p4.bpf import Pins, detach_tc, pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
-from duet_p4.host_agent.health import Reporter
 from duet_p4.host_agent.service import HostService
+from duet_p4.reporter import Reporter
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import RestClient
 from duet_p4.rest.routers.host import router

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-from duet_p4.api.health import DipHealth, HealthReport
+from duet_p4.api.health import DipHealth
 from duet_p4.api.host import HostVip
 from duet_p4.model import HealthCheck, HealthCheckKind
-from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)
 
@@ -132,31 +131,3 @@ class HealthMonitor:
 
     def _stop(self, key: tuple[IPv4Address, IPv4Address]) -> None:
         self._checks.pop(key).task.cancel()
-
-
-class Reporter:
-    """Posts health to the controller when it changes, and again every `interval_s` seconds."""
-
-    def __init__(self, client: RestClient, path: str, interval_s: float) -> None:
-        self._client = client
-        self._path = path
-        self._interval_s = interval_s
-        self._due = asyncio.Event()
-
-    def changed(self) -> None:
-        """Report at once."""
-        self._due.set()
-
-    async def run(self, report: Callable[[], HealthReport]) -> None:
-        """Report until cancelled; a report that fails is made up for by the next one."""
-        while True:
-            self._due.clear()
-            try:
-                await self._client.call("POST", self._path, object, body=report())
-            except RestError as error:
-                logger.warning("cannot report health: %s", error)
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await self._due.wait()
-            except TimeoutError:
-                continue

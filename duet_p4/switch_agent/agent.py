@@ -8,6 +8,7 @@ What dies when:
 - BIRD dies: sessions close, the agent starts it again.
 - The P4 switch dies: the agent takes the links down for a moment, as a dead switch's would be, so that
   neighbours notice at once. It withdraws its VIPs and programs the switch anew when it is back.
+- The session with the P4 switch is lost, or a write is in doubt: see `control`. Nothing is taken down.
 - The agent is told to end (SIGTERM): BIRD ends too.
 """
 
@@ -16,34 +17,43 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from contextlib import closing, suppress
+import time
+from collections.abc import AsyncIterator, Sequence, Sized
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from finsy.proto import p4r
 from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
 from duet_p4.api.mux import PortStatus, SessionStatus
-from duet_p4.api.ports import HostPort
+from duet_p4.api.ports import HostPort, PortReport
 from duet_p4.api.problems import ProblemError
 from duet_p4.api.service import Health, State
+from duet_p4.backoff import Backoff
 from duet_p4.bird import status
-from duet_p4.bird.daemon import Bird, BirdError
+from duet_p4.bird.daemon import Bird
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.reporter import Reporter
 from duet_p4.rest.app import create_app
+from duet_p4.rest.client import RestClient
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
+from duet_p4.supervision import Tasks
 from duet_p4.switch_agent.announcer import Announcer
 from duet_p4.switch_agent.config import SwitchConfig
+from duet_p4.switch_agent.control import Control, Event, Phase
 from duet_p4.switch_agent.fib import FibMirror
 from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, SwitchError
+from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.term import Terms
 
@@ -52,6 +62,13 @@ logger = logging.getLogger(__name__)
 _RECONNECT_S = 0.1
 _PROBE_S = 0.1
 _DARK_S = 0.05
+_NOTICE_S = 0.2
+"""How long the end of a session may take to be noticed after a call that failed for it."""
+_DOUBT_S = 0.02
+_LONGEST_DOUBT_S = 5.0
+_CALM_S = 30.0
+_CLEAN_UP_S = 1.0
+_LONGEST_CLEAN_UP_S = 60.0
 
 
 class SwitchAgent:
@@ -65,7 +82,7 @@ class SwitchAgent:
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
         netdev.set_own_address(config.address)
         self._hostifs = HostInterfaces(config.ports)
-        self._kernel = Kernel(config, self._hostifs.indices, self._on_carrier)
+        self._kernel = Kernel(config, self._hostifs.indices)
         self._announcer = Announcer(config.bird.announce_table)
         self._terms = Terms(config.state_dir / "term")
         self.service = HmuxService(
@@ -80,59 +97,73 @@ class SwitchAgent:
             config.drain_patience_ms / 1000,
         )
         self._fib: FibMirror | None = None
+        self._foreign: list[p4r.TableEntry] = []
+        self._stray = ""
         self._suspected = asyncio.Event()
-        self._controlled = False
-        self._following = {port.number: asyncio.Lock() for port in config.ports}
-        by_interface = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
-        self._neighbors = {
-            port.number: by_interface[port.interface]
-            for port in config.ports
-            if port.interface in by_interface
-        }
+        self._why_suspected = ""
+        self._control = Control(self._entered)
+        self._was_ready = False
+        sessions = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
+        self._ports = Ports(
+            {port.number: sessions.get(port.interface) for port in config.ports},
+            self._bird,
+            self._kernel,
+            self._hostifs.set_carrier,
+            self._written,
+        )
+        self._kernel.on_carrier = self._ports.carrier_changed
         self._place = Place(
             uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
         )
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._health = Health(state=State.STARTING, detail="waiting for the P4 switch")
+        self._tasks = Tasks()
 
     async def run(self) -> None:
-        """Control the switch until told to end. Raises `BirdError` where BIRD does not start."""
+        """Control the switch until told to end."""
         ended = told_to_end()
-        async with AsyncIPRoute() as netlink:
+        config = self._config
+        async with AsyncExitStack() as stack:
+            netlink = await stack.enter_async_context(AsyncIPRoute())
             await self._announcer.load(netlink)
+            stack.callback(self._kernel.stop)
             await self._kernel.start(netlink)
-            try:
-                await self._control(ended)
-            finally:
-                self._kernel.stop()
+            stack.push_async_callback(self._bird.stop)
+            stack.push_async_callback(self._tasks.stop)
+            self._tasks.start("the mirror of the kernel", self._kernel.follow)
+            self._tasks.start("following the ports", self._ports.run)
+            self._tasks.start("running BIRD", lambda: self._bird.supervise(self._ports.bird_restarted))
+            self._tasks.start("the session with the switch", self._keep_session)
+            self._tasks.start("cleaning up", self._clean_up)
+            await self._report(stack)
+            url = await stack.enter_async_context(
+                serve(self._application(), str(config.listen), config.port, config.tls())
+            )
+            logger.info("serves %s, P4 switch at %s", url, config.p4.address)
+            await ended.wait()
 
     def close(self) -> None:
         """Remove the host interfaces, once no loop runs any more."""
         self._hostifs.close()
 
-    async def _control(self, ended: asyncio.Event) -> None:
-        sessions = asyncio.create_task(self._keep_session(), name="P4Runtime sessions")
-        try:
-            await self._bird.start()
-            supervising = asyncio.create_task(self._bird.supervise(), name="BIRD")
-            self._tasks.add(supervising)
-            config = self._config
-            async with serve(self._application(), str(config.listen), config.port, config.tls()) as url:
-                logger.info("serves %s, P4 switch at %s", url, config.p4.address)
-                await _until(ended, sessions, supervising)
-        finally:
-            for task in (*self._tasks, sessions):
-                task.cancel()
-            await asyncio.gather(*self._tasks, sessions, return_exceptions=True)
-            await self._bird.stop()
-
     def health(self) -> Health:
-        """Return whether the switch is under control."""
-        if self._health.state is State.READY and self._bird.pid is None:
-            return Health(state=State.DEGRADED, detail="BIRD does not run: nothing is announced")
-        if self._health.state is State.READY and self.service.problem:
-            return Health(state=State.DEGRADED, detail=self.service.problem)
-        return self._health
+        """Return whether the switch is under control and does what it should."""
+        trouble = self.trouble() or self.service.problem
+        if not trouble:
+            return Health(state=State.READY)
+        return Health(state=State.DEGRADED if self._was_ready else State.STARTING, detail=trouble)
+
+    def trouble(self) -> str:
+        """Return what is wrong with the switch, or nothing."""
+        control = self._control.trouble()
+        if control and self._fib is not None and self._fib.problem:
+            control = f"{control}: {self._fib.problem}"
+        bird = f"BIRD does not run: {self._bird.problem or 'it is being started'}"
+        return (
+            control
+            or (bird if self._bird.pid is None or self._bird.problem else "")
+            or (self._fib.problem if self._fib else "")
+            or self._stray
+            or self._tasks.problem()
+        )
 
     def ports(self) -> list[PortStatus]:
         """Return the front-panel ports and whether their links are up."""
@@ -140,6 +171,10 @@ class SwitchAgent:
             PortStatus(number=port.number, name=port.interface, up=self._kernel.carrier[port.number])
             for port in self._config.ports
         ]
+
+    def host_ports(self) -> list[HostPort]:
+        """Return the ports with hosts behind them."""
+        return self._kernel.host_ports()
 
     async def sessions(self) -> list[SessionStatus]:
         """Return the BGP sessions."""
@@ -149,70 +184,144 @@ class SwitchAgent:
         """Return how full the underlay tables are."""
         return (self._fib.tables if self._fib else RouteTables(_route_sizes())).used()
 
-    def host_ports(self) -> list[HostPort]:
-        """Return the ports with hosts behind them."""
-        return self._kernel.host_ports()
-
-    def trouble(self) -> str:
-        """Return what is wrong with the switch, or nothing."""
-        return "" if self._health.state is State.READY else self._health.detail
-
-    def suspect(self) -> None:
+    def suspect(self, why: str) -> None:
         """Have the switch's tables read back and repaired."""
+        self._why_suspected = why
         self._suspected.set()
+
+    def _entered(self, phase: Phase, before: Phase) -> None:
+        """Do what a new state of the switch asks for at once."""
+        self._was_ready = self._was_ready or phase is Phase.READY
+        if phase.forwards != before.forwards:
+            self._ports.use(phase.forwards)
+        if not phase.in_session or phase is Phase.DOUBT:
+            self.service.let_go()
 
     async def _keep_session(self) -> None:
         """Have a session with the switch, again and again."""
         while True:
+            why = ""
             try:
                 await self._session()
             except (SwitchError, ProblemError) as error:
-                if self._controlled:
-                    logger.error("%s", error)
-                    self._health = Health(state=State.DEGRADED, detail=str(error))
-            if self._controlled:
-                self._controlled = False
-                for port in self._config.ports:
-                    self._later(self._follow_carrier(port.number))
+                why = str(error)
+            except Exception as error:
+                logger.exception("the session with the switch failed")
+                why = repr(error)
+            if self._control.note(Event.SESSION_ENDED, why) is Phase.LOST:
                 if not await listens(self._config.p4.address):
+                    self._control.note(Event.DIED)
+                elif time.monotonic() - self._control.since > self._config.grace_s:
+                    self._control.note(Event.GRACE_ENDED)
+                if self._control.phase is Phase.DEAD:
                     await self._go_dark()
-            await self.service.detach()
+                    await self.service.detach()
             await asyncio.sleep(_RECONNECT_S)
 
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
         switch = Switch(self._config.p4.address, self._config.p4.device_id)
+        backoff = Backoff(_DOUBT_S, _LONGEST_DOUBT_S)
         async with switch.session() as lost:
-            if await switch.ensure_pipeline():
+            cold = await switch.ensure_pipeline()
+            if cold:
                 logger.info("pushed the pipeline")
                 await self.service.detach()
-            mirroring = None
-            try:
-                self._controlled = True
-                for number, up in self._kernel.carrier.items():
-                    self._on_carrier(number, up)
-                await switch.configure(
-                    [entries.configuration(self._config.address, self._config.seed), entries.punt()]
-                )
-                rows = await switch.read_rows()
-                underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
-                self._fib = FibMirror(
-                    self._kernel, RouteTables(_route_sizes(), underlay, self._place), switch
-                )
-                mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
-                await _until(self._fib.settled, lost, mirroring)
-                vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
-                await self.service.attach(switch, vips)
-                logger.info("controls the switch: found %d rows, wrote %d", len(rows), switch.writes)
-                self._health = Health(state=State.READY)
-                await _until(self._suspected, lost, mirroring)
-                raise SwitchError("some writes are in doubt: reading the tables back")
-            finally:
-                self._suspected.clear()
-                if mirroring is not None:
-                    mirroring.cancel()
-                    await asyncio.gather(mirroring, return_exceptions=True)
-                self._fib = None
+            self._control.note(Event.CONNECTED)
+            while True:
+                adopted = False
+                try:
+                    async with self._adopted(switch, lost, cold=cold) as mirroring:
+                        adopted, cold = True, False
+                        self._control.note(Event.ADOPTED)
+                        began = time.monotonic()
+                        await _until(self._suspected, lost, mirroring)
+                        if time.monotonic() - began > _CALM_S:
+                            backoff.succeeded()
+                except (ProblemError, SwitchError) as error:
+                    # A call that failed says little; the stream says whether there is a session.
+                    await asyncio.wait({lost}, timeout=_NOTICE_S)
+                    if lost.done() or (isinstance(error, SwitchError) and not adopted):
+                        raise
+                    self._why_suspected = str(error)
+                self._control.note(Event.SUSPECTED, self._why_suspected)
+                await asyncio.wait({lost}, timeout=backoff.failed())
+
+    @asynccontextmanager
+    async def _adopted(
+        self, switch: Switch, lost: asyncio.Task[None], *, cold: bool
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """Bring the switch's tables in line, and keep them so; yields the task that mirrors routes."""
+        self._suspected.clear()
+        await self.service.quiet()
+        await switch.configure(
+            [entries.configuration(self._config.address, self._config.seed), entries.punt()]
+        )
+        rows, self._foreign = await switch.read_rows()
+        underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
+        self._fib = FibMirror(self._kernel, RouteTables(_route_sizes(), underlay, self._place), switch)
+        mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
+        try:
+            await self._remove_foreign(switch)
+            await _until(self._fib.settled, lost, mirroring)
+            vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
+            await self.service.attach(switch, vips, cold=cold)
+            if cold:
+                self._hold()
+            logger.info("controls the switch: found %d rows, wrote %d", len(rows), switch.writes)
+            self._switch = switch
+            yield mirroring
+        finally:
+            mirroring.cancel()
+            await asyncio.gather(mirroring, return_exceptions=True)
+            self._fib = None
+
+    async def _remove_foreign(self, switch: Switch) -> None:
+        """Delete entries that no agent writes. A refusal is said, and costs nothing else."""
+        refused = await switch.remove(self._foreign)
+        self._stray = f"entries of others cannot be removed: {refused[0]}" if refused else ""
+        if self._foreign:
+            logger.warning("removed %d of %d entries of others", *_part(self._foreign, refused))
+        if not refused:
+            self._foreign = []
+
+    async def _clean_up(self) -> None:
+        """Try again, less and less often, to remove what the switch refused to."""
+        backoff = Backoff(_CLEAN_UP_S, _LONGEST_CLEAN_UP_S)
+        while True:
+            if self._control.phase is Phase.READY and (self._foreign or self.service.stray):
+                with suppress(SwitchError, ProblemError):
+                    await self._remove_foreign(self._switch)
+                    await self.service.clean_up()
+                await asyncio.sleep(backoff.failed())
+            else:
+                backoff.succeeded()
+                await asyncio.sleep(_CLEAN_UP_S)
+
+    def _hold(self) -> None:
+        """Announce what the journal has after a while, where no controller confirms it before."""
+
+        async def admit() -> None:
+            await asyncio.sleep(self._config.hold_s)
+            await self.service.admit()
+
+        self._tasks.start("waiting to be confirmed", admit)
+
+    async def _report(self, stack: AsyncExitStack) -> None:
+        """Report the ports with hosts from now on, if there is somebody to report to."""
+        config = self._config
+        if config.report_url is None:
+            return
+        url = urlsplit(config.report_url)
+        client = RestClient(f"{url.scheme}://{url.netloc}", token=config.token(), ca=config.report_ca)
+        await stack.enter_async_context(client)
+        reporter = Reporter(client, f"{url.path}/v1/reports/ports", config.report_interval_s)
+        self._kernel.on_host_change = reporter.changed
+
+        def report() -> PortReport:
+            return PortReport(switch=config.name, ports=tuple(self.host_ports()))
+
+        self._tasks.start("reporting ports", lambda: reporter.run(report))
 
     async def _go_dark(self) -> None:
         """Take every link down for a moment: the switch is dead, and its neighbours should know."""
@@ -225,36 +334,10 @@ class SwitchAgent:
             for index in indices:
                 await netlink.link("set", index=index, state="up")
 
-    def _on_carrier(self, number: int, up: bool) -> None:
-        """Follow a port's carrier, as long as the switch behind the port is alive."""
-        if self._controlled:
-            self._later(self._follow_carrier(number))
-
-    async def _follow_carrier(self, number: int) -> None:
-        """Tell BIRD, the neighbour table and then the host interface of a port's carrier.
-
-        What leads around a dead link comes first: packets are being lost. BIRD's news can wait, since they
-        set the whole fabric to work. BIRD would see the host interface's carrier by itself, but to take an
-        interface down may hold up all changes of routes on the machine, so that comes last.
-        """
-        async with self._following[number]:
-            up = self._controlled and self._kernel.carrier[number]
-            if not up and self._fib is not None:
-                await self._fib.written()
-            neighbor = self._neighbors.get(number)
-            if neighbor is not None:
-                with suppress(BirdError):
-                    await self._bird.set_session(neighbor, enabled=up)
-            if up:
-                await self._kernel.resolve(number)
-            else:
-                await self._kernel.forget(number)
-            await asyncio.to_thread(self._hostifs.set_carrier, number, up)
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _written(self) -> None:
+        """Wait until the switch has been told what the kernel has said by now."""
+        if self._fib is not None:
+            await self._fib.written()
 
     def _application(self) -> FastAPI:
         title = f"switch agent of {self._config.name}"
@@ -316,6 +399,10 @@ def _route_sizes() -> RouteSizes:
         nexthop_slot=sizes["nexthop_slot_table"],
         nexthop=sizes["nexthop_table"],
     )
+
+
+def _part(all_: Sized, refused: Sized) -> tuple[int, int]:
+    return len(all_) - len(refused), len(all_)
 
 
 async def _until(event: asyncio.Event, *tasks: asyncio.Task[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -75,7 +76,10 @@ class SwitchConfig(AgentConfig):
     `originated` are further prefixes that the switch announces for itself and whose unassigned addresses it
     drops: a ToR's servers. `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them. `seed`
     makes its choice among equal next hops its own. A VIP that is withdrawn stays in the tables until no
-    packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`.
+    packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`. A session with the P4 switch may
+    be away for `grace_s` before the switch is given up. A switch that lost its tables announces what its
+    journal has once that is confirmed, or after `hold_s`. Where `report_url` is set, whether hosts can be
+    reached is posted there when it changes, and again every `report_interval_s`.
     """
 
     address: IPv4Address
@@ -85,6 +89,11 @@ class SwitchConfig(AgentConfig):
     muxes: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
     p4: P4Config = P4Config()
+    grace_s: float = Field(default=10.0, ge=0, le=600)
+    hold_s: float = Field(default=30.0, ge=0, le=3600)
+    report_url: str | None = None
+    report_ca: Path | None = None
+    report_interval_s: float = Field(default=5.0, ge=0.1)
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)
     drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
 

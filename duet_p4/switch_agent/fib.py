@@ -7,13 +7,15 @@ import logging
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
+from duet_p4.backoff import Backoff
 from duet_p4.hmux.routes import Gateway, RouteTables
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, WriteError
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S = 0.2
+_RETRY_S = 0.1
+_LONGEST_RETRY_S = 5.0
 _GATHER_S = 0.003
 _LISTED = 50
 
@@ -35,6 +37,9 @@ class FibMirror:
         self._changed = asyncio.Event()
         self._awaiting: list[asyncio.Future[None]] = []
         self._ended = False
+        self._backoff = Backoff(_RETRY_S, _LONGEST_RETRY_S)
+        self.problem = ""
+        """What of the kernel's routes the switch does not hold; else nothing."""
         self.settled = asyncio.Event()
         """Set while the switch holds all that the kernel says."""
 
@@ -48,10 +53,10 @@ class FibMirror:
                 self._changed.clear()
                 awaiting, self._awaiting = self._awaiting, []
                 try:
-                    await self._write()
+                    taken = await self._write()
                 finally:
                     _done(awaiting)
-                if not (self._prefixes or self._gateways):
+                if taken and not (self._prefixes or self._gateways):
                     self.settled.set()
         finally:
             self._kernel.on_change = lambda prefixes, gateways: None
@@ -76,7 +81,8 @@ class FibMirror:
         else:
             asyncio.get_running_loop().call_later(_GATHER_S, self._changed.set)
 
-    async def _write(self) -> None:
+    async def _write(self) -> bool:
+        """Write what changed; return whether the switch took all of it. What it refuses is tried again."""
         prefixes, self._prefixes = self._prefixes, set()
         gateways, self._gateways = self._gateways, set()
         self.tables.want({prefix: self._kernel.target(prefix) for prefix in prefixes})
@@ -86,15 +92,20 @@ class FibMirror:
         try:
             timings = await self._switch.write_plan(plan)
         except WriteError as error:
-            logger.error("%s: trying again in %g s", error, _RETRY_S)
+            wait_s = self._backoff.failed()
+            self.problem = f"the switch does not take the kernel's routes: {error}"
+            logger.error("%s: trying again in %g s", self.problem, wait_s)
             self.tables.apply(error.taken)
-            asyncio.get_running_loop().call_later(_RETRY_S, self._changed.set)
-            return
+            asyncio.get_running_loop().call_later(wait_s, self._changed.set)
+            return False
         self.tables.settle()
+        self._backoff.succeeded()
+        self.problem = f"no room for the routes to {_some(u)}" if (u := self.tables.unplaced) else ""
         if len(plan):
             logger.debug("mirrored %s: %d rows in %.1f ms", _some(prefixes), len(plan), sum(timings.values()))
         if self.tables.unplaced != before:
             logger.error("no room for %s", _some(self.tables.unplaced))
+        return True
 
 
 def _done(awaiting: Iterable[asyncio.Future[None]]) -> None:

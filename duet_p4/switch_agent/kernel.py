@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from duet_p4 import netdev
 from duet_p4.api.ports import HostPort
+from duet_p4.backoff import Backoff
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, Target
 from duet_p4.switch_agent import netlink
 from duet_p4.switch_agent.config import SwitchConfig
@@ -29,19 +30,63 @@ ROUTE_PROTOCOL = 201
 """Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
 
 _NTF_EXT_MANAGED = 1
+_RETRY_S = 0.01
+_LONGEST_RETRY_S = 1.0
 
 Changed = Callable[[set[IPv4Network], set[Gateway]], None]
+
+
+class Routes:
+    """The routes of one kernel table: by prefix and metric, in the order in which the kernel tries them."""
+
+    def __init__(self) -> None:
+        self._routes: defaultdict[IPv4Network, dict[int, list[netlink.Route]]] = defaultdict(dict)
+
+    def prefixes(self) -> set[IPv4Network]:
+        """Return every prefix that has a route."""
+        return set(self._routes)
+
+    def best(self, prefix: IPv4Network) -> netlink.Route | None:
+        """Return the route that the kernel takes for a prefix."""
+        metrics = self._routes.get(prefix)
+        return metrics[min(metrics)][0] if metrics else None
+
+    def listed(self, route: netlink.Route) -> None:
+        """Note a route of a list of all: those of one prefix and metric come in their order."""
+        self._routes[route.prefix].setdefault(route.metric, []).append(route)
+
+    def changed(self, route: netlink.Route) -> bool:
+        """Note what the kernel said of a route; return whether that makes sense with what it said before."""
+        metrics = self._routes[route.prefix]
+        routes = metrics.setdefault(route.metric, [])
+        sound = True
+        if not route.new:
+            at = next((n for n, held in enumerate(routes) if _same(held, route)), None)
+            sound = at is not None
+            if at is not None:
+                del routes[at]
+        elif route.replaces and routes:
+            routes[0] = route
+        elif route.last:
+            routes.append(route)
+        else:
+            routes.insert(0, route)
+        if not routes:
+            del metrics[route.metric]
+        if not metrics:
+            del self._routes[route.prefix]
+        return sound
 
 
 class Kernel:
     """The kernel's routes, neighbours and carriers, as far as they concern the front-panel ports.
 
-    `on_change` is called with prefixes whose `target` and gateways whose `adjacency` may have changed;
-    `on_carrier` with a port and whether its link is up.
+    `on_change` is called with prefixes whose `target` and gateways whose `adjacency` may have changed,
+    `on_carrier` with a port and whether its link is up, `on_host_change` when a port with hosts changes.
     """
 
     def __init__(
-        self, config: SwitchConfig, hostifs: Mapping[int, int], on_carrier: Callable[[int, bool], None]
+        self, config: SwitchConfig, hostifs: Mapping[int, int], receive_buffer: int = 16 << 20
     ) -> None:
         """Take the port number of each host interface by its index."""
         self._ports = {port.number: port for port in config.ports}
@@ -49,19 +94,25 @@ class Kernel:
         self._links = {netdev.index(port.interface): port.number for port in config.ports}
         self._fib_table = config.bird.fib_table
         self._fixed = _fixed_targets(config)
-        self._routes: defaultdict[IPv4Network, dict[int, frozenset[Gateway]]] = defaultdict(dict)
+        self._routes = Routes()
         self._neighbors: dict[Gateway, int] = {}
         self.carrier: dict[int, bool] = dict.fromkeys(self._ports, False)
         self._since = dict.fromkeys(self._ports, time.time())
-        self._on_carrier = on_carrier
+        self.on_carrier: Callable[[int, bool], None] = lambda number, up: None
+        self.on_host_change: Callable[[], None] = lambda: None
         self.on_change: Changed = lambda prefixes, gateways: None
-        self._events = netlink.Events()
+        self._events = netlink.Events(receive_buffer)
+        self._lost = asyncio.Event()
+        self._waiting: list[netlink.Route] | None = None
+        """Changes of routes that wait while all are read."""
+        self.resyncs = 0
+        """How often everything was read anew."""
 
     async def start(self, routing: AsyncIPRoute) -> None:
-        """Learn the present state, install the routes to hosts, and follow changes from now on."""
+        """Learn the present state and install the routes to hosts; `follow` then follows changes."""
         self._routing = routing
-        asyncio.get_running_loop().add_reader(self._events.fileno(), self._receive)
-        self._dump()
+        while not self.resyncs:
+            await self._resync()
         for port in self._ports.values():
             for prefix in port.prefixes:
                 await self._routing.route(
@@ -74,6 +125,21 @@ class Kernel:
                     flags=["onlink"],
                 )
 
+    async def follow(self) -> None:
+        """Follow changes until cancelled. What the kernel could not tell is read anew."""
+        backoff = Backoff(_RETRY_S, _LONGEST_RETRY_S)
+        while True:
+            await self._lost.wait()
+            logger.warning("netlink events were lost: reading the kernel's state anew")
+            try:
+                await self._resync()
+            except OSError as error:
+                logger.error("%s", error)
+            if self._lost.is_set():
+                await asyncio.sleep(backoff.failed())
+            else:
+                backoff.succeeded()
+
     def stop(self) -> None:
         """Follow no more."""
         asyncio.get_running_loop().remove_reader(self._events.fileno())
@@ -81,7 +147,7 @@ class Kernel:
 
     def prefixes(self) -> set[IPv4Network]:
         """Return every prefix that has a target."""
-        return {*self._fixed, *(prefix for prefix, routes in self._routes.items() if routes)}
+        return {*self._fixed, *self._routes.prefixes()}
 
     def gateways(self) -> set[Gateway]:
         """Return every neighbour that is resolved."""
@@ -91,8 +157,8 @@ class Kernel:
         """Return where a prefix leads: the switch's own first, then the kernel's route of least metric."""
         if prefix in self._fixed:
             return self._fixed[prefix]
-        routes = self._routes.get(prefix)
-        return routes[min(routes)] if routes else None
+        route = self._routes.best(prefix)
+        return (self._gateways(route) or None) if route is not None else None
 
     def adjacency(self, gateway: Gateway) -> Adjacency | None:
         """Return how a gateway is reached; None where its link is down or its address not resolved."""
@@ -135,49 +201,98 @@ class Kernel:
                 "del", dst=str(self._ports[number].peer), ifindex=self._hostif_index(number)
             )
 
-    def _dump(self) -> None:
-        """Learn everything anew."""
-        prefixes, gateways = self.prefixes(), self.gateways()
-        self._routes.clear()
-        self._neighbors.clear()
-        self._take(netlink.dump())
-        self.on_change(prefixes | self.prefixes(), gateways | self.gateways())
+    async def _resync(self) -> None:
+        """Read everything anew.
+
+        What waits to be read is older than that, and is thrown away first. Links and neighbours are followed
+        again at once: packets may be being lost. Changes of routes wait until all routes are read, and are
+        told after them in the order in which they happened, so that it ends as the kernel has it.
+        """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._events.fileno())
+        dump = netlink.Dump()
+        try:
+            self._events.drain()
+            self._lost.clear()
+            gateways = set(self._neighbors)
+            self._neighbors.clear()
+            for message in dump.links_and_neighbors():
+                self._take_one(message)
+            self.on_change(set(), gateways | set(self._neighbors))
+            self.on_host_change()
+            self._waiting = []
+            loop.add_reader(self._events.fileno(), self._receive)
+            listed = await asyncio.to_thread(dump.routes, self._fib_table)
+        except BaseException:
+            self._lost.set()
+            raise
+        finally:
+            dump.close()
+        if self._lost.is_set():
+            return
+        before = self._routes.prefixes()
+        self._routes = Routes()
+        for message in listed:
+            if isinstance(message, netlink.Route) and message.table == self._fib_table:
+                self._routes.listed(message)
+        waiting, self._waiting = self._waiting, None
+        for route in waiting:
+            self._take_one(route)
+        self.resyncs += 1
+        self.on_change({*before, *self.prefixes(), *(route.prefix for route in waiting)}, set())
 
     def _receive(self) -> None:
         try:
             self._take(self._events.receive())
         except netlink.LostEventsError:
-            logger.warning("netlink events were lost: reading the kernel's state anew")
-            self._dump()
+            # Nothing more is taken before everything was read anew.
+            asyncio.get_running_loop().remove_reader(self._events.fileno())
+            self._lost.set()
 
     def _take(self, messages: Iterable[netlink.Message]) -> None:
         """Note messages, and tell of what they changed once for all of them."""
         prefixes: set[IPv4Network] = set()
         gateways: set[Gateway] = set()
-        for message in messages:
-            match message:
-                case netlink.Route():
-                    prefixes.update(self._take_route(message))
-                case netlink.Neighbor():
-                    gateways.update(self._take_neighbor(message))
-                case netlink.Link():
-                    gateways.update(self._take_link(message))
-        if prefixes or gateways:
-            self.on_change(prefixes, gateways)
+        try:
+            for message in messages:
+                changed = self._take_one(message)
+                if (
+                    isinstance(message, netlink.Link)
+                    and message.index in self._hostifs
+                    and not message.enabled
+                ):
+                    # The kernel says nothing of the routes that go with an interface.
+                    self._lost.set()
+                if isinstance(changed, IPv4Network):
+                    prefixes.add(changed)
+                else:
+                    gateways.update(changed)
+        finally:
+            if prefixes or gateways:
+                self.on_change(prefixes, gateways)
+            if any(self._ports[gateway.port].prefixes for gateway in gateways):
+                self.on_host_change()
 
-    def _take_route(self, route: netlink.Route) -> list[IPv4Network]:
-        hops = frozenset(
+    def _take_one(self, message: netlink.Message) -> IPv4Network | list[Gateway]:
+        """Note a message; return the prefix or the gateways that it changes."""
+        match message:
+            case netlink.Neighbor():
+                return self._take_neighbor(message)
+            case netlink.Link():
+                return self._take_link(message)
+        if message.table != self._fib_table:
+            return []
+        if self._waiting is not None:
+            self._waiting.append(message)
+            return []
+        if not self._routes.changed(message):
+            self._lost.set()
+        return message.prefix
+
+    def _gateways(self, route: netlink.Route) -> frozenset[Gateway]:
+        return frozenset(
             Gateway(self._hostifs[index], address) for index, address in route.hops if index in self._hostifs
         )
-        if route.table != self._fib_table or not hops:
-            return []
-        if route.new:
-            self._routes[route.prefix][route.metric] = hops
-        else:
-            self._routes[route.prefix].pop(route.metric, None)
-            if not self._routes[route.prefix]:
-                del self._routes[route.prefix]
-        return [route.prefix]
 
     def _take_neighbor(self, neighbor: netlink.Neighbor) -> list[Gateway]:
         if neighbor.index not in self._hostifs:
@@ -198,8 +313,10 @@ class Kernel:
             return []
         self.carrier[number] = link.up
         self._since[number] = time.time()
+        if self._ports[number].prefixes:
+            self.on_host_change()
         logger.info("port %d (%s) is %s", number, self._ports[number].interface, "up" if link.up else "down")
-        self._on_carrier(number, link.up)
+        self.on_carrier(number, link.up)
         return [gateway for gateway in self._neighbors if gateway.port == number]
 
     def _hostif_index(self, number: int) -> int:
@@ -215,6 +332,11 @@ def _fixed_targets(config: SwitchConfig) -> dict[IPv4Network, Target]:
         fixed[IPv4Network(port.peer)] = frozenset({Gateway(port.number, port.peer)})
     fixed[IPv4Network(config.address)] = Local.PUNT
     return fixed
+
+
+def _same(held: netlink.Route, gone: netlink.Route) -> bool:
+    """Whether a route that is gone is one that was there; a hop of it may have died since."""
+    return held.kind == gone.kind and (held.hops == gone.hops or set(gone.hops) <= set(held.hops))
 
 
 def _mac(text: str) -> int:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -30,7 +31,13 @@ _U32 = struct.Struct("=I")
 _ERROR = struct.Struct("=i")
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+_NLM_F_REPLACE, _NLM_F_APPEND = 0x100, 0x800
+_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
+_A_TURN = 500
+"""Messages that are read before others have their turn."""
+_ATTEMPTS = 20
+_REST_S = 0.01
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
@@ -38,19 +45,30 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1,
 _NDA_DST, _NDA_LLADDR = 1, 2
 _TYPE_MASK = 0x3FFF
 _RTN_UNICAST = 1
+_RTM_F_CLONED = 0x200
+_RTNH_F_DEAD = 1
+_IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast IPv4 route that is there, or (`new` false) gone: `hops` are interface index and gateway."""
+    """An IPv4 route that is there, or (`new` false) gone.
+
+    `hops` are interface index and gateway of what can be sent to: a route of another `kind` than unicast
+    (a blackhole, say) has none. Of routes with one prefix and metric the first is used: a new one comes
+    first, unless it `replaces` that or comes `last`.
+    """
 
     new: bool
     table: int
     prefix: IPv4Network
     metric: int
     hops: tuple[tuple[int, IPv4Address], ...]
+    kind: int
+    replaces: bool = False
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +82,11 @@ class Neighbor:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An interface, and whether it is up with carrier."""
+    """An interface: whether it is up with carrier, and whether it was taken up at all."""
 
     index: int
     up: bool
+    enabled: bool
 
 
 Message: TypeAlias = Route | Neighbor | Link
@@ -80,10 +99,10 @@ class LostEventsError(Exception):
 class Events:
     """Changes of routes, neighbours and links, as the kernel tells them from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, receive_buffer: int = _RECEIVE_BUFFER) -> None:
         flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, flags)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
         self._socket.bind((0, _GROUPS))
 
     def fileno(self) -> int:
@@ -91,8 +110,11 @@ class Events:
         return self._socket.fileno()
 
     def receive(self) -> Iterator[Message]:
-        """Yield all there is, in the kernel's order. Raises `LostEventsError`."""
-        while True:
+        """Yield what there is, in the kernel's order, but no more than a turn's worth.
+
+        Raises `LostEventsError`: then nothing that is still there is worth anything, see `drain`.
+        """
+        for _ in range(_A_TURN):
             try:
                 data = self._socket.recv(_MESSAGE_SIZE)
             except BlockingIOError:
@@ -103,73 +125,127 @@ class Events:
                 raise LostEventsError from error
             yield from decode(data)
 
+    def drain(self) -> None:
+        """Throw away all there is. Only then does the kernel keep events again that it had no room for."""
+        while True:
+            try:
+                self._socket.recv(_MESSAGE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+
     def close(self) -> None:
         """Listen no more."""
         self._socket.close()
 
 
-def dump() -> Iterator[Message]:
-    """Yield every link, neighbour and route there is. Raises OSError where the kernel refuses."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as asking:
-        asking.bind((0, 0))
-        for sequence, kind in enumerate((_RTM_GETLINK, _RTM_GETNEIGH, _RTM_GETROUTE), 1):
-            family = socket.AF_UNSPEC if kind == _RTM_GETLINK else socket.AF_INET
-            body = bytes((family,)).ljust(_ROUTE.size, b"\0")
+class Dump:
+    """Asks the kernel for all links, IPv4 neighbours and IPv4 routes of one table.
+
+    Made in the network namespace that is asked about; it may then ask from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        self._socket.bind((0, 0))
+        self._sequence = 0
+
+    def links_and_neighbors(self) -> list[Message]:
+        """Return every link, then every neighbour. Raises as `routes` does."""
+        return [
+            *self._list(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0)),
+            *self._list(_RTM_GETNEIGH, _NEIGHBOR.pack(socket.AF_INET, 0, 0, 0, 0)),
+        ]
+
+    def routes(self, table: int) -> list[Message]:
+        """Return every route of a table as they were at one moment; those of a prefix in their order.
+
+        Where they changed while the kernel listed them, they are asked for again. Raises OSError where the
+        kernel refuses, or never comes to rest.
+        """
+        wanted = _ATTRIBUTE.pack(_ATTRIBUTE.size + _U32.size, _RTA_TABLE) + _U32.pack(table)
+        return self._list(_RTM_GETROUTE, _ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._socket.close()
+
+    def _list(self, kind: int, body: bytes) -> list[Message]:
+        for _ in range(_ATTEMPTS):
+            self._sequence += 1
             flags = _NLM_F_REQUEST | _NLM_F_DUMP
-            asking.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body)
-            done = False
+            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+            found: list[Message] = []
+            interrupted = done = False
             while not done:
-                data = asking.recv(_MESSAGE_SIZE)
-                yield from decode(data)
-                done = _ends(data)
+                data = self._socket.recv(_MESSAGE_SIZE)
+                found += decode(data)
+                cut, done = _ends(data)
+                interrupted = interrupted or cut
+            if not interrupted:
+                return found
+            time.sleep(_REST_S)
+        raise OSError(errno.EAGAIN, "the kernel's state changes too fast to be listed")
 
 
 def decode(data: bytes) -> Iterator[Message]:
     """Yield what the netlink messages in `data` say, as far as the agent asks."""
-    for kind, body in _messages(data):
+    for kind, flags, body in _messages(data):
         if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-            message: Message | None = _route(body, kind == _RTM_NEWROUTE)
+            message: Message | None = _route(body, flags, kind == _RTM_NEWROUTE)
         elif kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
             message = _neighbor(body, kind == _RTM_NEWNEIGH)
         elif kind in (_RTM_NEWLINK, _RTM_DELLINK):
-            _, index, flags, _ = _LINK.unpack_from(body)
-            message = Link(index, kind == _RTM_NEWLINK and bool(flags & _IFF_LOWER_UP))
+            _, index, state, _ = _LINK.unpack_from(body)
+            there = kind == _RTM_NEWLINK
+            message = Link(index, there and bool(state & _IFF_LOWER_UP), there and bool(state & _IFF_UP))
         else:
             continue
         if message is not None:
             yield message
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield the kind, flags and body of each message."""
     view = memoryview(data)
     at = 0
     while at + _HEADER.size <= len(view):
-        length, kind, *_ = _HEADER.unpack_from(view, at)
-        yield kind, view[at + _HEADER.size : at + length]
+        length, kind, flags, *_ = _HEADER.unpack_from(view, at)
+        if length < _HEADER.size:
+            return
+        yield kind, flags, view[at + _HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
-def _ends(data: bytes) -> bool:
-    for kind, body in _messages(data):
-        if kind == _NLMSG_ERROR:
-            code = -_ERROR.unpack_from(body)[0]
-            raise OSError(code, f"the kernel does not list its state: {os.strerror(code)}")
-        if kind == _NLMSG_DONE:
-            return True
-    return False
+def _ends(data: bytes) -> tuple[bool, bool]:
+    """Return whether a list was interrupted by changes, and whether it ends here. Raises OSError."""
+    interrupted = False
+    for kind, flags, body in _messages(data):
+        interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
+        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+            code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+            if code:
+                raise OSError(code, f"the kernel does not list its state: {os.strerror(code)}")
+            return interrupted, True
+    return interrupted, False
 
 
 def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
     while at + _ATTRIBUTE.size <= len(view):
         length, kind = _ATTRIBUTE.unpack_from(view, at)
+        if length < _ATTRIBUTE.size:
+            return
         yield kind & _TYPE_MASK, view[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
 
 
-def _route(body: memoryview, new: bool) -> Route | None:
-    family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
-    if family != socket.AF_INET or kind != _RTN_UNICAST:
+def _route(body: memoryview, flags: int, new: bool) -> Route | None:
+    family, length, _, tos, table, _, _, kind, state = _ROUTE.unpack_from(body)
+    if family != socket.AF_INET or tos or state & _RTM_F_CLONED:
         return None
     destination = metric = 0
     index, gateway = 0, None
@@ -187,17 +263,28 @@ def _route(body: memoryview, new: bool) -> Route | None:
             gateway = IPv4Address(bytes(value))
         elif attribute == _RTA_MULTIPATH:
             hops += _multipath(value)
-    if gateway is not None:
+    if gateway is not None and not state & _RTNH_F_DEAD:
         hops.append((index, gateway))
-    return Route(new, table, IPv4Network((destination, length)), metric, tuple(hops))
+    return Route(
+        new,
+        table,
+        IPv4Network((destination, length)),
+        metric,
+        tuple(hops) if kind == _RTN_UNICAST else (),
+        kind,
+        replaces=bool(flags & _NLM_F_REPLACE),
+        last=bool(flags & _NLM_F_APPEND),
+    )
 
 
 def _multipath(view: memoryview) -> Iterator[tuple[int, IPv4Address]]:
     at = 0
     while at + _HOP.size <= len(view):
-        length, _, _, index = _HOP.unpack_from(view, at)
+        length, flags, _, index = _HOP.unpack_from(view, at)
+        if length < _HOP.size:
+            return
         for attribute, value in _attributes(view[at + _HOP.size : at + length]):
-            if attribute == _RTA_GATEWAY:
+            if attribute == _RTA_GATEWAY and not flags & _RTNH_F_DEAD:
                 yield index, IPv4Address(bytes(value))
         at += (length + 3) & ~3
 

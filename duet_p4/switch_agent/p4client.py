@@ -26,13 +26,17 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # The details of a write that is refused come as metadata, some 35 bytes for each update of a batch.
+    ("grpc.max_metadata_size", 1 << 16),
+    ("grpc.absolute_max_metadata_size", 1 << 18),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 _RPC_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 3.0
 _PUSH_TIMEOUT_S = 60.0
-_MAX_BATCH = 500
+_MAX_BATCH = 250
 
 
 class SwitchError(Exception):
@@ -75,9 +79,15 @@ class Switch:
             lost = asyncio.create_task(self._run_stream(stream), name="P4Runtime stream")
             primary = asyncio.create_task(self._primary.wait())
             try:
-                await asyncio.wait({lost, primary}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {lost, primary}, timeout=_CONNECT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+                )
                 if lost.done():
                     await lost
+                if not primary.done():
+                    raise SwitchError(
+                        f"the switch at {self._address} opens no session in {_CONNECT_TIMEOUT_S:g} s"
+                    )
                 yield lost
             finally:
                 self._primary.clear()
@@ -132,25 +142,50 @@ class Switch:
             await self._send(updates)
             self.writes += len(updates)
 
-    async def read_rows(self) -> list[Row]:
-        """Return every row the switch holds."""
-        return [row for row, _, _ in await self.read_counted_rows(count=False)]
+    async def read_rows(self) -> tuple[list[Row], list[p4r.TableEntry]]:
+        """Return every row the switch holds, and what of its tables is no row: others' entries.
 
-    async def read_counted_rows(self, *, count: bool = True) -> list[tuple[Row, int, int]]:
-        """Return every row with the packets and bytes it has matched."""
-        queries = []
+        Table by table, so that no write waits for all.
+        """
+        rows, foreign = [], []
         for table_id in self._codec.table_ids:
-            entry = p4r.TableEntry(table_id=table_id)
-            if count and self._schema.tables[table_id].direct_counter is not None:
-                entry.counter_data.SetInParent()
-            queries.append(p4r.Entity(table_entry=entry))
+            for entity in await self._read([p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id))]):
+                entry = entity.table_entry
+                if entry.is_default_action:
+                    continue
+                row = self._codec.row(entry)
+                if row is None:
+                    foreign.append(entry)
+                else:
+                    rows.append(row)
+        return rows, foreign
+
+    async def read_counted_rows(self) -> list[tuple[Row, int, int]]:
+        """Return every row of a table with counters, with the packets and bytes it has matched."""
         found = []
-        for entity in await self._read(queries):
-            row = self._codec.row(entity.table_entry)
-            if row is not None:
-                counted = entity.table_entry.counter_data
-                found.append((row, counted.packet_count, counted.byte_count))
+        for table_id in self._codec.table_ids:
+            if self._schema.tables[table_id].direct_counter is None:
+                continue
+            query = p4r.TableEntry(table_id=table_id)
+            query.counter_data.SetInParent()
+            for entity in await self._read([p4r.Entity(table_entry=query)]):
+                row = self._codec.row(entity.table_entry)
+                if row is not None:
+                    counted = entity.table_entry.counter_data
+                    found.append((row, counted.packet_count, counted.byte_count))
         return found
+
+    async def remove(self, entries_: Sequence[p4r.TableEntry]) -> list[str]:
+        """Delete entries that are no rows; return what the switch refused."""
+        refused = []
+        for entry in entries_:
+            update = p4r.Update(type=p4r.Update.DELETE, entity=p4r.Entity(table_entry=_key(entry)))
+            try:
+                await self._send([update])
+                self.writes += 1
+            except P4ClientError as error:
+                refused.append(f"{self._schema.tables[entry.table_id].name}: {error.message}")
+        return refused
 
     async def packets(self, addresses: Iterable[IPv4Address]) -> int:
         """Return how many packets came for VIPs and TIPs; 0 for those that the switch does not hold."""
@@ -167,30 +202,35 @@ class Switch:
         return entries.drop_counts(counters)
 
     async def write(self, step: Step[Any]) -> None:
-        """Write the updates of a step. Raises `WriteError` where the switch takes only some of them."""
-        sending = []
-        for start in range(0, len(step.updates), _MAX_BATCH):
-            sending.append(asyncio.create_task(self._write_batch(step.updates[start : start + _MAX_BATCH])))
-            await asyncio.sleep(0)  # The switch works on this batch while the next is encoded.
+        """Write the updates of a step. Raises `WriteError` where the switch takes only some of them.
+
+        One batch at a time: what leads around a dead neighbour waits for one batch of a VIP at most.
+        """
         taken: list[Update[Any]] = []
         refusal: WriteError | None = None
-        for outcome in await asyncio.gather(*sending, return_exceptions=True):
-            if isinstance(outcome, WriteError):
-                refusal = refusal or outcome
-                taken += outcome.taken
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                taken += outcome
+        sending: asyncio.Task[Sequence[Update[Any]]] | None = None
+        for start in range(0, len(step.updates), _MAX_BATCH):
+            batch = step.updates[start : start + _MAX_BATCH]
+            # The switch works on a batch while the next is encoded.
+            encoded = [self._codec.update(update) for update in batch]
+            if sending is not None and (refusal := await _outcome(sending, taken)) is not None:
+                sending = None
+                break
+            sending = asyncio.create_task(self._write_batch(batch, encoded))
+            await asyncio.sleep(0)
+        if sending is not None:
+            refusal = await _outcome(sending, taken)
         self.writes += len(taken)
         if refusal is not None:
             refusal.taken = taken
             raise refusal
 
-    async def _write_batch(self, batch: Sequence[Update[Any]]) -> Sequence[Update[Any]]:
+    async def _write_batch(
+        self, batch: Sequence[Update[Any]], encoded: Sequence[p4r.Update]
+    ) -> Sequence[Update[Any]]:
         """Write updates with one request, and return them. Raises `WriteError`."""
         try:
-            await self._send([self._codec.update(update) for update in batch])
+            await self._send(encoded)
         except P4ClientError as error:
             if not error.details:
                 raise SwitchError(f"the switch refuses a write: {error.message}") from error
@@ -256,6 +296,23 @@ class Switch:
             self._primary.set()
         else:
             raise SwitchError(f"another P4Runtime client controls the switch at {self._address}")
+
+
+async def _outcome(
+    sending: asyncio.Task[Sequence[Update[Any]]], taken: list[Update[Any]]
+) -> WriteError | None:
+    """Wait for a batch, add what was taken of it, and return the refusal of what was not."""
+    try:
+        taken += await sending
+    except WriteError as error:
+        taken += error.taken
+        return error
+    return None
+
+
+def _key(entry: p4r.TableEntry) -> p4r.TableEntry:
+    """Return an entry as it is named to be deleted."""
+    return p4r.TableEntry(table_id=entry.table_id, match=entry.match, priority=entry.priority)
 
 
 def _lost(error: grpc.aio.AioRpcError) -> SwitchError:

@@ -68,7 +68,7 @@ class Surroundings(Protocol):
     def underlay(self) -> dict[str, tuple[int, int]]:
         """Return how many entries of each underlay table are used, and how many there are."""
 
-    def suspect(self) -> None:
+    def suspect(self, why: str) -> None:
         """Be told that it is not known any more what the switch holds."""
 
     def trouble(self) -> str:
@@ -109,7 +109,8 @@ class HmuxService(MuxKeeper):
         self._announcer = announcer
         self._surroundings = surroundings
         self._sizes = sizes
-        self._stray = ""
+        self.stray = ""
+        """What nobody asked for and the switch does not let go; else nothing."""
         self._quiet_s = quiet_s
         self._patience_s = patience_s
         self._started = time.monotonic()
@@ -125,7 +126,7 @@ class HmuxService(MuxKeeper):
     def problem(self) -> str:
         """What of the journal was lost, or cannot be had on the switch; else nothing."""
         lost = [f"{address} cannot be restored: {why}" for address, why in self._unrestored.items()]
-        return "; ".join(filter(None, (super().problem, self._stray, *lost[:3])))
+        return "; ".join(filter(None, (super().problem, self.stray, *lost[:3])))
 
     async def attach(self, switch: Switch, tables: VipTables, *, cold: bool = False) -> int:
         """Have the switch hold and BIRD announce what was asked for; return how many rows were written.
@@ -141,8 +142,9 @@ class HmuxService(MuxKeeper):
             for address in self._announcer.announced() - set(self._holdings):
                 await self._announcer.remove(address)
             await self._clean_up(tables)
-            if cold and not self.synced:
-                self._waiting.update(a for a, held in self._holdings.items() if held.announced)
+            if cold:
+                self.synced = False
+                self._waiting = {address for address, held in self._holdings.items() if held.announced}
             for kind in (MuxTip, MuxVip):
                 for held in self._holdings.of_kind(kind):
                     await self._restore(held)
@@ -153,7 +155,7 @@ class HmuxService(MuxKeeper):
         async with self._writing:
             if self._tables is not None:
                 await self._clean_up(self._tables)
-            return not self._stray
+            return not self.stray
 
     async def detach(self) -> None:
         """Stop changing the switch, which is gone, and withdraw what it cannot serve any more."""
@@ -166,6 +168,11 @@ class HmuxService(MuxKeeper):
         if self._switch is not None:
             self._writes_before += self._switch.writes
         self._switch = self._tables = None
+
+    async def quiet(self) -> None:
+        """Wait until what was being written to a switch that was let go of is written, or has failed."""
+        async with self._writing:
+            pass
 
     async def admit(self) -> None:
         """Announce what had to wait for confirmation."""
@@ -390,7 +397,7 @@ class HmuxService(MuxKeeper):
             await self._take_back(switch, tables, error.taken)
             raise ConflictError(str(error), "refused-by-switch") from error
         except SwitchError as error:
-            self._surroundings.suspect()
+            self._surroundings.suspect(str(error))
             raise UnavailableError(str(error)) from error
         if not noted:
             tables.apply(plan)
@@ -403,7 +410,7 @@ class HmuxService(MuxKeeper):
                 await switch.write_plan(Plan.of(("undo", [update.inverse()])))
             except (WriteError, SwitchError) as error:
                 logger.error("cannot take back what was written: %s", error)
-                self._surroundings.suspect()
+                self._surroundings.suspect(f"cannot take back what was written: {error}")
                 return
 
     async def _drain(self, addresses: Sequence[IPv4Address]) -> float:
@@ -421,13 +428,13 @@ class HmuxService(MuxKeeper):
                 if count != before:
                     before, changed = count, time.perf_counter()
         except SwitchError as error:
-            self._surroundings.suspect()
+            self._surroundings.suspect(str(error))
             raise UnavailableError(str(error)) from error
         return 1000 * (time.perf_counter() - started)
 
     async def _clean_up(self, tables: VipTables) -> None:
         """Remove from the switch what nobody asked for. A refusal is said, and costs nothing else."""
-        self._stray = ""
+        self.stray = ""
         strays = [address for address in tables.addresses() if address not in self._holdings]
         plans: list[Callable[[], Plan[VipRow]]] = [tables.sweep]
         plans += [partial(tables.delete, address) for address in strays]
@@ -435,8 +442,8 @@ class HmuxService(MuxKeeper):
             try:
                 await self._write(plan())
             except ConflictError as error:
-                self._stray = f"what nobody asked for cannot be removed: {error}"
-                logger.error("%s", self._stray)
+                self.stray = f"what nobody asked for cannot be removed: {error}"
+                logger.error("%s", self.stray)
 
     async def _restore(self, held: Held[MuxEntry]) -> None:
         """Have the switch hold what was asked for earlier.

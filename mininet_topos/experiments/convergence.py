@@ -152,4 +152,5 @@ def _read(namespace: Path, config: Path) -> Tunnels | str:
 async def _rows(config: SwitchConfig) -> list[Row]:
     switch = Switch(config.p4.address, config.p4.device_id)
     async with switch.channel():
-        return await switch.read_rows()
+        rows, _ = await switch.read_rows()
+        return rows

@@ -135,7 +135,8 @@ class Node:
         with inside(self.namespace):
             reader = Switch("127.0.0.1:9559", 0)
             async with reader.channel():
-                return await reader.read_rows()
+                rows, _ = await reader.read_rows()
+                return rows
 
     async def tamper(self, delete: list[Row], stray: IPv4Address) -> None:
         """Delete rows behind the agent's back, and add a VIP that nobody asked for."""

@@ -83,7 +83,7 @@ def test_an_entry_that_cannot_be_read_is_set_aside_and_the_others_are_used(tmp_p
     assert (len(third.load()), third.problems) == (2, [])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 40_000), st.binary(min_size=1, max_size=200))
 def test_damage_anywhere_never_stops_an_agent_nor_invents_an_entry(
     tmp_path_factory: pytest.TempPathFactory, position: int, damage: bytes

@@ -91,7 +91,7 @@ class Surroundings:
     def underlay(self) -> dict[str, tuple[int, int]]:
         return {}
 
-    def suspect(self) -> None:
+    def suspect(self, why: str) -> None:
         self.suspected += 1
 
     def host_ports(self) -> list[HostPort]:
