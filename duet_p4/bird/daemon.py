@@ -102,6 +102,13 @@ class Bird:
         pid: int = struct.unpack("3i", peer)[0]
         return pid
 
+    def runs(self) -> bool:
+        """Return whether a BIRD runs here, and with the wanted configuration."""
+        wanted = render(self.config, self._log).encode()
+        with contextlib.suppress(BirdError):
+            return self.find() is not None and self._conf.exists() and self._conf.read_bytes() == wanted
+        return False
+
     async def start(self) -> None:
         """Take over the BIRD that runs here, or start one; it has the wanted configuration afterwards.
 

@@ -18,9 +18,10 @@ from fastapi import FastAPI
 from duet_p4 import agent, netdev
 from duet_p4.api.mux import PortStatus, SessionStatus
 from duet_p4.api.service import Health, State
+from duet_p4.backoff import Backoff
 from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
-from duet_p4.bird.daemon import Bird
+from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import Pins, pins
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
@@ -30,6 +31,7 @@ from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
+from duet_p4.supervision import Tasks
 from duet_p4.term import Terms
 from duet_p4.traffic import Exit, describe
 
@@ -62,7 +64,9 @@ class Surroundings:
         bare = [name for name in self._uplinks if not self._datapath.forwards(name)]
         if bare:
             return f"the data path is not on {', '.join(bare)} any more: packets to VIPs get lost there"
-        return "BIRD does not run: nothing is announced" if self._bird.pid is None else ""
+        if self._bird.pid is None or self._bird.problem:
+            return f"BIRD does not run as it should: {self._bird.problem or 'it is being started'}"
+        return ""
 
 
 @contextmanager
@@ -138,6 +142,8 @@ async def run(config: SmuxConfig) -> None:
     ended = told_to_end()
     alone = config.datapath == "scapy"
     bird = Bird(_bird_config(config), config.state_dir, die_with_parent=alone)
+    if not bird.runs():
+        bird.config = _bird_config(config, admitted=False)
     terms = Terms(config.state_dir / "term")
     with forwarding(config) as (datapath, attach):
         service = SmuxService(
@@ -151,17 +157,45 @@ async def run(config: SmuxConfig) -> None:
         )
         attach()
         app = application(config, service, datapath, terms)
-        await bird.start()
-        supervising = asyncio.create_task(bird.supervise(), name="BIRD")
+        tasks = Tasks()
+        tasks.start("running BIRD", bird.supervise)
+        tasks.start("admission", lambda: _admit(config, service, bird))
         try:
             async with serve(app, str(config.listen), config.port, config.tls()) as url:
                 logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
                 await ended.wait()
         finally:
-            supervising.cancel()
-            await asyncio.gather(supervising, return_exceptions=True)
+            await tasks.stop()
             if alone:
                 await _withdraw(bird)
+
+
+async def _admit(config: SmuxConfig, service: SmuxService, bird: Bird) -> None:
+    """Announce the covering prefixes once what the SMux holds is confirmed, or nobody did for long enough.
+
+    Sooner, packets would come for VIPs that it does not hold yet, or does not hold as they are now.
+    """
+    wanted = _bird_config(config)
+    if bird.config == wanted:
+        logger.info("goes on announcing, as its predecessor did")
+        return
+    confirmed = asyncio.Event()
+    service.on_confirmation(confirmed.set)
+    if service.synced:
+        confirmed.set()
+    try:
+        async with asyncio.timeout(config.hold_s):
+            await confirmed.wait()
+    except TimeoutError:
+        logger.warning("nobody has confirmed what is held in %g s: announcing the journal's", config.hold_s)
+    backoff = Backoff(0.1, 2.0)
+    while True:
+        try:
+            await bird.reconfigure(wanted)
+            return
+        except BirdError as error:
+            logger.warning("%s: trying again", error)
+            await asyncio.sleep(backoff.failed())
 
 
 async def _withdraw(bird: Bird) -> None:
@@ -188,8 +222,10 @@ def _run(config: SmuxConfig) -> None:
     asyncio.run(run(config))
 
 
-def _bird_config(config: SmuxConfig) -> BirdConfig:
+def _bird_config(config: SmuxConfig, *, admitted: bool = True) -> BirdConfig:
+    """Return what BIRD is to do; without the covering prefixes before the SMux is `admitted`."""
     own = f"{config.address}/32"
+    covering = config.announced if admitted else ()
     return BirdConfig.model_validate(
-        config.bird.model_dump() | {"originated": (*config.bird.originated, own, *config.announced)}
+        config.bird.model_dump() | {"originated": (*config.bird.originated, own, *covering)}
     )

@@ -43,7 +43,8 @@ class SmuxConfig(AgentConfig):
 
     `address` is its own: the outer source of what it sends and the BGP router id. `announced` are the
     prefixes that cover all VIPs and TIPs. `bird` has no originated prefixes: the agent adds `address` and
-    `announced`. `datapath` is `xdp`, or `scapy` to read along.
+    `announced`, these once what it holds is confirmed, or after `hold_s` seconds. `datapath` is `xdp`, or
+    `scapy` to read along.
     """
 
     address: IPv4Address
@@ -51,6 +52,7 @@ class SmuxConfig(AgentConfig):
     announced: tuple[IPv4Network, ...] = Field(min_length=1)
     bird: BirdConfig
     datapath: Literal["xdp", "scapy"] = "xdp"
+    hold_s: float = Field(default=30.0, ge=0, le=3600)
     xdp_mode: Literal["native", "skb"] = "native"
     timeouts: FlowTimeouts = FlowTimeouts()
     tables: TableSizes = TableSizes()

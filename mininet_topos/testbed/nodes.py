@@ -36,6 +36,8 @@ P4RUNTIME = "127.0.0.1:9559"
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 
+_HOLD_S = 1.0
+"""How long an SMux, or a switch that lost its tables, waits to be told what it should hold."""
 _CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{agents.PORT}"
 
 _SPACE = tuple(
@@ -208,6 +210,9 @@ class _Nodes:
             muxes=(addresses.VIPS, addresses.TIPS),
             seed=zlib.crc32(node.name.encode()),
             p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
+            hold_s=_HOLD_S,
+            report_url=_CONTROLLER_URL if self.plan.controller else None,
+            report_ca=self.files.ca,
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:
@@ -219,6 +224,7 @@ class _Nodes:
             announced=(addresses.VIPS, addresses.TIPS),
             bird=self._bird(node),
             datapath=self.plan.smux_path.value,
+            hold_s=_HOLD_S,
         )
 
     def _host(self, node: fattree.Node) -> HostConfig:

@@ -128,7 +128,7 @@ def neighbor(interface_local: IPv4Address, remote: IPv4Address, asn: int) -> tup
     return (Neighbor(name="peer", interface="eth1", local=interface_local, address=remote, asn=asn),)
 
 
-def smux_config(tmp_path: Path) -> Path:
+def smux_config(tmp_path: Path, hold_s: float = 0.0) -> Path:
     (tmp_path / "token").write_text(TOKEN)
     config = SmuxConfig(
         name="smux1",
@@ -142,6 +142,7 @@ def smux_config(tmp_path: Path) -> Path:
             space=SPACE,
             transit=False,
         ),
+        hold_s=hold_s,
         state_dir=tmp_path / "smux1",
         listen=IPv4Address("127.0.0.1"),
         token_file=tmp_path / "token",
@@ -170,6 +171,49 @@ async def tor_bird(tor: str, directory: Path) -> AsyncIterator[Bird]:
 
 async def prefixes(bird: Bird) -> set[IPv4Network]:
     return {route.prefix for route in await bird.routes() if route.via}
+
+
+def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str], tmp_path: Path) -> None:
+    tor, smux = uplink
+    (tmp_path / "tor").mkdir()
+    vip = MuxVip(address="10.0.0.1", group=group("100.1.1.1", "100.1.1.2"))
+
+    async def live() -> None:
+        agent = Agent("duet_p4.smux", smux, smux_config(tmp_path, hold_s=600.0))
+        async with (
+            tor_bird(tor, tmp_path / "tor") as bird,
+            MuxClient("http://127.0.0.1:8443", token=TOKEN) as client,
+        ):
+
+            async def only_itself() -> bool:
+                return await prefixes(bird) == {IPv4Network(MUX)}
+
+            async def everything() -> bool:
+                return await prefixes(bird) == {VIPS, TIPS, IPv4Network(MUX)}
+
+            try:
+                await agent.ready(client)
+                await until(only_itself, "its own address is announced")
+                await client.put_vip(vip)
+                with pytest.raises(RefusedError, match="digest-differs|409"):
+                    await client.confirm("0" * 64)
+                assert await only_itself(), "nobody has confirmed what it holds"
+                assert not (await client.status()).synced
+                await client.confirm((await client.digest()).digest)
+                await until(everything, "it announces what it holds")
+                established = {session.neighbor.name: session.since for session in await bird.sessions()}
+
+                agent.kill()
+                agent.start()
+                await agent.ready(client)
+                assert not (await client.status()).synced
+                assert await everything(), "an agent that starts again goes on announcing"
+                assert {session.neighbor.name: session.since for session in await bird.sessions()} == established
+            finally:
+                agent.kill()
+                agent.detach()
+
+    in_namespace(smux, live)
 
 
 def test_an_smux_announces_holds_and_comes_back(uplink: list[str], tmp_path: Path) -> None:
