@@ -335,8 +335,8 @@ def _fixed_targets(config: SwitchConfig) -> dict[IPv4Network, Target]:
 
 
 def _same(held: netlink.Route, gone: netlink.Route) -> bool:
-    """Whether a route that is gone is one that was there; a hop of it may have died since."""
-    return held.kind == gone.kind and (held.hops == gone.hops or set(gone.hops) <= set(held.hops))
+    """Whether a route that is gone is one that was there."""
+    return (held.kind, held.hops) == (gone.kind, gone.hops)
 
 
 def _mac(text: str) -> int:

@@ -46,7 +46,6 @@ _NDA_DST, _NDA_LLADDR = 1, 2
 _TYPE_MASK = 0x3FFF
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
-_RTNH_F_DEAD = 1
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
@@ -58,7 +57,8 @@ class Route:
 
     `hops` are interface index and gateway of what can be sent to: a route of another `kind` than unicast
     (a blackhole, say) has none. Of routes with one prefix and metric the first is used: a new one comes
-    first, unless it `replaces` that or comes `last`.
+    first, unless it `replaces` that or comes `last`. That a hop is marked dead says nothing: the kernel does
+    not tell when that changes, and whether it can be sent to is known from its link and neighbour.
     """
 
     new: bool
@@ -263,7 +263,7 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
             gateway = IPv4Address(bytes(value))
         elif attribute == _RTA_MULTIPATH:
             hops += _multipath(value)
-    if gateway is not None and not state & _RTNH_F_DEAD:
+    if gateway is not None:
         hops.append((index, gateway))
     return Route(
         new,
@@ -280,11 +280,11 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
 def _multipath(view: memoryview) -> Iterator[tuple[int, IPv4Address]]:
     at = 0
     while at + _HOP.size <= len(view):
-        length, flags, _, index = _HOP.unpack_from(view, at)
+        length, _, _, index = _HOP.unpack_from(view, at)
         if length < _HOP.size:
             return
         for attribute, value in _attributes(view[at + _HOP.size : at + length]):
-            if attribute == _RTA_GATEWAY and not flags & _RTNH_F_DEAD:
+            if attribute == _RTA_GATEWAY:
                 yield index, IPv4Address(bytes(value))
         at += (length + 3) & ~3
 

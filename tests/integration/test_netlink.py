@@ -178,6 +178,28 @@ def wanted_targets() -> dict[IPv4Network, Target]:
     return found
 
 
+def test_a_route_over_a_link_that_is_down_is_known_before_the_link_comes_up(namespace: str) -> None:
+    """The kernel calls its hop dead, and does not tell when it lives again."""
+
+    async def run() -> None:
+        async with AsyncIPRoute() as routing:
+            kernel = mirror(16 << 20)
+            try:
+                await kernel.start(routing)
+                gateways = frozenset({Gateway(1, IPv4Address("172.31.0.1"))})
+                for command in ("link set two down", "route add 10.3.0.0/16 via 172.31.0.1 dev one onlink"):
+                    ip(command, namespace)
+                async with asyncio.timeout(5):
+                    while kernel.carrier[1] or not kernel.target(IPv4Network("10.3.0.0/16")):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                assert kernel.target(IPv4Network("10.3.0.0/16")) == gateways
+            finally:
+                kernel.stop()
+
+    Path("/proc/sys/net/ipv4/conf/one/ignore_routes_with_linkdown").write_text("1")
+    asyncio.run(run())
+
+
 def storm(rng: random.Random, count: int, prefixes: int) -> str:
     lines = []
     via = (f"via {PEERS['one']} dev one", f"via {PEERS['two']} dev two")

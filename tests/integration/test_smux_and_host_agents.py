@@ -208,7 +208,9 @@ def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str
                 await agent.ready(client)
                 assert not (await client.status()).synced
                 assert await everything(), "an agent that starts again goes on announcing"
-                assert {session.neighbor.name: session.since for session in await bird.sessions()} == established
+                assert {
+                    session.neighbor.name: session.since for session in await bird.sessions()
+                } == established
             finally:
                 agent.kill()
                 agent.detach()
