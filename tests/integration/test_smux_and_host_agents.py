@@ -195,7 +195,7 @@ def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str
                 await agent.ready(client)
                 await until(only_itself, "its own address is announced")
                 await client.put_vip(vip)
-                with pytest.raises(RefusedError, match="digest-differs|409"):
+                with pytest.raises(RefusedError, match="409"):
                     await client.confirm("0" * 64)
                 assert await only_itself(), "nobody has confirmed what it holds"
                 assert not (await client.status()).synced
