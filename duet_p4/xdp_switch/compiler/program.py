@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
+from duet_p4.xdp_switch.compiler.check import check
 from duet_p4.xdp_switch.compiler.digests import Digests
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, indent
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
-from duet_p4.xdp_switch.compiler.reader import CONTRADICTIONS, read
+from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.compiler.replication import Replication
 from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
@@ -49,11 +50,9 @@ def compile_program(
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
-    program = _with_sizes(read(config), sizes or {})
-    try:
-        return _compile(program, cpus, padding)
-    except CONTRADICTIONS as error:
-        raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
+    program = read(config)
+    check(program)
+    return _compile(_with_sizes(program, sizes or {}), cpus, padding)
 
 
 def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:

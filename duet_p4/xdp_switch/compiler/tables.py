@@ -32,6 +32,9 @@ from duet_p4.xdp_switch.compiler.structs import Struct
 MAX_MASKS = 64
 """Distinct masks (combinations of prefix lengths, wildcards) that a `masked` table can hold at a time."""
 
+MAX_PREFIXES = (1 << 20) - 1
+"""Entries of a `trie` table: the verifier takes offsets below 2^29, and an entry may need four nodes."""
+
 GROUP_FLAG = 1 << 31
 """Set in the reference of an entry that points to a group rather than to a member."""
 
@@ -168,6 +171,9 @@ def choose(table: ir.Table) -> Strategy:
     if all(kind == "exact" for kind in kinds):
         return Strategy.INDEX if len(kinds) == 1 and table.keys[0].width <= 16 else Strategy.HASH
     if kinds == ["lpm"] and table.keys[0].width <= 32 and table.kind == "lpm":
+        if table.size > MAX_PREFIXES:
+            what = f"LPM table {table.name} of {table.size} entries, more than {MAX_PREFIXES},"
+            raise ir.unsupported(what, table.source)
         return Strategy.TRIE
     return Strategy.MASKED
 

@@ -339,3 +339,17 @@ def sizes(arrays: Mapping[str, CounterArray] | Mapping[str, RegisterArray]) -> I
     for name, array in arrays.items():
         if not getattr(array, "table", None):
             yield name, array.size
+
+
+def test_a_clone_to_the_cpu_port_is_a_packet_in(switch: XdpDevice, wire: Wire) -> None:
+    made = copies.document(
+        [
+            assign(field("standard_metadata", "egress_spec"), number(2)),
+            copies.primitive("clone_ingress_pkt_to_egress", number(9), number(1)),
+        ]
+    )
+    pipeline = load(switch, json.dumps(made).encode(), info_of(made))
+    pipeline.clones.put(9, [(CPU_PORT, 0)], truncate=20)
+    wire.send(1, copies.FRAME)
+    assert wire.receive(2) == copies.FRAME
+    assert wait_for_packet_in(switch) == copies.FRAME[:20]

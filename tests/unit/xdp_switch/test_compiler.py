@@ -61,10 +61,17 @@ def unknown_hash(changed: Json) -> None:
     changed["calculations"][0]["algo"] = "toeplitz"
 
 
+def huge_trie(changed: Json) -> None:
+    table = next(t for t in changed["pipelines"][0]["tables"] if t["match_type"] == "lpm")
+    table["max_size"] = 1 << 20
+    table["source_info"] = source(4)
+
+
 REFUSED: dict[str, tuple[Callable[[Json], None], str]] = {
     "unknown extern": (with_primitive("_my_extern_go"), "primitive _my_extern_go is not supported"),
     "extern": (with_list("extern_instances"), "extern instance thing is not supported"),
     "wide parameter": (wide_parameter, "of 200 bits, more than 128, is not supported, at where.p4:5"),
+    "huge trie": (huge_trie, "of 1048576 entries, more than 1048575, is not supported, at where.p4:4"),
     "hash": (unknown_hash, "hash algorithm toeplitz is not supported, at where.p4:8"),
 }
 
