@@ -18,6 +18,9 @@ from duet_p4.bpf import libbpf
 from duet_p4.bpf.errors import BpfError
 from duet_p4.bpf.objects import Closable, Program
 
+Mode = Literal["native", "skb"]
+"""How XDP runs: in the driver, or on the kernel's socket buffers, which is slower and takes everything."""
+
 _ATTACH = {"xdp": 37, "ingress": 46, "egress": 47}
 _XDP_MODE = {"native": 1 << 2, "skb": 1 << 1}
 _HOOK = {"ingress": 1 << 0, "egress": 1 << 1}
@@ -94,7 +97,7 @@ class Filter(Closable):
             raise OSError(-code, libbpf.take_warnings() or os.strerror(-code))
 
 
-def attach_xdp(program: Program, ifindex: int, mode: Literal["native", "skb"] = "native") -> Link:
+def attach_xdp(program: Program, ifindex: int, mode: Mode = "native") -> Link:
     """Attach an XDP program to an interface of the caller's network namespace.
 
     Raises BpfError with the reason, such as a program that is there already.

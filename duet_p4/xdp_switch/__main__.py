@@ -32,14 +32,17 @@ STOP_SECONDS = 0.5
 _log = logging.getLogger("duet_p4.xdp_switch")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a switch; returns 0 after a signal, 1 where it cannot start."""
-    options = cli.parse(sys.argv[1:] if argv is None else argv)
-    cli.setup_log(options)
+def main(argv: Sequence[str] | None = None, *, compatible: bool = False) -> int:
+    """Run a switch; returns 0 after a signal, 1 where it cannot start.
+
+    With `compatible` it is simple_switch_grpc for whoever starts it.
+    """
+    options = cli.parse(sys.argv[1:] if argv is None else argv, compatible=compatible)
     # Tables make many long-lived objects: collections that look at them all would stall the packets.
     gc.freeze()
     gc.set_threshold(50_000, 20, 1000)
     try:
+        cli.setup_log(options)
         cli.check_host(options)
         asyncio.run(_run(options))
     except (cli.StartError, BpfError) as error:
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _run(options: cli.Options) -> None:
     stop = told_to_end()
     try:
-        device = XdpDevice(cpu_port=options.cpu_port)
+        device = XdpDevice(options.cpu_port, options.mode)
     except OSError as error:
         raise cli.StartError(f"cannot make the CPU port or the port maps: {error}") from error
     try:
@@ -68,7 +71,7 @@ async def _run(options: cli.Options) -> None:
 async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> None:
     service = P4RuntimeService(device, options.device_id)
     server = create_server(service)
-    _listen(server, options.address)
+    _listen(server, options)
     service.start()
     if options.config is not None:
         action = p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
@@ -85,13 +88,24 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
         await server.stop(STOP_SECONDS)
 
 
-def _listen(server: grpc.aio.Server, address: str) -> None:
+def _listen(server: grpc.aio.Server, options: cli.Options) -> None:
+    address = options.address
     try:
-        if server.add_insecure_port(address):
+        if options.tls is not None:
+            listens = server.add_secure_port(address, _credentials(options.tls))
+        else:
+            listens = server.add_insecure_port(address)
+        if listens:
             return
     except RuntimeError:
         pass
     raise cli.StartError(f"cannot listen on {address}: {_reason(address)}")
+
+
+def _credentials(tls: cli.Tls) -> grpc.ServerCredentials:
+    authority = tls.authority.read_bytes() if tls.authority is not None else None
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, tls.clients_authenticate)
 
 
 def _reason(address: str) -> str:
@@ -110,7 +124,15 @@ def _reason(address: str) -> str:
 
 def _read_program(options: cli.Options) -> p4r.ForwardingPipelineConfig:
     assert options.config is not None
-    path = cli.find_p4info(options.config, options.p4info)
+    try:
+        path = cli.find_p4info(options.config, options.p4info)
+    except cli.StartError:
+        if not options.compatible or options.p4info is not None:
+            raise
+        _log.warning(
+            "%s has no P4Info beside it: tables are as it states until one is pushed", options.config
+        )
+        return p4r.ForwardingPipelineConfig(p4info=p4i.P4Info(), p4_device_config=options.config.read_bytes())
     try:
         info = text_format.Parse(path.read_text(), p4i.P4Info())
     except (text_format.ParseError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from finsy.proto import p4i
 
@@ -22,8 +23,10 @@ from duet_p4 import bpf
 from duet_p4.bpf.errors import BpfError
 from duet_p4.xdp_switch.cpu_port import CpuPort
 from duet_p4.xdp_switch.dataplane import Pipeline
+from duet_p4.xdp_switch.features import takes_redirects
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 
+RunMode = Literal["native", "generic", "auto"]
 MAX_PORT = 510
 """Ports are 0 to 510: 511 is BMv2's drop port."""
 
@@ -46,8 +49,13 @@ class _Port:
 class XdpDevice:
     """A switch's ports in this network namespace; see `dataplane.Device`."""
 
-    def __init__(self, cpu_port: int | None = None) -> None:
-        """Make a switch without ports, but with a CPU port where one is given; needs root."""
+    def __init__(self, cpu_port: int | None = None, mode: RunMode = "native") -> None:
+        """Make a switch without ports, but with a CPU port where one is given; needs root.
+
+        `mode` says how the program runs on its ports; with "auto", which looks at the ports there are when
+        a program is staged, in the driver where all of them can take frames from it.
+        """
+        self._mode = mode
         self._shared = {
             "egress_ports": bpf.create_map(_DEVMAP, "egress_ports", 4, 4, MAX_PORT + 2),
             "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _MAX_IFINDEX),
@@ -102,7 +110,8 @@ class XdpDevice:
 
     def stage(self, config: bytes, info: p4i.P4Info) -> XdpPipeline:
         """Compile, verify and fill a program that runs on no port yet."""
-        return XdpPipeline(config, info, self._shared)
+        self._decide_mode()
+        return XdpPipeline(config, info, self._shared, mode="skb" if self._mode == "generic" else "native")
 
     def activate(self, pipeline: Pipeline) -> None:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""
@@ -210,8 +219,47 @@ class XdpDevice:
             egress.update(_u32(number), _u32(ifindex))
             port.ifindex = ifindex
 
+    def _decide_mode(self) -> None:
+        """Settle how programs run, where that was left open."""
+        unfit = [
+            port.interface
+            for port in self._ports.values()
+            if port.ifindex and takes_redirects(port.ifindex) is False
+        ]
+        if not unfit:
+            if self._mode == "auto":
+                self._mode = "native"
+            return
+        if self._mode == "auto":
+            self._mode = "generic"
+            _log.warning(
+                "runs generic XDP, which is slower: %s takes no frames from native XDP (its far end has "
+                "neither GRO on, as by `ethtool -K INTERFACE gro on`, nor XDP)",
+                ", ".join(unfit),
+            )
+        elif self._mode == "native":
+            _log.warning(
+                "nothing can leave by %s yet: its far end needs GRO (`ethtool -K INTERFACE gro on`) or XDP",
+                ", ".join(unfit),
+            )
+
     def _attach(self, pipeline: XdpPipeline, port: _Port) -> bpf.Link:
-        return bpf.attach_xdp(pipeline.program, port.ifindex)
+        if self._mode == "generic":
+            return bpf.attach_xdp(pipeline.program, port.ifindex, "skb")
+        try:
+            return bpf.attach_xdp(pipeline.program, port.ifindex)
+        except BpfError as error:
+            reason = error.__cause__
+            if not isinstance(reason, OSError) or reason.errno not in (errno.ERANGE, errno.EOPNOTSUPP):
+                raise
+            link = bpf.attach_xdp(pipeline.program, port.ifindex, "skb")
+            why = (
+                "its MTU is too large for native XDP"
+                if reason.errno == errno.ERANGE
+                else "it has no native XDP"
+            )
+            _log.warning("%s runs generic XDP, which is slower: %s", port.interface, why)
+            return link
 
     def _put(self, pipeline: XdpPipeline, port: _Port) -> bool:
         """Run a pipeline on a port; False where the interface goes away at this very moment."""

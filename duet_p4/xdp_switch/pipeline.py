@@ -12,6 +12,7 @@ import numpy as np
 from finsy.proto import p4i
 
 from duet_p4 import bpf
+from duet_p4.bpf.attach import Mode
 from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
 from duet_p4.xdp_switch.compiler.tables import (
@@ -49,7 +50,14 @@ NO_DEFAULT = 2
 class XdpPipeline:
     """A loaded program; see `dataplane.Pipeline` for what each method promises."""
 
-    def __init__(self, config: bytes, info: p4i.P4Info, shared: dict[str, bpf.Map], padding: int = 0) -> None:
+    def __init__(
+        self,
+        config: bytes,
+        info: p4i.P4Info,
+        shared: dict[str, bpf.Map],
+        padding: int = 0,
+        mode: Mode = "native",
+    ) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.stage` does.
 
         One with `padding` is for `replay` only: with so many bytes behind it, a frame may have fewer than the
@@ -88,7 +96,7 @@ class XdpPipeline:
                         self.insert(name, entry.key, entry.priority, entry.action)
                     except TableFullError as error:
                         raise UnsupportedError(f"the const entries of {name}: {error}") from error
-            self.inner = InnerPorts(self._object) if self.compiled.copies else None
+            self.inner = InnerPorts(self._object, mode) if self.compiled.copies else None
         except BaseException:
             self._object.close()
             raise

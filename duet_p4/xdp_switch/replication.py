@@ -15,11 +15,12 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from duet_p4 import bpf
+from duet_p4.bpf.attach import Mode
 from duet_p4.xdp_switch.compiler.replication import MAX_GROUP, MAX_SESSION, REPLICAS
 from duet_p4.xdp_switch.dataplane import Replica, TableFullError
 
 _CLONE_NEWNET = 0x40000000
-_MTU = 3400
+_MTU: dict[Mode, int] = {"native": 3400, "skb": 65535}
 _AGAIN, _NEXT = 0, 1
 
 
@@ -129,8 +130,9 @@ class Clones(_Ranges):
 class InnerPorts:
     """The veth pair that packets pass between two passes; see include/replicate.h."""
 
-    def __init__(self, loaded: bpf.Object) -> None:
+    def __init__(self, loaded: bpf.Object, mode: Mode = "native") -> None:
         """Make the pair, and attach the programs `again` and `next`. Raises OSError, BpfError."""
+        self._mode = mode
         self._links: list[bpf.Link] = []
         self._namespace = -1
         with ThreadPoolExecutor(1) as thread:
@@ -151,12 +153,12 @@ class InnerPorts:
             netlink.link("add", ifname="again", kind="veth", peer={"ifname": "next"})
             indices = {name: netlink.link_lookup(ifname=name)[0] for name in ("again", "next")}
             for name, index in indices.items():
-                netlink.link("set", index=index, mtu=_MTU, arp=False, address="02:00:00:00:00:01")
+                netlink.link("set", index=index, mtu=_MTU[self._mode], arp=False, address="02:00:00:00:00:01")
                 ipv6 = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
                 if ipv6.exists():
                     ipv6.write_text("1", encoding="ascii")
             for name, index in indices.items():
-                self._links.append(bpf.attach_xdp(loaded.program(name), index))
+                self._links.append(bpf.attach_xdp(loaded.program(name), index, self._mode))
                 netlink.link("set", index=index, state="up")
         inner = loaded.map("inner_ports")
         # What is sent into one end comes in by the other.

@@ -23,7 +23,54 @@ def test_the_command_line_of_simple_switch_grpc_is_understood() -> None:
         config=None,
         p4info=None,
         log_level="WARNING",
+        remarks=("--thrift-port: there is no Thrift server, so no simple_switch_CLI: use P4Runtime",),
     )
+
+
+def test_the_command_lines_of_p4langs_tutorials_are_understood(tmp_path: Path) -> None:
+    program = tmp_path / "basic.json"
+    program.write_text("{}")
+    line = (
+        f"-i 1@s1-eth1 -i 2@s1-eth2 --pcap /tutorials/pcaps --nanolog ipc:///tmp/bm-0-log.ipc --device-id 0 "
+        f"{program} --log-console --thrift-port 9090 -- --grpc-server-addr 0.0.0.0:50051 --cpu-port 255"
+    )
+    options = cli.parse(line.split(), compatible=True)
+    assert (options.device_id, options.config, options.cpu_port, options.mode) == (0, program, 255, "auto")
+    assert [remark.split(":")[0] for remark in options.remarks] == ["--pcap", "--thrift-port"]
+    line = "--log-file ss-log --log-flush --dump-packet-data 10000 -i 0@veth0 --no-p4"
+    options = cli.parse(line.split(), compatible=True)
+    assert options.log_file == Path("ss-log.txt")
+    assert [remark.split(":")[0] for remark in options.remarks] == ["--dump-packet-data"]
+    line = "--no-p4 --debugger -- --enable-swap --disable-swap --thrift-port 9091 --priority-queues 3"
+    remarks = cli.parse(line.split(), compatible=True).remarks
+    assert [remark.split(":")[0] for remark in remarks] == [
+        "--thrift-port",
+        "--debugger",
+        "--priority-queues",
+    ]
+
+
+def test_tls_needs_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pem = tmp_path / "x.pem"
+    pem.write_text("")
+    files = f"--grpc-server-cert {pem} --grpc-server-key {pem}"
+    options = cli.parse(f"--no-p4 -- --grpc-server-ssl {files}".split())
+    assert options.tls == cli.Tls(pem, pem, None, False)
+    for line in (
+        "--no-p4 -- --grpc-server-ssl",
+        f"--no-p4 -- --grpc-server-ssl {files} --grpc-server-with-client-auth",
+    ):
+        with pytest.raises(SystemExit):
+            cli.parse(line.split())
+    assert "--grpc-server-cacert" in capsys.readouterr().err
+
+
+def test_the_log_goes_to_the_file_that_was_named(tmp_path: Path) -> None:
+    options = cli.parse(f"--no-p4 --log-file {tmp_path / 'log'} --pcap /x".split())
+    cli.setup_log(options)
+    assert "--pcap: packets in XDP cannot be written" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(cli.StartError, match="cannot write the log file /nowhere/log"):
+        cli.setup_log(cli.parse(["--no-p4", "--log-file", "/nowhere/log"]))
 
 
 def test_what_is_left_out_has_simple_switch_grpcs_default() -> None:
@@ -51,6 +98,8 @@ def test_what_is_left_out_has_simple_switch_grpcs_default() -> None:
         ("--no-p4 -i 510@eth1 -- --cpu-port 510", "port 510 is the CPU port"),
         ("missing.json", "there is no file 'missing.json'"),
         ("--no-p4 --frobnicate", "--frobnicate"),
+        ("--no-p4 --use-files 3", "--use-files is not possible: packets come from interfaces"),
+        ("--no-p4 --xdp-mode fast", "fast"),
     ],
 )
 def test_a_bad_command_line_is_refused_with_a_reason(capsys, line: str, said: str) -> None:
