@@ -122,6 +122,11 @@ class Vip(Model):
             if key in seen:
                 raise ValueError(f"{where} states port {group.protocol}/{group.port} twice")
             seen.add(key)
+        if self.snat and not self.dips:
+            raise ValueError(
+                f"{where} has DIPs for single ports only, so answers to connections of theirs (SNAT) could "
+                "not reach them: give it DIPs for all ports, or leave SNAT out"
+            )
         if any(dip.address == self.address for dip in self.all_dips()):
             raise ValueError(f"{where} is its own DIP")
         return self

@@ -76,6 +76,11 @@ def set_ipv4_option(name: str, option: str, value: int) -> None:
     Path(f"/proc/sys/net/ipv4/conf/{name}/{option}").write_text(f"{value}\n", encoding="ascii")
 
 
+def first_ephemeral_port() -> int:
+    """Return the lowest port that connect() takes by itself."""
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+
+
 def set_own_address(address: IPv4Address) -> None:
     """Give the node an address that is none of its links', on lo. Not for use within an event loop."""
     with IPRoute() as netlink:

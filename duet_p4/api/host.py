@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Self
@@ -17,12 +17,18 @@ from pydantic import Field, model_validator
 from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, check_once
 from duet_p4.api.digest import Digest
 from duet_p4.api.health import HealthReport
-from duet_p4.model import Dip, Group, HealthCheck, Model, MuxTip, MuxVip, Port, Protocol, Vip
+from duet_p4.model import Dip, Group, HealthCheck, Model, MuxTip, MuxVip, PinnedFlow, Port, Protocol, Vip
 from duet_p4.traffic import Exit
 
 SNAT_FIRST_PORT = 32_768
+SNAT_MANY_FIRST_PORT = 1024
+SNAT_MANY_DIPS = 32
+"""A VIP with more DIPs gives their outgoing connections all ports that are not well known."""
+
 MAX_DIPS = 16
 """DIPs of one VIP behind one tunnel end at most."""
+
+ELSEWHERE = -1
 
 
 class HostPort(Model):
@@ -35,12 +41,13 @@ class HostPort(Model):
 class HostDip(Model):
     """A DIP on this server.
 
-    `host` is where muxes tunnel to, if not to the DIP itself (virtualized clusters). Without `ports`
-    the DIP serves the VIP's default group.
+    `host` is where muxes tunnel to, if not to the DIP itself (virtualized clusters). `default` says whether
+    it serves the VIP's default group, `ports` which of its ports that have groups of their own.
     """
 
     address: IPv4Address
     host: IPv4Address | None = None
+    default: bool = True
     ports: tuple[HostPort, ...] = ()
 
     @property
@@ -49,17 +56,64 @@ class HostDip(Model):
         return self.host or self.address
 
 
+class Share(Model):
+    """A group's slots as one server sees them: who of its `members` owns each, or `ELSEWHERE`."""
+
+    members: tuple[IPv4Address, ...]
+    slots: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for slot in self.slots:
+            if not ELSEWHERE <= slot < len(self.members):
+                raise ValueError(f"slot names member {slot}, but there are {len(self.members)} members here")
+        return self
+
+    @classmethod
+    def of(cls, group: Group, here: Collection[IPv4Address]) -> Self:
+        """Return what a server that has the members `here` sees of a group."""
+        members = tuple(member.address for member in group.members if member.address in here)
+        numbers = {address: number for number, address in enumerate(members)}
+        owners = [numbers.get(member.address, ELSEWHERE) for member in group.members]
+        return cls(members=members, slots=tuple(owners[slot] for slot in group.slots))
+
+
+class HostTip(Model):
+    """A TIP by which a VIP leads to DIPs of this server."""
+
+    address: IPv4Address
+    share: Share
+
+
+class HostGroup(Model):
+    """The default group of a VIP, or a port's; members are DIPs of the server, and TIPs that lead to some."""
+
+    protocol: Protocol | None = None
+    port: Port | None = None
+    share: Share
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.protocol is None) is not (self.port is None):
+            raise ValueError("a group is of a protocol and a port, or of neither")
+        return self
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Protocol number and port; zeros for the default group."""
+        return (self.protocol.number if self.protocol else 0, self.port or 0)
+
+
 class Snat(Model):
     """Outgoing connections of the VIP's DIPs leave with the VIP as source.
 
-    The source port is taken from `first_port` to `last_port` such that the return flow hashes to a slot
-    of the very DIP, so `group` (and `tips`, where its members are TIPs) are the VIP's as muxes hold it.
+    The source port is taken from `first_port` to `last_port`, but for those `reserved`, such that the return
+    flow hashes to a slot of the very DIP. A DIP without slots connects out with its own address.
     """
 
-    group: Group
-    tips: tuple[MuxTip, ...] = ()
     first_port: Port = SNAT_FIRST_PORT
     last_port: Port = 65_535
+    reserved: tuple[HostPort, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -69,10 +123,17 @@ class Snat(Model):
 
 
 class HostVip(Model):
-    """A VIP as a server holds it."""
+    """A VIP as a server holds it.
+
+    `groups` are there where the server has to know whose a slot is: where several DIPs share a tunnel
+    end, and for SNAT; `tips` are those among their members; `pinned` flows are of DIPs that share an end.
+    """
 
     address: IPv4Address
     dips: tuple[HostDip, ...] = Field(min_length=1)
+    groups: tuple[HostGroup, ...] = ()
+    tips: tuple[HostTip, ...] = ()
+    pinned: tuple[PinnedFlow, ...] = ()
     health: HealthCheck | None = None
     snat: Snat | None = None
 
@@ -84,10 +145,20 @@ class HostVip(Model):
                 raise ValueError(f"VIP {self.address} states DIP {dip.address} twice")
             if dip.address == self.address:
                 raise ValueError(f"VIP {self.address} is its own DIP")
+            if not dip.default and not dip.ports:
+                raise ValueError(f"VIP {self.address} has nothing for DIP {dip.address} to serve")
             seen.add(dip.address)
         for end, count in Counter(dip.tunnel_end for dip in self.dips).items():
             if count > MAX_DIPS:
                 raise ValueError(f"VIP {self.address} has {count} DIPs behind {end}, more than {MAX_DIPS}")
+        known = seen | {tip.address for tip in self.tips}
+        shares = [group.share for group in self.groups] + [tip.share for tip in self.tips]
+        for member in (member for share in shares for member in share.members):
+            if member not in known:
+                raise ValueError(f"VIP {self.address} has slots of {member}, which is no DIP of it here")
+        for flow in self.pinned:
+            if flow.dip not in seen:
+                raise ValueError(f"VIP {self.address} pins a flow to {flow.dip}, which is no DIP of it here")
         return self
 
     @classmethod
@@ -96,34 +167,69 @@ class HostVip(Model):
     ) -> dict[str, Self]:
         """Return what each server needs of a VIP, by the name that `server_of` gives for its DIPs.
 
-        DIPs without a server are left out. `mux` and `tips` are the VIP as muxes hold it; they matter
-        for SNAT only.
+        DIPs without a server are left out. `mux` and `tips` are the VIP as muxes hold it: a server with
+        several DIPs behind one tunnel end picks among them by the same slots.
         """
-        snat = None
-        if vip.snat and mux.group is not None:
-            members = {member.address for member in mux.group.members}
-            snat = Snat(group=mux.group, tips=tuple(tip for tip in tips if tip.address in members))
-        default = {dip.address for dip in vip.dips} if vip.ports else set()
+        default = {dip.address for dip in vip.dips}
         ports: dict[IPv4Address, list[HostPort]] = {}
         for group in vip.ports:
-            port = HostPort(protocol=group.protocol, port=group.port)
             for dip in group.dips:
-                if dip.address not in default:
-                    ports.setdefault(dip.address, []).append(port)
-        shares: dict[str, dict[IPv4Address, HostDip]] = {}
+                ports.setdefault(dip.address, []).append(HostPort(protocol=group.protocol, port=group.port))
+        held: dict[str, dict[IPv4Address, HostDip]] = {}
         for dip in vip.all_dips():
             server = server_of(dip)
             if server is not None:
-                held = HostDip(address=dip.address, host=dip.host, ports=tuple(ports.get(dip.address, ())))
-                shares.setdefault(server, {})[dip.address] = held
-        return {
-            server: cls(address=vip.address, dips=tuple(dips.values()), health=vip.health, snat=snat)
-            for server, dips in shares.items()
-        }
+                held.setdefault(server, {})[dip.address] = HostDip(
+                    address=dip.address,
+                    host=dip.host,
+                    default=dip.address in default,
+                    ports=tuple(ports.get(dip.address, ())),
+                )
+        snat = None
+        if vip.snat and mux.group is not None:
+            snat = Snat(
+                first_port=SNAT_FIRST_PORT if len(default) <= SNAT_MANY_DIPS else SNAT_MANY_FIRST_PORT,
+                reserved=tuple(HostPort(protocol=group.protocol, port=group.port) for group in vip.ports),
+            )
+        known = tuple(tips)
+        return {server: cls._of(vip, mux, known, tuple(dips.values()), snat) for server, dips in held.items()}
+
+    @classmethod
+    def _of(
+        cls, vip: Vip, mux: MuxVip, tips: Iterable[MuxTip], dips: tuple[HostDip, ...], snat: Snat | None
+    ) -> Self:
+        here = {dip.address for dip in dips}
+        ends = Counter(dip.tunnel_end for dip in dips)
+        sharing = {dip.address for dip in dips if ends[dip.tunnel_end] > 1}
+        wanted: list[tuple[Protocol | None, int | None, Group]] = []
+        if mux.group is not None and (sharing or snat):
+            wanted.append((None, None, mux.group))
+        if sharing:
+            wanted += [(entry.protocol, entry.port, entry.group) for entry in mux.ports]
+        members = {member.address for *_, group in wanted for member in group.members}
+        leading = tuple(
+            HostTip(address=tip.address, share=Share.of(tip.group, here))
+            for tip in tips
+            if tip.address in members and any(member.address in here for member in tip.group.members)
+        )
+        near = here | {tip.address for tip in leading}
+        return cls(
+            address=vip.address,
+            dips=dips,
+            groups=tuple(
+                HostGroup(protocol=protocol, port=port, share=Share.of(group, near))
+                for protocol, port, group in wanted
+                if protocol is None or any(member.address in near for member in group.members)
+            ),
+            tips=leading,
+            pinned=tuple(flow for flow in mux.pinned if flow.dip in sharing),
+            health=vip.health,
+            snat=snat,
+        )
 
 
 class LiveFlow(Model):
-    """A connection that a DIP has through a VIP. `source` is the client, the ports are as the VIP's."""
+    """A flow that a DIP has through a VIP. `source` is the client, the ports are as the VIP's."""
 
     protocol: int = Field(ge=0, le=255)
     source: IPv4Address
@@ -220,7 +326,7 @@ class HostService(typing.Protocol):
     def vip(self, address: IPv4Address) -> HostVip:
         """Return one VIP. Raises UnknownError."""
 
-    def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+    async def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
         """Return the flows that DIPs of this server have through a VIP, SNAT's too."""
 
     def health(self) -> HealthReport:

@@ -82,7 +82,7 @@ class Map:
     def lookup_percpu(self, key: bytes) -> list[bytes]:
         """Return one value per possible CPU; empty where there is none."""
         raw = self.lookup(key)
-        return [] if raw is None else self._split(raw)
+        return [] if raw is None else self.split(raw)
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
         """Set `key` to `value`; in a per-CPU map, on every CPU."""
@@ -181,7 +181,7 @@ class Map:
     def lookup_range(self, first: int, count: int) -> list[list[bytes]]:
         """Return the values of array entries `first` to `first + count - 1`, one list per entry (per CPU)."""
         raw, size = self.read(first, count), self._buffer_size
-        return [self._split(raw[at : at + size]) for at in range(0, len(raw), size)]
+        return [self.split(raw[at : at + size]) for at in range(0, len(raw), size)]
 
     def read(self, first: int, count: int) -> bytes:
         """Return the same as it lies in the kernel, one value after another."""
@@ -215,7 +215,8 @@ class Map:
             os.close(self.fd)
             self.fd = -1
 
-    def _split(self, raw: bytes) -> list[bytes]:
+    def split(self, raw: bytes) -> list[bytes]:
+        """Part what `entries` or `lookup` gave of a per-CPU map into the values of each CPU."""
         return [raw[at : at + self.value_size] for at in range(0, len(raw), self._stride)]
 
     def _spread(self, value: bytes) -> bytes:

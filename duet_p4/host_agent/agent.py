@@ -51,7 +51,7 @@ async def expire(service: HostService) -> None:
     """Forget idle outgoing connections, now and then, until cancelled."""
     while True:
         await asyncio.sleep(_EXPIRE_S)
-        service.expire()
+        await service.expire()
 
 
 async def run(config: HostConfig) -> None:
@@ -61,6 +61,7 @@ async def run(config: HostConfig) -> None:
         flows=config.flows,
         snat_connections=config.snat_connections,
         snat_exclude=config.snat_exclude,
+        first_ephemeral_port=netdev.first_ephemeral_port(),
         pins=Pins(config.pin_folder(), LAYOUT),
     )
     async with AsyncExitStack() as stack:

@@ -11,13 +11,32 @@ from pydantic import Field
 from duet_p4.agent import AgentConfig
 from duet_p4.model import Model
 
+_ICMP, _TCP = 1, 6
+
 
 class SnatTimeouts(Model):
-    """Seconds after which an idle outgoing connection is forgotten; `closing` is after FIN or RST."""
+    """Seconds after which an idle outgoing connection is forgotten.
 
-    tcp: int = Field(default=900, ge=1)
-    closing: int = Field(default=30, ge=1)
-    other: int = Field(default=60, ge=1)
+    RFC 5382 and 7857 (TCP), 4787 (UDP) and 5508 (ICMP) have these at least: `tcp` while a connection is
+    open, and still while it is half-closed; `transitory` before its first answer and after its end, but
+    `pressed` after its end where ports run out: as long as the far end keeps it in TIME_WAIT.
+    """
+
+    tcp: int = Field(default=7440, ge=1)
+    transitory: int = Field(default=240, ge=1)
+    pressed: int = Field(default=60, ge=1)
+    udp: int = Field(default=300, ge=1)
+    icmp: int = Field(default=60, ge=1)
+
+    def limit(self, protocol: int, *, answered: bool, closed: bool, pressed: bool) -> int:
+        """Return how long a connection may be idle."""
+        if protocol == _ICMP:
+            return self.icmp
+        if protocol != _TCP:
+            return self.udp
+        if closed:
+            return min(self.pressed, self.transitory) if pressed else self.transitory
+        return self.tcp if answered else self.transitory
 
 
 class HostConfig(AgentConfig):
@@ -30,8 +49,8 @@ class HostConfig(AgentConfig):
 
     interfaces: tuple[str, ...] = Field(min_length=1)
     xdp_mode: Literal["native", "skb"] = "native"
-    flows: int = Field(default=16_384, ge=64, le=1 << 22)
-    snat_connections: int = Field(default=16_384, ge=64, le=1 << 22)
+    flows: int = Field(default=65_536, ge=64, le=1 << 22)
+    snat_connections: int = Field(default=65_536, ge=64, le=1 << 22)
     snat_exclude: tuple[IPv4Network, ...] = ()
     snat_timeouts: SnatTimeouts = SnatTimeouts()
     report_url: str | None = None

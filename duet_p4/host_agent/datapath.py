@@ -1,15 +1,16 @@
-"""The host agent's tables (bpf/maps.h), filled from `HostVip`.
+"""The host agent's data path: the programs of bpf/, their tables kept as `tables` says, what they learned.
 
-They are small, so each change states them whole and writes the difference: what is new first, what is
-gone last.
+Tables are small, so each change states them whole and writes the difference: what is new first, what is
+gone last. Services change by one write of a word each.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -17,79 +18,106 @@ from typing import Literal
 
 from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
-from duet_p4.api.host import MAX_DIPS, HostDip, HostVip, Meter, Snat, Source
+from duet_p4.api.host import HostVip, Meter, Source
 from duet_p4.flow_hash import Flow
+from duet_p4.host_agent import tables
 from duet_p4.host_agent.config import SnatTimeouts
-from duet_p4.model import Group
+from duet_p4.host_agent.meters import Meters
+from duet_p4.host_agent.tables import Contents, GroupKey, Placed, Several
 from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
 
-LAYOUT = 1
+LAYOUT = 2
 """What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
 
 EXITS = read_exits(_BPF_FOLDER / "counters.h")
 """What can happen to a packet of a VIP, with a sentence on whether that is normal, in table order."""
 
-OWN_SLOTS = 65_536
-_DIP, _TUNNEL_END, _SNAT = 1, 2, 4
-_NOT_MINE, _MINE = 0, 1
+SLOTS = 262_144
+_STATE = (
+    *("flows", "probation", "choices", "snat_in", "snat_out", "fragments"),
+    *("meters", "metered", "sources", "counters"),
+)
 _INDEX = struct.Struct("=I")
-_SERVED = struct.Struct("=4sI")
-_SNAT_VALUE = struct.Struct("=4sIIIHH")
 _FLOW = struct.Struct("!4s4sHHB3x")
+_ORIGIN = struct.Struct("=4sI4sIQ")
+_NOVICE = struct.Struct("=4sIIIQ")
+_ANSWERED = 1
 _TRANSLATION = struct.Struct("=4s2sBxQQ")
+_FIN, _RST = 1, 2
 _METER = struct.Struct("=QQQQ")
-_METERED = struct.Struct("=4s4s")
-_STATE = ("flows", "snat_in", "snat_out", "fragments", "meters", "metered", "sources", "counters")
-_TCP, _ICMP = 6, 1
+_TCP, _ICMP, _UDP = 6, 1, 17
 _NANOSECONDS = 1_000_000_000
+_SETTLED_LIVES_S = 300
+_NOVICE_LIVES_S = 30
 
 
 @dataclass(frozen=True)
-class _SnatSlots:
-    """Where the slots of a DIP's VIP stand in `own_slots`, and what stands there."""
+class Idle:
+    """Outgoing connections that have been idle for too long, and the DIPs that still have others."""
 
-    first: int
-    content: tuple[int, ...]
-    count: int
+    inward: tuple[bytes, ...]
+    outward: tuple[bytes, ...]
+    busy: frozenset[IPv4Address]
+    live: int
 
 
 class HostDatapath:
-    """Decapsulation, rewriting and SNAT of one server. `attach` makes it work on an interface."""
+    """Decapsulation, rewriting and SNAT of one server. `attach` makes it work on interfaces."""
 
     def __init__(
         self,
         *,
-        flows: int = 16_384,
-        snat_connections: int = 16_384,
+        flows: int = 65_536,
+        snat_connections: int = 65_536,
         snat_exclude: Iterable[IPv4Network] = (),
+        first_ephemeral_port: int = tables.FIRST_EPHEMERAL_PORT,
         pins: bpf.Pins | None = None,
     ) -> None:
-        """Load the programs. With `pins` the data path outlives the process, and what it learned, too."""
+        """Load the programs. With `pins` the data path outlives the process, and what it learned, too.
+
+        From `first_ephemeral_port` on, a DIP's TCP port is one of a client of others unless a VIP states it.
+        """
         self._pins = pins
+        self._successor = bool(pins and pins.in_use)
+        self._first_ephemeral = first_ephemeral_port
         self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
+        rodata = {"first_ephemeral_port": _INDEX.pack(first_ephemeral_port)}
         sizes = {
             "flows": flows,
+            "choices": flows,
+            "probation": max(64, flows // 4),
             "snat_in": snat_connections,
             "snat_out": snat_connections,
-            "own_slots": OWN_SLOTS,
+            "slots": SLOTS,
         }
         if pins:
-            pins.load(self._object, _STATE, max_entries=sizes)
+            pins.load(self._object, _STATE, rodata=rodata, max_entries=sizes)
         else:
-            self._object.load(max_entries=sizes)
+            self._object.load(rodata, max_entries=sizes)
         self.inbound = self._object.program("inbound")
         self.outbound = self._object.program("outbound")
-        names = ("services", "locals", "snats", "own_slots", *_STATE)
-        self._maps = {name: self._object.map(name) for name in names}
+        names = ("locals", "owners", "snats", "snat_reserved", "pinned", "services", "shared_ends", "slots")
+        self._maps = {name: self._object.map(name) for name in (*names, *_STATE)}
+        self._states = self._object.map("states").mapped().cast("Q")
         self._links: list[bpf.Link | bpf.Filter] = []
         self._interfaces = 0
         self._vips: dict[IPv4Address, HostVip] = {}
-        self._tables: dict[str, dict[bytes, bytes]] = {"services": {}, "locals": {}, "snats": {}}
-        self._meters = self._metered()
-        self._slots = Pool("own_slots", OWN_SLOTS)
-        self._snat_slots: dict[IPv4Address, _SnatSlots] = {}
+        self._contents = Contents({}, {name: {} for name in tables.contents((), {}, {}, (), 0).plain})
+        self._numbers: dict[bytes, int] = {}
+        self._rows: dict[bytes, int] = {}
+        self._placed: dict[GroupKey, Placed] = {}
+        self.pools = {
+            name: Pool(name, size)
+            for name, size in (
+                ("services", self._maps["services"].max_entries),
+                ("shared_ends", self._maps["shared_ends"].max_entries),
+                ("slots", SLOTS),
+            )
+        }
+        self._meters = Meters(self._maps["metered"], self._maps["meters"])
+        self._busy = frozenset(IPv4Address(key[4:8]) for key, _ in self._maps["snat_out"].entries())
         exclude = self._object.map("snat_exclude")
         for network in snat_exclude:
             exclude.update(_INDEX.pack(network.prefixlen) + network.network_address.packed, _INDEX.pack(1))
@@ -101,15 +129,14 @@ class HostDatapath:
         it goes on to rewrite replies of the flows it knows, until the next `attach` replaces it.
         """
         self._interfaces = len(ifindexes)
+        attach_xdp = self._pins.attach_xdp if self._pins else bpf.attach_xdp
+        attach_tc = self._pins.attach_tc if self._pins else bpf.attach_tc
         for ifindex in ifindexes:
-            if self._pins:
-                self._links.append(self._pins.attach_xdp(self.inbound, ifindex, mode))
-                self._links.append(self._pins.attach_tc(self.outbound, ifindex, "egress"))
-            else:
-                self._links.append(bpf.attach_xdp(self.inbound, ifindex, mode))
-                self._links.append(bpf.attach_tc(self.outbound, ifindex, "egress"))
+            self._links.append(attach_xdp(self.inbound, ifindex, mode))
+            self._links.append(attach_tc(self.outbound, ifindex, "egress"))
         if self._pins:
             self._pins.settle(self._links)
+        self._successor = False
 
     def serves(self, interface: str) -> bool:
         """Whether all programs are still on an interface: nobody detached them, nor made it anew."""
@@ -139,14 +166,34 @@ class HostDatapath:
         return self._become(kept | {vip.address: vip for vip in put})
 
     def delete_vip(self, address: IPv4Address) -> int:
-        """Stop to serve a VIP; connections that it has may still send. Returns entries written."""
+        """Stop to serve a VIP. Returns entries written."""
         return self._become({vip: held for vip, held in self._vips.items() if vip != address})
 
+    def leave_alone(self, connections: Iterable[Flow]) -> None:
+        """Take TCP connections that DIPs have had before they were DIPs for direct ones."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for flow in connections:
+            dip = flow.destination
+            if tables.owner_of(self._contents.plain, dip, flow.destination_port, self._first_ephemeral):
+                with suppress(FileExistsError):
+                    self._maps["flows"].update(
+                        _key(flow), _ORIGIN.pack(dip.packed, 0, bytes(4), 0, now), bpf.NOEXIST
+                    )
+
+    def new_dips(self, vips: Iterable[HostVip]) -> set[IPv4Address]:
+        """Return the DIPs of `vips` that are none yet, and whose connections are thus direct ones.
+
+        After a predecessor nothing is new before `attach`.
+        """
+        known = {dip.address for vip in self._vips.values() for dip in vip.dips}
+        return set() if self._successor else {dip.address for vip in vips for dip in vip.dips} - known
+
     def meters(self) -> list[Meter]:
-        """Return what each VIP's DIPs received and sent, of every VIP since the start."""
-        rows = self._maps["meters"].lookup_range(0, 1 + max(self._meters.values(), default=-1))
+        """Return what each VIP's DIPs received and sent; VIPs that are gone for long may be missing."""
+        held = self._meters.held
+        rows = self._maps["meters"].lookup_range(0, 1 + max(held.values(), default=-1))
         found = []
-        for (vip, dip), index in self._meters.items():
+        for (vip, dip), index in held.items():
             sums = [
                 sum(column) for column in zip(*(_METER.unpack(value) for value in rows[index]), strict=True)
             ]
@@ -157,9 +204,9 @@ class HostDatapath:
         """Return what came from where; prefixes that were silent for long may be missing."""
         table = self._maps["sources"]
         found = []
-        for key in list(table.keys()):
+        for key, values in table.entries():
             vip, dip, source = (IPv4Address(key[at : at + 4]) for at in (0, 4, 8))
-            traffic = add_up(table.lookup_percpu(key))
+            traffic = add_up(table.split(values))
             found.append(Source(vip, dip, source, traffic.packets, traffic.bytes))
         return found
 
@@ -169,22 +216,34 @@ class HostDatapath:
         That is so for a client's flow and for an outgoing connection that does SNAT; None for a flow
         of the DIP's own.
         """
-        key = _FLOW.pack(
-            flow.source.packed,
-            flow.destination.packed,
-            flow.source_port,
-            flow.destination_port,
-            flow.protocol,
+        key = _key(flow)
+        found = {name: self._maps[name].lookup(key) for name in ("snat_out", "flows", "probation")}
+        return self._origin(flow, *found.values())
+
+    def live_flows(self, connections: Iterable[Flow]) -> Iterator[tuple[Flow, IPv4Address, int]]:
+        """Yield the live flows that go through a VIP, as their DIP sees them, with the VIP and its port.
+
+        Of TCP those of `connections`, the server's own sockets; of UDP those that had packets lately. It
+        reads whole tables: nothing for an event loop.
+        """
+        settled, novices, outgoing = (
+            dict(self._maps[name].entries()) for name in ("flows", "probation", "snat_out")
         )
-        value = self._maps["flows"].lookup(key)
-        if value is not None:
-            vip = IPv4Address(value[:4])
-            return None if vip == flow.destination else (vip, flow.destination_port)
-        value = self._maps["snat_out"].lookup(key)
-        if value is None:
-            return None
-        address, port, *_ = _TRANSLATION.unpack(value)
-        return IPv4Address(address), int.from_bytes(port)
+        for flow in connections:
+            key = _key(flow)
+            origin = self._origin(flow, outgoing.get(key), settled.get(key), novices.get(key))
+            if origin:
+                yield flow, *origin
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for key in {*settled, *novices, *outgoing}:
+            if key[12] != _UDP:
+                continue
+            recent = _is_recent(now, settled.get(key), novices.get(key)) or key in outgoing
+            remote, dip, remote_port, port, _ = _FLOW.unpack(key)
+            flow = Flow(IPv4Address(remote), IPv4Address(dip), _UDP, remote_port, port)
+            origin = self._origin(flow, outgoing.get(key), settled.get(key), novices.get(key))
+            if recent and origin:
+                yield flow, *origin
 
     def exits(self) -> dict[str, Traffic]:
         """Return packets and bytes by the names of `EXITS`."""
@@ -193,201 +252,197 @@ class HostDatapath:
 
     def snat_connections(self) -> int:
         """Return how many outgoing connections are known."""
-        return sum(1 for _ in iter(self._maps["snat_in"].keys()))
+        return len(self._maps["snat_in"].entries())
 
-    def expire(self, timeouts: SnatTimeouts) -> int:
-        """Forget outgoing connections that have been idle for long; return how many."""
+    def idle(self, timeouts: SnatTimeouts, *, pressed: bool = False) -> Idle:
+        """Find outgoing connections that have been idle for long; changes nothing, so any thread may.
+
+        Where ports run out (`pressed`) closed ones give back theirs sooner.
+        """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        expired = 0
-        for key, value in list(self._maps["snat_in"].items()):
+        outward = dict(self._maps["snat_out"].entries())
+        gone: list[bytes] = []
+        freed: list[bytes] = []
+        busy: Counter[IPv4Address] = Counter()
+        for key, value in self._maps["snat_in"].entries():
             remote, _, source_port, _, protocol = _FLOW.unpack(key)
-            dip, port_bytes, closing, seen, _ = _TRANSLATION.unpack(value)
+            dip, port_bytes, back, answered, _ = _TRANSLATION.unpack(value)
             port = int.from_bytes(port_bytes)
             ports = (port, 0) if protocol == _ICMP else (source_port, port)
             outgoing = _FLOW.pack(remote, dip, *ports, protocol)
-            sent = self._maps["snat_out"].lookup(outgoing)
-            if sent is not None:
-                _, _, closing_too, seen_too, _ = _TRANSLATION.unpack(sent)
-                closing, seen = closing | closing_too, max(seen, seen_too)
-            limit = timeouts.other if protocol != _TCP else timeouts.closing if closing else timeouts.tcp
-            if now - seen > limit * _NANOSECONDS:
-                self._maps["snat_in"].delete(key)
-                if sent is not None:
-                    self._maps["snat_out"].delete(outgoing)
-                expired += 1
-        return expired
+            forth, sent = 0, 0
+            if outgoing in outward:
+                _, _, forth, sent, _ = _TRANSLATION.unpack(outward[outgoing])
+            limit = timeouts.limit(
+                protocol,
+                answered=bool(answered),
+                closed=bool((back | forth) & _RST or back & forth & _FIN),
+                pressed=pressed,
+            )
+            if now - max(answered, sent) > limit * _NANOSECONDS:
+                gone.append(key)
+                freed.append(outgoing)
+            else:
+                busy[IPv4Address(dip)] += 1
+        return Idle(tuple(gone), tuple(freed), frozenset(busy), busy.total())
+
+    def forget(self, idle: Idle) -> int:
+        """Forget outgoing connections; return how many."""
+        self._maps["snat_out"].delete_batch(idle.outward)
+        self._maps["snat_in"].delete_batch(idle.inward)
+        if idle.busy != self._busy:
+            self._busy = idle.busy
+            self._become(self._vips)
+        return len(idle.inward)
+
+    def _origin(
+        self, flow: Flow, outgoing: bytes | None, settled: bytes | None, novice: bytes | None
+    ) -> tuple[IPv4Address, int] | None:
+        if outgoing is not None:
+            address, port, *_ = _TRANSLATION.unpack(outgoing)
+            return IPv4Address(address), int.from_bytes(port)
+        vip: IPv4Address | None = None
+        if settled is not None:
+            vip = IPv4Address(settled[:4])
+        elif novice is not None and flow.protocol != _TCP:
+            vip = IPv4Address(novice[:4])
+        elif flow.protocol == _TCP:
+            port = flow.destination_port
+            vip = tables.owner_of(self._contents.plain, flow.destination, port, self._first_ephemeral)
+            if vip is None and novice is not None:
+                vip = IPv4Address(novice[:4])
+        return None if vip in (None, flow.destination) else (vip, flow.destination_port)
 
     def _become(self, vips: Mapping[IPv4Address, HostVip]) -> int:
-        wanted = dict(sorted(vips.items()))
-        meters = self._plan_meters(wanted.values())
-        slots, fresh = self._plan_slots(wanted.values())
-        tables = {
-            "services": dict(_services(wanted.values(), meters)),
-            "locals": _locals(wanted.values(), set(slots)),
-            "snats": dict(_snats(wanted.values(), slots, meters)),
-        }
-        for name, content in tables.items():
-            if len(content) > self._maps[name].max_entries:
-                self._cancel(fresh)
-                raise TableFullError(
-                    name, len(self._tables[name]), len(content), self._maps[name].max_entries
-                )
-        for entry in fresh:
-            self._maps["own_slots"].update_batch(
-                (_INDEX.pack(entry.first + at), _INDEX.pack(value)) for at, value in enumerate(entry.content)
-            )
-        updates = sum(len(entry.content) for entry in fresh)
-        for (vip, dip), index in meters.items() - self._meters.items():
-            self._maps["metered"].update(_INDEX.pack(index), _METERED.pack(vip.packed, dip.packed))
-        for name, content in tables.items():
-            held = self._tables[name]
-            changed = [(key, value) for key, value in content.items() if held.get(key) != value]
-            for key, value in changed:
-                self._maps[name].update(key, value)
-            updates += len(changed)
-        for name, content in reversed(tables.items()):
-            gone = self._tables[name].keys() - content.keys()
-            for key in gone:
-                self._maps[name].delete(key)
-            updates += len(gone)
-        kept = set(slots.values())
-        for old in self._snat_slots.values():
-            if old not in kept:
-                self._slots.release(old.first, len(old.content))
-        self._vips, self._tables, self._meters, self._snat_slots = wanted, tables, meters, slots
+        wanted = [vips[address] for address in sorted(vips)]
+        meters = self._meters.plan({(vip.address, dip.address) for vip in wanted for dip in vip.dips})
+        taken: list[tuple[str, int, int]] = []
+        try:
+            placed = self._place_slots(wanted, taken)
+            # Who did SNAT until now has connections of it, for all that is known.
+            self._busy |= {IPv4Address(key) for key in self._contents.plain["snats"]}
+            after = tables.contents(wanted, meters, placed, self._busy, self._first_ephemeral)
+            numbers = {key: self._numbers.get(key, -1) for key in after.services}
+            for key, number in numbers.items():
+                if number < 0:
+                    numbers[key] = self._take("services", 1, taken)
+            rows: dict[bytes, int] = {}
+            for key, service in after.services.items():
+                if isinstance(service, Several):
+                    same = self._contents.services.get(key) == service and key in self._rows
+                    rows[key] = self._rows[key] if same else self._take("shared_ends", 1, taken)
+            for name, content in after.plain.items():
+                held, room = len(self._contents.plain[name]), self._maps[name].max_entries
+                if len(content) > room:
+                    raise TableFullError(name, held, len(content) - held, room)
+            updates = self._write(after, placed, numbers, rows)
+        except (TableFullError, OSError):
+            for name, first, count in taken:
+                self.pools[name].cancel(first, count)
+            raise
+        self._meters.commit(meters)
+        self._release(after, placed, rows)
+        self._vips, self._contents, self._placed = dict(vips), after, placed
+        self._numbers, self._rows = numbers, rows
         return updates
 
-    def _metered(self) -> dict[tuple[IPv4Address, IPv4Address], int]:
-        """Return whose the meters are, a predecessor's included."""
-        table = self._maps["metered"]
-        pairs = _METERED.iter_unpack(table.read(0, table.max_entries))
-        return {
-            (IPv4Address(vip), IPv4Address(dip)): index for index, (vip, dip) in enumerate(pairs) if any(vip)
-        }
+    def _take(self, name: str, count: int, taken: list[tuple[str, int, int]]) -> int:
+        first = self.pools[name].allocate(count)
+        taken.append((name, first, count))
+        return first
 
-    def _plan_meters(self, vips: Iterable[HostVip]) -> dict[tuple[IPv4Address, IPv4Address], int]:
-        """A VIP's meter on a DIP is never given to another: flows may outlive the VIP."""
-        meters = dict(self._meters)
-        for vip in vips:
-            for dip in vip.dips:
-                meters.setdefault((vip.address, dip.address), len(meters))
-        if len(meters) > self._maps["meters"].max_entries:
-            raise TableFullError(
-                "meters",
-                len(self._meters),
-                len(meters) - len(self._meters),
-                self._maps["meters"].max_entries,
-            )
-        return meters
-
-    def _plan_slots(self, vips: Iterable[HostVip]) -> tuple[dict[IPv4Address, _SnatSlots], list[_SnatSlots]]:
-        """Return the slots of each DIP that does SNAT, and those of them that are not written yet."""
-        slots: dict[IPv4Address, _SnatSlots] = {}
-        fresh: list[_SnatSlots] = []
-        for vip in vips:
-            if vip.snat is None:
+    def _place_slots(
+        self, vips: Iterable[HostVip], taken: list[tuple[str, int, int]]
+    ) -> dict[GroupKey, Placed]:
+        placed = {}
+        for key, vip, group in tables.slot_groups(vips):
+            old = self._placed.get(key)
+            if old and old.content == tables.slot_content(vip, group, old.first):
+                placed[key] = old
                 continue
-            for dip in vip.dips:
-                if dip.address in slots:
-                    continue
-                old = self._snat_slots.get(dip.address)
-                if old and old.content == _own_slots(vip.snat, dip.address, old.first):
-                    slots[dip.address] = old
-                    continue
-                size = len(_own_slots(vip.snat, dip.address, 0))
-                try:
-                    first = self._slots.allocate(size)
-                except TableFullError:
-                    self._cancel(fresh)
-                    raise
-                content = _own_slots(vip.snat, dip.address, first)
-                slots[dip.address] = _SnatSlots(first, content, len(vip.snat.group.slots))
-                fresh.append(slots[dip.address])
-        return slots, fresh
+            first = self._take("slots", len(tables.slot_content(vip, group, 0)), taken)
+            content = tables.slot_content(vip, group, first)
+            placed[key] = Placed(first, content, len(group.share.slots))
+        return placed
 
-    def _cancel(self, fresh: Iterable[_SnatSlots]) -> None:
-        for entry in fresh:
-            self._slots.cancel(entry.first, len(entry.content))
-
-
-def _own_slots(snat: Snat, dip: IPv4Address, first: int) -> tuple[int, ...]:
-    """Return what `own_slots` holds for a DIP from index `first` on: the VIP's slots, then those of TIPs."""
-    tips = {tip.address: tip for tip in snat.tips}
-    content: list[int] = []
-    heads: dict[IPv4Address, int] = {}
-    behind: list[int] = []
-    for member in (snat.group.members[owner] for owner in snat.group.slots):
-        tip = tips.get(member.address)
-        if tip is None:
-            content.append(_MINE if member.address == dip else _NOT_MINE)
-            continue
-        mine = _mine(tip.group, dip)
-        if not any(mine):
-            content.append(_NOT_MINE)
-            continue
-        if tip.address not in heads:
-            heads[tip.address] = first + len(snat.group.slots) + len(behind)
-            behind += [len(mine), *mine]
-        content.append(heads[tip.address])
-    return (*content, *behind)
-
-
-def _mine(group: Group, dip: IPv4Address) -> list[int]:
-    return [_MINE if group.members[owner].address == dip else _NOT_MINE for owner in group.slots]
-
-
-def _services(
-    vips: Iterable[HostVip], meters: Mapping[tuple[IPv4Address, IPv4Address], int]
-) -> Iterable[tuple[bytes, bytes]]:
-    for vip in vips:
-        ends: defaultdict[IPv4Address, list[HostDip]] = defaultdict(list)
-        for dip in vip.dips:
-            ends[dip.tunnel_end].append(dip)
-        for end, dips in ends.items():
-            ports: defaultdict[tuple[int, int], list[HostDip]] = defaultdict(list)
-            for dip in dips:
-                for port in dip.ports:
-                    ports[port.protocol.number, port.port].append(dip)
-            groups = {(0, 0): [dip for dip in dips if not dip.ports], **ports}
-            for (protocol, number), members in groups.items():
-                key = struct.pack("!4s4sHBx", end.packed, vip.address.packed, number, protocol)
-                served = b"".join(
-                    _SERVED.pack(dip.address.packed, meters[vip.address, dip.address]) for dip in members
+    def _write(
+        self,
+        after: Contents,
+        placed: Mapping[GroupKey, Placed],
+        numbers: Mapping[bytes, int],
+        rows: Mapping[bytes, int],
+    ) -> int:
+        """Write what is new where nobody looks yet, then have everybody look there; undone if it fails."""
+        updates = 0
+        for group, entry in placed.items():
+            if self._placed.get(group) is not entry:
+                self._maps["slots"].update_batch(
+                    (_INDEX.pack(entry.first + at), _INDEX.pack(value))
+                    for at, value in enumerate(entry.content)
                 )
-                head = struct.pack("=II", len(members), bool(ports) and not protocol)
-                yield key, head + served.ljust(_SERVED.size * MAX_DIPS, b"\0")
+                updates += len(entry.content)
+        for key, row in rows.items():
+            service = after.services[key]
+            assert isinstance(service, Several)
+            if self._rows.get(key) != row:
+                self._maps["shared_ends"].update(_INDEX.pack(row), service.content)
+                updates += 1
+        written: list[str] = []
+        try:
+            for name, content in after.plain.items():
+                written.append(name)
+                updates += self._rewrite(name, self._contents.plain[name], content)
+            for key, number in numbers.items():
+                service = after.services[key]
+                word = service.word(rows[key]) if isinstance(service, Several) else service.word
+                if key not in self._numbers:
+                    self._states[number] = word
+                    self._maps["services"].update(key, _INDEX.pack(number))
+                    updates += 1
+                elif self._states[number] != word:
+                    self._states[number] = word
+                    updates += 1
+        except OSError:
+            for name in written:
+                with suppress(OSError):
+                    self._rewrite(name, after.plain[name], self._contents.plain[name])
+            raise
+        return updates
+
+    def _rewrite(self, name: str, held: Mapping[bytes, bytes], content: Mapping[bytes, bytes]) -> int:
+        """Turn a table into another: what is new first, as far as there is room."""
+        changed = [(key, value) for key, value in content.items() if held.get(key) != value]
+        gone = held.keys() - content.keys()
+        if len(held.keys() | content.keys()) > self._maps[name].max_entries:
+            self._maps[name].delete_batch(gone)
+        for key, value in changed:
+            self._maps[name].update(key, value)
+        self._maps[name].delete_batch(gone)
+        return len(changed) + len(gone)
+
+    def _release(self, after: Contents, placed: Mapping[GroupKey, Placed], rows: Mapping[bytes, int]) -> None:
+        for key, number in self._numbers.items():
+            if key not in after.services:
+                self._maps["services"].delete(key)
+                self.pools["services"].release(number, 1)
+        for key, row in self._rows.items():
+            if rows.get(key) != row:
+                self.pools["shared_ends"].release(row, 1)
+        for group, old in self._placed.items():
+            if placed.get(group) is not old:
+                self.pools["slots"].release(old.first, len(old.content))
 
 
-def _locals(vips: Iterable[HostVip], snat: set[IPv4Address]) -> dict[bytes, bytes]:
-    flags: defaultdict[IPv4Address, int] = defaultdict(int)
-    for vip in vips:
-        for dip in vip.dips:
-            flags[dip.address] |= _DIP | (_SNAT if dip.address in snat else 0)
-            flags[dip.tunnel_end] |= _TUNNEL_END
-    return {address.packed: _INDEX.pack(value) for address, value in flags.items()}
+def _key(flow: Flow) -> bytes:
+    return _FLOW.pack(
+        flow.source.packed, flow.destination.packed, flow.source_port, flow.destination_port, flow.protocol
+    )
 
 
-def _snats(
-    vips: Iterable[HostVip],
-    slots: Mapping[IPv4Address, _SnatSlots],
-    meters: Mapping[tuple[IPv4Address, IPv4Address], int],
-) -> Iterable[tuple[bytes, bytes]]:
-    done: set[IPv4Address] = set()
-    for vip in vips:
-        for dip in vip.dips if vip.snat else ():
-            if dip.address in done:
-                continue  # The VIP with the lowest address has it.
-            done.add(dip.address)
-            assert vip.snat is not None
-            own = slots[dip.address]
-            yield (
-                dip.address.packed,
-                _SNAT_VALUE.pack(
-                    vip.address.packed,
-                    own.first,
-                    own.count,
-                    meters[vip.address, dip.address],
-                    vip.snat.first_port,
-                    vip.snat.last_port,
-                ),
-            )
+def _is_recent(now: int, settled: bytes | None, novice: bytes | None) -> bool:
+    if settled is not None:
+        return now - int(_ORIGIN.unpack(settled)[4]) < _SETTLED_LIVES_S * _NANOSECONDS
+    if novice is None:
+        return False
+    _, _, _, answered, seen = _NOVICE.unpack(novice)
+    return bool(answered & _ANSWERED) and now - int(seen) < _NOVICE_LIVES_S * _NANOSECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from duet_p4.traffic import describe
 
 logger = logging.getLogger(__name__)
 
+_PRESSED_S = 60.0
+"""How long ports for outgoing connections count as scarce after the last one was not found."""
+
 
 class HostService(Keeper[HostVip]):
     """A `HostService` of `duet_p4.api.host`. What a server serves counts as announced."""
@@ -43,12 +47,17 @@ class HostService(Keeper[HostVip]):
         self._started = time.monotonic()
         self._writes = 0
         self._unplaced: dict[IPv4Address, str] = {}
+        self._outgoing = 0
+        self._full = datapath.exits()["DROP_SNAT_FULL"].packets
+        self._full_since = -_PRESSED_S
         self._restore()
 
     @property
     def problem(self) -> str:
         """What of the data path or the journal was lost or has no room, or nothing."""
-        bare = [
+        full = "outgoing connections (SNAT) find no free port: too many to one destination"
+        bare = [full] if self._is_pressed else []
+        bare += [
             f"the data path is not on {name} any more: packets to DIPs get lost"
             for name in self._config.interfaces
             if not self._datapath.serves(name)
@@ -80,23 +89,23 @@ class HostService(Keeper[HostVip]):
         """See `duet_p4.api.host`."""
         return self.known(address, HostVip, "VIP").entry
 
-    def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+    async def live_flows(self, address: IPv4Address) -> list[LiveFlow]:
         """See `duet_p4.api.host`."""
         self.vip(address)
-        found = []
-        for flow in live_connections():
-            origin = self._datapath.origin(flow)
-            if origin is not None and origin[0] == address:
-                found.append(
-                    LiveFlow(
-                        protocol=flow.protocol,
-                        source=flow.source,
-                        source_port=flow.source_port,
-                        destination_port=origin[1],
-                        dip=flow.destination,
-                    )
-                )
-        return found
+        return await asyncio.to_thread(self._live_flows, address)
+
+    def _live_flows(self, address: IPv4Address) -> list[LiveFlow]:
+        return [
+            LiveFlow(
+                protocol=flow.protocol,
+                source=flow.source,
+                source_port=flow.source_port,
+                destination_port=port,
+                dip=flow.destination,
+            )
+            for flow, vip, port in self._datapath.live_flows(live_connections())
+            if vip == address
+        ]
 
     def health(self) -> HealthReport:
         """See `duet_p4.api.host`."""
@@ -117,27 +126,48 @@ class HostService(Keeper[HostVip]):
             uptime_s=time.monotonic() - self._started,
             vips=len(self._holdings),
             interfaces=self._config.interfaces,
-            snat_connections=self._datapath.snat_connections(),
+            snat_connections=self._outgoing,
             exits=describe(self._datapath.exits(), EXITS),
             writes=self._writes,
             synced=self.synced,
             health=self.problem or "ready",
         )
 
-    def expire(self) -> None:
-        """Forget idle outgoing connections."""
-        if any(held.entry.snat for _, held in self._holdings.items()):
-            self._datapath.expire(self._config.snat_timeouts)
+    async def expire(self) -> None:
+        """Forget idle outgoing connections, and note whether ports for them run out."""
+        now = time.monotonic()
+        full = self._datapath.exits()["DROP_SNAT_FULL"].packets
+        if full > self._full:
+            if now - self._full_since > _PRESSED_S:
+                logger.warning("outgoing connections (SNAT) find no free port: too many to one destination")
+            self._full, self._full_since = full, now
+        idle = await asyncio.to_thread(
+            self._datapath.idle, self._config.snat_timeouts, pressed=self._is_pressed
+        )
+        self._outgoing = idle.live
+        self._datapath.forget(idle)
+
+    @property
+    def _is_pressed(self) -> bool:
+        return time.monotonic() - self._full_since < _PRESSED_S
 
     async def close(self) -> None:
         """Stop the checks."""
         await self._monitor.close()
         self._holdings.close()
 
+    def _replace(self, vips: Sequence[HostVip]) -> int:
+        """Have the data path serve VIPs; connections that their DIPs have already are none of theirs."""
+        new = self._datapath.new_dips(vips)
+        updates = self._datapath.replace(vips)
+        if new:
+            self._datapath.leave_alone(flow for flow in live_connections() if flow.destination in new)
+        return updates
+
     def _restore(self) -> None:
         wanted = self.vips()
         try:
-            self._writes += self._datapath.replace(wanted)
+            self._writes += self._replace(wanted)
             served = wanted
         except (TableFullError, OSError):
             served = [vip for vip in wanted if self._fits(vip)]
@@ -146,7 +176,7 @@ class HostService(Keeper[HostVip]):
 
     def _fits(self, vip: HostVip) -> bool:
         try:
-            self._writes += self._datapath.replace([vip])
+            self._writes += self._replace([vip])
         except (TableFullError, OSError) as error:
             self._unplaced[vip.address] = str(error)
             self._holdings.note({vip.address: None})
@@ -167,13 +197,13 @@ class HostService(Keeper[HostVip]):
         began = time.perf_counter()
         refused: dict[IPv4Address, Held[HostVip] | None] = {}
         try:
-            updates = self._datapath.replace([held.entry for held in good.values()])
+            updates = self._replace([held.entry for held in good.values()])
             counts = dict.fromkeys(good, 0) | ({next(iter(good)): updates} if good else {})
         except (TableFullError, OSError):
             counts = {}
             for address, held in good.items():
                 try:
-                    counts[address] = self._datapath.replace([held.entry])
+                    counts[address] = self._replace([held.entry])
                 except (TableFullError, OSError) as error:
                     refused[address] = self._holdings.get(address)
                     outcome.problems[address] = ConflictError(f"VIP {address}: {error}", "table-full")

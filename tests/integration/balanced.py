@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 
 from duet_p4 import netdev
-from duet_p4.api.host import HostDip, HostVip, Snat
+from duet_p4.api.host import HostDip, HostGroup, HostVip, Share, Snat
 from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.smux.datapath import Sizes
@@ -59,7 +59,9 @@ class Balanced:
         for name, host in self.hosts.items():
             local = tuple(HostDip(address=dip) for dip in dips if dip in DIPS[name])
             if local:
-                host.put_vip(HostVip(address=vip, dips=local, snat=snat))
+                here = [dip.address for dip in local]
+                groups = (HostGroup(share=Share.of(held.group, here)),) if snat and held.group else ()
+                host.put_vip(HostVip(address=vip, dips=local, groups=groups, snat=snat))
         return held
 
 

@@ -14,12 +14,12 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from scipy.stats import chisquare
 
-from duet_p4.api.host import HostDip, HostVip, Snat
+from duet_p4.api.host import HostVip, Snat
 from duet_p4.bpf import libbpf
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.connections import live_connections
-from duet_p4.model import Dip, Group, MuxTip, MuxVip
+from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Vip
 from tests.integration.balanced import (
     CLIENT,
     DIPS,
@@ -303,6 +303,66 @@ def test_a_direct_connection_to_a_dip_is_left_alone(client: Balanced) -> None:
         assert sock.recvfrom(2048)[1] == (str(ALL[0]), ECHO)
 
 
+def test_a_dip_is_a_client_of_its_own_vip(network: Balanced) -> None:
+    """Of itself, of another DIP of its server, and of others: by TCP, and by UDP."""
+    network.put_vip("10.0.0.16", ALL)
+
+    async def ask(number: int) -> IPv4Address:
+        reader, writer = await asyncio.open_connection(
+            "10.0.0.16", HTTP, local_addr=(str(ALL[number % 3]), 0)
+        )
+        connection = Connection(reader, writer)
+        dip = await connection.dip()
+        assert len(await connection.get("/bytes/100000")) == 100_000
+        writer.close()
+        return dip
+
+    async def all_of_them() -> list[IPv4Address]:
+        return [await ask(number) for number in range(60)]
+
+    with inside(network.servers["server1"]):
+        assert set(asyncio.run(all_of_them())) == set(ALL)
+        answered = set()
+        for _ in range(60):
+            with udp() as sock:
+                sock.bind((str(ALL[0]), 0))
+                sock.sendto(b"hello", ("10.0.0.16", ECHO))
+                data, sender = sock.recvfrom(2048)
+            assert sender == ("10.0.0.16", ECHO)
+            answered.add(IPv4Address(data.decode().split()[0]))
+    assert answered == set(ALL)
+    assert network.hosts["server1"].exits()["OUT_HAIRPIN"].packets > 0
+
+
+def test_live_flows_are_of_tcp_and_udp_and_of_their_vip_only(client: Balanced) -> None:
+    vip = client.put_vip("10.0.0.17", ALL[:1])
+    host = client.hosts["server1"]
+
+    async def connect() -> Connection:
+        connection = await Connection.open("10.0.0.17")
+        await connection.dip()
+        return connection
+
+    async def live() -> None:
+        through, direct = await connect(), await Connection.open(str(ALL[0]))
+        await direct.dip()
+        with udp() as sock:
+            sock.sendto(b"x", ("10.0.0.17", ECHO))
+            sock.recv(100)
+            with inside(client.servers["server1"]):
+                flows = list(host.live_flows(live_connections()))
+            found = {
+                (f.protocol, f.source, f.source_port, f.destination, vip_, port) for f, vip_, port in flows
+            }
+            for protocol, own, port in ((6, through.port, HTTP), (17, sock.getsockname()[1], ECHO)):
+                assert (protocol, CLIENT, own, ALL[0], vip.address, port) in found
+            assert direct.port not in {f.source_port for f, _, _ in flows}
+        for connection in (through, direct):
+            connection.writer.close()
+
+    asyncio.run(live())
+
+
 @contextlib.contextmanager
 def listening(kind: socket.SocketKind, port: int) -> Iterator[socket.socket]:
     """A server outside: it sees who connects."""
@@ -320,7 +380,7 @@ def snat() -> Iterator[tuple[Balanced, MuxVip]]:
     """A network of its own whose DIPs do SNAT, each with a share of the VIP's slots."""
     with balanced(snat_exclude=[IPv4Network("172.31.0.0/16")]) as made:
         group = Group.of(tuple(Dip(address=dip) for dip in ALL))
-        vip = made.put_vip("10.0.0.20", ALL, group=group, snat=Snat(group=group, first_port=40_000))
+        vip = made.put_vip("10.0.0.20", ALL, group=group, snat=Snat(first_port=40_000))
         yield made, vip
 
 
@@ -404,41 +464,101 @@ def test_snat_forgets_idle_connections(snat: tuple[Balanced, MuxVip]) -> None:
         for port in range(1, 6):
             out.sendto(b"x", (str(REMOTE), port))
     assert host.snat_connections() == 5
-    assert host.expire(SnatTimeouts()) == 0
-    assert host.expire(SnatTimeouts.model_construct(tcp=0, closing=0, other=-1)) == 5
+    assert host.forget(host.idle(SnatTimeouts())) == 0
+    assert host.forget(host.idle(SnatTimeouts.model_construct(tcp=0, transitory=0, udp=-1, icmp=-1))) == 5
     assert host.snat_connections() == 0
+
+
+def test_a_dip_without_slots_connects_out_as_itself(snat: tuple[Balanced, MuxVip]) -> None:
+    network, vip = snat
+    assert vip.group
+    drained = vip.group.updated(
+        tuple(dip.model_copy(update={"weight": int(dip.address != ALL[0])}) for dip in vip.group.members)
+    )
+    network.put_vip("10.0.0.20", ALL, group=drained, snat=Snat(first_port=40_000))
+    with inside(network.client), listening(socket.SOCK_STREAM, 8080) as server:
+        with inside(network.servers["server1"]):
+            out = socket.socket()
+            out.settimeout(TIMEOUT_S)
+            out.bind((str(ALL[0]), 0))
+            out.connect((str(REMOTE), 8080))
+        peer, (address, _) = server.accept()
+        assert IPv4Address(address) == ALL[0]
+        peer.sendall(b"welcome")
+        assert out.recv(100) == b"welcome"
+        out.close()
+        peer.close()
+    assert network.hosts["server1"].exits()["OUT_OWN"].packets == 1
 
 
 def test_snat_without_a_port_left_says_so(snat: tuple[Balanced, MuxVip]) -> None:
     network, vip = snat
-    assert vip.group
-    others = Group.of(tuple(Dip(address=dip) for dip in DIPS["server2"]))
     host = network.hosts["server1"]
-    host.put_vip(HostVip(address="10.0.0.20", dips=(HostDip(address=ALL[0]),), snat=Snat(group=others)))
-    with inside(network.servers["server1"]), udp(0.2) as out:
+    # One port, and each slot that it may hash to is another's for one peer or the other.
+    network.put_vip("10.0.0.20", ALL, group=vip.group, snat=Snat(first_port=65_535))
+    with inside(network.servers["server1"]), udp(0.05) as out:
         out.bind((str(ALL[0]), 0))
-        out.sendto(b"x", (str(REMOTE), 9))
-        with pytest.raises(TimeoutError):
-            out.recv(10)
-    assert host.exits()["DROP_SNAT_FULL"].packets == 1
+        for port in range(1, 61):
+            out.sendto(b"x", (str(REMOTE), port))
+    full = host.exits()["DROP_SNAT_FULL"].packets
+    assert 30 < full < 60, f"{full} of 60 found no port: a sixth or so hashes home"
+
+
+def test_snat_of_fragmented_datagrams_goes_both_ways(snat: tuple[Balanced, MuxVip]) -> None:
+    network, vip = snat
+    question, answer = os.urandom(4000), os.urandom(4000)
+    with inside(network.client), listening(socket.SOCK_DGRAM, 5354) as server:
+        with inside(network.servers["server1"]):
+            out = udp()
+            out.bind((str(ALL[1]), 5000))
+        out.sendto(question, (str(REMOTE), 5354))
+        data, peer = server.recvfrom(8192)
+        assert (data, IPv4Address(peer[0])) == (question, vip.address)
+        server.sendto(answer, peer)
+        assert out.recv(8192) == answer
+        out.close()
 
 
 def test_virtual_machines_behind_a_host_share_its_tunnel(client: Balanced) -> None:
-    """Muxes tunnel to the host; its agent picks the DIP."""
+    """Muxes tunnel to the host, which picks the DIP by the same slots: weights hold, drained is drained."""
     host = ALL[0]
-    dips = tuple(Dip(address=dip, host=host) for dip in ALL[1:3])
-    client.mux.put_vip(MuxVip(address="10.0.0.30", group=Group.of(dips)))
-    client.hosts["server1"].put_vip(
-        HostVip(address="10.0.0.30", dips=tuple(HostDip(address=dip, host=host) for dip in ALL[1:3]))
+    weights = {ALL[1]: 3, ALL[2]: 1, ALL[3]: 2}
+    dips = tuple(
+        Dip(address=dip, weight=weight, host=host if dip in DIPS["server1"] else None)
+        for dip, weight in weights.items()
     )
-    answered = set()
-    for number in range(40):
-        with udp() as sock:
-            sock.sendto(str(number).encode(), ("10.0.0.30", ECHO))
-            data, sender = sock.recvfrom(100)
-            assert sender == ("10.0.0.30", ECHO)
-            answered.add(IPv4Address(data.decode().split()[0]))
-    assert answered == set(ALL[1:3])
+    group = Group.of(dips)
+
+    def put(group: Group, pinned: tuple[PinnedFlow, ...] = ()) -> None:
+        vip = Vip(address="10.0.0.30", dips=group.members)
+        held = MuxVip(address="10.0.0.30", group=group, pinned=pinned)
+        names = {dip: name for name, own in DIPS.items() for dip in own}
+        client.mux.put_vip(held)
+        for name, share in HostVip.spread(vip, held, (), lambda dip: names.get(dip.encap)).items():
+            client.hosts[name].put_vip(share)
+
+    def ask(sock: socket.socket) -> IPv4Address:
+        sock.sendto(b"who", ("10.0.0.30", ECHO))
+        data, sender = sock.recvfrom(100)
+        assert sender == ("10.0.0.30", ECHO)
+        return IPv4Address(data.decode().split()[0])
+
+    put(group)
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(udp()) for _ in range(120)]
+        before = [ask(sock) for sock in sockets]
+        for sock, dip in zip(sockets, before, strict=True):
+            flow = Flow(CLIENT, IPv4Address("10.0.0.30"), 17, sock.getsockname()[1], ECHO)
+            assert dip == group.member(flow_hash(flow)).address
+        for sock in sockets:
+            ask(sock)  # With its second packet a flow is known.
+        # One VM is drained: what it has it keeps, by what host and mux remember.
+        left = (dip.model_copy(update={"weight": dip.weight * (dip.address != ALL[1])}) for dip in dips)
+        put(group.updated(tuple(left)))
+        assert [ask(sock) for sock in sockets] == before
+        for _ in range(40):
+            with udp() as fresh:
+                assert ask(fresh) != ALL[1]
 
 
 def test_a_traceroute_shows_the_smux(client: Balanced) -> None:

@@ -1,20 +1,44 @@
-/* What both directions share: counting, and parts of headers. */
+/* What both directions share: counting, and whose a flow is. */
 #pragma once
 
 #include "maps.h"
 
 #define NEXT -1 /* TCX_NEXT: on to the kernel, or to the next program */
+#define NANOSECONDS 1000000000ull
+#define REASSEMBLY_TIMEOUT (30 * NANOSECONDS)
+#define SETTLED_PER_WINDOW 256 /* per CPU and 16.8 ms: 15,000 a second */
+
+/* Below it, a TCP port is a service's; from it on, perhaps one of the DIP as a client: ip_local_port_range. */
+const volatile __u32 first_ephemeral_port = 32768;
 
 static __always_inline void count(enum host_counter how, __u32 length)
 {
     count_traffic(&counters, how, length);
 }
 
-static __always_inline __u32 local_flags(__be32 address)
+static __always_inline struct local *local_of(__be32 address)
 {
-    __u32 *flags = bpf_map_lookup_elem(&locals, &address);
+    return bpf_map_lookup_elem(&locals, &address);
+}
 
-    return flags ? *flags : 0;
+/* The VIP whose TCP connections a DIP's port has, where there can be but one; 0 where that is unknown. Clients'
+ * ports are above those of services. UDP has no such rule: a time server asks others from its own port.
+ */
+static __always_inline struct owner owner_of(const struct local *local, const struct flow *flow)
+{
+    if (flow->protocol != IPPROTO_TCP)
+        return (struct owner){};
+    if (local->flags & LOCAL_PORTS) {
+        struct owner_key key = {
+            .dip = flow->destination, .port = flow->destination_port, .protocol = IPPROTO_TCP};
+        struct owner *owner = bpf_map_lookup_elem(&owners, &key);
+
+        if (owner)
+            return *owner;
+    }
+    if (bpf_ntohs(flow->destination_port) < first_ephemeral_port)
+        return (struct owner){.vip = local->vip, .meter = local->meter};
+    return (struct owner){};
 }
 
 /* Where the checksum of an L4 header stands that covers the addresses; 0 where there is none. */
@@ -25,4 +49,22 @@ static __always_inline int checksum_offset(__u8 protocol)
     if (protocol == IPPROTO_UDP)
         return offsetof(struct udphdr, check);
     return 0;
+}
+
+static __always_inline struct lead *lead_of(const struct iphdr *ip)
+{
+    struct fragment_key key = fragment_of(ip);
+    struct lead *lead = bpf_map_lookup_elem(&fragments, &key);
+
+    if (!lead || (__s64)(bpf_ktime_get_coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT)
+        return 0;
+    return lead;
+}
+
+static __always_inline void lead_the_others(const struct iphdr *ip, __be32 address, __u32 meter)
+{
+    struct fragment_key key = fragment_of(ip);
+    struct lead lead = {.address = address, .meter = meter, .seen = bpf_ktime_get_coarse_ns()};
+
+    bpf_map_update_elem(&fragments, &key, &lead, BPF_ANY);
 }

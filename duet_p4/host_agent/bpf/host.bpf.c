@@ -9,7 +9,6 @@
 #include <stddef.h>
 
 #include "common.h"
-#include "flow_hash.h"
 
 #include "inbound.h"
 #include "outbound.h"

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "common.h"
-#include "flow_hash.h"
 
 static __always_inline void meter_in(__u32 index, __u32 length)
 {
@@ -38,7 +37,7 @@ static __always_inline bool redirect(struct iphdr *ip, void *end, __be32 address
     ip->check = checksum_replace4(ip->check, old, address);
     ip->daddr = address;
     /* Later fragments have no L4 header. */
-    if (ip->frag_off & bpf_htons(IPV4_OFFSET))
+    if (ipv4_is_later_fragment(ip))
         return true;
 
     void *l4 = (void *)ip + ip->ihl * 4;
@@ -78,6 +77,35 @@ static __always_inline bool redirect(struct iphdr *ip, void *end, __be32 address
     return true;
 }
 
+/* Change the source of an inner packet. */
+static __always_inline bool disguise(struct iphdr *ip, void *end, __be32 address)
+{
+    __be32 old = ip->saddr;
+
+    ip->check = checksum_replace4(ip->check, old, address);
+    ip->saddr = address;
+    if (ipv4_is_later_fragment(ip))
+        return true;
+    if (ip->protocol == IPPROTO_TCP) {
+        struct tcphdr *tcp = (void *)ip + ip->ihl * 4;
+
+        if ((void *)(tcp + 1) > end)
+            return false;
+        tcp->check = checksum_replace4(tcp->check, old, address);
+    } else if (ip->protocol == IPPROTO_UDP) {
+        struct udphdr *udp = (void *)ip + ip->ihl * 4;
+
+        if ((void *)(udp + 1) > end)
+            return false;
+        if (udp->check) {
+            __u16 check = checksum_replace4(udp->check, old, address);
+
+            udp->check = check ? check : 0xFFFF;
+        }
+    }
+    return true;
+}
+
 /* Change the source of the packet that an ICMP error quotes. The header's own checksum makes up for the
  * address, so that only a port changes the ICMP checksum.
  */
@@ -103,17 +131,76 @@ static __always_inline bool redirect_quoted(struct iphdr *ip, void *end, __be32 
     return true;
 }
 
-/* Remember where a flow came from, for its replies. */
-static __always_inline void learn(const struct flow *flow, __be32 vip, __u32 meter)
+/* How far an acknowledgement may be from the DIP's SYN-ACK to prove that its sender has seen that. */
+#define FIRST_WINDOW (1 << 18)
+
+/* The first packet of a flow, or one of a connection that began before anybody knew of it. */
+static __always_inline void put_on_probation(const struct flow *flow, enum flow_kind kind, __be32 vip,
+                                             __u32 meter)
+{
+    struct novice novice = {.vip = vip, .meter = meter, .seen = bpf_ktime_get_coarse_ns()};
+
+    if (flow->protocol == IPPROTO_TCP && kind == FLOW_WHOLE)
+        novice.answered = NOVICE_MIDSTREAM;
+    bpf_map_update_elem(&probation, flow, &novice, BPF_ANY);
+}
+
+/* Whether a flow is no forgery: the DIP has answered it, and the client goes on. */
+static __always_inline bool is_proven(const struct novice *novice, const struct tcphdr *tcp)
+{
+    if (!(novice->answered & NOVICE_ANSWERED))
+        return false;
+    return !tcp || !novice->expects || (tcp->ack && bpf_ntohl(tcp->ack_seq) - novice->expects < FIRST_WINDOW);
+}
+
+/* Remember where a flow came from, for its replies: as the DIP sees it, and with `at_mux` also as muxes do, for the
+ * choice of the DIP. `tcp` is 0 for other protocols.
+ */
+static __always_inline void learn(const struct flow *flow, const struct flow *at_mux, const struct tcphdr *tcp,
+                                  enum flow_kind kind, __be32 vip, __u32 meter)
 {
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
+    __u64 now = bpf_ktime_get_coarse_ns();
 
-    if (known && known->vip == vip && known->meter == meter)
+    if (known && known->vip == vip) {
+        if ((__s64)(now - known->seen) > (__s64)NANOSECONDS)
+            known->seen = now;
+        return;
+    }
+    if (known && !tcp) {
+        /* One socket of the client's uses both; the DIP's answer is to what came last. */
+        known->vip = vip;
+        known->meter = meter;
+        return;
+    }
+
+    struct novice *novice = bpf_map_lookup_elem(&probation, flow);
+
+    if (!novice || novice->vip != vip || kind == FLOW_TCP_SYN) {
+        bool direct = vip == flow->destination;
+
+        if (tcp && kind != FLOW_TCP_SYN && (known || direct || kind != FLOW_WHOLE))
+            return;
+        put_on_probation(flow, kind, vip, meter);
+        return;
+    }
+    if (!is_proven(novice, tcp) || !admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
         return;
 
-    struct origin origin = {.vip = vip, .meter = meter};
+    struct origin origin = {.vip = vip, .meter = meter, .seen = now};
 
     bpf_map_update_elem(&flows, flow, &origin, BPF_ANY);
+    if (at_mux) {
+        struct choice choice = {.dip = flow->destination, .meter = meter};
+
+        bpf_map_update_elem(&choices, at_mux, &choice, BPF_ANY);
+    }
+    bpf_map_delete_elem(&probation, flow);
+}
+
+static __always_inline bool is_known(const struct flow *flow)
+{
+    return bpf_map_lookup_elem(&flows, flow) || bpf_map_lookup_elem(&probation, flow);
 }
 
 /* The answer to an outgoing connection, if it is one. */
@@ -122,53 +209,173 @@ static __always_inline struct translation *answers(const struct flow *flow, enum
     return kind == FLOW_FRAGMENT ? 0 : bpf_map_lookup_elem(&snat_in, flow);
 }
 
-static __always_inline struct served *serving(const struct service_key *key, const struct flow *flow)
+/* Where a packet goes, and whether others behind the same tunnel end might have it. */
+struct target {
+    __be32 dip;
+    __u32 meter;
+    bool shared;
+};
+
+/* What a VIP's slot says of this server: the number of the DIP here that owns it, or 0. */
+static __always_inline __u32 slot_number(const union group *group, __u32 hash)
 {
-    struct service *service = bpf_map_lookup_elem(&services, key);
-
-    if (!service)
+    if (!group->count)
         return 0;
-    if (service->has_ports) {
-        struct service_key port = *key;
 
-        port.protocol = flow->protocol;
-        port.port = flow->destination_port;
+    __u32 *slot = slot_of(&slots, group, hash);
 
-        struct service *own = bpf_map_lookup_elem(&services, &port);
+    if (!slot || !(*slot & SLOT_TIP))
+        return slot ? *slot : 0;
 
-        if (own)
-            service = own;
+    /* A TIP's: its slots follow their number. */
+    __u32 head = *slot & ~SLOT_TIP;
+    __u32 *number = bpf_map_lookup_elem(&slots, &head);
+
+    if (!number || !*number)
+        return 0;
+
+    union group behind = {.first = head + 1, .count = *number};
+
+    slot = slot_of(&slots, &behind, duet_tip_hash(hash));
+    return slot ? *slot : 0;
+}
+
+/* As the mux picks: a pinned flow's DIP, a known flow's, else the slot's. */
+static __always_inline bool pick_shared(__u32 index, const struct flow *flow, enum flow_kind kind,
+                                        struct target *target)
+{
+    struct shared_end *end = bpf_map_lookup_elem(&shared_ends, &index);
+
+    if (!end || !end->count)
+        return false;
+
+    struct choice *choice = bpf_map_lookup_elem(&pinned, flow);
+    __u32 hash = hash_of(flow);
+    __u32 number = slot_number(&end->group, hash);
+    /* Where the slot is another server's, mux and server disagree for a moment: any of them, but always that. */
+    __u32 at = duet_tip_hash(hash) % end->count;
+
+    if (!choice && kind != FLOW_TCP_SYN)
+        choice = bpf_map_lookup_elem(&choices, flow);
+    for (__u32 i = 0; i < MAX_DIPS; i++) {
+        if (i >= end->count)
+            break;
+        if (choice ? end->dips[i].dip == choice->dip : number && end->dips[i].number == number) {
+            at = i;
+            break;
+        }
     }
-    if (!service->count)
-        return 0;
-
-    __u32 index = 0;
-
-    if (service->count > 1)
-        index = duet_tip_hash(duet_flow_hash(flow->source, flow->destination, flow->protocol,
-                                             flow->source_port, flow->destination_port)) %
-                service->count;
     /* The mask tells the verifier what the agent makes sure of. */
-    return &service->dips[index & (MAX_DIPS - 1)];
+    target->dip = end->dips[at & (MAX_DIPS - 1)].dip;
+    target->meter = end->dips[at & (MAX_DIPS - 1)].meter;
+    target->shared = true;
+    return true;
 }
 
-/* A direct packet to a DIP that does SNAT: its reply is a reply, not a new connection. */
-static __always_inline int direct(const struct iphdr *ip, const void *end)
+static __always_inline bool state_of(const struct service_key *key, union service *service)
 {
-    struct flow flow;
-    enum flow_kind kind;
+    __u32 *number = bpf_map_lookup_elem(&services, key);
+    __u64 *state = number ? bpf_map_lookup_elem(&states, number) : 0;
 
-    if (local_flags(ip->daddr) & LOCAL_SNAT && ip->protocol != IPPROTO_TCP && ipv4_header_ok(ip, end) &&
-        ipv4_flow(ip, end, &flow, &kind) && kind == FLOW_WHOLE)
-        learn(&flow, ip->daddr, 0);
-    return XDP_PASS;
+    if (!state)
+        return false;
+    service->word = *(volatile __u64 *)state;
+    return true;
 }
 
-static __always_inline bool closes(const struct iphdr *ip, const void *end)
+/* The DIP that serves a packet; the counter of the drop where there is none, else -1. */
+static __always_inline int find_target(__be32 end, const struct iphdr *inner, const struct flow *flow,
+                                       enum flow_kind kind, struct target *target)
+{
+    struct service_key key = {.tunnel_end = end, .vip = flow->destination};
+    union service service;
+
+    if (!state_of(&key, &service))
+        return DROP_UNKNOWN_VIP;
+    if (kind == FLOW_FRAGMENT) {
+        struct lead *lead = lead_of(inner);
+
+        if (lead) {
+            target->dip = lead->address;
+            target->meter = lead->meter;
+            return -1;
+        }
+        if (service.flags & (SERVICE_SHARED | SERVICE_NONE))
+            return DROP_FRAGMENT;
+    } else if (service.flags & SERVICE_PORTS) {
+        key.protocol = flow->protocol;
+        key.port = flow->destination_port;
+        state_of(&key, &service);
+    }
+    if (service.flags & SERVICE_NONE)
+        return DROP_UNKNOWN_VIP;
+    if (service.flags & SERVICE_SHARED)
+        return pick_shared(service.shared, flow, kind, target) ? -1 : DROP_UNKNOWN_VIP;
+    target->dip = service.dip;
+    target->meter = service.flags & METER_MASK;
+    return -1;
+}
+
+static __always_inline const struct tcphdr *tcp_of(const struct iphdr *ip, const void *end)
 {
     const struct tcphdr *tcp = (const void *)ip + ip->ihl * 4;
 
-    return ip->protocol == IPPROTO_TCP && (const void *)(tcp + 1) <= end && (tcp->fin || tcp->rst);
+    return ip->protocol == IPPROTO_TCP && !ipv4_is_later_fragment(ip) && (const void *)(tcp + 1) <= end ? tcp : 0;
+}
+
+/* A direct packet to a DIP: its reply leaves as it is, whatever else the DIP serves. */
+static __always_inline int direct(const struct iphdr *ip, const void *end)
+{
+    struct local *local = local_of(ip->daddr);
+    struct flow flow;
+    enum flow_kind kind;
+
+    if (!local || !(local->flags & LOCAL_DIP) || !ipv4_header_ok(ip, end) || !ipv4_flow(ip, end, &flow, &kind) ||
+        kind == FLOW_FRAGMENT || kind == FLOW_ICMP_ERROR)
+        return XDP_PASS;
+
+    const struct tcphdr *tcp = tcp_of(ip, end);
+    struct owner owner = owner_of(local, &flow);
+    bool matters = owner.vip || (!tcp && local->flags & LOCAL_SNAT);
+
+    if (matters || ((!tcp || kind == FLOW_TCP_SYN) && is_known(&flow)))
+        learn(&flow, 0, tcp, kind, ip->daddr, 0);
+    return XDP_PASS;
+}
+
+/* A client that is a DIP of this server, too: its own kernel would not take its address from outside. So it is the
+ * VIP that asks, and `outbound` hands the answer back.
+ */
+static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct flow *flow, __be32 vip, __u32 meter)
+{
+    __be32 client = inner->saddr;
+
+    if (!disguise(inner, end, vip))
+        return false;
+    flow->source = vip;
+
+    struct origin *known = bpf_map_lookup_elem(&flows, flow);
+    struct origin origin = {.vip = vip, .meter = meter, .client = client, .seen = bpf_ktime_get_coarse_ns()};
+
+    if (!ipv4_is_later_fragment(inner) && (!known || known->client != client) && admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
+        bpf_map_update_elem(&flows, flow, &origin, BPF_ANY);
+    return true;
+}
+
+/* Note a packet of the answer to an outgoing connection. */
+static __always_inline void note_answer(struct translation *answer, enum flow_kind kind)
+{
+    answer->seen = bpf_ktime_get_coarse_ns();
+    if (kind == FLOW_TCP_FIN)
+        answer->state |= TRANSLATION_FIN;
+    else if (kind == FLOW_TCP_RST)
+        answer->state |= TRANSLATION_RST;
+}
+
+static __always_inline int drop(enum host_counter how, __u32 length)
+{
+    count(how, length);
+    return XDP_DROP;
 }
 
 SEC("xdp") int inbound(struct xdp_md *ctx)
@@ -182,7 +389,10 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
         return XDP_PASS;
     if (outer->protocol != IPPROTO_IPIP)
         return direct(outer, end);
-    if (!(local_flags(outer->daddr) & LOCAL_TUNNEL_END))
+
+    struct local *local = local_of(outer->daddr);
+
+    if (!local || !(local->flags & LOCAL_TUNNEL_END))
         return XDP_PASS;
 
     struct flow flow;
@@ -190,77 +400,73 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
 
     if (outer->ihl != 5 || ipv4_is_fragment(outer) || !ipv4_header_ok(outer, end) ||
         !ipv4_header_ok(inner, end) || !ipv4_flow(inner, end, &flow, &kind) ||
-        bpf_ntohs(inner->tot_len) + sizeof(*outer) > bpf_ntohs(outer->tot_len)) {
-        count(DROP_MALFORMED, length);
-        return XDP_DROP;
-    }
+        bpf_ntohs(inner->tot_len) + sizeof(*outer) > bpf_ntohs(outer->tot_len))
+        return drop(DROP_MALFORMED, length);
+    if (ecn_is_lost(outer->tos, inner))
+        return drop(DROP_ECN, length);
 
-    __be32 vip = inner->daddr, client = inner->saddr, dip;
-    __u32 meter;
+    __be32 vip = inner->daddr, client = inner->saddr;
+    struct target target = {};
     __be16 port = 0;
     bool has_port = false;
     enum host_counter how = IN_TUNNELED;
     struct translation *answer = answers(&flow, kind);
 
     if (answer) {
-        dip = answer->address;
+        target.dip = answer->address;
+        target.meter = answer->meter;
         port = answer->port;
         has_port = true;
-        meter = answer->meter;
         how = IN_SNAT;
-        answer->seen = bpf_ktime_get_coarse_ns();
-        if (kind == FLOW_WHOLE && closes(inner, end))
-            answer->closing = 1;
+        if (kind != FLOW_ICMP_ERROR)
+            note_answer(answer, kind);
     } else {
-        struct service_key key = {.tunnel_end = outer->daddr, .vip = vip};
-        struct served *served = serving(&key, &flow);
+        int lost = find_target(outer->daddr, inner, &flow, kind, &target);
 
-        if (!served) {
-            count(DROP_UNKNOWN_VIP, length);
-            return XDP_DROP;
-        }
-        dip = served->dip;
-        meter = served->meter;
+        if (lost >= 0)
+            return drop(lost, length);
+        if (target.dip != outer->daddr)
+            local = local_of(target.dip);
     }
+    carry_ecn(outer->tos, inner);
+    if (ipv4_is_first_fragment(inner))
+        lead_the_others(inner, target.dip, target.meter);
     if (kind == FLOW_ICMP_ERROR) {
         how = IN_ICMP_ERROR;
-        if (!redirect_quoted(inner, end, dip, port, has_port) || !redirect(inner, end, dip, 0, false)) {
-            count(DROP_MALFORMED, length);
-            return XDP_DROP;
-        }
+        if (!redirect_quoted(inner, end, target.dip, port, has_port) || !redirect(inner, end, target.dip, 0, false))
+            return drop(DROP_MALFORMED, length);
     } else {
-        if (!redirect(inner, end, dip, port, has_port)) {
-            count(DROP_MALFORMED, length);
-            return XDP_DROP;
-        }
-        if (!has_port && !(inner->frag_off & bpf_htons(IPV4_OFFSET))) {
-            if (kind == FLOW_FRAGMENT) {
-                const __be16 *ports = (const void *)inner + inner->ihl * 4;
+        if (!redirect(inner, end, target.dip, port, has_port))
+            return drop(DROP_MALFORMED, length);
+        if (!has_port) {
+            struct local *asking = local_of(client);
+            struct flow at_mux = flow;
 
-                if ((flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP) && (void *)(ports + 2) <= end) {
-                    flow.source_port = ports[0];
-                    flow.destination_port = ports[1];
-                }
+            flow.destination = target.dip;
+            if (asking && asking->flags & LOCAL_DIP) {
+                how = IN_HAIRPIN;
+                if (!turn_hairpin(inner, end, &flow, vip, target.meter))
+                    return drop(DROP_MALFORMED, length);
+            } else if (kind != FLOW_FRAGMENT && local) {
+                const struct tcphdr *tcp = tcp_of(inner, end);
+                struct owner owner = owner_of(local, &flow);
+
+                if (owner.vip != vip || target.shared || (kind == FLOW_TCP_SYN && is_known(&flow)))
+                    learn(&flow, target.shared ? &at_mux : 0, tcp, kind, vip, target.meter);
             }
-            flow.destination = dip;
-            learn(&flow, vip, meter);
         }
     }
 
     struct ethhdr saved = *ethernet;
 
-    if (bpf_xdp_adjust_head(ctx, sizeof(*outer))) {
-        count(DROP_INTERNAL, length);
-        return XDP_DROP;
-    }
+    if (bpf_xdp_adjust_head(ctx, sizeof(*outer)))
+        return drop(DROP_INTERNAL, length);
     ethernet = (void *)(long)ctx->data;
-    if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end) {
-        count(DROP_INTERNAL, length);
-        return XDP_DROP;
-    }
+    if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+        return drop(DROP_INTERNAL, length);
     *ethernet = saved;
-    meter_in(meter, length);
-    meter_source(vip, dip, client, length);
+    meter_in(target.meter, length);
+    meter_source(vip, target.dip, client, length);
     count(how, length);
     return XDP_PASS;
 }

@@ -6,7 +6,6 @@
 #pragma once
 
 #include "common.h"
-#include "flow_hash.h"
 
 #define IP_AT ((int)sizeof(struct ethhdr))
 #define DROP 2 /* TCX_DROP */
@@ -19,7 +18,9 @@ struct departing {
     int l4;         /* offset of the L4 header in the frame */
     int payload;    /* offset of what follows it, for TCP and UDP */
     __u8 icmp_type; /* of ICMP packets */
-    bool closes;    /* the TCP connection ends */
+    bool accepts;   /* a TCP SYN-ACK */
+    bool portless;  /* an ICMP error about a later fragment */
+    __u32 sequence; /* of TCP */
 };
 
 static __always_inline void meter_out(__u32 index, const struct __sk_buff *skb, const struct departing *packet)
@@ -44,6 +45,10 @@ static __always_inline bool quoted_arrival(struct __sk_buff *skb, struct departi
         return false;
     packet->flow = (struct flow){.source = quoted.saddr, .destination = quoted.daddr, .protocol = quoted.protocol};
     packet->kind = FLOW_ICMP_ERROR;
+    if (quoted.frag_off & bpf_htons(IPV4_OFFSET)) {
+        packet->portless = true;
+        return true;
+    }
     if (quoted.protocol == IPPROTO_TCP || quoted.protocol == IPPROTO_UDP)
         return !bpf_skb_load_bytes(skb, at + quoted.ihl * 4, &packet->flow.source_port, 4);
     if (quoted.protocol == IPPROTO_ICMP)
@@ -59,9 +64,11 @@ static __always_inline bool parse(struct __sk_buff *skb, struct departing *packe
         return false;
     packet->l4 = IP_AT + ip->ihl * 4;
     packet->flow = (struct flow){.source = ip->daddr, .destination = ip->saddr, .protocol = ip->protocol};
-    packet->kind = ipv4_is_fragment(ip) ? FLOW_FRAGMENT : FLOW_WHOLE;
-    if (ip->frag_off & bpf_htons(IPV4_OFFSET))
+    packet->kind = FLOW_WHOLE;
+    if (ipv4_is_later_fragment(ip)) {
+        packet->kind = FLOW_FRAGMENT;
         return true;
+    }
     if (ip->protocol == IPPROTO_TCP) {
         struct tcphdr tcp;
 
@@ -70,9 +77,9 @@ static __always_inline bool parse(struct __sk_buff *skb, struct departing *packe
         packet->payload = packet->l4 + tcp.doff * 4;
         packet->flow.source_port = tcp.dest;
         packet->flow.destination_port = tcp.source;
-        packet->closes = tcp.fin || tcp.rst;
-        if (tcp.syn && !tcp.ack)
-            packet->kind = FLOW_TCP_SYN;
+        packet->kind = tcp_kind(&tcp);
+        packet->accepts = tcp.syn && tcp.ack && !tcp.rst;
+        packet->sequence = bpf_ntohl(tcp.seq);
     } else if (ip->protocol == IPPROTO_UDP) {
         struct udphdr udp;
 
@@ -100,7 +107,7 @@ static __always_inline int leave_as(struct __sk_buff *skb, const struct departin
                                     __be16 port, bool has_port)
 {
     const struct iphdr *ip = &packet->ip;
-    bool first = !(ip->frag_off & bpf_htons(IPV4_OFFSET));
+    bool first = !ipv4_is_later_fragment(ip);
     int check = checksum_offset(ip->protocol), error = 0;
     __u64 flags = ip->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
     int port_at = packet->l4 + (ip->protocol == IPPROTO_ICMP ? offsetof(struct icmphdr, un.echo.id) : 0);
@@ -145,6 +152,33 @@ static __always_inline int quote_as(struct __sk_buff *skb, const struct departin
     return error | bpf_skb_store_bytes(skb, at, &quoted, sizeof(quoted), 0);
 }
 
+/* Hand a reply to the DIP of this server that the VIP stood for as a client, as if it had come from outside. */
+static __always_inline int hand_back(struct __sk_buff *skb, const struct departing *packet,
+                                     const struct origin *origin)
+{
+    int check = checksum_offset(packet->ip.protocol), error = 0;
+    __u64 flags = packet->ip.protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+    __be32 client = origin->client, asked = packet->ip.daddr;
+    __u8 mac[ETH_ALEN];
+
+    error |= leave_as(skb, packet, origin->vip, 0, false);
+    if (check && packet->kind != FLOW_FRAGMENT)
+        error |= bpf_l4_csum_replace(skb, packet->l4 + check, asked, client,
+                                     flags | BPF_F_PSEUDO_HDR | sizeof(client));
+    error |= bpf_l3_csum_replace(skb, IP_AT + offsetof(struct iphdr, check), asked, client, sizeof(client));
+    error |= bpf_skb_store_bytes(skb, IP_AT + offsetof(struct iphdr, daddr), &client, sizeof(client), 0);
+    /* To this host's own MAC address, which is that of the sender. */
+    error |= bpf_skb_load_bytes(skb, offsetof(struct ethhdr, h_source), mac, sizeof(mac));
+    error |= bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), mac, sizeof(mac), 0);
+    if (error) {
+        count(DROP_INTERNAL, skb->len);
+        return DROP;
+    }
+    meter_out(origin->meter, skb, packet);
+    count(OUT_HAIRPIN, skb->len);
+    return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
 static __always_inline int depart(struct __sk_buff *skb, const struct departing *packet, __be32 address,
                                   __be16 port, bool has_port, __u32 meter, enum host_counter how)
 {
@@ -168,38 +202,16 @@ static __always_inline int depart(struct __sk_buff *skb, const struct departing 
 
 /* The search for a source port whose return flow hashes to a slot of the DIP. */
 struct search {
-    struct flow at_dip;  /* the return flow as the DIP sees it */
-    struct flow at_mux;  /* the same as muxes see it, with the candidate */
+    struct flow at_dip; /* the return flow as the DIP sees it */
+    struct flow at_mux; /* the same as muxes see it, with the candidate */
     struct snat snat;
-    __u32 crc;           /* over addresses and protocol */
     __u32 start;
     __be16 found;
 };
 
-static __always_inline __u32 crc_port(__u32 crc, __be16 port)
-{
-    crc = duet_crc32_byte(crc, port & 0xFF);
-    return duet_crc32_byte(crc, port >> 8);
-}
-
-static __always_inline bool hashes_home(const struct snat *snat, __u32 hash)
-{
-    __u32 index = snat->first + hash % snat->count;
-    __u32 *own = bpf_map_lookup_elem(&own_slots, &index);
-
-    if (!own || *own <= 1)
-        return own && *own;
-
-    /* The slot is a TIP's: its slots follow their number. */
-    __u32 head = *own;
-    __u32 *number = bpf_map_lookup_elem(&own_slots, &head);
-
-    if (!number || !*number)
-        return false;
-    index = head + 1 + duet_tip_hash(hash) % *number;
-    own = bpf_map_lookup_elem(&own_slots, &index);
-    return own && *own;
-}
+#define MAX_TRIES 16384
+#define EXHAUSTED_FOR (NANOSECONDS / 10)
+#define AS_ITSELF -2 /* the DIP does no SNAT any more */
 
 static long try_port(__u32 round, void *context)
 {
@@ -207,21 +219,23 @@ static long try_port(__u32 round, void *context)
     __u32 range = search->snat.last_port - search->snat.first_port + 1;
     __be16 port = bpf_htons(search->snat.first_port + (search->start + round) % range);
     bool echo = search->at_dip.protocol == IPPROTO_ICMP;
+    union group group = search->snat.group;
 
     if (echo)
         search->at_mux.source_port = port;
     else
         search->at_mux.destination_port = port;
+    if (slot_number(&group, hash_of(&search->at_mux)) != search->snat.number)
+        return 0;
 
-    __u32 crc = crc_port(search->crc, search->at_mux.source_port);
+    struct owner_key reserved = {.dip = search->snat.vip, .port = port, .protocol = search->at_dip.protocol};
 
-    if (!hashes_home(&search->snat, ~crc_port(crc, search->at_mux.destination_port)))
+    if (bpf_map_lookup_elem(&snat_reserved, &reserved))
         return 0;
 
     struct translation entry = {
         .address = search->at_dip.destination,
         .port = echo ? search->at_dip.source_port : search->at_dip.destination_port,
-        .seen = bpf_ktime_get_coarse_ns(),
         .meter = search->snat.meter,
     };
 
@@ -245,87 +259,201 @@ static __always_inline bool begins(const struct departing *packet)
     return false;
 }
 
+/* Whether a destination is reached as the DIP itself: near, to many, or stated to be. */
 static __always_inline bool is_excluded(__be32 address)
 {
     struct prefix key = {.length = 32, .address = address};
+    __u32 host = bpf_ntohl(address);
 
-    return bpf_map_lookup_elem(&snat_exclude, &key);
+    return host >> 28 >= 0xE || host >> 24 == 127 || host >> 16 == 0xA9FE || !host ||
+           bpf_map_lookup_elem(&snat_exclude, &key);
+}
+
+static __always_inline int full(struct __sk_buff *skb)
+{
+    count(DROP_SNAT_FULL, skb->len);
+    return DROP;
 }
 
 static __always_inline int begin_connection(struct __sk_buff *skb, struct departing *packet)
 {
     __be32 dip = packet->ip.saddr;
     struct snat *snat = bpf_map_lookup_elem(&snats, &dip);
+    __u64 now = bpf_ktime_get_coarse_ns();
 
-    if (!snat || !snat->count || is_excluded(packet->ip.daddr))
+    if (!snat)
+        return AS_ITSELF;
+    if (!snat->number || !snat->group.count) {
+        /* No answer would hash home. What left so goes on so. */
+        struct origin own = {.vip = dip, .seen = now};
+
+        bpf_map_update_elem(&flows, &packet->flow, &own, BPF_ANY);
+        count(OUT_OWN, skb->len);
         return NEXT;
+    }
+
+    struct exhausted_key key = {.dip = dip,
+                                .remote = packet->ip.daddr,
+                                .port = packet->flow.source_port,
+                                .protocol = packet->ip.protocol};
+    if (packet->ip.protocol == IPPROTO_ICMP)
+        key.port = 0;
+
+    __u64 *since = bpf_map_lookup_elem(&exhausted, &key);
+
+    if (since && (__s64)(now - *since) < (__s64)EXHAUSTED_FOR)
+        return full(skb);
 
     struct search search = {.at_dip = packet->flow,
                             .at_mux = packet->flow,
                             .snat = *snat,
-                            .crc = 0xFFFFFFFFu,
                             .start = bpf_get_prandom_u32()};
-    const __u8 *bytes = (const __u8 *)&search.at_mux;
+    __u32 range = search.snat.last_port - search.snat.first_port + 1;
 
-    search.at_mux.destination = snat->vip;
-    for (int i = 0; i < 8; i++)
-        search.crc = duet_crc32_byte(search.crc, bytes[i]);
-    search.crc = duet_crc32_byte(search.crc, search.at_mux.protocol);
-    bpf_loop(search.snat.last_port - search.snat.first_port + 1, try_port, &search, 0);
+    search.at_mux.destination = search.snat.vip;
+    bpf_loop(range < MAX_TRIES ? range : MAX_TRIES, try_port, &search, 0);
 
     struct translation entry = {.address = search.snat.vip,
                                 .port = search.found,
-                                .seen = bpf_ktime_get_coarse_ns(),
+                                .seen = now,
                                 .meter = search.snat.meter};
 
-    if (!search.found || bpf_map_update_elem(&snat_out, &search.at_dip, &entry, BPF_ANY)) {
-        if (search.found)
-            bpf_map_delete_elem(&snat_in, &search.at_mux);
-        count(DROP_SNAT_FULL, skb->len);
-        return DROP;
+    if (!search.found) {
+        bpf_map_update_elem(&exhausted, &key, &now, BPF_ANY);
+        return full(skb);
     }
+    if (bpf_map_update_elem(&snat_out, &search.at_dip, &entry, BPF_ANY)) {
+        bpf_map_delete_elem(&snat_in, &search.at_mux);
+        return full(skb);
+    }
+    if (ipv4_is_first_fragment(&packet->ip))
+        lead_the_others(&packet->ip, search.snat.vip, search.snat.meter);
     return depart(skb, packet, search.snat.vip, search.found, true, search.snat.meter, OUT_SNAT);
+}
+
+/* The same ports again: a new connection by an old translation. */
+static __always_inline void renew(const struct departing *packet, struct translation *known)
+{
+    struct flow at_mux = packet->flow;
+
+    at_mux.destination = known->address;
+    at_mux.destination_port = known->port;
+
+    struct translation *back = bpf_map_lookup_elem(&snat_in, &at_mux);
+
+    known->state = 0;
+    if (back) {
+        back->state = 0;
+        back->seen = 0;
+    }
+}
+
+static __always_inline int go_on(struct __sk_buff *skb, const struct departing *packet, struct translation *known)
+{
+    known->seen = bpf_ktime_get_coarse_ns();
+    if (packet->kind == FLOW_TCP_SYN)
+        renew(packet, known);
+    else if (packet->kind == FLOW_TCP_FIN)
+        known->state |= TRANSLATION_FIN;
+    else if (packet->kind == FLOW_TCP_RST)
+        known->state |= TRANSLATION_RST;
+    if (ipv4_is_first_fragment(&packet->ip))
+        lead_the_others(&packet->ip, known->address, known->meter);
+    return depart(skb, packet, known->address, known->port, true, known->meter, OUT_SNAT);
+}
+
+/* Whose reply a packet is: by its flow, by one that is new, else by its port. The VIP is 0 where that is unknown. */
+static __always_inline struct origin origin_of(const struct local *local, const struct departing *packet)
+{
+    const struct flow *flow = &packet->flow;
+    struct origin *known = bpf_map_lookup_elem(&flows, flow);
+    bool tcp = packet->ip.protocol == IPPROTO_TCP;
+
+    if (known && !packet->accepts)
+        return *known;
+
+    struct novice *novice = bpf_map_lookup_elem(&probation, flow);
+
+    if (novice) {
+        if (packet->accepts) {
+            novice->expects = packet->sequence + 1;
+            novice->answered = NOVICE_ANSWERED;
+            /* Were that which is known still alive, the DIP would accept no other. */
+            if (known && known->vip != novice->vip)
+                bpf_map_delete_elem(&flows, flow);
+        } else if (packet->kind != FLOW_TCP_RST && packet->kind != FLOW_ICMP_ERROR) {
+            novice->answered |= NOVICE_ANSWERED;
+        }
+        if (!tcp || packet->accepts || packet->kind == FLOW_TCP_RST || novice->answered & NOVICE_MIDSTREAM)
+            return (struct origin){.vip = novice->vip, .meter = novice->meter};
+    }
+    if (known)
+        return *known;
+
+    if (packet->portless)
+        return (struct origin){.vip = local->vip, .meter = local->meter};
+
+    struct owner owner = owner_of(local, flow);
+
+    return (struct origin){.vip = owner.vip, .meter = owner.meter};
 }
 
 SEC("tc") int outbound(struct __sk_buff *skb)
 {
     struct departing packet = {};
-    struct fragment_key fragment;
 
     if (skb->protocol != bpf_htons(ETH_P_IP) || !parse(skb, &packet))
         return NEXT;
 
-    __u32 flags = local_flags(packet.ip.saddr);
+    struct local *local = local_of(packet.ip.saddr);
 
-    if (!(flags & LOCAL_DIP))
+    if (!local || !(local->flags & LOCAL_DIP))
         return NEXT;
-    fragment = (struct fragment_key){.source = packet.ip.saddr,
-                                     .destination = packet.ip.daddr,
-                                     .id = packet.ip.id,
-                                     .protocol = packet.ip.protocol};
-    if (packet.ip.frag_off & bpf_htons(IPV4_OFFSET)) {
-        struct origin *origin = bpf_map_lookup_elem(&fragments, &fragment);
+    if (packet.kind == FLOW_FRAGMENT) {
+        struct lead *lead = lead_of(&packet.ip);
 
-        return origin ? depart(skb, &packet, origin->vip, 0, false, origin->meter, OUT_REPLY) : NEXT;
+        return lead ? depart(skb, &packet, lead->address, 0, false, lead->meter, OUT_REPLY) : NEXT;
     }
-    if (flags & LOCAL_SNAT && packet.kind != FLOW_FRAGMENT) {
+    if (local->flags & LOCAL_SNAT) {
         struct translation *known = bpf_map_lookup_elem(&snat_out, &packet.flow);
 
-        if (known) {
-            known->seen = bpf_ktime_get_coarse_ns();
-            known->closing = packet.closes || (known->closing && packet.kind != FLOW_TCP_SYN);
-            return depart(skb, &packet, known->address, known->port, true, known->meter, OUT_SNAT);
-        }
+        if (known)
+            return go_on(skb, &packet, known);
     }
 
-    struct origin *origin = bpf_map_lookup_elem(&flows, &packet.flow);
+    bool begun = packet.kind == FLOW_TCP_SYN;
+    struct origin origin = {};
 
-    if (origin) {
-        if (origin->vip == packet.ip.saddr)
-            return NEXT;
-        if (packet.kind == FLOW_FRAGMENT)
-            bpf_map_update_elem(&fragments, &fragment, origin, BPF_ANY);
-        return depart(skb, &packet, origin->vip, 0, false, origin->meter, OUT_REPLY);
+    if (!begun)
+        origin = origin_of(local, &packet);
+    if (origin.vip && origin.vip != packet.ip.saddr) {
+        if (origin.client)
+            return packet.kind == FLOW_ICMP_ERROR ? NEXT : hand_back(skb, &packet, &origin);
+        if (ipv4_is_first_fragment(&packet.ip))
+            lead_the_others(&packet.ip, origin.vip, origin.meter);
+        return depart(skb, &packet, origin.vip, 0, false, origin.meter, OUT_REPLY);
     }
-    return flags & LOCAL_SNAT && begins(&packet) ? begin_connection(skb, &packet) : NEXT;
+    if (ipv4_is_first_fragment(&packet.ip)) {
+        /* The others must not follow a datagram that had the same identification. */
+        struct fragment_key key = fragment_of(&packet.ip);
+
+        bpf_map_delete_elem(&fragments, &key);
+    }
+    if (origin.vip)
+        return NEXT;
+    if (local->flags & LOCAL_SNAT && begins(&packet) && !is_excluded(packet.ip.daddr)) {
+        int verdict = begin_connection(skb, &packet);
+
+        if (verdict != AS_ITSELF)
+            return verdict;
+    }
+    if (begun && bpf_ntohs(packet.flow.destination_port) < first_ephemeral_port) {
+        /* A client from a port where services are: its packets are no replies. */
+        struct origin own = {.vip = packet.ip.saddr, .seen = bpf_ktime_get_coarse_ns()};
+
+        bpf_map_update_elem(&flows, &packet.flow, &own, BPF_ANY);
+    } else if (begun) {
+        bpf_map_delete_elem(&flows, &packet.flow);
+    }
+    return NEXT;
 }

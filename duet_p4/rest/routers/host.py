@@ -52,7 +52,7 @@ def router(service: HostService) -> APIRouter:
     @api.get("/vips/{vip}/flows", tags=["vips"], responses=problem_responses(404))
     async def get_flows(vip: IPv4Address) -> list[LiveFlow]:
         """List the live flows that this server's DIPs have through a VIP."""
-        return service.live_flows(vip)
+        return await service.live_flows(vip)
 
     @api.get("/digest", tags=["state"])
     async def get_digest() -> Digest:

@@ -15,18 +15,21 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
-from duet_p4.api.host import HostDip, HostPort, HostVip, Snat
+from duet_p4 import bpf
+from duet_p4.allocation import TableFullError
+from duet_p4.api.host import HostDip, HostGroup, HostPort, HostTip, HostVip, Share, Snat
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.datapath import HostDatapath
-from duet_p4.model import Dip, Group, MuxTip, Protocol
+from duet_p4.host_agent.meters import REST_S, Meters
+from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol, Vip
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root"),
 ]
 XDP_DROP, XDP_PASS = 1, 2
-NEXT, TC_DROP = 0xFFFFFFFF, 2
+NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
 MUX, CLIENT, VIP, DIP, OTHER_DIP, HOST = (
     *("172.30.0.100", "192.0.2.7", "10.0.0.1", "100.1.1.1"),
     *("100.1.1.2", "100.1.1.250"),
@@ -37,8 +40,8 @@ TOR_MAC, MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 class Host:
     """The data path with a way to run one packet through it, either way."""
 
-    def __init__(self) -> None:
-        self.path = HostDatapath()
+    def __init__(self, flows: int = 4096) -> None:
+        self.path = HostDatapath(flows=flows)
 
     def arrive(self, packet: Packet) -> tuple[int, bytes]:
         run = self.path.inbound.test_run(bytes(Ether(src=TOR_MAC, dst=MAC) / packet))
@@ -196,8 +199,15 @@ def test_ports_of_a_vip_have_their_own_dips_behind_a_host(host: Host) -> None:
         HostVip(
             address="10.0.0.2",
             dips=(
-                HostDip(address=DIP, host=HOST, ports=(HostPort(protocol=Protocol.TCP, port=80),)),
-                HostDip(address=OTHER_DIP, host=HOST, ports=(HostPort(protocol=Protocol.TCP, port=21),)),
+                HostDip(
+                    address=DIP, host=HOST, default=False, ports=(HostPort(protocol=Protocol.TCP, port=80),)
+                ),
+                HostDip(
+                    address=OTHER_DIP,
+                    host=HOST,
+                    default=False,
+                    ports=(HostPort(protocol=Protocol.TCP, port=21),),
+                ),
             ),
         )
     )
@@ -216,17 +226,36 @@ def test_what_a_dip_sends_on_its_own_is_left_alone(host: Host) -> None:
     assert host.counted() == set()
 
 
-def snat_host(snat: Snat, dip: str = DIP) -> Host:
+def held(group: Group, *dips: str, snat: Snat | None = None, tips: tuple[MuxTip, ...] = ()) -> HostVip:
+    """Return a VIP as a server with these DIPs holds it, that knows whose the slots are."""
+    here = [IPv4Address(dip) for dip in dips or (DIP,)]
+    leading = tuple(
+        HostTip(address=tip.address, share=Share.of(tip.group, here))
+        for tip in tips
+        if {member.address for member in tip.group.members} & {*here}
+    )
+    near = [*here, *(tip.address for tip in leading)]
+    return HostVip(
+        address=VIP,
+        dips=tuple(HostDip(address=dip) for dip in here),
+        groups=(HostGroup(share=Share.of(group, near)),),
+        tips=leading,
+        snat=snat,
+    )
+
+
+def snat_host(group: Group, snat: Snat | None = None) -> Host:
     made = Host()
-    made.path.put_vip(HostVip(address=VIP, dips=(HostDip(address=dip),), snat=snat))
+    made.path.put_vip(held(group, snat=snat or Snat()))
     return made
 
 
 REMOTE = "198.51.100.9"
+ALL_IDLE = SnatTimeouts.model_construct(tcp=-1, transitory=-1, pressed=-1, udp=-1, icmp=-1)
 
 
 def test_snat_changes_only_source_and_port_and_the_way_back_undoes_it() -> None:
-    host = snat_host(Snat(group=Group.of((Dip(address=DIP), Dip(address=OTHER_DIP)))))
+    host = snat_host(Group.of((Dip(address=DIP), Dip(address=OTHER_DIP))))
     for make, answer in (
         (lambda p: TCP(sport=p, dport=443, flags="S"), lambda p: TCP(sport=443, dport=p, flags="SA")),
         (lambda p: UDP(sport=p, dport=53) / Raw(b"q"), lambda p: UDP(sport=53, dport=p) / Raw(b"a")),
@@ -258,7 +287,7 @@ def test_snat_changes_only_source_and_port_and_the_way_back_undoes_it() -> None:
 
 
 def test_snat_takes_each_port_once_until_none_is_left() -> None:
-    host = snat_host(Snat(group=Group.of((Dip(address=DIP),)), first_port=50_000, last_port=50_009))
+    host = snat_host(Group.of((Dip(address=DIP),)), Snat(first_port=50_000, last_port=50_009))
     ports = set()
     for own in range(1, 11):
         verdict, out = host.depart(IP(src=DIP, dst=REMOTE) / UDP(sport=own, dport=53))
@@ -319,9 +348,8 @@ def test_the_return_flow_of_snat_hashes_home(
     candidates = [d.address for d in group.members if d.address not in {t.address for t in tips}]
     candidates += [d.address for tip in tips for d in tip.group.members]
     dip = which.choice(candidates)
-    snat = Snat(group=group, tips=tips)
-    shared.path.put_vip(HostVip(address=VIP, dips=(HostDip(address=dip),), snat=snat))
-    shared.path.expire(SnatTimeouts.model_construct(tcp=-1, closing=-1, other=-1))
+    shared.path.put_vip(held(group, str(dip), snat=Snat(), tips=tips))
+    shared.path.forget(shared.path.idle(ALL_IDLE))
     verdict, out = shared.depart(IP(src=str(dip), dst=REMOTE) / TCP(sport=own, dport=remote_port))
     assert verdict == NEXT
     flow = Flow(IPv4Address(REMOTE), IPv4Address(VIP), 6, remote_port, IP(out[14:]).sport)
@@ -333,13 +361,370 @@ def test_the_return_flow_of_snat_hashes_home(
 def test_slots_of_snat_are_given_back_and_follow_the_group() -> None:
     # 200 times 800 slots are more than the table has.
     group = Group.of(tuple(Dip(address=f"100.1.1.{n}") for n in range(1, 101)))
-    host = snat_host(Snat(group=group))
-    vip = HostVip(address=VIP, dips=(HostDip(address=DIP),), snat=Snat(group=group))
-    assert host.path.put_vip(vip) == 0, "the same again writes nothing"
-    for _ in range(200):
+    host = snat_host(group)
+    assert host.path.put_vip(held(group, snat=Snat())) == 0, "the same again writes nothing"
+    for _ in range(400):
         group = group.model_copy(update={"slots": tuple((slot + 1) % 100 for slot in group.slots)})
-        host.path.put_vip(vip.model_copy(update={"snat": Snat(group=group)}))
+        host.path.put_vip(held(group, snat=Snat()))
     _, out = host.depart(IP(src=DIP, dst=REMOTE) / TCP(sport=1, dport=2))
     flow = Flow(IPv4Address(REMOTE), IPv4Address(VIP), 6, 2, IP(out[14:]).sport)
     assert str(group.member(flow_hash(flow)).address) == DIP
     host.path.close()
+
+
+def arrives_at(host: Host, packet: Packet, end: str = DIP) -> str:
+    """Return the DIP that a tunneled packet is handed to."""
+    verdict, out = host.arrive(tunneled(packet, to=end))
+    assert verdict == XDP_PASS, "it is dropped"
+    return str(IP(out[14:]).dst)
+
+
+def leaves_as(host: Host, packet: Packet) -> str:
+    verdict, out = host.depart(packet)
+    assert verdict == NEXT, "it is dropped"
+    return str(IP(out[14:]).src)
+
+
+def shake_hands(host: Host, source_port: int, *, vip: str | None = VIP, dip: str = DIP) -> None:
+    """Have a connection to port 80, through a VIP or directly, be established."""
+
+    def arrive(**tcp: object) -> None:
+        packet = IP(src=CLIENT, dst=vip or dip) / TCP(sport=source_port, dport=80, **tcp)
+        host.arrive(tunneled(packet) if vip else packet)
+
+    arrive(flags="S", seq=7)
+    accept = TCP(sport=80, dport=source_port, flags="SA", seq=1000, ack=8)
+    assert leaves_as(host, IP(src=dip, dst=CLIENT) / accept) == (vip or dip)
+    arrive(flags="A", seq=8, ack=1001)
+
+
+def push(source_port: int, dip: str = DIP, **tcp: object) -> Packet:
+    """Return what a server says unasked."""
+    return IP(src=dip, dst=CLIENT) / TCP(sport=80, dport=source_port, flags="PA", **tcp) / Raw(b"news")
+
+
+def test_replies_of_a_dip_with_one_vip_need_no_memory(host: Host) -> None:
+    assert leaves_as(host, push(1000)) == VIP
+    assert leaves_as(host, IP(src=DIP, dst=CLIENT) / TCP(sport=40_000, dport=5432, flags="A")) == DIP, (
+        "a client"
+    )
+    assert leaves_as(host, IP(src=DIP, dst=CLIENT) / UDP(sport=123, dport=123)) == DIP, "it asks for the time"
+
+
+def test_direct_connections_stay_direct_and_a_port_may_change_sides(host: Host) -> None:
+    shake_hands(host, 1000)
+    assert leaves_as(host, push(1000)) == VIP
+    shake_hands(host, 1000, vip=None)
+    assert leaves_as(host, push(1000)) == DIP
+    shake_hands(host, 1000)
+    assert leaves_as(host, push(1000)) == VIP
+    for vip, source in ((None, DIP), (VIP, VIP), (None, DIP)):
+        packet = IP(src=CLIENT, dst=vip or DIP) / UDP(sport=5, dport=53)
+        host.arrive(tunneled(packet) if vip else packet)
+        assert leaves_as(host, IP(src=DIP, dst=CLIENT) / UDP(sport=53, dport=5)) == (source if vip else DIP)
+
+
+def test_connections_that_a_dip_had_before_it_was_one_stay_direct(host: Host) -> None:
+    flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80)
+    host.path.leave_alone([flow])
+    assert leaves_as(host, push(1000)) == DIP
+    assert leaves_as(host, push(1001)) == VIP
+
+
+def test_an_outgoing_connection_from_a_services_port_is_no_reply(host: Host) -> None:
+    begin = IP(src=DIP, dst=CLIENT) / TCP(sport=80, dport=1000, flags="S")
+    assert leaves_as(host, begin) == DIP
+    assert leaves_as(host, push(1000)) == DIP
+
+
+@pytest.fixture
+def ambiguous(host: Host) -> Host:
+    """A DIP that serves two VIPs on all ports."""
+    host.path.put_vip(HostVip(address="10.0.0.2", dips=(HostDip(address=DIP),)))
+    return host
+
+
+def test_two_vips_of_one_dip_are_told_apart_and_a_live_connection_stays_its_vips(ambiguous: Host) -> None:
+    shake_hands(ambiguous, 1000)
+    shake_hands(ambiguous, 1001, vip="10.0.0.2")
+    assert leaves_as(ambiguous, push(1000)) == VIP
+    assert leaves_as(ambiguous, push(1001)) == "10.0.0.2"
+    # The same ports to the other VIP, while the first connection lives: its socket challenges the SYN.
+    ambiguous.arrive(tunneled(IP(src=CLIENT, dst="10.0.0.2") / TCP(sport=1000, dport=80, flags="S")))
+    assert leaves_as(ambiguous, push(1000)) == VIP
+    # Once that is closed, the DIP accepts the other.
+    shake_hands(ambiguous, 1000, vip="10.0.0.2")
+    assert leaves_as(ambiguous, push(1000)) == "10.0.0.2"
+
+
+def test_ports_say_whose_a_reply_is_where_vips_share_a_dip() -> None:
+    host = Host()
+    for address, port in ((VIP, 80), ("10.0.0.2", 443), ("10.0.0.3", 50_000)):
+        dip = HostDip(address=DIP, default=False, ports=(HostPort(protocol=Protocol.TCP, port=port),))
+        host.path.put_vip(HostVip(address=address, dips=(dip,)))
+    assert leaves_as(host, push(1000)) == VIP
+    for port, vip in ((443, "10.0.0.2"), (50_000, "10.0.0.3"), (22, DIP)):
+        assert leaves_as(host, IP(src=DIP, dst=CLIENT) / TCP(sport=port, dport=1000, flags="A")) == vip
+    host.path.close()
+
+
+@pytest.mark.parametrize("kind", ["SYN", "ACK", "UDP"])
+def test_a_flood_evicts_no_established_flow(kind: str) -> None:
+    made = Host(flows=1024)
+    for address in (VIP, "10.0.0.2"):
+        made.path.put_vip(HostVip(address=address, dips=(HostDip(address=DIP),)))
+    for port in range(1, 51):
+        shake_hands(made, port)
+    shake_hands(made, 60, vip=None)
+    question, answer = UDP(sport=70, dport=53), UDP(sport=53, dport=70)
+    for _ in range(2):
+        made.arrive(tunneled(IP(src=CLIENT, dst=VIP) / question))
+        assert leaves_as(made, IP(src=DIP, dst=CLIENT) / answer) == VIP
+    l4 = {"SYN": TCP(dport=80, flags="S"), "ACK": TCP(dport=80, flags="A"), "UDP": UDP(dport=53)}[kind]
+    back = {
+        "SYN": TCP(sport=80, flags="SA", seq=5),
+        "ACK": TCP(sport=80, flags="R"),
+        "UDP": UDP(sport=53),
+    }[kind]
+    frame = bytearray(bytes(Ether(src=TOR_MAC, dst=MAC) / tunneled(IP(src=CLIENT, dst=VIP) / l4)))
+    reply = bytearray(bytes(Ether(src=MAC, dst=TOR_MAC) / IP(src=DIP, dst=CLIENT) / back))
+    for number in range(1000, 4000):
+        frame[54:56] = reply[36:38] = number.to_bytes(2)
+        made.path.inbound.test_run(bytes(frame))
+        made.path.outbound.test_run(bytes(reply))
+    assert [leaves_as(made, push(port)) for port in range(1, 51)] == [VIP] * 50
+    assert leaves_as(made, push(60)) == DIP
+    assert leaves_as(made, IP(src=DIP, dst=CLIENT) / answer) == VIP
+    made.path.close()
+
+
+HOSTED = Group.of(
+    (
+        Dip(address=DIP, host=HOST, weight=3),
+        Dip(address=OTHER_DIP, host=HOST, weight=1),
+        Dip(address="100.1.9.9", weight=2),
+    )
+)
+
+
+def hosted(group: Group, pinned: tuple[PinnedFlow, ...] = ()) -> HostVip:
+    vip = Vip(address=VIP, dips=group.members)
+    layout = MuxVip(address=VIP, group=group, pinned=pinned)
+    return HostVip.spread(vip, layout, (), lambda dip: "here" if dip.host else None)["here"]
+
+
+def syn(port: int) -> Packet:
+    return IP(src=CLIENT, dst=VIP) / TCP(sport=port, dport=80, flags="S")
+
+
+def mine(group: Group) -> dict[int, str]:
+    """Return the source ports that a mux sends here, and the DIP that it means."""
+    members = {
+        port: group.member(flow_hash(Flow(IPv4Address(CLIENT), IPv4Address(VIP), 6, port, 80)))
+        for port in range(1, 200)
+    }
+    return {port: str(dip.address) for port, dip in members.items() if dip.host}
+
+
+def test_a_host_picks_the_dip_that_the_mux_means() -> None:
+    host = Host()
+    host.path.put_vip(hosted(HOSTED))
+    for port, dip in mine(HOSTED).items():
+        assert arrives_at(host, syn(port), HOST) == dip
+    drained = HOSTED.updated(tuple(d.model_copy(update={"weight": d.weight % 3}) for d in HOSTED.members))
+    host.path.put_vip(hosted(drained))
+    assert set(mine(drained).values()) == {OTHER_DIP}
+    for port in mine(drained):
+        assert arrives_at(host, syn(port), HOST) == OTHER_DIP
+    host.path.close()
+
+
+def test_what_a_host_knows_stays_with_its_dip_while_slots_change() -> None:
+    host = Host()
+    host.path.put_vip(hosted(HOSTED))
+    before = dict(list(mine(HOSTED).items())[:40])
+    assert set(before.values()) == {DIP, OTHER_DIP}
+
+    def ack(port: int) -> Packet:
+        return IP(src=CLIENT, dst=VIP) / TCP(sport=port, dport=80, flags="A", ack=1001)
+
+    for port, dip in before.items():
+        arrives_at(host, syn(port), HOST)
+        assert (
+            leaves_as(host, IP(src=dip, dst=CLIENT) / TCP(sport=80, dport=port, flags="SA", seq=1000)) == VIP
+        )
+        arrives_at(host, ack(port), HOST)
+    turned = HOSTED.model_copy(update={"slots": tuple((slot + 1) % 3 for slot in HOSTED.slots)})
+    moved = PinnedFlow(protocol=6, source=CLIENT, source_port=999, destination_port=80, dip=OTHER_DIP)
+    host.path.put_vip(hosted(turned, (moved,)))
+    assert {port: arrives_at(host, ack(port), HOST) for port in before} == before
+    assert arrives_at(host, ack(999), HOST) == OTHER_DIP, "a pinned flow is where the mux pins it"
+    host.path.close()
+
+
+def test_fragments_behind_a_host_follow_the_first() -> None:
+    host = Host()
+    host.path.put_vip(hosted(HOSTED))
+
+    def fragment(port: int, **ip: object) -> Packet:
+        l4 = Raw(bytes(64)) if ip.get("frag") else UDP(sport=port, dport=53, len=136) / Raw(bytes(64))
+        return IP(src=CLIENT, dst=VIP, proto=17, id=port, **ip) / l4
+
+    seen = set()
+    for port in range(1, 30):
+        assert host.arrive(tunneled(fragment(port, frag=9), to=HOST))[0] == XDP_DROP
+        first = arrives_at(host, fragment(port, flags="MF"), HOST)
+        assert arrives_at(host, fragment(port, frag=9), HOST) == first
+        seen.add(first)
+    assert seen == {DIP, OTHER_DIP}
+    assert "DROP_FRAGMENT" in host.counted()
+    host.path.close()
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "result"),
+    [(3, 2, 3), (3, 1, 3), (1, 2, 1), (2, 1, 1), (0, 3, 3), (2, 0, 0), (1, 0, 0)],
+)
+def test_marks_of_congestion_come_through_the_tunnel(host: Host, outer: int, inner: int, result: int) -> None:
+    def request(destination: str, tos: int) -> Packet:
+        return IP(src=CLIENT, dst=destination, tos=0xB8 | tos) / UDP(sport=1, dport=2)
+
+    host.expect_in(IP(src=MUX, dst=DIP, tos=0xB8 | outer) / request(VIP, inner), request(DIP, result))
+
+
+def test_congestion_that_its_sender_would_not_understand_is_a_loss(host: Host) -> None:
+    packet = IP(src=MUX, dst=DIP, tos=3) / IP(src=CLIENT, dst=VIP, tos=0) / TCP()
+    assert host.arrive(packet)[0] == XDP_DROP
+    assert host.counted() == {"DROP_ECN"}
+
+
+def test_a_dip_may_be_a_client_of_its_own_vip(host: Host) -> None:
+    ask, answer = TCP(sport=40_000, dport=80, flags="S"), TCP(sport=80, dport=40_000, flags="SA")
+    host.expect_in(tunneled(IP(src=DIP, dst=VIP) / ask), IP(src=VIP, dst=DIP) / ask)
+    run = host.path.outbound.test_run(bytes(Ether(src=MAC, dst=TOR_MAC) / IP(src=DIP, dst=VIP) / answer))
+    expected = bytes(Ether(src=MAC, dst=MAC) / fresh(IP(src=VIP, dst=DIP) / answer))
+    assert (run.retval, run.data_out) == (TC_REDIRECT, expected)
+    assert host.counted() == {"IN_HAIRPIN", "OUT_HAIRPIN"}
+
+
+def test_a_later_fragment_does_not_follow_a_datagram_of_another_kind(host: Host) -> None:
+    first = (
+        IP(src=DIP, dst=CLIENT, id=5, flags="MF", proto=17) / UDP(sport=53, dport=9, len=136) / Raw(bytes(64))
+    )
+    later = IP(src=DIP, dst=CLIENT, id=5, frag=9, proto=17) / Raw(bytes(64))
+    host.arrive(tunneled(IP(src=CLIENT, dst=VIP) / UDP(sport=9, dport=53)))
+    assert (leaves_as(host, first), leaves_as(host, later)) == (VIP, VIP)
+    first[UDP].dport = 10  # A datagram of the DIP's own, with the same identification.
+    assert (leaves_as(host, first), leaves_as(host, later)) == (DIP, DIP)
+
+
+def test_snat_keeps_what_it_has_when_it_is_taken_away() -> None:
+    group = Group.of((Dip(address=DIP),))
+    host = snat_host(group)
+    begin = IP(src=DIP, dst=REMOTE) / TCP(sport=40_000, dport=443, flags="S")
+    _, out = host.depart(begin)
+    port = IP(out[14:]).sport
+    host.path.put_vip(held(group))
+    goes_on = IP(src=DIP, dst=REMOTE) / TCP(sport=40_000, dport=443, flags="A")
+    assert leaves_as(host, goes_on) == VIP
+    answer = IP(src=REMOTE, dst=VIP) / TCP(sport=443, dport=port, flags="A")
+    assert arrives_at(host, answer) == DIP
+    assert leaves_as(host, IP(src=DIP, dst=REMOTE) / TCP(sport=5001, dport=443, flags="S")) == DIP
+    host.path.forget(host.path.idle(ALL_IDLE))
+    assert leaves_as(host, goes_on) == DIP
+    host.path.close()
+
+
+@pytest.mark.parametrize(
+    ("ends", "closed"),
+    [((), False), (("out",), False), (("in",), False), (("out", "in"), True), (("reset",), True)],
+)
+def test_a_connection_is_closed_once_both_sides_are_or_it_is_reset(
+    ends: tuple[str, ...], *, closed: bool
+) -> None:
+    host = snat_host(Group.of((Dip(address=DIP),)))
+    only_closed = SnatTimeouts.model_construct(tcp=10_000, transitory=-1, pressed=-1)
+
+    def depart(flags: str) -> int:
+        _, out = host.depart(IP(src=DIP, dst=REMOTE) / TCP(sport=5000, dport=443, flags=flags))
+        return int(IP(out[14:]).sport)
+
+    port = depart("S")
+
+    def arrive(flags: str) -> None:
+        arrives_at(host, IP(src=REMOTE, dst=VIP) / TCP(sport=443, dport=port, flags=flags))
+
+    arrive("SA")
+    for end in ends:
+        {"out": lambda: depart("FA"), "in": lambda: arrive("FA"), "reset": lambda: arrive("R")}[end]()
+    assert bool(host.path.idle(only_closed).inward) is closed
+    # The same ports again: it is a new connection, with the time of one.
+    assert depart("S") == port
+    arrive("SA")
+    assert not host.path.idle(only_closed).inward
+    host.path.close()
+
+
+def test_snat_spares_ports_of_groups_and_destinations_near_or_of_many() -> None:
+    reserved = tuple(HostPort(protocol=Protocol.UDP, port=port) for port in range(50_000, 50_009))
+    snat = Snat(first_port=50_000, last_port=50_009, reserved=reserved)
+    host = snat_host(Group.of((Dip(address=DIP),)), snat)
+    _, out = host.depart(IP(src=DIP, dst=REMOTE) / UDP(sport=1, dport=53))
+    assert IP(out[14:]).sport == 50_009
+    for destination in ("224.0.0.251", "255.255.255.255", "169.254.169.254", "127.0.0.1"):
+        assert leaves_as(host, IP(src=DIP, dst=destination) / UDP(sport=2, dport=53)) == DIP
+    host.path.close()
+
+
+def test_a_dip_without_slots_connects_out_as_itself_and_stays_so() -> None:
+    group = Group.of((Dip(address=DIP, weight=0), Dip(address=OTHER_DIP)))
+    host = snat_host(group)
+    out = IP(src=DIP, dst=REMOTE) / UDP(sport=5000, dport=53)
+    assert leaves_as(host, out) == DIP
+    host.path.put_vip(held(Group.of((Dip(address=DIP),)), snat=Snat()))
+    assert leaves_as(host, out) == DIP, "a flow does not change its source"
+    assert leaves_as(host, IP(src=DIP, dst=REMOTE) / UDP(sport=5001, dport=53)) == VIP
+    assert host.counted() == {"OUT_OWN", "OUT_SNAT"}
+    host.path.close()
+
+
+def test_tables_do_not_leak_and_a_full_one_changes_nothing() -> None:
+    host = Host()
+    host.path.put_vip(hosted(HOSTED))
+    used = {name: pool.used for name, pool in host.path.pools.items()}
+    many = [
+        HostVip(address=f"10.1.{n // 250}.{n % 250 + 1}", dips=(HostDip(address=DIP),)) for n in range(4096)
+    ]
+    with pytest.raises(TableFullError, match="meters"):
+        host.path.replace(many)
+    assert {name: pool.used for name, pool in host.path.pools.items()} == used
+    assert arrives_at(host, syn(next(iter(mine(HOSTED)))), HOST) in (DIP, OTHER_DIP)
+    for _ in range(5):
+        host.path.replace(many[:500], [IPv4Address(VIP)])
+        host.path.replace([hosted(HOSTED)], [vip.address for vip in many[:500]])
+    assert {name: pool.used for name, pool in host.path.pools.items()} == used
+    host.path.close()
+
+
+def test_meters_are_given_to_others_once_nobody_can_mean_the_first() -> None:
+    clock = 0.0
+    names, counts = bpf.create_map(2, "names", 4, 8, 4), bpf.create_map(6, "counts", 4, 32, 4)
+    meters = Meters(names, counts, lambda: clock)
+
+    def take(*numbers: int) -> dict[int, int]:
+        pairs = {(IPv4Address(f"10.0.0.{n}"), IPv4Address(DIP)): n for n in numbers}
+        planned = meters.plan(pairs)
+        meters.commit(planned)
+        return {pairs[pair]: index for pair, index in planned.items()}
+
+    assert take(1, 2, 3) == {1: 0, 2: 1, 3: 2}
+    assert take(2, 3, 4) == {2: 1, 3: 2, 4: 3}
+    with pytest.raises(TableFullError, match="meters"):
+        take(2, 3, 4, 5)
+    assert Meters(names, counts).held == meters.held, "a successor goes on with them"
+    clock = REST_S
+    assert take(2, 3, 4, 5)[5] == 0
+    clock += REST_S / 2
+    assert take(5) == {5: 0}
+    for table in (names, counts):
+        table.close()
