@@ -19,7 +19,9 @@ def ledger_for(topology: Topology, demands: Demands | None = None) -> Ledger:
         from controller.engine.fattree import FatTreeLedger
 
         return FatTreeLedger(topology)
-    raise ValueError(f"{topology.switch_count} switches are too many for a topology that is no FatTree")
+    from controller.engine.graph import GraphLedger
+
+    return GraphLedger(topology)
 
 
 def _on_tors(tors: int, demands: Demands) -> bool:

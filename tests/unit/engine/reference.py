@@ -20,7 +20,8 @@ class Reference:
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
         self.graph = nx.DiGraph()
-        self.graph.add_nodes_from(topology.names)
+        self.alive = [name for name, living in zip(topology.names, topology.living, strict=True) if living]
+        self.graph.add_nodes_from(self.alive)
         for u, v, capacity in zip(topology.source, topology.target, topology.capacity, strict=True):
             self.graph.add_edge(
                 topology.names[u], topology.names[v], usable=capacity * (1 - topology.headroom)
@@ -31,6 +32,8 @@ class Reference:
     @cache  # noqa: B019
     def split(self, u: str, v: str) -> Load:
         """Share of a flow u -> v on each link, evenly over the next hops at every switch."""
+        if u not in self.graph or v not in self.graph:
+            return {}
         paths = list(nx.all_shortest_paths(self.graph, u, v))
         onward: dict[str, set[str]] = defaultdict(set)
         for path in paths:
@@ -93,7 +96,9 @@ class Reference:
         avoid: str | None = None,
     ) -> tuple[str | None, float]:
         costs = [
-            float("inf") if name == avoid else self.cost(what, sources, traffic, name)
+            float("inf")
+            if name == avoid or name not in self.graph
+            else self.cost(what, sources, traffic, name)
             for name in self.topology.names
         ]
         least = min(costs)
