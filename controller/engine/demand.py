@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -296,8 +297,9 @@ class Demands:
 
 
 def _slot_shares(group: Group) -> list[tuple[Dip, float]]:
-    counts = np.bincount(np.array(group.slots), minlength=len(group.members))
-    return [(dip, float(n) / len(group.slots)) for dip, n in zip(group.members, counts, strict=True) if n]
+    counts = Counter(group.slots)
+    size = len(group.slots)
+    return [(dip, counts[index] / size) for index, dip in enumerate(group.members) if index in counts]
 
 
 def _starts(counts: Sequence[int]) -> NDArray[np.int64]:

@@ -41,7 +41,7 @@ class GraphLedger(Ledger):
         return _BoundedCosts(self, flow, bounds)
 
     def links_at(self, flow: Flow, switch: int, limit: float) -> float:
-        """Return the utilization of the busiest link with a flow on a switch; or of one that is above `limit`."""
+        """Return the utilization of the busiest link with a flow on a switch, or of one above `limit`."""
         return self._walk(flow, switch, limit, 0)[1]
 
     def _load(self, flow: Flow, switch: int, sign: int) -> tuple[int, float]:
@@ -135,7 +135,7 @@ class _BoundedCosts(Costs):
                 best, least = switch, cost
 
     def _look(self, switch: int, limit: float) -> float:
-        """Return the cost of a switch, or a number above `limit` that it is not below; keep what was found."""
+        """Return the cost of a switch, or a bound of it above `limit`; keep what was found."""
         if not self._known[switch]:
             busiest = self._ledger.links_at(self._flow, switch, limit)
             self._bounds[switch] = max(self._bounds[switch], busiest)

@@ -139,7 +139,7 @@ def walk(
     limit: float,
     sign: int,
 ) -> tuple[float, int]:
-    """Send all of a VIP's flows on their way to `switch` and on; return the busiest link's utilization, and it.
+    """Send all of a VIP's flows to `switch` and on; return the utilization of the busiest link, and it.
 
     With `sign` 0 nothing is loaded, and the walk ends where a link is above `limit`. Otherwise the links
     keep the load (1), or lose it (-1).

@@ -204,10 +204,10 @@ def is_row(row: Floats, position: Ints, links: Ints, shares: Floats, begin: int,
         size += row[j] > 0
     if size != end - begin:
         return False
+    same = True
     for i in range(begin, end):
-        if row[position[links[i]]] != shares[i]:
-            return False
-    return True
+        same = same and row[position[links[i]]] == shares[i]
+    return same
 
 
 @njit(cache=True)

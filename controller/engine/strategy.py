@@ -32,7 +32,7 @@ is so wherever the VIP goes. The paper breaks them at random; here the name of t
 the same VIP finds the same switch in every run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidates:
     """What a rule decides on.
 

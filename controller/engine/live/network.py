@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from controller.engine import MuxTables, Topology, recognise
 from controller.engine.topology import ROUTES
 from controller.inventory import Inventory, Role
-
-
-class InUse(Protocol):
-    """One table of a device."""
-
-    @property
-    def used(self) -> int:
-        """Entries in use."""
-
-    @property
-    def size(self) -> int:
-        """Entries there can be."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +15,16 @@ class Outages:
     """What is not as the inventory says, by names.
 
     `lost` switches carry no traffic, nor do links that are `links_down`, either way. `closed` switches go
-    on forwarding and keep what they have, but get nothing new. `tables` are those of the switches that
-    told, by the short name in their P4Info.
+    on forwarding and keep what they have, but get nothing new. `tables` has how many entries the tables of
+    the switches hold that told, by the short name in their P4Info; `routes` how many of its route table
+    each one's underlay takes.
     """
 
     lost: Collection[str] = ()
     links_down: Collection[tuple[str, str]] = ()
     closed: Collection[str] = ()
-    tables: Mapping[str, Mapping[str, InUse]] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    routes: Mapping[str, int] = field(default_factory=dict)
 
 
 def topology_of(inventory: Inventory, outages: Outages | None = None) -> Topology:
@@ -54,16 +43,16 @@ def topology_of(inventory: Inventory, outages: Outages | None = None) -> Topolog
     )
 
 
-def route_budget(outages: Outages, announced: int) -> int:
-    """Return how many /32 routes of VIPs and TIPs the network holds, when `announced` are there now.
+def route_budget(outages: Outages) -> int:
+    """Return how many /32 routes of VIPs and TIPs the network holds.
 
     Every switch has one for each VIP and TIP on an HMux, beside the routes of the underlay: so it is the
     smallest route table less the underlay's routes in it. Where no switch tells, the paper's 16k.
     """
     budgets = [
-        route.size - max(0, route.used - announced)
+        tables["route"] - outages.routes[name]
         for name, tables in outages.tables.items()
-        if name not in outages.lost and (route := tables.get("route")) is not None
+        if name not in outages.lost and name in outages.routes and "route" in tables
     ]
     return max(0, min(budgets, default=ROUTES))
 
@@ -71,15 +60,12 @@ def route_budget(outages: Outages, announced: int) -> int:
 def _mux_tables(inventory: Inventory, name: str, outages: Outages) -> MuxTables:
     stated, told = inventory.switch(name).tables, outages.tables.get(name, {})
 
-    def size(table: str, otherwise: int) -> int:
-        return told[table].size if table in told else otherwise
-
     return MuxTables(
-        host=size("host", stated.host),
-        ecmp=size("ecmp", stated.ecmp),
-        tunneling=size("tunneling", stated.tunneling),
-        acl=size("acl", stated.acl),
+        host=told.get("host", stated.host),
+        ecmp=told.get("ecmp", stated.ecmp),
+        tunneling=told.get("tunneling", stated.tunneling),
+        acl=told.get("acl", stated.acl),
     )
 
 
-__all__ = ["InUse", "Outages", "route_budget", "topology_of"]
+__all__ = ["Outages", "route_budget", "topology_of"]

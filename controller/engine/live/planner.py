@@ -65,7 +65,6 @@ class Planner:
         self._records: dict[IPv4Address, VipRecord] = {}
         self._rows: dict[IPv4Address, Row] = {}
         self._traffic: Traffic = {}
-        self._announced = 0
         self._columns: Columns | None = None
         self._standing: Standing | None = None
         self._last: Assignment | None = None
@@ -122,7 +121,7 @@ class Planner:
         Raises ValueError where the VIP cannot be modelled.
         """
         row = self._row(record)
-        standing = self._stand()
+        standing = self.stand()
         return standing.place(row, self._traffic.get(record.address, {}))
 
     def placement(self) -> list[tuple[IPv4Address, str | None]]:
@@ -154,7 +153,6 @@ class Planner:
         for record in records:
             self._drop(record.address)
             self._records[record.address] = record
-            self._announced += _announced(record)
             try:
                 row = self._rows[record.address] = self._row(record)
             except ValueError as error:
@@ -164,8 +162,7 @@ class Planner:
                 self._standing.put(row, self._traffic.get(record.address, {}))
 
     def _drop(self, address: IPv4Address) -> None:
-        old = self._records.pop(address, None)
-        self._announced -= _announced(old) if old else 0
+        self._records.pop(address, None)
         self.problems.pop(address, None)
         self._columns = None
         self._rows.pop(address, None)
@@ -184,7 +181,7 @@ class Planner:
             raise ValueError(f"no server has the address of DIP {address}")
         return self._inventory.switches[0].name
 
-    def _stand(self) -> Standing:
+    def stand(self) -> Standing:
         """Return the ledger of what stands; built anew after the network or the traffic changed."""
         if self._standing is None:
             self._standing = Standing(self.topology, self._closed)
@@ -194,18 +191,13 @@ class Planner:
         return self._standing
 
     def _routes(self) -> int:
-        return route_budget(self._outages, self._announced)
+        return route_budget(self._outages)
 
     def _homes(self, rows: Sequence[Row]) -> Ints:
         index = self.topology.index
         homes = [row.record.home for row in rows]
         homes += [row.record.carried()[tip.address].home for row in rows for tip in row.tips]
         return np.array([index.get(home, SMUX) if home else SMUX for home in homes], np.int32)
-
-
-def _announced(record: VipRecord) -> int:
-    """Return how many /32 routes a VIP and its TIPs are wanted to have."""
-    return (record.switch is not None) + sum(placed.switch is not None for placed in record.tips)
 
 
 __all__ = ["BY_HAND", "Holding", "Planner"]

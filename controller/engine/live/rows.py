@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.engine import INTERNET, Demand, Demands, Flow, Topology
+from controller.engine import Demand, Demands, Flow, Topology
 from controller.engine.topology import Floats, Ints
 from controller.store import VipRecord
 
 Traffic = Mapping[IPv4Address, Mapping[str, float]]
 """Bit/s by VIP and source: a switch, or `INTERNET`. A source that is no switch counts as the Internet."""
-
-_ENTRIES = np.dtype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,10 @@ class Reach:
     """Where a VIP or a TIP sends its share of the VIP's traffic, and the table entries it needs."""
 
     address: IPv4Address
+    name: str
     switches: Ints
     shares: Floats
+    entries: tuple[int, int, int, int]
     tables: NDArray[np.int64]
 
     @property
@@ -77,12 +77,11 @@ def row_of(record: VipRecord, topology: Topology, locate: Callable[[IPv4Address]
 
 
 def _reach(
-    address: IPv4Address, dips: Mapping[str, float], tables: tuple[int, int, int, int], topology: Topology
+    address: IPv4Address, dips: Mapping[str, float], entries: tuple[int, int, int, int], topology: Topology
 ) -> Reach:
-    switches = np.fromiter((topology.index[name] for name in dips), np.int32, len(dips))
-    return Reach(
-        address, switches, np.fromiter(dips.values(), np.float64, len(dips)), np.array(tables, _ENTRIES)
-    )
+    switches = np.array([topology.index[name] for name in dips], np.int32)
+    shares = np.array(list(dips.values()), np.float64)
+    return Reach(address, str(address), switches, shares, entries, np.array(entries, np.int64))
 
 
 class Columns:
@@ -90,42 +89,37 @@ class Columns:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
-        tips = [tip for row in rows for tip in row.tips]
-        reaches = [*(row.own for row in rows), *tips]
-        self.addresses = [reach.address for reach in reaches]
-        self._names = tuple(map(str, self.addresses))
-        self._dip_start = starts(len(reach.switches) for reach in reaches)
-        self._dip_switch = np.concatenate([np.zeros(0, np.int32), *(reach.switches for reach in reaches)])
-        self._dip_share = np.concatenate([np.zeros(0), *(reach.shares for reach in reaches)])
-        self._tables = np.array([reach.tables for reach in reaches], np.int64).reshape(-1, 4)
-        self._tip_start = starts(len(row.tips) for row in rows)
+        reaches = [row.own for row in rows]
+        for row in rows:
+            reaches += row.tips
+        self._vips = [row.own.address for row in rows]
+        self._names = tuple([reach.name for reach in reaches])
+        self._dip_start = starts([len(reach.switches) for reach in reaches])
+        self._dip_switch = np.concatenate([np.zeros(0, np.int32), *[reach.switches for reach in reaches]])
+        self._dip_share = np.concatenate([np.zeros(0), *[reach.shares for reach in reaches]])
+        self._tables = np.array([reach.entries for reach in reaches], np.int64).reshape(-1, 4)
+        self._tip_start = starts([len(row.tips) for row in rows])
 
     def demands(self, traffic: Traffic, topology: Topology) -> Demands:
         """Return the demands under measured traffic. A VIP that was not measured has none."""
+        none: Mapping[str, float] = {}
+        measured = [traffic.get(address, none) for address in self._vips]
+        owner = np.repeat(np.arange(len(measured)), [len(sources) for sources in measured])
+        amounts = np.array([bps for sources in measured for bps in sources.values()], np.float64)
         index = topology.index
-        owners: list[int] = []
-        switches: list[int] = []
-        amounts: list[float] = []
-        outside = np.zeros(len(self.rows))
-        for number, row in enumerate(self.rows):
-            for name, bps in traffic.get(row.record.address, {}).items():
-                if name in index:
-                    owners.append(number)
-                    switches.append(index[name])
-                    amounts.append(bps)
-                else:
-                    outside[number] += bps
-        sent = np.array(amounts, np.float64)
-        owner = np.array(owners, np.int64)
-        total = np.bincount(owner, weights=sent, minlength=len(self.rows)) + outside
+        switch = np.array([index.get(name, -1) for sources in measured for name in sources], np.int32)
+        total = np.bincount(owner, weights=amounts, minlength=len(measured))
         whole = np.where(total > 0, total, 1.0)
+        inside = switch >= 0
+        outside = np.bincount(owner[~inside], weights=amounts[~inside], minlength=len(measured))
+        owner = owner[inside]
         return Demands(
             names=self._names,
             traffic=total,
             internet=outside / whole,
-            source_start=starts(np.bincount(owner, minlength=len(self.rows))),
-            source_switch=np.array(switches, np.int32),
-            source_share=sent / whole[owner],
+            source_start=starts(np.bincount(owner, minlength=len(measured))),
+            source_switch=switch[inside],
+            source_share=amounts[inside] / whole[owner],
             dip_start=self._dip_start,
             dip_switch=self._dip_switch,
             dip_share=self._dip_share,
@@ -134,9 +128,9 @@ class Columns:
         )
 
 
-def starts(counts: Iterable[int]) -> NDArray[np.int64]:
+def starts(counts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where each of the parts of so many begins, and where the last ends."""
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(np.fromiter(counts, np.int64))))
+    return np.concatenate((np.zeros(1, np.int64), np.cumsum(np.asarray(counts, np.int64))))
 
 
-__all__ = ["INTERNET", "Columns", "Reach", "Row", "Traffic", "row_of"]
+__all__ = ["Columns", "Reach", "Row", "Traffic", "row_of"]
