@@ -15,7 +15,7 @@ from controller.engine.demand import INTERNET, Demand, Demands, Flow, TableUse, 
 from controller.engine.recognise import recognise
 from controller.engine.registry import make_strategy, strategy_names
 from controller.engine.strategies import AllSMux, Balanced, Greedy, OneTime, Random, Sticky
-from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, KeepOrBest, Rule, Strategy
 from controller.engine.topology import NO_TABLES, FatTreeShape, MuxTables, Topology
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "FatTreeShape",
     "Flow",
     "Greedy",
+    "KeepOrBest",
     "MuxTables",
     "OneTime",
     "Random",

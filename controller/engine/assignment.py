@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.engine.demand import Demands
-from controller.engine.ledger import NONE_BARRED, NOWHERE, Ledger
+from controller.engine.ledger import NONE_BARRED, NOWHERE, Batch, Ledger, Progress
 from controller.engine.ledgers import ledger_for
-from controller.engine.strategy import FEASIBLE, SMUX, STOP, Candidates, Strategy
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, Candidates, KeepOrBest, Strategy
 from controller.engine.topology import Floats, Ints, Topology
 
 
@@ -117,12 +117,14 @@ def assign(
     *,
     excluded: Ints = NONE_BARRED,
     closed: Ints = NONE_BARRED,
+    staying: NDArray[np.bool_] | None = None,
     ledger: Ledger | None = None,
 ) -> Assignment:
     """Place VIPs by decreasing traffic, each with its TIPs or not at all.
 
     `previous` is the switch of every row before (-1: SMuxes), for strategies that look at it;
-    `excluded` are switches that may carry nothing, `closed` those that may carry nothing new. A TIP is
+    `excluded` are switches that may carry nothing, `closed` those that may carry nothing new. Rows that are
+    `staying` stay where they were, whether they fit or not, but not on a switch that is cut off. A TIP is
     never on its VIP's own switch. A VIP that a strategy places nowhere, or one of whose TIPs fits nowhere,
     or that finds the /32 routes taken, is on the SMuxes. A strategy that returns `STOP` leaves that VIP
     and all after it there.
@@ -130,7 +132,7 @@ def assign(
     if previous is not None and len(previous) != demands.row_count:
         raise ValueError(f"previous has {len(previous)} rows, the demands have {demands.row_count}")
     ledger = ledger or ledger_for(topology, demands)
-    return _Run(topology, demands, strategy, previous, excluded, closed, ledger).run()
+    return _Run(topology, demands, strategy, previous, excluded, closed, staying, ledger).run()
 
 
 def align(placement: Mapping[str, str | None], topology: Topology, demands: Demands) -> Ints:
@@ -149,48 +151,60 @@ class _Run:
         previous: Ints | None,
         excluded: Ints,
         closed: Ints,
+        staying: NDArray[np.bool_] | None,
         ledger: Ledger,
     ) -> None:
         self.topology, self.demands, self.strategy, self.ledger = topology, demands, strategy, ledger
         self.barred = np.concatenate((excluded, closed)).astype(np.int32)
-        self.closed = frozenset(closed.tolist()) - frozenset(excluded.tolist())
         rows = demands.row_count
-        self.current = [SMUX] * rows if previous is None else previous.tolist()
-        self.switch = np.full(rows, SMUX, np.int32)
-        self.cost = np.full(rows, np.nan)
-        self.bottleneck = np.full(rows, NOWHERE, np.int32)
-        self.runner_up = np.full(rows, NOWHERE, np.int32)
-        self.runner_up_cost = np.full(rows, np.nan)
+        current = np.full(rows, SMUX, np.int32) if previous is None else previous.astype(np.int32)
+        self.batch = Batch(
+            flows=demands.flows,
+            order=np.argsort(-demands.traffic, kind="stable"),
+            has_tips=np.diff(demands.tip_start) > 0,
+            current=current,
+            staying=np.zeros(rows, np.bool_) if staying is None else staying,
+            turns=demands.turns(topology.switch_count),
+            traffic=demands.row_traffic,
+            excluded=np.concatenate((excluded, ledger.cut_off)).astype(np.int32),
+            closed=closed.astype(np.int32),
+            switch=np.full(rows, SMUX, np.int32),
+            cost=np.full(rows, np.nan),
+            bottleneck=np.full(rows, NOWHERE, np.int32),
+            runner_up=np.full(rows, NOWHERE, np.int32),
+            runner_up_cost=np.full(rows, np.nan),
+            carried=np.zeros(topology.switch_count),
+        )
         self.choose = strategy.begin(topology, demands, previous)
-        self.carried = np.zeros(topology.switch_count)
-        self.traffic = demands.row_traffic.tolist()
-        self.turns = demands.turns(topology.switch_count)
         self.worst = ledger.worst()
 
     def run(self) -> Assignment:
-        demands = self.demands
-        left = self.topology.routes
-        tips = np.diff(demands.tip_start)
-        for vip in np.argsort(-demands.traffic, kind="stable").tolist():
-            if left < 1:
+        batch, demands = self.batch, self.demands
+        so_far = Progress(0, self.topology.routes, self.worst)
+        while True:
+            if isinstance(self.choose, KeepOrBest):
+                so_far = self.ledger.place_rows(batch, so_far, self.choose.delta, self.choose.moves)
+            if so_far.at == len(batch.order) or so_far.left < 1:
                 break
-            needed = 1 + int(tips[vip])
-            if needed > left:
-                continue
-            placed = self._place_all(vip, demands.tips(vip))
-            if placed == STOP:
-                break
-            if placed != SMUX:
-                left -= needed
+            vip, left = int(batch.order[so_far.at]), so_far.left
+            tips = demands.tips(vip)
+            if 1 + len(tips) <= left:
+                self.worst = so_far.worst
+                placed = self._place_all(vip, tips)
+                if placed == STOP:
+                    break
+                if placed != SMUX:
+                    left -= 1 + len(tips)
+            so_far = Progress(so_far.at + 1, left, self.worst)
         return Assignment(
             topology=self.topology,
             demands=demands,
             strategy=self.strategy.name,
-            switch=self.switch,
-            cost=self.cost,
-            bottleneck=self.bottleneck,
-            runner_up=self.runner_up,
-            runner_up_cost=self.runner_up_cost,
+            switch=batch.switch,
+            cost=batch.cost,
+            bottleneck=batch.bottleneck,
+            runner_up=batch.runner_up,
+            runner_up_cost=batch.runner_up_cost,
             ledger=self.ledger,
         )
 
@@ -205,42 +219,46 @@ class _Run:
                 for placed in range(tips.start, tip):
                     self._undo(placed, origin)
                 self._undo(vip, None)
-                self.cost[vip] = self.cost[tip]
+                self.batch.cost[vip] = self.batch.cost[tip]
                 return found
         return origin
 
     def _place(self, row: int, origin: int | None) -> int:
-        flow, traffic, current = self.demands.flow(row, origin), self.traffic[row], self.current[row]
+        batch, flow = self.batch, self.demands.flow(row, origin)
+        traffic, current = float(batch.traffic[row]), int(batch.current[row])
         barred = self.barred
-        if current in self.closed:
+        if current in batch.closed and current not in batch.excluded:
             barred = barred[barred != current]
         if origin is not None:  # A switch does not send a packet through its own tables twice.
             barred = np.append(barred, np.int32(origin))
         costs = self.ledger.costs(flow, barred)
-        switch = self.choose(
-            Candidates(row, traffic, costs, current, self.carried, self.turns[row], self.worst)
-        )
+        if batch.staying[row]:
+            switch = SMUX if current in self.topology.down else current
+        else:
+            turn = int(batch.turns[row])
+            candidates = Candidates(row, traffic, costs, current, batch.carried, turn, self.worst)
+            switch = self.choose(candidates)
         if switch < 0:
-            self.cost[row] = costs.least()
+            batch.cost[row] = costs.least()
             return switch
-        self.cost[row] = costs.at(switch)
+        batch.cost[row] = costs.at(switch)
         rival = costs.runner_up(switch)
         if rival != NOWHERE:
-            self.runner_up[row], self.runner_up_cost[row] = rival, costs.at(rival)
-        self.switch[row] = switch
-        self.bottleneck[row], busiest = self.ledger.place(flow, switch)
+            batch.runner_up[row], batch.runner_up_cost[row] = rival, costs.at(rival)
+        batch.switch[row] = switch
+        batch.bottleneck[row], busiest = self.ledger.place(flow, switch)
         self.worst = max(self.worst, busiest)
-        self.carried[switch] += traffic
+        batch.carried[switch] += traffic
         return switch
 
     def _undo(self, row: int, origin: int | None) -> None:
-        switch = int(self.switch[row])
+        batch, switch = self.batch, int(self.batch.switch[row])
         self.ledger.remove(self.demands.flow(row, origin), switch)
         self.worst = self.ledger.worst()
-        self.carried[switch] -= self.traffic[row]
-        self.switch[row] = SMUX
-        self.bottleneck[row] = self.runner_up[row] = NOWHERE
-        self.runner_up_cost[row] = np.nan
+        batch.carried[switch] -= batch.traffic[row]
+        batch.switch[row] = SMUX
+        batch.bottleneck[row] = batch.runner_up[row] = NOWHERE
+        batch.runner_up_cost[row] = np.nan
 
 
 __all__ = ["Assignment", "Explanation", "align", "assign"]

@@ -136,6 +136,19 @@ class Demand:
         )
 
 
+class FlowColumns(NamedTuple):
+    """The flows of all rows but what comes from a TIP's VIP: `Flow`, one after the other."""
+
+    source_start: NDArray[np.int64]
+    sources: Ints
+    sent: Floats
+    internet: Floats
+    dip_start: NDArray[np.int64]
+    dips: Ints
+    received: Floats
+    tables: NDArray[np.int64]
+
+
 def turn_of(name: str, switches: int) -> int:
     """Return the switch from which the ties of a VIP or TIP of this name are broken: a hash of it."""
     return zlib.crc32(name.encode()) % switches
@@ -233,9 +246,23 @@ class Demands:
         traffic: Floats = self.traffic[self.owners()] * self._row_share
         return traffic
 
-    def turns(self, switches: int) -> list[int]:
+    def turns(self, switches: int) -> NDArray[np.int64]:
         """Return, per row, the switch from which its ties are broken: a hash of its name."""
-        return [turn_of(name, switches) for name in self.names]
+        return np.array([turn_of(name, switches) for name in self.names], np.int64)
+
+    @cached_property
+    def flows(self) -> FlowColumns:
+        """What the rows load; sources are those of VIPs."""
+        return FlowColumns(
+            self.source_start,
+            self.source_switch,
+            self._sent,
+            self.internet * self.traffic,
+            self.dip_start,
+            self.dip_switch,
+            self._received,
+            self.tables,
+        )
 
     def flow(self, row: int, origin: int | None = None) -> Flow:
         """Return what a row loads. The traffic of a TIP comes from switch `origin`, where its VIP is."""

@@ -23,10 +23,21 @@ import numpy as np
 from controller.engine.demand import Flow
 from controller.engine.fattree_costs import candidate_costs, first_within, leg_costs
 from controller.engine.fattree_loads import add_leg, add_placement
+from controller.engine.fattree_run import place_rows
 from controller.engine.fattree_state import refresh, state_size
-from controller.engine.ledger import NONE_BARRED, NOWHERE, Costs, KnownCosts, Ledger
+from controller.engine.ledger import (
+    FEASIBLE,
+    NONE_BARRED,
+    NOWHERE,
+    TIE,
+    Batch,
+    Costs,
+    KnownCosts,
+    Ledger,
+    Progress,
+)
 from controller.engine.paths import hops_to
-from controller.engine.topology import TABLES, Floats, Ints, Topology
+from controller.engine.topology import Floats, Ints, Topology
 
 
 class FatTreeLedger(Ledger):
@@ -69,6 +80,18 @@ class FatTreeLedger(Ledger):
         """Take a flow off a switch again."""
         self._add(flow, switch, -1)
         refresh(self._shape, self._state)
+
+    def place_rows(self, batch: Batch, so_far: Progress, delta: float, moves: bool) -> Progress:
+        """Place VIPs of a batch up to the next with TIPs."""
+        at, left, worst = place_rows(
+            self._shape, self._usable, self._state, self._scratch,
+            self.tables.entries, self.tables.per_entry,
+            *batch.flows, batch.order, batch.has_tips, batch.current, batch.staying, batch.turns,
+            batch.traffic, batch.excluded, batch.closed, delta, moves, FEASIBLE, TIE,
+            batch.switch, batch.cost, batch.bottleneck, batch.runner_up, batch.runner_up_cost, batch.carried,
+            so_far.at, so_far.left, so_far.worst,
+        )  # fmt: skip
+        return Progress(at, left, worst)
 
     def _add(self, flow: Flow, switch: int, sign: int) -> tuple[int, float]:
         resource, busiest = add_placement(
@@ -119,4 +142,4 @@ class _CompiledCosts(KnownCosts):
         return found
 
 
-__all__ = ["TABLES", "FatTreeLedger"]
+__all__ = ["FatTreeLedger"]

@@ -12,15 +12,24 @@ smallest maximum over all, so this only breaks the ties of the paper's MRU, towa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.engine.demand import Flow
+from controller.engine.demand import Flow, FlowColumns
 from controller.engine.topology import TABLES, Floats, Ints, Topology
 
 TOUCHED = 1e-12
 """A load below this share of a VIP's traffic is rounding, not traffic."""
+
+FEASIBLE = 1 + 1e-9
+"""The highest cost that is feasible."""
+
+TIE = 1e-9
+"""Costs this close are equal. Ties are frequent: where a source's or a DIP's own link is the bottleneck, it
+is so wherever the VIP goes. The paper breaks them at random; here the name of the VIP decides, so that
+the same VIP finds the same switch in every run."""
 
 NOWHERE = -1
 """In place of a switch: there is none."""
@@ -153,6 +162,42 @@ class Tables:
         return float(filled.max(initial=0.0))
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """VIPs that are to be placed one after the other, and what becomes of them.
+
+    `current` is where rows were; those that are `staying` stay there, whether they fit or not. `excluded`
+    switches may carry nothing, `closed` ones nothing new. The rest is filled in row by row, as in
+    `Assignment`: `switch`, `cost`, `bottleneck`, `runner_up`, `runner_up_cost`; and what each switch
+    has `carried` so far, bit/s.
+    """
+
+    flows: FlowColumns
+    order: NDArray[np.int64]
+    has_tips: NDArray[np.bool_]
+    current: Ints
+    staying: NDArray[np.bool_]
+    turns: NDArray[np.int64]
+    traffic: Floats
+    excluded: Ints
+    closed: Ints
+    switch: Ints
+    cost: Floats
+    bottleneck: Ints
+    runner_up: Ints
+    runner_up_cost: Floats
+    carried: Floats
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch is: the number in its order, /32 routes left, the highest utilization so far."""
+
+    at: int
+    left: int
+    worst: float
+
+
 class Ledger(ABC):
     """Utilization of all resources (1 = full, headroom taken off), and the cost of the next placement."""
 
@@ -180,6 +225,13 @@ class Ledger(ABC):
         self._load(flow, switch, -1)
         self.tables.add(flow.tables, switch, -1)
 
+    def place_rows(self, batch: Batch, so_far: Progress, delta: float, moves: bool) -> Progress:
+        """Place VIPs of a batch by the rule `KeepOrBest(delta, moves)` as far as the ledger can by itself.
+
+        It ends before a VIP with TIPs; a ledger that cannot do it better than its caller does nothing.
+        """
+        return so_far
+
     def worst(self) -> float:
         """Return the highest utilization of any resource."""
         return max(float(self.links.max(initial=0.0)), self.tables.worst())
@@ -189,4 +241,16 @@ class Ledger(ABC):
         """Load the links; return the busiest link touched and its utilization (NOWHERE, 0.0 for none)."""
 
 
-__all__ = ["NONE_BARRED", "NOWHERE", "TOUCHED", "Costs", "KnownCosts", "Ledger", "Tables"]
+__all__ = [
+    "FEASIBLE",
+    "NONE_BARRED",
+    "NOWHERE",
+    "TIE",
+    "TOUCHED",
+    "Batch",
+    "Costs",
+    "KnownCosts",
+    "Ledger",
+    "Progress",
+    "Tables",
+]

@@ -6,6 +6,7 @@ entry points `duet.strategies` (`registry`). Those that come with the engine are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.engine.demand import Demands
-from controller.engine.ledger import Costs
+from controller.engine.ledger import FEASIBLE, TIE, Costs
 from controller.engine.topology import Floats, Ints, Topology
 
 SMUX = -1
@@ -22,14 +23,6 @@ SMUX = -1
 
 STOP = -2
 """In place of a switch: this VIP and all that would come after it are on the SMuxes."""
-
-FEASIBLE = 1 + 1e-9
-"""The highest cost that is feasible."""
-
-TIE = 1e-9
-"""Costs this close are equal. Ties are frequent: where a source's or a DIP's own link is the bottleneck, it
-is so wherever the VIP goes. The paper breaks them at random; here the name of the VIP decides, so that
-the same VIP finds the same switch in every run."""
 
 
 @dataclass(slots=True)
@@ -92,6 +85,28 @@ Rule = Callable[[Candidates], int]
 """Returns a switch, `SMUX` or `STOP`."""
 
 
+@dataclass(frozen=True)
+class KeepOrBest:
+    """The rule of the paper's strategies. Some ledgers carry it out by themselves, much faster.
+
+    A VIP stays where it fits, unless the best switch lowers its MRU by more than `delta`. What does not
+    stay goes to the best switch, or, where VIPs do not move (`moves`), to the SMuxes.
+    """
+
+    delta: float
+    moves: bool = True
+
+    def __call__(self, candidates: Candidates) -> int:
+        """Return the switch."""
+        if candidates.stays() and candidates.gain() <= self.delta:
+            return candidates.current
+        return candidates.best() if self.moves else SMUX
+
+
+ANEW = KeepOrBest(delta=-math.inf)
+"""All to the best switch, wherever they were."""
+
+
 class Strategy(Protocol):
     """How VIPs are placed. VIPs are offered by decreasing traffic."""
 
@@ -103,4 +118,4 @@ class Strategy(Protocol):
         """Return the rule for one assignment."""
 
 
-__all__ = ["FEASIBLE", "SMUX", "STOP", "TIE", "Candidates", "Rule", "Strategy"]
+__all__ = ["ANEW", "FEASIBLE", "SMUX", "STOP", "TIE", "Candidates", "KeepOrBest", "Rule", "Strategy"]

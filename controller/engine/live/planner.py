@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -11,12 +11,8 @@ import numpy as np
 from controller.engine import (
     SMUX,
     Assignment,
-    Candidates,
-    Demands,
     Explanation,
-    Rule,
     Strategy,
-    Topology,
     assign,
 )
 from controller.engine.live.network import Outages, route_budget, topology_of
@@ -27,30 +23,6 @@ from controller.inventory import Inventory
 from controller.store import VipRecord
 
 BY_HAND = "an operator put it there"
-
-
-@dataclass(frozen=True)
-class Holding:
-    """Another strategy, but for some rows that stay wherever they are, whether they fit or not."""
-
-    inner: Strategy
-    rows: frozenset[int]
-
-    @property
-    def name(self) -> str:
-        """The other strategy's name."""
-        return self.inner.name
-
-    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
-        """Return the rule."""
-        rule = self.inner.begin(topology, demands, previous)
-
-        def held(candidates: Candidates) -> int:
-            if candidates.row not in self.rows:
-                return rule(candidates)
-            return SMUX if candidates.current in topology.down else candidates.current
-
-        return held
 
 
 class Planner:
@@ -105,13 +77,12 @@ class Planner:
         demands = self._columns.demands(self._traffic, self.topology)
         homes = self._homes(rows)
         held = [number for number, row in enumerate(rows) if row.record.held]
-        staying = frozenset(held) | frozenset(np.flatnonzero(np.isin(homes, self._closed)).tolist())
+        staying = np.isin(homes, self._closed)
+        staying[held] = True
         network = self.topology
         if network.routes != (routes := self._routes()):
             network = replace(network, routes=routes)
-        self._last = assign(
-            network, demands, Holding(strategy, staying) if staying else strategy, homes, closed=self._closed
-        )
+        self._last = assign(network, demands, strategy, homes, closed=self._closed, staying=staying)
         self._last_held = {str(rows[number].record.address): rows[number].record.home for number in held}
         return self._last
 
@@ -200,4 +171,4 @@ class Planner:
         return np.array([index.get(home, SMUX) if home else SMUX for home in homes], np.int32)
 
 
-__all__ = ["BY_HAND", "Holding", "Planner"]
+__all__ = ["BY_HAND", "Planner"]

@@ -108,7 +108,7 @@ class Columns:
         amounts = np.array([bps for sources in measured for bps in sources.values()], np.float64)
         index = topology.index
         switch = np.array([index.get(name, -1) for sources in measured for name in sources], np.int32)
-        total = np.bincount(owner, weights=amounts, minlength=len(measured))
+        total: Floats = np.bincount(owner, weights=amounts, minlength=len(measured)).astype(np.float64)
         whole = np.where(total > 0, total, 1.0)
         inside = switch >= 0
         outside = np.bincount(owner[~inside], weights=amounts[~inside], minlength=len(measured))

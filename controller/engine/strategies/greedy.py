@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from controller.engine.demand import Demands
-from controller.engine.strategy import SMUX, Candidates, Rule
+from controller.engine.strategy import ANEW, KeepOrBest, Rule
 from controller.engine.topology import Ints, Topology
 
 
@@ -17,7 +18,7 @@ class Greedy:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        return Candidates.best
+        return ANEW
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,7 @@ class Sticky:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-
-        def rule(candidates: Candidates) -> int:
-            if candidates.stays() and candidates.gain() <= self.delta:
-                return candidates.current
-            return candidates.best()
-
-        return rule
+        return KeepOrBest(self.delta)
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,7 @@ class OneTime:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        if previous is None:
-            return Candidates.best
-        return lambda candidates: candidates.current if candidates.stays() else SMUX
+        return ANEW if previous is None else KeepOrBest(math.inf, moves=False)
 
 
 __all__ = ["Greedy", "OneTime", "Sticky"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -17,6 +19,10 @@ from controller.engine import (
     Flow,
     Greedy,
     MuxTables,
+    OneTime,
+    Rule,
+    Sticky,
+    Strategy,
     TableUse,
     TipDemand,
     Topology,
@@ -26,6 +32,7 @@ from controller.engine.dense import DenseLedger
 from controller.engine.fattree import FatTreeLedger
 from controller.engine.graph import GraphLedger
 from controller.engine.ledger import Ledger
+from controller.engine.topology import Ints
 from tests.unit.engine.reference import Reference
 
 BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -157,6 +164,50 @@ def test_the_dense_ledger_equals_the_brute_force_reference_with_outages(data: st
 def test_the_fat_tree_ledger_equals_the_brute_force_reference(data: st.DataObject) -> None:
     topology = data.draw(fat_trees())
     compare(topology, data.draw(vips(topology)), FatTreeLedger)
+
+
+@dataclass(frozen=True)
+class Interpreted:
+    """A strategy whose rule no ledger carries out by itself."""
+
+    inner: Strategy
+    name: str = "interpreted"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        rule = self.inner.begin(topology, demands, previous)
+        return lambda candidates: rule(candidates)
+
+
+@BOUNDED
+@given(data=st.data())
+def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -> None:
+    topology = data.draw(fat_trees())
+    columns = Demands.of(data.draw(vips(topology)), topology)
+    anywhere = st.integers(-1, topology.switch_count - 1)
+    rows = columns.row_count
+    previous = data.draw(st.none() | st.lists(anywhere, min_size=rows, max_size=rows).map(int32))
+    staying = data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows).map(np.array))
+    switches = st.sets(st.integers(0, topology.switch_count - 1), max_size=3).map(sorted).map(int32)
+    options = {"excluded": data.draw(switches), "closed": data.draw(switches)}
+    delta = data.draw(st.floats(0, 0.5))
+    topology = replace(topology, routes=data.draw(st.integers(1, 12)))
+    for strategy in (Greedy(), Sticky(delta), OneTime()):
+        results = [
+            assign(
+                topology, columns, way, previous, staying=staying if previous is not None else None,
+                ledger=FatTreeLedger(topology), **options,
+            )
+            for way in (strategy, Interpreted(strategy))
+        ]  # fmt: skip
+        for part in ("switch", "bottleneck", "runner_up"):
+            assert getattr(results[0], part).tolist() == getattr(results[1], part).tolist(), part
+        for part in ("cost", "runner_up_cost"):
+            assert np.array_equal(getattr(results[0], part), getattr(results[1], part), equal_nan=True), part
+        assert np.array_equal(results[0].ledger.links, results[1].ledger.links)
+
+
+def int32(values: list[int]) -> Ints:
+    return np.array(values, np.int32)
 
 
 @BOUNDED
