@@ -123,12 +123,12 @@ control ShapesIngress(inout headers_t hdr, inout metadata_t meta, inout standard
         if (standard_metadata.parser_error != error.NoError) {
             standard_metadata.egress_spec = 3;
         }
-        if (hdr.items[0].isValid() && hdr.items[0].short.isValid()) {
+        if (hdr.items[0].short.isValid()) {
             hdr.items[0].long.setValid();
             hdr.items[0].long.value = 0x0a0b0c;
             hdr.items[0].long.more = hdr.start.index;
         }
-        if (hdr.items[1] == hdr.items[2] && hdr.items[1].isValid()) {
+        if (hdr.items[1].short == hdr.items[2].short && hdr.items[1].short.isValid()) {
             hdr.same.setValid();
             hdr.same.value = 0xee;
         }

@@ -210,8 +210,8 @@ class Calculations:
             return
         if algorithm == "csum16":
             yield "__u64 sum = 0;"
-            for word in words:
-                yield f"sum += {word};"
+            for term in _sum_terms(pieces):
+                yield f"sum += {term};"
             yield "return csum16_fold(sum);"
             return
         if algorithm == "xor16":
@@ -294,6 +294,20 @@ def _head(pieces: Sequence[tuple[str, int]], bits: int) -> list[tuple[str, int]]
         head.append((code if take == width else f"({code} >> {width - take})", take))
         left -= take
     return head
+
+
+def _sum_terms(pieces: Sequence[tuple[str, int]]) -> Iterator[str]:
+    """Yield the pieces as terms of a sum of 16 bits, in which a shift by 16 bits changes nothing.
+
+    So none is moved further than to the end of the 16 bits that it ends in.
+    """
+    end = 0
+    for code, width in pieces:
+        halves = [(f"({code} >> 32)", width - 32), (f"({code} & 0xffffffffull)", 32)]
+        for part, bits in halves if width > 32 else [(code, width)]:
+            end += bits
+            shift = -end % 16
+            yield f"({part} << {shift})" if shift else part
 
 
 def _words(pieces: Sequence[tuple[str, int]], size: int) -> list[str]:
