@@ -23,9 +23,10 @@ from rich.table import Table
 from controller.client import ControllerClient
 from controller.engine import strategy_names
 from controller.engine.live.api import AssignmentRequest
-from controller.store import ON_SMUXES, Carried, Event, VipRecord
+from controller.records import ON_SMUXES, Carried, Event, VipRecord
+from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import Placement, Report
+from controller.updater.service import Placement
 from duet_p4.model import Dip, HealthCheckKind, Vip
 from duet_p4.rest.client import RefusedError, RestError
 from duet_p4.rest.credentials import read_token

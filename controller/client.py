@@ -2,63 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
-from controller.store import Event, TrafficSample, VipRecord
-from controller.updater.api import Assignment, DipHealth, Reach, Target
+from controller.monitoring.network import NetworkState
+from controller.reach import ReachMap
+from controller.records import Event, RecordFeed, TrafficSample, VipRecord
+from controller.updater.api import PAGE, Assignment, DipHealth, Target, VipHealth
+from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import DeviceReach, Placement, Report
+from controller.updater.service import Placement
+from controller.updater.status import DeviceStatus, UpdaterStatus, Why
 from duet_p4.model import Vip
 from duet_p4.rest.client import RestClient
 
+LONG_S = 600.0
+"""How long a client waits for what goes over all VIPs."""
+
 
 class UpdaterClient(RestClient):
-    """Calls the assignment updater."""
+    """Calls the assignment updater. A `revision` makes a change one of that revision of the VIP, or none."""
 
-    async def vips(self) -> list[VipRecord]:
-        """Return every wanted VIP."""
-        return await self.call("GET", "/v1/vips", list[VipRecord])
+    async def vips(self, switch: str | None = None, dip: IPv4Address | None = None) -> list[VipRecord]:
+        """Return every wanted VIP, or those on a switch, or with a DIP."""
+        found: list[VipRecord] = []
+        while True:
+            query = {"after": found[-1].address if found else None, "switch": switch, "dip": dip}
+            page = await self.call("GET", "/v1/vips", list[VipRecord], query=query)
+            found += page
+            if len(page) < PAGE:
+                return found
 
     async def vip(self, address: IPv4Address) -> VipRecord:
         """Return one wanted VIP."""
         return await self.call("GET", f"/v1/vips/{address}", VipRecord)
 
+    async def why(self, address: IPv4Address) -> Why:
+        """Say why a VIP is where it is, and what it waits for."""
+        return await self.call("GET", f"/v1/vips/{address}/why", Why)
+
     async def add_vip(self, vip: Vip, switch: str | None = None) -> VipRecord:
         """Add a VIP, on `switch` or wherever the engine says."""
         return await self.call("POST", "/v1/vips", VipRecord, body=vip, query={"switch": switch})
 
-    async def change_vip(self, vip: Vip) -> VipRecord:
+    async def change_vip(self, vip: Vip, revision: int | None = None) -> VipRecord:
         """Replace a VIP's DIPs, weights or options."""
-        return await self.call("PUT", f"/v1/vips/{vip.address}", VipRecord, body=vip)
+        path = f"/v1/vips/{vip.address}"
+        return await self.call("PUT", path, VipRecord, body=vip, headers=_if_match(revision))
 
-    async def remove_vip(self, address: IPv4Address) -> None:
+    async def remove_vip(self, address: IPv4Address, revision: int | None = None) -> None:
         """Remove a VIP."""
-        await self.call("DELETE", f"/v1/vips/{address}", type(None))
+        await self.call("DELETE", f"/v1/vips/{address}", type(None), headers=_if_match(revision))
 
-    async def migrate(self, address: IPv4Address, switch: str | None) -> Report:
+    async def migrate(self, address: IPv4Address, switch: str | None, revision: int | None = None) -> Report:
         """Move a VIP by hand to a switch, or to the SMuxes."""
-        return await self.call("POST", f"/v1/vips/{address}/migrate", Report, body=Target(switch=switch))
+        path, body = f"/v1/vips/{address}/migrate", Target(switch=switch)
+        return await self.call("POST", path, Report, body=body, headers=_if_match(revision))
 
-    async def release(self, address: IPv4Address) -> VipRecord:
+    async def release(self, address: IPv4Address, revision: int | None = None) -> VipRecord:
         """Give a VIP that was placed by hand back to the engine."""
-        return await self.call("POST", f"/v1/vips/{address}/release", VipRecord)
+        path = f"/v1/vips/{address}/release"
+        return await self.call("POST", path, VipRecord, headers=_if_match(revision))
 
-    async def drain(self, vip: IPv4Address, dip: IPv4Address) -> VipRecord:
+    async def drain(self, vip: IPv4Address, dip: IPv4Address, revision: int | None = None) -> VipRecord:
         """Give a DIP no new flows."""
-        return await self.call("POST", f"/v1/vips/{vip}/dips/{dip}/drain", VipRecord)
+        path = f"/v1/vips/{vip}/dips/{dip}/drain"
+        return await self.call("POST", path, VipRecord, headers=_if_match(revision))
 
-    async def set_dip_health(self, vip: IPv4Address, dip: IPv4Address, *, up: bool) -> None:
+    async def set_dip_health(
+        self, vip: IPv4Address, up: Mapping[IPv4Address, bool], *, certain: bool = False
+    ) -> None:
+        """Say which DIPs are fit for a VIP's traffic."""
+        body = VipHealth(up=dict(up), certain=certain)
+        await self.call("PUT", f"/v1/vips/{vip}/health", type(None), body=body)
+
+    async def set_one_dip_health(self, vip: IPv4Address, dip: IPv4Address, *, up: bool) -> None:
         """Say whether a DIP is fit for a VIP's traffic."""
         await self.call("PUT", f"/v1/vips/{vip}/dips/{dip}/health", DipHealth, body=DipHealth(up=up))
 
-    async def set_reach(self, device: str, reach: DeviceReach) -> None:
-        """Say whether a device answers."""
-        await self.call("PUT", f"/v1/devices/{device}", Reach, body=Reach(reach=reach))
+    async def set_reach(self, reach: ReachMap) -> None:
+        """Say which devices answer."""
+        await self.call("PUT", "/v1/reach", type(None), body=reach)
+
+    async def devices(self) -> list[DeviceStatus]:
+        """Return every device as the updater sees it."""
+        return await self.call("GET", "/v1/devices", list[DeviceStatus])
+
+    async def status(self) -> UpdaterStatus:
+        """Return the updater at a glance."""
+        return await self.call("GET", "/v1/status", UpdaterStatus)
+
+    async def records(self, after: int = 0) -> RecordFeed:
+        """Return what changed of the wanted VIPs since a version."""
+        return await self.call("GET", "/v1/records", RecordFeed, query={"after": after}, timeout_s=LONG_S)
 
     async def assignment(self) -> Assignment:
         """Return where every VIP and TIP shall live."""
@@ -67,19 +107,19 @@ class UpdaterClient(RestClient):
     async def assign(self, placements: Iterable[Placement]) -> Report:
         """Carry an assignment out."""
         body = Assignment(placements=tuple(placements))
-        return await self.call("PUT", "/v1/assignment", Report, body=body)
+        return await self.call("PUT", "/v1/assignment", Report, body=body, timeout_s=LONG_S)
 
     async def plan(self, placements: Iterable[Placement]) -> Plan:
         """Return what carrying an assignment out would do."""
         body = Assignment(placements=tuple(placements))
-        return await self.call("POST", "/v1/assignment/plan", Plan, body=body)
+        return await self.call("POST", "/v1/assignment/plan", Plan, body=body, timeout_s=LONG_S)
 
     async def resync(self) -> Report:
         """Repair what differs from what is wanted."""
         return await self.call("POST", "/v1/resync", Report)
 
-    async def events(self, after: int = 0, limit: int = 100) -> list[Event]:
-        """List events."""
+    async def events(self, after: int | None = None, limit: int = 100) -> list[Event]:
+        """List events after one, or the newest."""
         query = {"after": after, "limit": limit}
         return await self.call("GET", "/v1/events", list[Event], query=query)
 
@@ -89,7 +129,7 @@ class EngineClient(RestClient):
 
     async def compute(self, request: AssignmentRequest) -> AssignmentResult:
         """Compute an assignment; nothing is carried out."""
-        return await self.call("POST", "/v1/assignments", AssignmentResult, body=request)
+        return await self.call("POST", "/v1/assignments", AssignmentResult, body=request, timeout_s=LONG_S)
 
     async def place(self, record: VipRecord) -> dict[IPv4Address, str | None]:
         """Say where one VIP and its TIPs go, while everything else stays."""
@@ -107,6 +147,10 @@ class MonitoringClient(RestClient):
         """Return the network."""
         return await self.call("GET", "/v1/inventory", Inventory)
 
+    async def network(self) -> NetworkState:
+        """Return what devices say of the network."""
+        return await self.call("GET", "/v1/network", NetworkState)
+
     async def agents(self) -> list[AgentState]:
         """Return every agent as monitoring sees it."""
         return await self.call("GET", "/v1/agents", list[AgentState])
@@ -118,3 +162,7 @@ class MonitoringClient(RestClient):
 
 class ControllerClient(UpdaterClient, EngineClient, MonitoringClient):
     """Calls a controller whose three modules share an address, as the operator's commands do."""
+
+
+def _if_match(revision: int | None) -> dict[str, str] | None:
+    return None if revision is None else {"If-Match": f'"{revision}"'}

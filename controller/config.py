@@ -33,9 +33,9 @@ class Intervals(Model):
 
     health: float = Field(default=1.0, gt=0)
     traffic: float = Field(default=10.0, gt=0)
-    repair: float = Field(default=0.5, gt=0, description="between two repairs of what differs")
+    repair: float = Field(default=0.5, gt=0, description="ask devices that are in doubt what they hold")
     settle: float = Field(default=2.0, gt=0, description="unpin flows that have ended")
-    resync: float = Field(default=60.0, gt=0, description="read every device back")
+    resync: float = Field(default=60.0, gt=0, description="ask every device whether it holds what it should")
     assignment: float | None = Field(default=600.0, gt=0, description="the paper: 10 minutes; null: never")
 
 
@@ -59,7 +59,15 @@ class ControllerConfig(Model):
     strategy: str = "sticky"
     misses: int = Field(default=3, ge=1, description="health questions an agent may miss before it is lost")
     switch_hold_s: float = Field(
-        default=10.0, ge=0, description="how long a switch may be lost before its VIPs go to others"
+        default=10.0,
+        ge=0,
+        description="how long a switch may be out of reach before its neighbours are asked about it",
+    )
+    suspicious_share: float = Field(
+        default=0.3,
+        gt=0,
+        le=1,
+        description="where more than this share of all devices cannot be reached at once, nothing is changed",
     )
 
     @model_validator(mode="after")

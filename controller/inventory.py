@@ -6,6 +6,7 @@ agent listens; everything that changes while the network runs is learned by moni
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
@@ -90,8 +91,8 @@ class Inventory(Model):
     def _check(self) -> Self:
         hosts: tuple[SMux | Server, ...] = (*self.smuxes, *self.servers)
         names = [*(switch.name for switch in self.switches), *(host.name for host in hosts)]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(names).items():
+            if count > 1:
                 raise ValueError(f"two nodes are called {name!r}")
         switches = {switch.name for switch in self.switches}
         for host in hosts:
@@ -103,12 +104,16 @@ class Inventory(Model):
                     raise ValueError(f"link {'-'.join(link.ends)} ends at {end!r}, which is no switch")
         return self
 
+    def has_switch(self, name: str) -> bool:
+        """Whether a switch has that name."""
+        return name in self._switches_by_name
+
     def switch(self, name: str) -> Switch:
         """Return the switch of that name, or raise KeyError naming it."""
-        for switch in self.switches:
-            if switch.name == name:
-                return switch
-        raise KeyError(f"no switch is called {name!r}")
+        try:
+            return self._switches_by_name[name]
+        except KeyError:
+            raise KeyError(f"no switch is called {name!r}") from None
 
     def server_at(self, address: IPv4Address) -> Server | None:
         """Return the server that has an address; None where it is not in the inventory."""
@@ -121,6 +126,10 @@ class Inventory(Model):
         return not (
             address.is_multicast or address.is_unspecified or address.is_loopback or address.is_reserved
         )
+
+    @cached_property
+    def _switches_by_name(self) -> dict[str, Switch]:
+        return {switch.name: switch for switch in self.switches}
 
     @cached_property
     def _servers_by_address(self) -> dict[IPv4Address, Server]:

@@ -88,7 +88,7 @@ def _controller() -> FastAPI:
         config = ControllerConfig(database=folder / "controller.db", inventory=folder / "inventory.json")
         async with AsyncExitStack() as stack:
             controller = Controller(config, stack)
-            controller.assemble()
+            await controller.assemble()
             return controller.app
 
     with tempfile.TemporaryDirectory() as folder:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 
 from pydantic import Field
 
+from controller.reach import Reach
 from duet_p4.api.service import State
 from duet_p4.model import Model
 from duet_p4.rest.client import RestClient, RestError
@@ -19,14 +19,8 @@ logger = logging.getLogger(__name__)
 _ANSWER_S = 3.0
 """An agent that takes longer to say how it is has missed the question."""
 
-
-class Reach(StrEnum):
-    """Whether an agent answers."""
-
-    UNKNOWN = "unknown"
-    READY = "ready"
-    UNWELL = "unwell"
-    UNREACHABLE = "unreachable"
+_PARALLEL = 128
+"""How many agents are asked at once."""
 
 
 class AgentState(Model):
@@ -38,19 +32,22 @@ class AgentState(Model):
     since: float = Field(default_factory=time.time)
 
 
-Change = Callable[[AgentState], Awaitable[None]]
-
-
 class AgentWatch:
-    """Asks agents for their health, one loop each, and calls `changed` when the answer changes."""
+    """Asks agents for their health, and calls `changed` when an answer changes."""
 
     def __init__(
-        self, clients: Mapping[str, RestClient], changed: Change, *, interval_s: float, misses: int
+        self,
+        clients: Mapping[str, RestClient],
+        changed: Callable[[AgentState], None],
+        *,
+        interval_s: float,
+        misses: int,
     ) -> None:
         self._clients = clients
         self._changed = changed
         self._interval_s = interval_s
         self._misses = misses
+        self._limit = asyncio.Semaphore(_PARALLEL)
         self.states = {name: AgentState(name=name) for name in clients}
 
     async def run(self) -> None:
@@ -65,20 +62,18 @@ class AgentWatch:
         await asyncio.sleep(delay)
         missed = 0
         while True:
-            reach, detail = await _ask(client)
+            async with self._limit:
+                reach, detail = await _ask(client)
             missed = missed + 1 if reach is Reach.UNREACHABLE else 0
             state = self.states[name]
             if reach is not state.reach and (reach is not Reach.UNREACHABLE or missed >= self._misses):
                 self.states[name] = AgentState(name=name, reach=reach, detail=detail)
-                try:
-                    await self._changed(self.states[name])
-                except RestError as error:
-                    logger.warning("%s is %s, but nobody could be told: %s", name, reach, error)
-                    self.states[name] = state  # so that the next answer tells it again
+                self._changed(self.states[name])
             await asyncio.sleep(self._interval_s)
 
 
 async def _ask(client: RestClient) -> tuple[Reach, str]:
+    """Ask an agent how it is. Whatever goes wrong with that is the agent's, and says nothing of others."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             health = await client.health()
@@ -86,4 +81,7 @@ async def _ask(client: RestClient) -> tuple[Reach, str]:
         return Reach.UNREACHABLE, str(error)
     except TimeoutError:
         return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s"
+    except Exception as error:
+        logger.exception("%s cannot be asked how it is", client.url)
+        return Reach.UNREACHABLE, f"{type(error).__name__}: {error}"
     return (Reach.READY if health.state is State.READY else Reach.UNWELL), health.detail

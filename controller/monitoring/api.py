@@ -8,12 +8,16 @@ from fastapi import APIRouter, Query
 
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
+from controller.monitoring.network import NetworkState
 from controller.monitoring.service import CheckedDip, Monitoring
-from controller.store import TrafficSample
+from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
+from duet_p4.api.ports import PortReport
 from duet_p4.rest.app import problem_responses
 
-Seconds = Annotated[float, Query(gt=0, le=10_800, description="how far back")]
+Seconds = Annotated[
+    float, Query(gt=0, le=1e9, description="how far back; where less is known, the mean is of that")
+]
 
 
 def router(monitoring: Monitoring) -> APIRouter:
@@ -24,6 +28,11 @@ def router(monitoring: Monitoring) -> APIRouter:
     async def get_inventory() -> Inventory:
         """Return the network: switches, SMuxes, servers, links."""
         return monitoring.inventory
+
+    @api.get("/network")
+    async def get_network() -> NetworkState:
+        """Return what devices say of the network: sizes of tables, links and switches that are down."""
+        return monitoring.network()
 
     @api.get("/agents")
     async def get_agents() -> list[AgentState]:
@@ -39,6 +48,11 @@ def router(monitoring: Monitoring) -> APIRouter:
     async def report(body: HealthReport) -> None:
         """Take a host agent's report of its DIPs' health."""
         await monitoring.report(body)
+
+    @api.post("/reports/ports", status_code=204, responses=problem_responses(404, 422))
+    async def report_ports(body: PortReport) -> None:
+        """Take a switch's report of its ports to hosts: what is cut off there is out of service at once."""
+        monitoring.report_ports(body)
 
     @api.get("/traffic", responses=problem_responses(422))
     async def get_traffic(seconds: Seconds = 600.0) -> list[TrafficSample]:

@@ -1,26 +1,55 @@
-"""Monitoring at work: watches agents, DIPs and traffic, and tells the updater what it must act upon."""
+"""Monitoring at work: watches agents, DIPs and traffic, and tells the updater what it must act upon.
+
+What it tells of devices is the whole of what it knows, again and again: a report that is lost, or an updater
+that starts anew, makes no difference.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
+from typing import Protocol
 
 from controller.client import UpdaterClient
 from controller.inventory import Inventory
-from controller.monitoring.agents import AgentState, AgentWatch, Reach
-from controller.monitoring.hosts import HostReader
-from controller.monitoring.traffic import TrafficMeter
-from controller.store import Store, TrafficSample
-from controller.updater.service import DeviceReach
+from controller.jobs import Job
+from controller.monitoring.agents import AgentState, AgentWatch
+from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
+from controller.monitoring.network import NetworkState, NetworkView
+from controller.monitoring.ports import HostPorts
+from controller.monitoring.traffic import Count, MeterKey, TrafficHistory, TrafficMeter
+from controller.reach import Reach, ReachMap
+from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
-from duet_p4.api.problems import UnavailableError
+from duet_p4.api.mux import MuxStatus
+from duet_p4.api.ports import PortReport
+from duet_p4.api.problems import UnavailableError, UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, RestError
 
 logger = logging.getLogger(__name__)
+
+TRAFFIC_KEPT_S = 3 * 3600.0
+"""How far back the traffic history goes at least."""
+
+_TELL_S = 3.0
+"""How often the updater is told what it has been told already."""
+
+_JUDGE_S = 0.2
+_ASK_AGAIN_S = 1.0
+_ASK_S = 3.0
+_PORTS_S = 5.0
+_PARALLEL = 64
+
+
+class HostReader(Protocol):
+    """A host agent."""
+
+    async def counts(self) -> list[tuple[MeterKey, Count]]:
+        """Return what the agent has counted since it started. May raise `RestError`."""
 
 
 class CheckedDip(Model):
@@ -34,15 +63,14 @@ class CheckedDip(Model):
 class Monitoring:
     """Watches the network of `inventory` through its agents.
 
-    `switch_hold_s` is how long a switch may be out of reach before its VIPs are given to others: the
-    SMuxes have them all the while, so there is no hurry. A switch that a neighbour still has a BGP session
-    with is alive and carries its VIPs; only its agent is dead.
+    `switch_hold_s` is how long a switch may be out of reach, or unwell, before it is found out whether it is
+    lost: the SMuxes have its VIPs all the while, so there is no hurry. `suspicious_share` is the share of all
+    devices that may be out of reach at once before monitoring suspects itself and takes none for lost.
     """
 
     def __init__(
         self,
         inventory: Inventory,
-        store: Store,
         updater: UpdaterClient,
         muxes: Mapping[str, MuxClient],
         clients: Mapping[str, RestClient],
@@ -52,112 +80,213 @@ class Monitoring:
         traffic_s: float,
         misses: int,
         switch_hold_s: float,
+        suspicious_share: float = 0.3,
+        traffic_kept_s: float = TRAFFIC_KEPT_S,
     ) -> None:
         self.inventory = inventory
-        self._store = store
         self._updater = updater
         self._muxes = muxes
         self._hosts = hosts
+        self._health_s = health_s
         self._traffic_s = traffic_s
         self._switch_hold_s = switch_hold_s
+        self._suspicious_share = suspicious_share
         self._switches = {switch.name for switch in inventory.switches}
+        self._neighbours = neighbours_of(inventory)
         self._watch = AgentWatch({**muxes, **clients}, self._changed, interval_s=health_s, misses=misses)
+        self._bad_since: dict[str, float] = {}
+        self._lost: set[str] = set()
+        self._told: ReachMap | None = None
+        self._told_at = 0.0
+        self._dead: set[str] = set()
+        self._asked: dict[str, float] = {}
+        self._ports = HostPorts(inventory)
+        self._view = NetworkView(inventory)
         prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
         self._meter = TrafficMeter(prefixes)
-        self._holds: dict[str, asyncio.Task[None]] = {}
+        self._history = TrafficHistory(time.monotonic(), max(traffic_kept_s, TRAFFIC_KEPT_S))
         self._dip_up: dict[tuple[IPv4Address, IPv4Address], bool] = {}
+        self._reported: dict[str, frozenset[tuple[IPv4Address, IPv4Address]]] = {}
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._watch.run(), name="agents")
-                group.create_task(self._repeat(self._traffic_s, self._read_traffic), name="traffic")
-        finally:
-            for hold in self._holds.values():
-                hold.cancel()
+    def jobs(self) -> list[Job]:
+        """Return what it does by itself."""
+        return [
+            Job("agents", self._watch.run),
+            Job("reach", self._judge, every_s=_JUDGE_S),
+            Job("network", self._look, every_s=self._traffic_s),
+            Job("ports", self._look_at_ports, every_s=max(_PORTS_S, self._health_s)),
+            Job("traffic", self._read_traffic, every_s=self._traffic_s),
+        ]
+
+    # What is known
 
     def agents(self) -> list[AgentState]:
         """Return every agent, ordered by name."""
-        return sorted(self._watch.states.values(), key=lambda state: state.name)
+        states = dict(self._watch.states)
+        for name in self._lost:
+            states[name] = states[name].model_copy(update={"reach": Reach.LOST})
+        return sorted(states.values(), key=lambda state: state.name)
+
+    def network(self) -> NetworkState:
+        """Return what changed of the network since the inventory was written."""
+        return self._view.state
 
     def traffic(self, seconds: float) -> list[TrafficSample]:
         """Return the mean traffic matrix of the last `seconds`."""
-        return self._store.traffic(time.time() - seconds)
-
-    async def _changed(self, state: AgentState) -> None:
-        if hold := self._holds.pop(state.name, None):
-            hold.cancel()
-        if state.reach is not Reach.UNREACHABLE:
-            await self._updater.set_reach(state.name, DeviceReach.READY)
-            return
-        await self._updater.set_reach(state.name, DeviceReach.UNREACHABLE)
-        if state.name in self._switches:
-            self._holds[state.name] = asyncio.create_task(self._hold(state.name), name=f"hold {state.name}")
-
-    async def _hold(self, name: str) -> None:
-        await asyncio.sleep(self._switch_hold_s)
-        while await self._has_sessions(name):
-            logger.warning("the agent of %s is dead, but the switch is alive; its VIPs stay there", name)
-            await asyncio.sleep(self._switch_hold_s)
-        try:
-            await self._updater.set_reach(name, DeviceReach.LOST)
-        except RestError as error:
-            logger.warning("switch %s is lost, but the updater could not be told: %s", name, error)
-
-    async def _has_sessions(self, name: str) -> bool:
-        """Whether any neighbour that answers has a BGP session with a switch."""
-
-        async def ask(neighbour: str) -> bool:
-            try:
-                sessions = (await self._muxes[neighbour].status()).sessions
-            except RestError:
-                return False
-            return any(session.name == name and session.established for session in sessions)
-
-        neighbours = {end for link in self.inventory.links if name in link.ends for end in link.ends} - {name}
-        neighbours |= {smux.name for smux in self.inventory.smuxes if smux.switch == name}
-        return any(await asyncio.gather(*(ask(neighbour) for neighbour in sorted(neighbours))))
-
-    async def _repeat(self, interval_s: float, job: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await job()
-            await asyncio.sleep(interval_s)
-
-    async def report(self, report: HealthReport) -> None:
-        """Take a server's report of its DIPs' health; what is new goes to the updater.
-
-        That a DIP is down is told each time: its VIP may have been removed and added again meanwhile.
-        """
-        for health in report.dips:
-            known = self._dip_up.get((health.vip, health.dip))
-            if health.up is None or (health.up and known):
-                continue
-            try:
-                await self._updater.set_dip_health(health.vip, health.dip, up=health.up)
-            except RefusedError as error:
-                logger.info("%s reports on what is not wanted: %s", report.server, error)
-                continue
-            except RestError as error:
-                raise UnavailableError(f"the updater cannot be told: {error}") from error
-            self._dip_up[health.vip, health.dip] = health.up
+        return self._history.matrix(seconds)
 
     def dips(self) -> list[CheckedDip]:
         """Return the DIPs that servers check, and whether they are fit."""
         return [CheckedDip(vip=vip, dip=dip, up=up) for (vip, dip), up in sorted(self._dip_up.items())]
 
+    # Agents
+
+    def _changed(self, state: AgentState) -> None:
+        if state.reach in (Reach.UNREACHABLE, Reach.UNWELL):
+            self._bad_since.setdefault(state.name, time.monotonic())
+        else:
+            self._bad_since.pop(state.name, None)
+            self._asked.pop(state.name, None)
+            self._dead.discard(state.name)
+            self._lost.discard(state.name)
+        if state.name in self._hosts and state.reach is Reach.UNREACHABLE:
+            self._meter.forget(state.name)
+
+    async def _judge(self) -> None:
+        """Find out which switches are lost, and tell the updater what is new, or again after a while."""
+        reach = {name: state.reach for name, state in self._watch.states.items()}
+        suspect = suspicion(reach, self._suspicious_share)
+        if not suspect:
+            await self._find_lost(reach)
+        now = ReachMap(
+            devices=self._reach_of(reach),
+            cut_off=tuple(sorted(self._ports.cut_off(self._dead))),
+            suspect=suspect,
+        )
+        if now == self._told and time.monotonic() < self._told_at + _TELL_S:
+            return
+        # The engine, which the updater asks for new homes, reads from here who is lost.
+        self._view.update(self._view.statuses, now.devices)
+        try:
+            await self._updater.set_reach(now)
+        except RestError:
+            self._told = None
+            raise
+        self._told, self._told_at = now, time.monotonic()
+
+    async def _find_lost(self, reach: Mapping[str, Reach]) -> None:
+        """Ask the neighbours of switches that are bad, again and again, whether they carry anything.
+
+        A switch that carries nothing is lost once it has been bad for long enough.
+        """
+        now = time.monotonic()
+        for name, since in list(self._bad_since.items()):
+            if name not in self._switches or now < self._asked.get(name, 0.0) + _ASK_AGAIN_S:
+                continue
+            self._asked[name] = now
+            neighbours = [n for n in self._neighbours[name] if reach[n].answers and n not in self._lost]
+            statuses = await self._statuses(neighbours)
+            sessions: dict[str, Collection[str] | None] = {
+                n: {s.name for s in statuses[n].sessions if s.established} if n in statuses else None
+                for n in neighbours
+            }
+            if name not in self._bad_since:
+                continue  # it answered meanwhile
+            if is_lost(name, sessions):
+                self._dead.add(name)
+                if now >= since + self._switch_hold_s:
+                    self._lost.add(name)
+            elif any(peers is not None for peers in sessions.values()):
+                self._dead.discard(name)
+                self._lost.discard(name)  # a neighbour has a session with it: it may announce again
+
+    def _reach_of(self, reach: Mapping[str, Reach]) -> dict[str, Reach]:
+        return {name: Reach.LOST if name in self._lost else known for name, known in reach.items()}
+
+    async def _statuses(self, names: Collection[str]) -> dict[str, MuxStatus]:
+        """Return what those muxes say that answer in time."""
+        limit = asyncio.Semaphore(_PARALLEL)
+
+        async def ask(name: str) -> tuple[str, MuxStatus | None]:
+            try:
+                async with limit, asyncio.timeout(_ASK_S):
+                    return name, await self._muxes[name].status()
+            except (RestError, TimeoutError):
+                return name, None
+
+        found = await asyncio.gather(*(ask(name) for name in names))
+        return {name: status for name, status in found if status is not None}
+
+    async def _look(self) -> None:
+        """Gather links and tables."""
+        reach = {name: state.reach for name, state in self._watch.states.items()}
+        statuses = await self._statuses([name for name in self._muxes if reach[name].answers])
+        self._view.update(statuses, self._reach_of(reach))
+
+    # Servers and DIPs
+
+    def report_ports(self, report: PortReport) -> None:
+        """Take in what a switch says of its ports to hosts. Raises `UnknownError`."""
+        try:
+            self._ports.note(report.switch, report.ports)
+        except KeyError:
+            raise UnknownError(f"no switch with servers behind it is called {report.switch!r}") from None
+
+    async def _look_at_ports(self) -> None:
+        """Ask switches for their ports to hosts: a report may have been lost."""
+        limit = asyncio.Semaphore(_PARALLEL)
+
+        async def ask(name: str) -> None:
+            try:
+                async with limit, asyncio.timeout(_ASK_S):
+                    self._ports.note(name, await self._muxes[name].host_ports())
+            except (RestError, TimeoutError) as error:
+                logger.debug("%s tells nothing of its ports: %s", name, error)
+
+        states = self._watch.states
+        await asyncio.gather(*(ask(n) for n in self._ports.switches() if states[n].reach.answers))
+
+    async def report(self, report: HealthReport) -> None:
+        """Take a server's report of its DIPs' health; the updater is told all of it, each time.
+
+        What a server does not check any more is forgotten.
+        """
+        by_vip: dict[IPv4Address, dict[IPv4Address, bool]] = {}
+        for health in report.dips:
+            if health.up is not None:
+                by_vip.setdefault(health.vip, {})[health.dip] = health.up
+        for vip, told in by_vip.items():
+            try:
+                await self._updater.set_dip_health(vip, told)
+            except RefusedError as error:
+                logger.info("%s reports on what is not wanted: %s", report.server, error)
+                continue
+            except RestError as error:
+                raise UnavailableError(f"the updater cannot be told: {error}") from error
+            self._dip_up.update({(vip, dip): up for dip, up in told.items()})
+        checked = frozenset((health.vip, health.dip) for health in report.dips)
+        for gone in self._reported.get(report.server, frozenset()) - checked:
+            self._dip_up.pop(gone, None)
+        self._reported[report.server] = checked
+
+    # Traffic
+
     async def _read_traffic(self) -> None:
-        samples: list[TrafficSample] = []
+        limit = asyncio.Semaphore(_PARALLEL)
 
         async def read(name: str, host: HostReader) -> None:
             try:
-                counts = await host.counts()
-            except RestError as error:
+                async with limit, asyncio.timeout(_ASK_S):
+                    counts = await host.counts()
+            except (RestError, TimeoutError) as error:
                 logger.debug("%s tells no traffic: %s", name, error)
                 return
-            samples.extend(self._meter.read(time.time(), counts))
+            for key, count in self._meter.read(name, counts).items():
+                known = sent.get(key, Count(0, 0))
+                sent[key] = Count(known.packets + count.packets, known.bytes + count.bytes)
 
+        sent: dict[tuple[IPv4Address, str, IPv4Address], Count] = {}
         states = self._watch.states
-        in_reach = [item for item in self._hosts.items() if states[item[0]].reach is not Reach.UNREACHABLE]
+        in_reach = [item for item in self._hosts.items() if states[item[0]].reach.answers]
         await asyncio.gather(*(read(name, host) for name, host in in_reach))
-        self._store.add_traffic(time.time(), samples)
+        self._history.add(time.monotonic(), sent)

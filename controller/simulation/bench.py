@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from controller.engine.live.planner import Planner
     from controller.engine.live.rows import Traffic
     from controller.inventory import Inventory
+    from controller.records import VipRecord
     from controller.simulation.workload import Trace
-    from controller.store import VipRecord
 
 PARTS = (0.25, 0.5, 1.0)
 """Shares of the VIPs for which the time is measured, to see how it grows."""

@@ -1,4 +1,8 @@
-"""The updater's REST interface: VIPs, their placement, plans, events."""
+"""The updater's REST interface: VIPs, their placement, plans, events.
+
+A VIP has a revision, which counts what operators said of it. It is the VIP's ETag; a request with another
+one under If-Match is refused with 412, and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,28 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from controller.events import EventLog
-from controller.store import ON_SMUXES, Event, Store, VipRecord
+from controller.reach import ReachMap
+from controller.records import ON_SMUXES, Event, RecordFeed, VipRecord
+from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import DeviceReach, Placement, Report, Updater
+from controller.updater.service import Placement, Updater
+from controller.updater.status import DeviceStatus, UpdaterStatus, Why, device_status, updater_status, why
 from duet_p4.api.problems import InvalidError
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
+
+HEARTBEAT_S = 10.0
+"""How long the event stream is quiet at most."""
+
+PAGE = 1000
+"""How many VIPs one answer lists at most."""
+
+MAX_PLACEMENTS = 1_000_000
 
 
 class Target(Model):
@@ -29,13 +44,7 @@ class Target(Model):
 class Assignment(Model):
     """A whole or partial assignment; what it does not name stays where it is."""
 
-    placements: tuple[Placement, ...] = Field(max_length=100_000)
-
-
-class Reach(Model):
-    """Whether a device answers."""
-
-    reach: DeviceReach
+    placements: tuple[Placement, ...] = Field(max_length=MAX_PLACEMENTS)
 
 
 class DipHealth(Model):
@@ -44,71 +53,125 @@ class DipHealth(Model):
     up: bool
 
 
-def router(updater: Updater, store: Store, events: EventLog) -> APIRouter:
+class VipHealth(Model):
+    """Which DIPs of a VIP are fit for traffic. What is `certain` is no check's verdict, and not doubted."""
+
+    up: dict[IPv4Address, bool]
+    certain: bool = False
+
+
+Revision = Annotated[
+    str | None,
+    Header(
+        alias="If-Match", description="do so only if the VIP has this ETag", pattern=r'^(\*|"?\d{1,18}"?)$'
+    ),
+]
+After = Annotated[int | None, Query(ge=0, le=2**53)]
+
+
+def router(updater: Updater, events: EventLog) -> APIRouter:
     """Return the updater's paths."""
     api = APIRouter(prefix="/v1")
     found = problem_responses(404, 422)
+    changed = problem_responses(404, 409, 412, 422)
 
-    @api.get("/vips", tags=["vips"])
-    async def get_vips() -> list[VipRecord]:
-        """List every wanted VIP with its layout and placement."""
-        return updater.vips()
+    def with_tag(response: Response, record: VipRecord) -> VipRecord:
+        response.headers["ETag"] = f'"{record.revision}"'
+        return record
+
+    @api.get("/vips", tags=["vips"], responses=problem_responses(422))
+    async def get_vips(
+        after: Annotated[IPv4Address | None, Query(description="only those above this address")] = None,
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+        switch: Annotated[str | None, Query(description="only those of this switch (`smux`: none)")] = None,
+        dip: Annotated[IPv4Address | None, Query(description="only those with this DIP")] = None,
+    ) -> list[VipRecord]:
+        """List wanted VIPs by address, with layout and placement; after a full page there may be more."""
+        return updater.page(after, limit, switch, dip)
 
     @api.get("/vips/{vip}", tags=["vips"], responses=found)
-    async def get_vip(vip: IPv4Address) -> VipRecord:
+    async def get_vip(vip: IPv4Address, response: Response) -> VipRecord:
         """Return one wanted VIP."""
-        return updater.vip(vip)
+        return with_tag(response, updater.vip(vip))
+
+    @api.get("/vips/{vip}/why", tags=["vips"], responses=found)
+    async def get_why(vip: IPv4Address) -> Why:
+        """Say why a VIP is where it is, what it waits for, and what was tried last."""
+        return why(updater, vip)
 
     @api.post("/vips", tags=["vips"], status_code=201, responses=problem_responses(404, 409, 422))
     async def add_vip(
         body: Vip,
+        response: Response,
         switch: Annotated[
             str | None, Query(description="carry it here (`smux`: on the SMuxes), and let no engine move it")
         ] = None,
     ) -> VipRecord:
         """Add a VIP; the engine says where it goes unless `switch` does."""
         target = None if switch == ON_SMUXES else switch
-        return await updater.add_vip(body, target, by_hand=switch is not None)
+        return with_tag(response, await updater.add_vip(body, target, by_hand=switch is not None))
 
-    @api.put("/vips/{vip}", tags=["vips"], responses=problem_responses(404, 409, 422))
-    async def change_vip(vip: IPv4Address, body: Vip) -> VipRecord:
+    @api.put("/vips/{vip}", tags=["vips"], responses=changed)
+    async def change_vip(
+        vip: IPv4Address, body: Vip, response: Response, if_match: Revision = None
+    ) -> VipRecord:
         """Replace a VIP's DIPs, weights or options; live flows of DIPs that stay are kept."""
         if vip != body.address:
             raise InvalidError(f"the path names VIP {vip}, the body {body.address}")
-        return await updater.change_vip(body)
+        return with_tag(response, await updater.change_vip(body, _revision(if_match)))
 
-    @api.delete("/vips/{vip}", tags=["vips"], status_code=204, responses=found)
-    async def remove_vip(vip: IPv4Address) -> None:
+    @api.delete("/vips/{vip}", tags=["vips"], status_code=204, responses=changed)
+    async def remove_vip(vip: IPv4Address, if_match: Revision = None) -> None:
         """Remove a VIP."""
-        await updater.remove_vip(vip)
+        await updater.remove_vip(vip, _revision(if_match))
 
-    @api.post("/vips/{vip}/migrate", tags=["assignment"], responses=found)
-    async def migrate_vip(vip: IPv4Address, body: Target) -> Report:
+    @api.post("/vips/{vip}/migrate", tags=["assignment"], responses=changed)
+    async def migrate_vip(vip: IPv4Address, body: Target, if_match: Revision = None) -> Report:
         """Move a VIP by hand, through the SMuxes; the engine leaves it there."""
-        updater.vip(vip)
-        return await updater.place([Placement(address=vip, switch=body.switch)], by_hand=True)
+        return await updater.migrate(vip, body.switch, _revision(if_match))
 
-    @api.post("/vips/{vip}/release", tags=["assignment"], responses=found)
-    async def release_vip(vip: IPv4Address) -> VipRecord:
+    @api.post("/vips/{vip}/release", tags=["assignment"], responses=changed)
+    async def release_vip(vip: IPv4Address, response: Response, if_match: Revision = None) -> VipRecord:
         """Give a VIP that was placed by hand back to the engine."""
-        return await updater.release(vip)
+        return with_tag(response, await updater.release(vip, _revision(if_match)))
 
-    @api.post("/vips/{vip}/dips/{dip}/drain", tags=["vips"], responses=found)
-    async def drain_dip(vip: IPv4Address, dip: IPv4Address) -> VipRecord:
+    @api.post("/vips/{vip}/dips/{dip}/drain", tags=["vips"], responses=changed)
+    async def drain_dip(
+        vip: IPv4Address, dip: IPv4Address, response: Response, if_match: Revision = None
+    ) -> VipRecord:
         """Give a DIP no new flows; those it has go on."""
-        return await updater.drain_dip(vip, dip)
+        return with_tag(response, await updater.drain_dip(vip, dip, _revision(if_match)))
+
+    @api.put("/vips/{vip}/health", tags=["vips"], status_code=204, responses=found)
+    async def set_health(vip: IPv4Address, body: VipHealth) -> None:
+        """Say which DIPs are fit for a VIP's traffic; monitoring does so."""
+        await updater.set_dip_health(vip, body.up, certain=body.certain)
 
     @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
     async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
-        """Say whether a DIP is fit for a VIP's traffic; monitoring does so."""
-        await updater.set_dip_health([dip], up=body.up, vip=vip)
+        """Say whether a DIP is fit for a VIP's traffic."""
+        await updater.set_dip_health(vip, {dip: body.up})
         return body
 
-    @api.put("/devices/{name}", tags=["devices"], responses=found)
-    async def set_reach(name: str, body: Reach) -> Reach:
-        """Say whether a device answers; monitoring does so."""
-        await updater.set_reach(name, body.reach)
-        return body
+    @api.put("/reach", tags=["devices"], status_code=204, responses=found)
+    async def set_reach(body: ReachMap) -> None:
+        """Say which devices answer, and which are lost; monitoring does so, again and again."""
+        await updater.set_reach(body)
+
+    @api.get("/devices", tags=["devices"])
+    async def get_devices() -> list[DeviceStatus]:
+        """List every device as the updater sees it: what it holds, and what waits for it."""
+        return [device_status(updater, name) for name in sorted(updater.reconciler.lanes)]
+
+    @api.get("/status", tags=["devices"])
+    async def get_status() -> UpdaterStatus:
+        """Return the updater at a glance: what is left to do, and who is in trouble."""
+        return updater_status(updater)
+
+    @api.get("/records", tags=["assignment"], responses=problem_responses(422))
+    async def get_records(after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> RecordFeed:
+        """Return what changed of the wanted VIPs since a version; the engine keeps up by it."""
+        return updater.state.feed(after)
 
     @api.get("/assignment", tags=["assignment"])
     async def get_assignment() -> Assignment:
@@ -118,34 +181,45 @@ def router(updater: Updater, store: Store, events: EventLog) -> APIRouter:
     @api.put("/assignment", tags=["assignment"], responses=found)
     async def put_assignment(body: Assignment) -> Report:
         """Carry an assignment out, in waves; VIPs that were placed by hand stay where they are."""
-        return await updater.place(body.placements)
+        return await updater.assign(body.placements)
 
     @api.post("/assignment/plan", tags=["assignment"], responses=found)
     async def plan_assignment(body: Assignment) -> Plan:
         """Return what carrying an assignment out would do, without doing it."""
-        return await updater.plan(body.placements)
+        return updater.plan(body.placements)
 
     @api.post("/resync", tags=["assignment"])
     async def resync() -> Report:
-        """Read every device back and repair what differs."""
+        """Ask every device whether it holds what it should, and repair what differs."""
         return await updater.resync()
 
     @api.get("/events", tags=["events"], responses=problem_responses(422))
     async def get_events(
-        after: Annotated[int, Query(ge=0, le=2**53)] = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> list[Event]:
-        """List events after an id, oldest first; with `after` 0, the newest."""
-        return store.events(after=after, limit=limit)
+        """List events after an id, oldest first; without `after`, the newest."""
+        return await events.page(after, limit)
 
     @api.get("/events/stream", tags=["events"], response_class=StreamingResponse, include_in_schema=False)
-    async def stream_events(after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> StreamingResponse:
-        """Follow events as server-sent events, from the one after `after`."""
+    async def stream_events(
+        after: After = None,
+        last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+    ) -> StreamingResponse:
+        """Follow events as server-sent events: from the one after Last-Event-ID or `after`, else from now."""
+        start = int(last_event_id) if last_event_id is not None else after
 
         async def lines() -> AsyncIterator[str]:
-            async for event in events.follow(after):
-                yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump())}\n\n"
+            yield ": here\n\n"
+            async for event in events.follow(start, HEARTBEAT_S):
+                if event is None:
+                    yield ": quiet\n\n"
+                else:
+                    yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump())}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     return api
+
+
+def _revision(if_match: str | None) -> int | None:
+    return None if if_match in (None, "*") else int(str(if_match).strip('"'))

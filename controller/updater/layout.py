@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
-from controller.store import PlacedTip, VipRecord
+from controller.records import PlacedTip, VipRecord
 from duet_p4 import slots
 from duet_p4.model import MAX_WEIGHT, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Vip
 

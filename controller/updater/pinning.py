@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from duet_p4.api.host import LiveFlow
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxVip, PinnedFlow, Protocol

@@ -44,6 +44,14 @@ class DeviceState:
     entries: dict[IPv4Address, Entry] = field(default_factory=dict)
     announced: set[IPv4Address] = field(default_factory=set)
 
+    def hold(self, entry: Entry, *, announced: bool = True) -> None:
+        """Have it hold an entry in place of the one of that address."""
+        self.entries[entry.address] = entry
+        if announced:
+            self.announced.add(entry.address)
+        else:
+            self.announced.discard(entry.address)
+
 
 class Wave(StrEnum):
     """The waves of an update, in order."""
@@ -52,6 +60,9 @@ class Wave(StrEnum):
     WITHDRAW = "withdraw"
     ANNOUNCE = "announce"
     CLEAN = "clean"
+
+
+_ORDER = {wave: place for place, wave in enumerate(Wave)}
 
 
 class Action(StrEnum):
@@ -111,8 +122,7 @@ def plan_update(wanted: Mapping[str, DeviceState], observed: Mapping[str, Device
                 add(Wave.ANNOUNCE if carries else Wave.BACK_UP, Action.PUT, address, why)
         for address in gone:
             add(Wave.WITHDRAW if carries else Wave.CLEAN, Action.DELETE, address, "not wanted here")
-    order = list(Wave)
-    return Plan(steps=tuple(sorted(steps, key=lambda step: order.index(step.wave))))
+    return Plan(steps=tuple(sorted(steps, key=lambda step: _ORDER[step.wave])))
 
 
 def _fresh(wanted: Mapping[str, DeviceState], observed: Mapping[str, DeviceState]) -> set[IPv4Address]:
@@ -127,7 +137,8 @@ def _difference(want: DeviceState, have: DeviceState, address: IPv4Address) -> s
     held = have.entries.get(address)
     if held is None:
         return "missing"
-    if held != want.entries[address]:
+    wanted = want.entries[address]
+    if held is not wanted and held != wanted:
         return "differs"
     if address not in have.announced:
         return "not announced"

@@ -1,49 +1,55 @@
-"""The updater at work: every change of what is wanted, and every repair of what is there.
+"""What can be asked of the updater. Each request is checked, stored, and then waited for, but not for ever:
+what takes longer goes on by itself.
 
-A change is first made in the store, then on the devices; a crash in between is healed by `resync`,
-which reads the devices back and repairs only what differs. Changes that would move live flows to
-another DIP take the paper's detour: the VIP goes to the SMuxes, whose connection tables hold its
-flows; those that the new slots would move are pinned; then the VIP returns to its switch.
+A request that states a revision is refused where the VIP has another one by now.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from enum import StrEnum
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
-from typing import TypeVar
+from itertools import islice
 
 from pydantic import ValidationError
 
 from controller.events import EventLog
 from controller.inventory import Inventory
-from controller.store import Carried, Store, VipRecord
+from controller.reach import Reach, ReachMap
+from controller.records import ON_SMUXES, Resting, VipRecord
+from controller.state import State
+from controller.store import StaleError
+from controller.updater import desired
 from controller.updater.devices import Device
-from controller.updater.executor import Outcome, execute, is_table_full
-from controller.updater.layout import LayoutError, TipAllocator, change, is_current, lay_out, tip_allocator
-from controller.updater.pinning import disturbs, pinned
-from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
-from controller.updater.wanted import mux_entries, wanted_states
-from duet_p4.api.host import LiveFlow
-from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
-from duet_p4.model import Dip, Model, MuxVip, Vip
-from duet_p4.rest.client import RestError
+from controller.updater.health import HealthJudge
+from controller.updater.lane import Priority
+from controller.updater.layout import LayoutError, lay_out
+from controller.updater.outcome import Outcome, Report
+from controller.updater.plan import Plan, Step, Wave
+from controller.updater.reconcile import FlowSource, Placer, Reconciler
+from duet_p4.api.problems import ConflictError, InvalidError, ProblemError, UnknownError
+from duet_p4.model import Model, Vip
 
 logger = logging.getLogger(__name__)
 
-Placer = Callable[[VipRecord], Awaitable[Mapping[IPv4Address, str | None]]]
-"""Asks the engine where a VIP and its TIPs go, while everything else stays. May raise `RestError`."""
+WAIT_S = 8.0
+"""How long a request waits for the devices: less than clients wait for an answer."""
 
-FlowSource = Callable[[VipRecord], Awaitable[list[LiveFlow]]]
-"""Asks the host agents of a VIP's DIPs for its live flows."""
+_LEAST_WAIT_S = 0.5
+_CHUNK = 1000
 
 
-_Carried = TypeVar("_Carried", bound=Carried)
+class RevisionError(ProblemError):
+    """A VIP has another revision than the one that a request states (412)."""
 
-_Load = tuple[str, dict[IPv4Address, Entry]]
-"""A switch, and all that it was asked to hold."""
+    def __init__(self, record: VipRecord, stated: int) -> None:
+        super().__init__(
+            412,
+            f"VIP {record.address} has revision {record.revision}, not {stated}: it was changed meanwhile",
+            "revision-differs",
+        )
 
 
 class Placement(Model):
@@ -53,68 +59,68 @@ class Placement(Model):
     switch: str | None
 
 
-class DeviceReach(StrEnum):
-    """What monitoring says of a device: `lost` is `unreachable` for so long that others step in."""
-
-    READY = "ready"
-    UNREACHABLE = "unreachable"
-    LOST = "lost"
-
-
-class Report(Model):
-    """What an update did: steps done and failed, table entries written, duration of each wave (ms)."""
-
-    done: int
-    failed: tuple[str, ...] = ()
-    writes: int
-    wave_ms: dict[str, float]
-
-
 class Updater:
-    """Keeps switches, SMuxes and servers in step with the store."""
+    """Keeps switches, SMuxes and servers in step with what is wanted."""
 
     def __init__(
         self,
-        store: Store,
+        state: State,
         events: EventLog,
         inventory: Inventory,
         devices: Mapping[str, Device],
         live_flows: FlowSource,
         place: Placer,
+        *,
+        wait_s: float = WAIT_S,
     ) -> None:
-        self._store = store
+        self.state = state
         self._events = events
         self._inventory = inventory
-        self._devices = devices
-        self._live_flows = live_flows
-        self._engine_places = place
-        self._unreachable: set[str] = set()
-        self._dirty: set[str] = set()
-        self._refused: dict[IPv4Address, _Load] = {}
-        self._told: dict[IPv4Address, _Load] = {}
-        self._repair_due = asyncio.Event()
-        self._lock = asyncio.Lock()
-        self.fan_out = min(switch.tables.tunneling for switch in inventory.switches)
+        self._wait_s = wait_s
+        self._judge = HealthJudge()
+        self.suspect = ""
+        sizes = [switch.tables.tunneling for switch in inventory.switches if switch.tables.tunneling]
+        self.fan_out = min(sizes, default=0)
+        self.reconciler = Reconciler(state, events, inventory, devices, live_flows, place, self.fan_out)
 
     # What is wanted
 
-    def vips(self) -> list[VipRecord]:
-        """Return every wanted VIP."""
-        return list(self._store.vips().values())
-
     def vip(self, address: IPv4Address) -> VipRecord:
         """Return one wanted VIP, or raise `UnknownError`."""
-        record = self._store.vip(address)
+        record = self.state.get(address)
         if record is None:
             raise UnknownError(f"there is no VIP {address}")
         return record
 
+    def page(
+        self, after: IPv4Address | None, limit: int, switch: str | None, dip: IPv4Address | None
+    ) -> list[VipRecord]:
+        """Return up to `limit` VIPs above an address, in order: all, or those on a switch, or with a DIP."""
+        state = self.state
+        if dip is not None:
+            found: Iterable[IPv4Address] = sorted(state.with_dip(dip))
+        elif switch is not None and switch != ON_SMUXES:
+            found = sorted(state.on(switch))
+        else:
+            found = state.addresses()
+        records = (state.get(address) for address in found if after is None or address > after)
+        fitting = (
+            record
+            for record in records
+            if record is not None and (switch is None or (record.switch or ON_SMUXES) == switch)
+        )
+        return list(islice(fitting, limit))
+
+    def suspected(self, vip: IPv4Address) -> set[IPv4Address]:
+        """Return the DIPs of a VIP that look down and are kept."""
+        return self._judge.suspected(vip)
+
     def placements(self) -> tuple[Placement, ...]:
         """Return where every VIP and TIP shall live."""
         return tuple(
-            Placement(address=address, switch=switch)
-            for record in self.vips()
-            for address, (_, switch) in mux_entries(record).items()
+            Placement(address=address, switch=carried.switch)
+            for vip in self.state.addresses()
+            for address, carried in self.vip(vip).carried().items()
         )
 
     async def add_vip(self, spec: Vip, switch: str | None = None, *, by_hand: bool = False) -> VipRecord:
@@ -124,252 +130,224 @@ class Updater:
         """
         if switch is not None:
             self.check_switch(switch)
-        async with self._lock:
-            if self._store.vip(spec.address):
-                raise ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
-            record = self._lay_out(spec, self._store.down_dips(spec.address))
+        if self.state.get(spec.address):
+            raise _duplicate(spec)
+        self._check(spec)
+        record = self._lay_out(spec)
+        tips = [placed.tip.address for placed in record.tips]
+        try:
             if by_hand:
                 record = record.model_copy(update={"switch": switch, "held": True})
             if not by_hand or record.tips:
-                record = _placed(record, await self._homes(record))
-            record = self._waiting_for_unreachable(record, record.carried())
-            self._store.put_vips([record])
-            self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
-            outcome = await self._apply([], [record])
-        return record if outcome.ok else self.vip(spec.address)
+                homes = await self.reconciler.homes(record)
+                record = desired.rehomed(record, record.carried(), homes)
+            record = desired.waiting_for(record, self._closed())
+            if resting := self.state.resting.get(spec.address):
+                record = _after_rest(record, resting)
+            try:
+                await self.state.add(record)
+            except StaleError:
+                raise _duplicate(spec) from None
+        finally:
+            self.state.release_tips(tips)
+        self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
+        await self._carry_out([spec.address], Priority.OPERATOR, self._wait_s)
+        return self.vip(spec.address)
 
-    def check_switch(self, name: str) -> None:
-        """Raise `UnknownError` unless a switch has that name."""
-        names = sorted(switch.name for switch in self._inventory.switches)
-        if name not in names:
-            raise UnknownError(f"no switch is called {name!r}; there are {', '.join(names)}")
-
-    async def change_vip(self, spec: Vip) -> VipRecord:
+    async def change_vip(self, spec: Vip, revision: int | None = None) -> VipRecord:
         """Replace a VIP's DIPs, weights or options. Live flows of DIPs that stay are kept."""
-        async with self._lock:
-            old = self.vip(spec.address)
-            self._lay_out(spec)
-            await self._change(old, spec)
-            return self.vip(spec.address)
+        self.vip(spec.address)
+        self._check(spec)
 
-    async def drain_dip(self, vip: IPv4Address, dip: IPv4Address) -> VipRecord:
+        def change(record: VipRecord) -> VipRecord:
+            return record if record.spec == spec else desired.stated(record, spec)
+
+        await self._alter(spec.address, revision, change)
+        await self._forget_health(spec)
+        await self._carry_out([spec.address], Priority.OPERATOR, self._wait_s)
+        return self.vip(spec.address)
+
+    async def drain_dip(self, vip: IPv4Address, dip: IPv4Address, revision: int | None = None) -> VipRecord:
         """Set a DIP's weight to 0 in every group of a VIP: it keeps its flows and gets no new ones."""
 
-        def drained(dips: tuple[Dip, ...]) -> tuple[Dip, ...]:
-            return tuple(d.model_copy(update={"weight": 0}) if d.address == dip else d for d in dips)
-
-        async with self._lock:
-            old = self.vip(vip)
-            spec = old.spec
-            if all(known.address != dip for known in spec.all_dips()):
+        def drain(record: VipRecord) -> VipRecord:
+            if all(known.address != dip for known in record.spec.all_dips()):
                 raise UnknownError(f"VIP {vip} has no DIP {dip}")
-            fields = {
-                **spec.model_dump(),
-                "dips": drained(spec.dips),
-                "ports": [{**port.model_dump(), "dips": drained(port.dips)} for port in spec.ports],
-            }
             try:
-                wanted = Vip.model_validate(fields)
+                return desired.stated(record, desired.drained(record.spec, dip))
             except ValidationError as error:
                 raise ConflictError(
                     f"DIP {dip} is the last one of VIP {vip} that takes flows", "no-dips"
                 ) from error
-            await self._change(old, wanted)
-            return self.vip(vip)
 
-    async def remove_vip(self, address: IPv4Address) -> None:
+        await self._alter(vip, revision, drain)
+        await self._carry_out([vip], Priority.OPERATOR, self._wait_s)
+        return self.vip(vip)
+
+    async def remove_vip(self, address: IPv4Address, revision: int | None = None) -> None:
         """Remove a VIP from switches first, then from the SMuxes."""
-        async with self._lock:
-            record = self.vip(address)
-            self._store.delete_vip(address)
-            self._events.add("vip-removed", str(address))
-            await self._apply([record], [])
+        while True:
+            record = self._at(address, revision)
+            try:
+                await self.state.remove(record)
+                break
+            except StaleError:
+                continue
+        self._judge.forget(address)
+        self._events.add("vip-removed", str(address))
+        await self._carry_out(record.carried(), Priority.OPERATOR, self._wait_s)
 
-    async def place(self, placements: Iterable[Placement], *, by_hand: bool = False) -> Report:
-        """Move VIPs and TIPs to where `placements` says, in two waves through the SMuxes.
+    async def migrate(self, vip: IPv4Address, switch: str | None, revision: int | None = None) -> Report:
+        """Move a VIP by hand, through the SMuxes; the engine leaves it there.
 
-        What is placed `by_hand` stays there: later placements that are not leave it alone. Its TIPs get
-        other homes where they have none, or are in its way.
+        TIPs that are in its way give way, and get other homes where the engine has some.
         """
-        async with self._lock:
-            before, after = self._with_placements({p.address: p.switch for p in placements}, by_hand)
-            if by_hand:
-                after = [await self._with_tips_homed(record) for record in after]
-            self._store.put_vips(after)
-            outcome = await self._apply(before, after)
-            for record in after:
-                now = self.vip(record.address)
-                self._events.add(
-                    "vip-placed", str(record.address), switch=now.switch, waits_for=now.returning
-                )
-            return self._report(outcome, after)
+        if switch is not None:
+            self.check_switch(switch)
+        self._at(vip, revision)
+        reconciler = self.reconciler
+        reconciler.hold_back([vip])
+        try:
+            after = await self._alter(vip, revision, lambda record: desired.by_hand(record, switch))
+            homeless = [placed.tip.address for placed in after.tips if placed.home is None]
+            if after.home is not None and homeless:
+                homes = await reconciler.homes_if_known(after)
+                await self._alter(vip, None, lambda record: desired.rehomed(record, homeless, homes))
+            report = await self._in_two_waves([vip], Priority.OPERATOR, self._wait_s)
+        finally:
+            reconciler.let_go([vip])
+            reconciler.queue.add(vip, Priority.OPERATOR)
+        now = self.vip(vip)
+        self._events.add("vip-placed", str(vip), switch=now.switch, waits_for=now.returning)
+        return report
 
-    async def release(self, address: IPv4Address) -> VipRecord:
+    async def release(self, address: IPv4Address, revision: int | None = None) -> VipRecord:
         """Let the engine place a VIP again that was placed by hand; until it does, the VIP stays."""
-        async with self._lock:
-            record = self.vip(address).model_copy(update={"held": False})
-            self._store.put_vips([record])
-            self._events.add("vip-released", str(address))
-            return record
+        record = await self._alter(address, revision, desired.released)
+        self._events.add("vip-released", str(address))
+        return record
 
-    async def plan(self, placements: Iterable[Placement]) -> Plan:
-        """Return what `place` would do, without doing it."""
-        async with self._lock:
-            _, after = self._with_placements({p.address: p.switch for p in placements}, by_hand=False)
-            records = {**self._store.vips(), **{record.address: record for record in after}}
-            wanted = wanted_states(records.values(), self._inventory)
-            return plan_update(wanted, await self._observe(wanted))
+    async def assign(self, placements: Iterable[Placement]) -> Report:
+        """Move VIPs and TIPs to where an assignment has them: all leave before any arrives.
+
+        What cannot be done for one stops no other, and is said: a VIP or TIP that is not there any more, a
+        TIP on its VIP's own switch. What was placed by hand stays, and what is on a switch that cannot be
+        asked to give it up. Raises `UnknownError` for a switch that is not there.
+        """
+        by_owner, skipped = self._by_owner(placements)
+        reconciler = self.reconciler
+        moved: list[IPv4Address] = []
+        owners = sorted(by_owner)
+        for first in range(0, len(owners), _CHUNK):
+            changes = []
+            for vip in owners[first : first + _CHUNK]:
+                record = self.state.get(vip)
+                if record is None:
+                    continue
+                after, why = self._assigned(record, by_owner[vip])
+                skipped += why
+                if after != record:
+                    changes.append((record, after))
+            reconciler.hold_back(record.address for record, _ in changes)
+            moved += [record.address for record, _ in changes]
+            try:
+                await self.state.replace(changes)
+            except StaleError:
+                skipped += await self._one_by_one(changes)
+        try:
+            report = await self._in_two_waves(moved, Priority.ASSIGNMENT, None)
+        finally:
+            reconciler.let_go(moved)
+            for vip in moved:
+                reconciler.queue.add(vip, Priority.ASSIGNMENT)
+        for vip in moved:
+            if now := self.state.get(vip):
+                self._events.add("vip-placed", str(vip), switch=now.switch, waits_for=now.returning)
+        return report.model_copy(update={"failed": (*report.failed, *skipped)})
+
+    def plan(self, placements: Iterable[Placement]) -> Plan:
+        """Return the steps of `assign`, without doing them."""
+        by_owner, _ = self._by_owner(placements)
+        steps: list[Step] = []
+        for vip, homes in by_owner.items():
+            after, _ = self._assigned(self.vip(vip), homes)
+            waiting = [address for address, carried in after.carried().items() if carried.returning]
+            plan, _, _ = self.reconciler.plan(vip, desired.come_home(after, waiting))
+            steps += plan.steps
+        order = list(Wave)
+        return Plan(steps=tuple(sorted(steps, key=lambda step: (order.index(step.wave), step.device))))
 
     # What happens to it
 
     async def set_dip_health(
-        self, dips: Iterable[IPv4Address], *, up: bool, vip: IPv4Address | None = None
+        self, vip: IPv4Address, told: Mapping[IPv4Address, bool], *, certain: bool = False
     ) -> None:
-        """Take DIPs out of a VIP's service (None: of every VIP's), or back into it.
+        """Take DIPs out of a VIP's service, or back into it, once they are remembered to be down, or not.
 
-        Their health is remembered over restarts; should a restart come in between, `settle` does the rest.
+        Devices follow by themselves. What is `certain` is no check's verdict, and not doubted.
         """
-        async with self._lock:
-            records = [self.vip(vip)] if vip else self.vips()
-            changed = self._store.set_dips_down(dips, not up, vip)
-            serving = {r.address: changed & {dip.address for dip in r.spec.all_dips()} for r in records}
-            for dip in sorted(set[IPv4Address]().union(*serving.values())):
-                count = sum(dip in own for own in serving.values())
-                self._events.add("dip-up" if up else "dip-down", str(dip), vips=count)
-            for record in records:
-                if serving[record.address]:
-                    await self._change(record, record.spec)
+        spec = self.vip(vip).spec
+        stated = {dip.address for dip in spec.all_dips()}
+        if unknown := sorted(told.keys() - stated):
+            raise UnknownError(f"VIP {vip} has no DIP {unknown[0]}")
+        changes, suspected = self._judge.judge(spec, self.state.failed(vip), told, certain=certain)
+        if suspected:
+            names = ", ".join(map(str, sorted(suspected)))
+            self._events.add("health-suspect", str(vip), dips=names, why="more than half look down at once")
+        await self._set_down(vip, changes)
 
-    async def set_reach(self, device: str, reach: DeviceReach) -> None:
-        """Note whether a device answers. One that does not gets no requests; one that does again is repaired
-        by the next `repair`.
+    async def believe(self) -> None:
+        """Believe of DIPs that have been suspected for long that they are down."""
+        for vip, dips in self._judge.confirmed().items():
+            record = self.state.get(vip)
+            if record is None:
+                self._judge.forget(vip)
+                continue
+            changes, _ = self._judge.judge(
+                record.spec, self.state.failed(vip), dict.fromkeys(dips, False), certain=True
+            )
+            await self._set_down(vip, changes)
 
-        A switch that is lost gives up what the engine put there, and what waits to return to it: each goes
-        where the engine says now. What an operator put there by hand waits on the SMuxes for it to come back.
-        """
-        if device not in self._devices:
-            raise UnknownError(f"no device is called {device!r}")
-        if reach is DeviceReach.READY:
-            if device in self._unreachable:
-                self._unreachable.discard(device)
-                self._events.add("device-back", device)
-                async with self._lock:
-                    self._store.put_vips(self._come_home(device))
-            self._note_dirty(device)
-            await self._set_server_health(device, up=True)
+    async def set_reach(self, told: ReachMap) -> None:
+        """Take note of which devices answer. What is put right follows by itself. Raises `UnknownError`."""
+        if unknown := sorted(told.devices.keys() - self.reconciler.lanes.keys()):
+            raise UnknownError(f"no device is called {unknown[0]!r}")
+        if told.suspect and told.suspect != self.suspect:
+            self._events.add("monitoring-suspect", "controller", why=told.suspect)
+        self.suspect = told.suspect
+        for device, reach in told.devices.items():
+            self.reconciler.set_reach(device, reach)
+        await self._set_cut_off(set(told.cut_off))
+
+    async def _set_cut_off(self, servers: set[str]) -> None:
+        """Take the DIPs of servers that nothing can be sent to out of service, and put them back."""
+        changes = dict.fromkeys(servers - self.state.cut_off, True)
+        changes |= dict.fromkeys(self.state.cut_off - servers, False)
+        if not changes:
             return
-        if device not in self._unreachable:
-            self._unreachable.add(device)
-            self._events.add("device-unreachable", device)
-            await self._set_server_health(device, up=False)
-        if reach is DeviceReach.LOST:
-            async with self._lock:
-                homes = {
-                    address: record
-                    for record in self.vips()
-                    for address, carried in record.carried().items()
-                    if carried.home == device
-                }
-                self._store.put_vips(
-                    _put(record, {address: (None, device)})
-                    for address, record in homes.items()
-                    if record.held and address == record.address
-                )
-            stranded = [a for a, record in homes.items() if not record.held or a != record.address]
-            self._events.add("device-lost", device, vips=len(homes), waiting=len(homes) - len(stranded))
-            await self.place(Placement(address=address, switch=None) for address in stranded)
-            for owner in sorted({self._owner(address) for address in stranded}):
-                target = await self._homes(self.vip(owner))
-                wanted = [Placement(address=a, switch=s) for a, s in target.items() if a in stranded]
-                await self.place(wanted)
+        await self.state.set_cut_off(changes)
+        for server, cut_off in sorted(changes.items()):
+            vips = self.state.at_server(server)
+            self._events.add("server-cut-off" if cut_off else "server-back", server, vips=len(vips))
+            for vip in vips:
+                self.reconciler.queue.add(vip, Priority.HEALTH)
 
-    def _come_home(self, device: str) -> list[VipRecord]:
-        """Return the records of what waits for a switch that is back; `repair` does the rest."""
-        records = [
-            (record, {a: (s, None) for a, s in self._returning(record).items() if s == device})
-            for record in self.vips()
-        ]
-        return [_put(record, where) for record, where in records if where]
-
-    def _waiting_for_unreachable(self, record: VipRecord, placed: Collection[IPv4Address]) -> VipRecord:
-        """Return a record in which what was `placed` on a switch that does not answer waits for it."""
-        return _put(
-            record,
-            {
-                address: (None, carried.switch)
-                for address, carried in record.carried().items()
-                if address in placed and carried.switch in self._unreachable
-            },
-        )
-
-    async def _set_server_health(self, device: str, *, up: bool) -> None:
-        """A server whose agent is gone decapsulates nothing: its DIPs go down with it, and come back."""
-        for server in self._inventory.servers:
-            if server.name == device:
-                await self.set_dip_health(server.dips, up=up)
-
-    def _owner(self, address: IPv4Address) -> IPv4Address:
-        return next(record.address for record in self.vips() if address in record.carried())
-
-    async def resync(self, only: Iterable[str] | None = None) -> Report:
-        """Read devices back (all, or `only` some) and repair what differs from the store."""
-        async with self._lock:
-            wanted = wanted_states(self._store.vips().values(), self._inventory)
-            if only is None:
-                self._refused.clear()
-            else:
-                wanted = {name: wanted[name] for name in only}
-            observed = await self._observe(wanted)
-            self._dirty -= set(observed)
-            plan = plan_update(wanted, observed)
-            outcome = await execute(plan, wanted, self._devices)
-            self._note_failures(outcome)
-            if plan.steps:
-                self._events.add("resync", "controller", steps=len(plan.steps), writes=outcome.writes)
-            return self._report(outcome)
-
-    async def repair(self) -> None:
-        """Wait until some device may differ from what is wanted, then read those back and repair them.
-
-        A device that could not be read back is due again: it may be back before monitoring misses it.
-        """
-        await self._repair_due.wait()
-        self._repair_due.clear()
-        try:
-            await self.resync(self._dirty - self._unreachable)
-        finally:
-            if self._dirty - self._unreachable:
-                self._repair_due.set()
-
-    def _note_dirty(self, device: str) -> None:
-        self._dirty.add(device)
-        self._repair_due.set()
-
-    async def settle(self) -> None:
-        """Unpin flows that have ended, and return VIPs and TIPs to the switch that they wait for.
-
-        A VIP whose layout is behind the health of its DIPs, as after a kill, is brought up to it.
-        """
-        async with self._lock:
-            for record in self.vips():
-                if not is_current(record, self._store.down_dips(record.address)):
-                    await self._change(record, record.spec)
-                    continue
-                if not record.layout.pinned and not self._returning(record):
-                    continue
-                try:
-                    flows = await self._live_flows(record)
-                except RestError as error:
-                    logger.warning(
-                        "VIP %s stays as it is: its live flows are unknown: %s", record.address, error
-                    )
-                    continue
-                await self._return(record, flows)
+    async def resync(self) -> Report:
+        """Ask every device whether it holds what it should, and put right what does not."""
+        await self.reconciler.check_devices(everything=True)
+        due = self.reconciler.queue.due()
+        return Report.of(await self._carry_out(due, Priority.REPAIR, self._wait_s))
 
     # How
 
-    def _lay_out(self, spec: Vip, down: Collection[IPv4Address] = ()) -> VipRecord:
-        """Spell a VIP out afresh, without DIPs that are down; `InvalidError` for what no layout can serve."""
+    def check_switch(self, name: str) -> None:
+        """Raise `UnknownError` unless a switch has that name."""
+        if not self._inventory.has_switch(name):
+            names = ", ".join(sorted(switch.name for switch in self._inventory.switches))
+            raise UnknownError(f"no switch is called {name!r}; there are {names}")
+
+    def _check(self, spec: Vip) -> None:
+        """Raise `InvalidError` for what no layout can serve."""
         if spec.address not in self._inventory.vip_prefix:
             raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
         for dip in spec.all_dips():
@@ -378,232 +356,161 @@ class Updater:
             for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
+        tips = self._lay_out(spec).tips
+        self.state.release_tips(placed.tip.address for placed in tips)
+
+    def _lay_out(self, spec: Vip) -> VipRecord:
         try:
-            return lay_out(spec, self.fan_out, self._tips(), down)
+            return lay_out(spec, self.fan_out, self.state.allocate_tip, self.state.out_of_reach(spec))
         except LayoutError as error:
             raise InvalidError(str(error)) from error
 
-    async def _change(self, old: VipRecord, spec: Vip) -> None:
-        down = self._store.down_dips(spec.address)
-        new = change(old, spec, down, self.fan_out, self._tips(), lean=old.switch is None)
-        new = new.model_copy(update={"revision": old.revision + 1})
-        if not disturbs(old, new):
-            new = pinned(new, old.layout.pinned)
-            self._store.put_vips([new])
-            self._events.add("vip-changed", str(spec.address), dips=len(spec.all_dips()))
-            await self._apply([old], [new])
-            return
-        detour = old.model_copy(update={"switch": None, "returning": old.home})
-        self._store.put_vips([detour])
-        await self._apply([old], [detour])
-        new = new.model_copy(update={"switch": None, "returning": detour.returning})
-        if new.carried().keys() - old.carried().keys():
-            new = await self._rehomed(new)
-        new = pinned(new, await self._live_flows(old))
-        self._store.put_vips([new])
-        self._events.add(
-            "vip-changed", str(spec.address), dips=len(spec.all_dips()), pinned=len(new.layout.pinned)
-        )
-        await self._apply([detour], [new])
-        await self._return(new, await self._live_flows(new))
+    def _at(self, vip: IPv4Address, revision: int | None) -> VipRecord:
+        record = self.vip(vip)
+        if revision is not None and record.revision != revision:
+            raise RevisionError(record, revision)
+        return record
 
-    async def _rehomed(self, record: VipRecord) -> VipRecord:
-        """Return a VIP that got new TIPs with homes for all, where it waits for its own."""
-        homes = await self._homes_if_known(record)
-        if not homes:
-            return record
-        waiting = {"switch": None, "returning": homes.pop(record.address)}
-        return _placed(record, homes).model_copy(update=waiting)
-
-    async def _with_tips_homed(self, record: VipRecord) -> VipRecord:
-        """Return a VIP that was placed by hand with homes for those of its TIPs that have none."""
-        homeless = {placed.tip.address for placed in record.tips if placed.home is None}
-        if record.home is None or not homeless:
-            return record
-        homes = await self._homes_if_known(record)
-        return _placed(record, {address: s for address, s in homes.items() if address in homeless})
-
-    async def _homes_if_known(self, record: VipRecord) -> dict[IPv4Address, str | None]:
-        """Return `_homes`; nothing where the engine is away: TIPs then wait for the next assignment."""
-        try:
-            return await self._homes(record)
-        except RestError as error:
-            logger.warning("the SMuxes carry TIPs of VIP %s: no engine: %s", record.address, error)
-            return {}
-
-    async def _homes(self, record: VipRecord) -> dict[IPv4Address, str | None]:
-        """Return where the engine has a VIP and its TIPs, but no TIP on the VIP's own switch.
-
-        A VIP that is held stays where it is, whatever the engine says.
-        """
-        homes = dict(await self._engine_places(record))
-        if record.held:
-            homes[record.address] = record.home
-        own = homes[record.address]
-        return {a: None if a != record.address and s == own else s for a, s in homes.items()}
-
-    async def _return(self, record: VipRecord, flows: list[LiveFlow]) -> None:
-        """Refresh a VIP's pins, and let it and its TIPs return to the switches that have room for them."""
-        after = pinned(record, flows)
-        returning = self._returning(after)
-        after = _put(after, {address: (switch, None) for address, switch in returning.items()})
-        if after != record:
-            self._store.put_vips([after])
-            await self._apply([record], [after])
-            now = self.vip(record.address).carried()
-            for address, switch in returning.items():
-                if now[address].switch == switch:
-                    self._events.add("returned", str(address), switch=switch)
-
-    def _returning(self, record: VipRecord) -> dict[IPv4Address, str]:
-        """Return which of a VIP and its TIPs may return, and where."""
-        return {
-            address: carried.returning
-            for address, carried in record.carried().items()
-            if carried.returning is not None and self._may_fit(record, address, carried.returning)
-        }
-
-    def _may_fit(self, record: VipRecord, address: IPv4Address, switch: str) -> bool:
-        """Whether a switch answers, has room for a record's pins, and did not refuse the very same before."""
-        if switch in self._unreachable:
-            return False
-        if address == record.address:
-            others = sum(
-                len(other.layout.pinned)
-                for other in self.vips()
-                if other.switch == switch and other.address != address
-            )
-            if others + len(record.layout.pinned) > self._inventory.switch(switch).tables.pinned:
-                return False
-        return self._refused.get(address) != self._load(record, address, switch)
-
-    def _load(self, record: VipRecord, address: IPv4Address, switch: str) -> _Load:
-        """Return what a switch would hold with a VIP or TIP of `record` on it, beside what it holds.
-
-        Pins are left out: whether they fit is known, and they change all the time.
-        """
-        held = {a: e for other in self.vips() for a, (e, on) in mux_entries(other).items() if on == switch}
-        held[address] = mux_entries(record)[address][0]
-        bare = {a: e.model_copy(update={"pinned": ()}) for a, e in held.items() if isinstance(e, MuxVip)}
-        return switch, held | bare
-
-    async def _apply(self, before: Iterable[VipRecord], after: Iterable[VipRecord]) -> Outcome:
-        """Take the devices from one state of some VIPs to another, without reading them back.
-
-        Requests are idempotent, so a device that was not as `before` says ends up right all the
-        same, and one that refuses or does not answer is left to `resync`.
-        """
-        wanted = wanted_states(after, self._inventory)
-        assumed = wanted_states(before, self._inventory)
-        reachable = {name: assumed[name] for name in self._devices if name not in self._unreachable}
-        outcome = await execute(plan_update(wanted, reachable), wanted, self._devices)
-        self._note_failures(outcome)
-        return outcome
-
-    async def _observe(self, wanted: Mapping[str, DeviceState]) -> dict[str, DeviceState]:
-        async def observe(name: str) -> tuple[str, DeviceState | None]:
+    async def _alter(
+        self, vip: IPv4Address, revision: int | None, change: Callable[[VipRecord], VipRecord]
+    ) -> VipRecord:
+        """Put a changed record in the place of a VIP's, whatever else changes it meanwhile."""
+        while True:
+            record = self._at(vip, revision)
+            after = change(record)
+            if after == record:
+                return record
             try:
-                return name, await self._devices[name].observe()
-            except RestError as error:
-                logger.warning("%s cannot be read back: %s", name, error)
-                return name, None
-
-        names = [name for name in wanted if name in self._devices and name not in self._unreachable]
-        states = await asyncio.gather(*(observe(name) for name in names))
-        return {name: state for name, state in states if state is not None}
-
-    def _note_failures(self, outcome: Outcome) -> None:
-        """Log what failed. What a switch has no room for waits for it on the SMuxes."""
-        for step, error in outcome.failed:
-            if not is_table_full(error) or self._devices[step.device].kind is not DeviceKind.SWITCH:
-                self._events.add("update-failed", str(step.address), device=step.device, why=str(error))
-                if not is_table_full(error):
-                    self._note_dirty(step.device)
+                await self.state.replace([(record, after)])
+                return after
+            except StaleError:
                 continue
-            record = _put(self.vip(self._owner(step.address)), {step.address: (None, step.device)})
-            self._store.put_vips([record])
-            load = self._load(record, step.address, step.device)
-            if self._told.get(step.address) != load:
-                self._events.add("left-to-smuxes", str(step.address), device=step.device, why=str(error))
-            self._refused[step.address] = self._told[step.address] = load
-        for step in outcome.barred:
-            self._note_dirty(step.device)
 
-    def _with_placements(
-        self, placements: Mapping[IPv4Address, str | None], by_hand: bool
-    ) -> tuple[list[VipRecord], list[VipRecord]]:
-        """Return the records that `placements` changes, before and after; nothing is changed yet.
+    async def _forget_health(self, spec: Vip) -> None:
+        """Forget that DIPs were down which the VIP has no more, or checks no more."""
+        down = self.state.failed(spec.address)
+        stated = {dip.address for dip in spec.all_dips()} if spec.health is not None else set()
+        if gone := down - stated:
+            await self.state.set_down(spec.address, dict.fromkeys(gone, False))
+        if spec.health is None:
+            self._judge.forget(spec.address)
 
-        Unless they are made `by_hand`, they leave VIPs alone that were placed by hand.
+    async def _set_down(self, vip: IPv4Address, changes: Mapping[IPv4Address, bool]) -> None:
+        if not changes:
+            return
+        await self.state.set_down(vip, changes)
+        for dip, down in sorted(changes.items()):
+            self._events.add("dip-down" if down else "dip-up", str(dip), vip=str(vip))
+        self.reconciler.queue.add(vip, Priority.HEALTH)
 
-        Raises `UnknownError` for an address or a switch that is not there, and `InvalidError` for a TIP
-        on its VIP's own switch.
-        """
-        records = self._store.vips()
-        owners = {address: record.address for record in records.values() for address in record.carried()}
-        for address, switch in placements.items():
-            if address not in owners:
-                raise UnknownError(f"there is no VIP or TIP {address}")
-            if switch is not None:
-                self.check_switch(switch)
-        before, after = [], []
-        for owner in sorted({owners[address] for address in placements}):
-            old = records[owner]
-            own = {a: s for a, s in placements.items() if by_hand or not old.held or a != owner}
-            new = self._waiting_for_unreachable(_placed(old, own), own)
-            in_the_way = [tip.tip.address for tip in new.tips if tip.home and tip.home == new.home]
-            if by_hand:
-                new = _put(new, dict.fromkeys(in_the_way, (None, None))).model_copy(update={"held": True})
-            elif in_the_way:
-                raise InvalidError(f"VIP {owner} and one of its TIPs cannot both be on {new.home}")
-            if new != old:
-                before.append(old)
-                after.append(new)
-        return before, after
+    def _closed(self) -> set[str]:
+        reach = self.reconciler.reach
+        return {name for name, known in reach.items() if not known.answers}
 
-    def _report(self, outcome: Outcome, placed: Iterable[VipRecord] = ()) -> Report:
-        """Say what was done, and which of `placed` wait for a switch that does not answer."""
-        failed = [f"{step.device} {step.action} {step.address}: {error}" for step, error in outcome.failed]
-        failed += [
-            f"{carried.returning} does not answer: {address} waits for it on the SMuxes"
-            for record in placed
-            for address, carried in record.carried().items()
-            if carried.returning in self._unreachable
-        ]
-        return Report(
-            done=len(outcome.done),
-            failed=tuple(failed),
-            writes=outcome.writes,
-            wave_ms={wave.value: round(ms, 3) for wave, ms in outcome.wave_ms.items()},
-        )
+    def _by_owner(
+        self, placements: Iterable[Placement]
+    ) -> tuple[dict[IPv4Address, dict[IPv4Address, str | None]], list[str]]:
+        by_owner: dict[IPv4Address, dict[IPv4Address, str | None]] = {}
+        gone = []
+        for placement in placements:
+            if placement.switch is not None:
+                self.check_switch(placement.switch)
+            owner = self.state.owner(placement.address)
+            if owner is None:
+                gone.append(f"there is no VIP or TIP {placement.address}")
+            else:
+                by_owner.setdefault(owner, {})[placement.address] = placement.switch
+        return by_owner, gone
 
-    def _tips(self) -> TipAllocator:
-        def used() -> set[IPv4Address]:
-            return {placed.tip.address for record in self.vips() for placed in record.tips}
+    def _assigned(
+        self, record: VipRecord, homes: Mapping[IPv4Address, str | None]
+    ) -> tuple[VipRecord, list[str]]:
+        """Return a record with what the engine says, and what of that is left out and why."""
+        closed = self._closed() - self._lost()
+        own: dict[IPv4Address, str | None] = {}
+        for address, carried in record.carried().items():
+            if address not in homes or (record.held and address == record.address):
+                continue
+            stuck = {*carried.leaving, carried.switch} & closed
+            if not stuck:
+                own[address] = homes[address]
+        after = desired.placed(record, own, at_once=False)
+        why = []
+        for placed in after.tips:
+            if placed.home is not None and placed.home == after.home:
+                why.append(
+                    f"VIP {record.address} and its TIP {placed.tip.address} cannot both be on {after.home}"
+                )
+        return (record, why) if why else (after, [])
 
-        return tip_allocator(self._inventory.tip_prefix, used)
+    def _lost(self) -> set[str]:
+        return {name for name, known in self.reconciler.reach.items() if known is Reach.LOST}
+
+    async def _one_by_one(self, changes: Iterable[tuple[VipRecord, VipRecord]]) -> list[str]:
+        """Make the changes that still can be made; say which cannot."""
+        skipped = []
+        for record, after in changes:
+            try:
+                await self.state.replace([(record, after)])
+            except StaleError:
+                skipped.append(f"VIP {record.address} was changed meanwhile: it stays where it is")
+        return skipped
+
+    async def _in_two_waves(
+        self, vips: Collection[IPv4Address], priority: Priority, within_s: float | None
+    ) -> Report:
+        """Have VIPs that are held back leave where they are, then go where they shall be."""
+        reconciler = self.reconciler
+        began = time.monotonic()
+        left = await self._carry_out(vips, priority, within_s)
+        between = time.monotonic()
+        reconciler.let_go(vips)
+        rest_s = None if within_s is None else max(_LEAST_WAIT_S, began + within_s - between)
+        arrived = await self._carry_out(vips, priority, rest_s)
+        ended = time.monotonic()
+        for vip in vips:
+            if record := self.state.get(vip):
+                arrived += self._waiting(record)
+        report = Report.of([*left, *arrived])
+        waves = {Wave.WITHDRAW.value: between - began, Wave.ANNOUNCE.value: ended - between}
+        took = {wave: round(seconds * 1000, 3) for wave, seconds in waves.items()}
+        known = {wave: took.get(wave, ms) for wave, ms in report.wave_ms.items()}
+        return report.model_copy(update={"wave_ms": known})
+
+    def _waiting(self, record: VipRecord) -> list[Outcome]:
+        """Say what of a VIP waits for a switch that does not answer."""
+        closed = self._closed()
+        found = []
+        for address, carried in record.carried().items():
+            if carried.returning in closed:
+                found.append(f"{carried.returning} does not answer: {address} waits for it on the SMuxes")
+            for name in carried.leaving:
+                if name in closed:
+                    found.append(f"{name} may still announce {address}, and does not answer")
+        return [Outcome(error=said) for said in found]
+
+    async def _carry_out(
+        self, vips: Iterable[IPv4Address], priority: Priority, within_s: float | None
+    ) -> list[Outcome]:
+        """Have VIPs brought where they shall be; wait for it, up to a time (None: to the end)."""
+        waiters = [self.reconciler.queue.wait(vip, priority) for vip in vips]
+        if not waiters:
+            return []
+        done, late = await asyncio.wait(waiters, timeout=within_s)
+        outcomes = [waiter.result() for waiter in waiters if waiter in done]
+        if late:
+            outcomes.append(Outcome(waits=f"{len(late)} of {len(waiters)} take longer: it goes on by itself"))
+        return outcomes
 
 
-def _placed(record: VipRecord, placements: Mapping[IPv4Address, str | None]) -> VipRecord:
-    """Return a record with its VIP and TIPs placed; what waits for the very switch goes on waiting."""
-    return _put(
-        record,
-        {
-            address: (placements[address], None)
-            for address, carried in record.carried().items()
-            if address in placements
-            and (carried.returning is None or carried.returning != placements[address])
-        },
-    )
+def _duplicate(spec: Vip) -> ConflictError:
+    return ConflictError(f"VIP {spec.address} exists already", "duplicate-vip")
 
 
-def _put(record: VipRecord, where: Mapping[IPv4Address, tuple[str | None, str | None]]) -> VipRecord:
-    """Return a record with `switch` and `returning` of its VIP and TIPs as `where` says."""
-    tips = tuple(_moved(placed, where.get(placed.tip.address)) for placed in record.tips)
-    return _moved(record, where.get(record.address)).model_copy(update={"tips": tips})
-
-
-def _moved(carried: _Carried, where: tuple[str | None, str | None] | None) -> _Carried:
-    if where is None:
-        return carried
-    return carried.model_copy(update={"switch": where[0], "returning": where[1]})
+def _after_rest(record: VipRecord, resting: Resting) -> VipRecord:
+    """Return a record of an address that switches may still announce: until they are asked, no other does."""
+    if not resting.switches:
+        return record
+    leaving = tuple(name for name in resting.switches if name != record.switch)
+    waits = desired.put(record, {record.address: (None, record.home)}) if leaving else record
+    return waits.model_copy(update={"leaving": leaving})

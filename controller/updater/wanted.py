@@ -1,15 +1,23 @@
-"""What every device shall hold, given all wanted VIPs."""
+"""What every device shall hold, given the wanted VIPs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
 from controller.inventory import Inventory
-from controller.store import VipRecord
+from controller.records import VipRecord
+from controller.state import State
 from controller.updater.plan import DeviceKind, DeviceState, Entry
 from duet_p4.api.host import HostVip
 from duet_p4.model import Dip
+
+
+def kinds_of(inventory: Inventory) -> dict[str, DeviceKind]:
+    """Return every device, and what it is."""
+    kinds = dict.fromkeys((switch.name for switch in inventory.switches), DeviceKind.SWITCH)
+    kinds |= dict.fromkeys((smux.name for smux in inventory.smuxes), DeviceKind.SMUX)
+    return kinds | dict.fromkeys((server.name for server in inventory.servers), DeviceKind.SERVER)
 
 
 def wanted_states(records: Iterable[VipRecord], inventory: Inventory) -> dict[str, DeviceState]:
@@ -17,25 +25,44 @@ def wanted_states(records: Iterable[VipRecord], inventory: Inventory) -> dict[st
 
     The SMuxes hold everything, a switch what is placed on it, a server the VIPs of its DIPs.
     """
-    wanted = {switch.name: DeviceState(DeviceKind.SWITCH) for switch in inventory.switches}
-    wanted |= {smux.name: DeviceState(DeviceKind.SMUX) for smux in inventory.smuxes}
-    wanted |= {server.name: DeviceState(DeviceKind.SERVER) for server in inventory.servers}
-    smuxes = [smux.name for smux in inventory.smuxes]
+    wanted = {name: DeviceState(kind) for name, kind in kinds_of(inventory).items()}
     for record in records:
-        for entry, switch in mux_entries(record).values():
-            for name in [*smuxes, *([switch] if switch in wanted else [])]:
-                _hold(wanted[name], entry)
-        for name, vip in _host_vips(record, inventory).items():
-            _hold(wanted[name], vip)
+        for name, entry in entries_of(record, inventory):
+            wanted[name].hold(entry)
     return wanted
 
 
-def _hold(state: DeviceState, entry: Entry) -> None:
-    state.entries[entry.address] = entry
-    state.announced.add(entry.address)
+def entries_of(record: VipRecord, inventory: Inventory) -> Iterator[tuple[str, Entry]]:
+    """Yield what each device holds of one VIP and its TIPs, all of it announced."""
+    for entry, switch in mux_entries(record).values():
+        for smux in inventory.smuxes:
+            yield smux.name, entry
+        if switch is not None and inventory.has_switch(switch):
+            yield switch, entry
+    yield from host_vips(record, inventory).items()
 
 
-def _host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
+def wanted_of(device: str, kind: DeviceKind, state: State, inventory: Inventory) -> DeviceState:
+    """Return all that one device shall hold."""
+    wanted = DeviceState(kind)
+    if kind is DeviceKind.SMUX:
+        for record in state.records():
+            for entry, _ in mux_entries(record).values():
+                wanted.hold(entry)
+    elif kind is DeviceKind.SWITCH:
+        for address in sorted(state.on(device)):
+            owner = state.get(state.owner(address) or address)
+            if owner is not None:
+                wanted.hold(mux_entries(owner)[address][0])
+    else:
+        for vip in sorted(state.at_server(device)):
+            record_of = state.get(vip)
+            if record_of is not None and device in (vips := host_vips(record_of, inventory)):
+                wanted.hold(vips[device])
+    return wanted
+
+
+def host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
     """Return what each server holds of a VIP. DIPs of no server in the inventory are others' to set up."""
 
     def name_of(dip: Dip) -> str | None:

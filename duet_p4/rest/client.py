@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Mapping
+from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
@@ -110,6 +112,7 @@ class RestClient:
         *,
         body: BaseModel | None = None,
         query: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """Send a request and return its answer as `answer`, any type that pydantic knows.
@@ -119,13 +122,13 @@ class RestClient:
         where = f"{method} {self.url}{path}"
         content = body.model_dump_json() if body is not None else None
         params = {key: _text(value) for key, value in (query or {}).items() if value is not None}
-        headers = {"Content-Type": "application/json"} if content is not None else {}
+        sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         if self.term is not None and method != "GET":
-            headers[term.HEADER] = str(self.term)
+            sent[term.HEADER] = str(self.term)
         timeout = self._http.timeout if timeout_s is None else httpx.Timeout(timeout_s)
         try:
             reply = await self._http.request(
-                method, path, content=content, params=params, headers=headers, timeout=timeout
+                method, path, content=content, params=params, headers=sent, timeout=timeout
             )
         except httpx.TimeoutException as error:
             raise UnreachableError(f"{where}: no answer in {timeout.read} s") from error
@@ -133,10 +136,11 @@ class RestClient:
             raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
         if reply.is_error:
             raise RefusedError(where, _problem(reply))
+        adapter: TypeAdapter[Answer] = _adapter(answer)  # type: ignore[arg-type] # types are hashable
         if reply.status_code == httpx.codes.NO_CONTENT:
-            return TypeAdapter(answer).validate_python(None)
+            return adapter.validate_python(None)
         try:
-            return TypeAdapter(answer).validate_json(reply.content)
+            return adapter.validate_json(reply.content)
         except ValidationError as error:
             raise RestError(f"{where}: the answer is no {answer}: {error}") from error
 
@@ -289,9 +293,16 @@ class HostClient(RestClient):
         return await self.call("GET", "/v1/status", HostStatus)
 
 
+@cache
+def _adapter(answer: Any) -> TypeAdapter[Any]:
+    """Return what reads answers of a type; to make one takes milliseconds."""
+    return TypeAdapter(answer)
+
+
 def _transport(local: Path | None, app: ASGIApp | None) -> httpx.AsyncBaseTransport | None:
     if app is not None:
-        return httpx.ASGITransport(app)
+        # As over a socket, what goes wrong inside the service is an answer, and no exception of the caller's.
+        return httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncHTTPTransport(uds=str(local)) if local else None
 
 

@@ -26,7 +26,7 @@ import networkx as nx
 import numpy as np
 
 from controller.client import ControllerClient
-from controller.store import VipRecord
+from controller.records import VipRecord
 from duet_p4 import results
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from ipaddress import IPv4Address
 
 from controller.client import ControllerClient
-from controller.store import VipRecord
+from controller.records import VipRecord
 from duet_p4.hmux import pipeline
 from duet_p4.model import Dip, HealthCheck, Vip
 from duet_p4.rest.client import RefusedError, RestError

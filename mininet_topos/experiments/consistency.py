@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from controller.client import ControllerClient
+from controller.updater.outcome import Report as Update
 from controller.updater.service import Placement
-from controller.updater.service import Report as Update
 from duet_p4 import results
 from duet_p4.hmux import pipeline
 from duet_p4.model import Dip, Vip

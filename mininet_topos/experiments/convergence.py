@@ -15,7 +15,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.plan import Entry
 from controller.updater.wanted import mux_entries
 from duet_p4.hmux.rows import AclRow, HostRow, PinnedRow, Row, SlotRow, TunnelRow

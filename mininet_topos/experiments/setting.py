@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import networkx as nx
 
-from controller.store import ON_SMUXES
+from controller.records import ON_SMUXES
 from duet_p4 import results
 from duet_p4.model import Dip, Vip
 from mininet_topos import addresses, fattree

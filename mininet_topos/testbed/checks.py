@@ -15,7 +15,7 @@ from typing import Any
 
 import networkx as nx
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.plan import DeviceState, Entry
 from controller.updater.wanted import mux_entries
 from duet_p4.api.service import State

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import networkx as nx
 from pydantic import TypeAdapter
 
-from controller.servers import ServerDevice
-from controller.store import VipRecord
-from controller.updater.devices import Device, MuxDevice
+from controller.records import VipRecord
+from controller.updater.devices import Device, MuxDevice, ServerDevice
 from controller.updater.plan import DeviceKind, DeviceState, plan_update
 from controller.updater.wanted import wanted_states
 from mininet_topos.testbed import agents as agents_module

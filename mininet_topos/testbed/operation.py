@@ -11,7 +11,7 @@ from functools import partial
 import networkx as nx
 
 from controller.client import ControllerClient
-from controller.monitoring.agents import Reach
+from controller.reach import Reach
 from duet_p4.api.service import State
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree

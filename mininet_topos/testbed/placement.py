@@ -8,7 +8,7 @@ from itertools import cycle
 
 import networkx as nx
 
-from controller.store import ON_SMUXES, PlacedTip, VipRecord
+from controller.records import ON_SMUXES, PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
 from duet_p4.api.changes import Changed
 from duet_p4.api.host import HostState, HostVip

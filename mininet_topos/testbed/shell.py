@@ -15,7 +15,7 @@ import click
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
-from controller.store import ON_SMUXES
+from controller.records import ON_SMUXES
 from mininet_topos import cli as root
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder, TestbedError

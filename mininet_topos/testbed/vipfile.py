@@ -27,7 +27,7 @@ import networkx as nx
 import yaml
 from pydantic import ValidationError
 
-from controller.store import ON_SMUXES
+from controller.records import ON_SMUXES
 from duet_p4.model import Model, Protocol, Vip
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind

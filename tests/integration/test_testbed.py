@@ -18,7 +18,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from controller.client import ControllerClient
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.layout import lay_out
 from duet_p4.model import Vip
 from duet_p4.rest.client import UnreachableError

@@ -7,7 +7,7 @@ from collections import Counter
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.layout import change, lay_out
 from controller.updater.wanted import wanted_states
 from duet_p4.flow_hash import Flow

@@ -15,7 +15,7 @@ from controller.engine.live.network import Outages
 from controller.engine.live.planner import Planner
 from controller.engine.live.rows import Traffic
 from controller.inventory import Inventory
-from controller.store import TrafficSample, VipRecord
+from controller.records import RecordFeed, TrafficSample, VipRecord
 from duet_p4.api.problems import InvalidError, UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.app import problem_responses
@@ -61,8 +61,8 @@ class EngineInputs(Protocol):
     async def traffic(self) -> list[TrafficSample]:
         """Return the measured traffic matrix."""
 
-    async def vips(self) -> list[VipRecord]:
-        """Return the wanted VIPs."""
+    async def records(self, after: int) -> RecordFeed:
+        """Return what changed of the wanted VIPs since a version."""
 
 
 def router(inputs: EngineInputs) -> APIRouter:
@@ -99,6 +99,7 @@ class _Engine:
         self._inputs = inputs
         self._planner: Planner | None = None
         self._network: tuple[Inventory, Outages] | None = None
+        self._version = 0
         self._lock = asyncio.Lock()
 
     async def compute(self, strategy: Strategy) -> AssignmentResult:
@@ -136,7 +137,7 @@ class _Engine:
 
     async def _informed(self) -> Planner:
         inventory, outages = await self._inputs.inventory(), await self._inputs.outages()
-        records = await self._inputs.vips()
+        feed = await self._inputs.records(self._version)
         try:
             if self._planner is None:
                 self._planner = Planner(inventory, outages)
@@ -145,7 +146,8 @@ class _Engine:
         except ValueError as error:
             raise InvalidError(str(error)) from error
         self._network = inventory, outages
-        self._planner.follow(records, whole=True)
+        self._planner.follow(feed.records, feed.removed, whole=feed.whole)
+        self._version = feed.version
         return self._planner
 
 

@@ -20,7 +20,7 @@ from controller.engine.live.rows import Columns, Row, Traffic, row_of
 from controller.engine.live.standing import Standing
 from controller.engine.topology import Ints
 from controller.inventory import Inventory
-from controller.store import VipRecord
+from controller.records import VipRecord
 
 BY_HAND = "an operator put it there"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from controller.engine import Demand, Demands, Flow, Topology
 from controller.engine.topology import Floats, Ints
-from controller.store import VipRecord
+from controller.records import VipRecord
 
 Traffic = Mapping[IPv4Address, Mapping[str, float]]
 """Bit/s by VIP and source: a switch, or `INTERNET`. A source that is no switch counts as the Internet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.pinning import group_of
 from duet_p4.api.host import LiveFlow
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from duet_p4.api.changes import Change
+from duet_p4.api.changes import Change, Changed
 from duet_p4.api.digest import Digest
-from duet_p4.api.mux import MuxCounters, MuxEntry, MuxStatus, SessionStatus, TipState, VipState
+from duet_p4.api.mux import Changes, MuxCounters, MuxEntry, MuxStatus, SessionStatus, TipState, VipState
 from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import ConflictError, UnavailableError
 from duet_p4.holdings import Outcome
@@ -39,6 +40,8 @@ class MemoryMux(MuxKeeper):
         self.away = False
         self.sessions: tuple[SessionStatus, ...] = ()
         self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.log: list[str] = [] if log is None else log
 
     @property
@@ -61,6 +64,10 @@ class MemoryMux(MuxKeeper):
     def forget(self) -> None:
         """Lose everything, as a mux does that starts anew without its disk."""
         self._holdings.note(dict.fromkeys(self._holdings))
+
+    async def change(self, changes: Changes) -> Changed:
+        await self.answers.wait()
+        return await super().change(changes)
 
     def _be_here(self) -> None:
         if self.away:
@@ -155,9 +162,9 @@ class MemoryMux(MuxKeeper):
 
 
 @asynccontextmanager
-async def served(mux: MemoryMux) -> AsyncIterator[str]:
-    """Serve `mux` on a loopback port; yields its URL."""
-    app = create_app(mux.name, token=None)
+async def served(mux: MemoryMux, port: int = 0) -> AsyncIterator[str]:
+    """Serve `mux` on a loopback port, any unless one is given; yields its URL."""
+    app = create_app(mux.name, token=None, terms=mux.terms)
     app.include_router(router(mux))
-    async with serve(app, "127.0.0.1", 0) as url:
+    async with serve(app, "127.0.0.1", port) as url:
         yield url

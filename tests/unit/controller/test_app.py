@@ -19,7 +19,7 @@ from controller.client import ControllerClient
 from controller.config import ControllerConfig, Intervals, Listen, Module
 from controller.engine.live.api import AssignmentRequest
 from controller.inventory import Inventory, Link, Role, SMux, Switch
-from controller.updater.service import DeviceReach, Placement
+from controller.updater.service import Placement
 from duet_p4.api.mux import SessionStatus
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
@@ -48,18 +48,30 @@ class Testbed:
         self,
         muxes: dict[str, MemoryMux],
         servers: dict[str, AsyncExitStack],
+        urls: dict[str, str],
         url: str,
         socket: Path,
         client: ControllerClient,
     ) -> None:
         self.muxes = muxes
         self.servers = servers
+        self.urls = urls
         self.url = url
         self.socket = socket
         self.client = client
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         await until(condition)
+
+    def cut_off(self, name: str) -> None:
+        """Have no neighbour a BGP session with a switch any more."""
+        for mux in self.muxes.values():
+            mux.sessions = tuple(session for session in mux.sessions if session.name != name)
+
+    async def serve_again(self, name: str) -> None:
+        """Have a mux that was closed answer where it did."""
+        port = int(self.urls[name].rsplit(":", 1)[1])
+        await self.servers[name].enter_async_context(served(self.muxes[name], port))
 
     async def ready(self) -> bool:
         agents = await self.client.agents()
@@ -88,13 +100,23 @@ def inventory_of(urls: dict[str, str]) -> Inventory:
     )
 
 
+def session_with(name: str) -> SessionStatus:
+    return SessionStatus(
+        name=name, neighbor=IPv4Address("172.31.0.1"), asn=1, established=True, state="Established"
+    )
+
+
 @asynccontextmanager
 async def controlled(path: Path) -> AsyncIterator[Testbed]:
     async with AsyncExitStack() as stack:
         muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
         servers = {name: await stack.enter_async_context(AsyncExitStack()) for name in muxes}
         urls = {name: await servers[name].enter_async_context(served(mux)) for name, mux in muxes.items()}
-        (path / "inventory.json").write_text(inventory_of(urls).model_dump_json())
+        inventory = inventory_of(urls)
+        for one, other in [*(link.ends for link in inventory.links), ("tor1", "smux1")]:
+            muxes[one].sessions += (session_with(other),)
+            muxes[other].sessions += (session_with(one),)
+        (path / "inventory.json").write_text(inventory.model_dump_json())
         (path / "token").write_text(TOKEN)
         config = ControllerConfig(
             database=path / "controller.db",
@@ -108,7 +130,7 @@ async def controlled(path: Path) -> AsyncIterator[Testbed]:
         url = await stack.enter_async_context(running(config))
         client = ControllerClient("http://controller", token=TOKEN, local=config.socket)
         await stack.enter_async_context(client)
-        testbed = Testbed(muxes, servers, url, path / "controller.sock", client)
+        testbed = Testbed(muxes, servers, urls, url, path / "controller.sock", client)
         await testbed.until(testbed.ready)
         yield testbed
 
@@ -174,16 +196,17 @@ def test_a_vip_of_more_dips_than_a_table_holds_is_placed_with_its_tips(tmp_path:
 
 def test_a_lost_switch_gives_its_vips_to_another_and_is_cleaned_when_it_is_back(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
-        other = [name for name in SWITCHES if name != "tor1"]
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
         await testbed.client.assign([Placement(address=VIP, switch="tor1")])
-        for mux in testbed.muxes.values():
-            mux.log.clear()
-        await testbed.client.set_reach("tor1", DeviceReach.LOST)
-        record = await testbed.client.vip(VIP)
-        assert record.switch in other
-        assert VIP in testbed.muxes[str(record.switch)].held
-        await testbed.client.set_reach("tor1", DeviceReach.READY)
+        await testbed.servers["tor1"].aclose()
+        testbed.cut_off("tor1")
+
+        async def moved() -> bool:
+            record = await testbed.client.vip(VIP)
+            return record.switch not in (None, "tor1") and VIP in testbed.muxes[str(record.switch)].held
+
+        await testbed.until(moved)
+        await testbed.serve_again("tor1")
 
         async def cleaned() -> bool:
             return VIP not in testbed.muxes["tor1"].held
@@ -199,11 +222,7 @@ def test_a_switch_whose_agent_alone_is_dead_keeps_its_vips(tmp_path: Path) -> No
     async def scenario(testbed: Testbed) -> None:
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
         await testbed.client.assign([Placement(address=VIP, switch="tor1")])
-        session = SessionStatus(
-            name="tor1", neighbor=IPv4Address("172.31.0.1"), asn=1, established=True, state="Established"
-        )
         agg = testbed.muxes["agg1"]
-        agg.sessions = (session,)
         asked = agg.asked
         await testbed.servers["tor1"].aclose()
 
@@ -215,7 +234,7 @@ def test_a_switch_whose_agent_alone_is_dead_keeps_its_vips(tmp_path: Path) -> No
 
         await testbed.until(asked_again)
         assert not await gone()
-        agg.sessions = ()
+        testbed.cut_off("tor1")
         await testbed.until(gone)
 
     run(tmp_path, scenario)
@@ -224,11 +243,16 @@ def test_a_switch_whose_agent_alone_is_dead_keeps_its_vips(tmp_path: Path) -> No
 def test_a_vip_placed_by_hand_waits_for_its_lost_switch(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)), "tor1")
-        await testbed.client.set_reach("tor1", DeviceReach.LOST)
-        waiting = await testbed.client.vip(VIP)
-        assert (waiting.switch, waiting.returning) == (None, "tor1")
+        await testbed.servers["tor1"].aclose()
+        testbed.cut_off("tor1")
+
+        async def waits() -> bool:
+            waiting = await testbed.client.vip(VIP)
+            return (waiting.switch, waiting.returning) == (None, "tor1")
+
+        await testbed.until(waits)
         testbed.muxes["tor1"].forget()
-        await testbed.client.set_reach("tor1", DeviceReach.READY)
+        await testbed.serve_again("tor1")
 
         async def back() -> bool:
             return VIP in testbed.muxes["tor1"].held

@@ -3,7 +3,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.layout import change, lay_out, tip_allocator
 from controller.updater.pinning import disturbs, pinned
 from duet_p4.model import Dip, PortGroup, Protocol, Vip

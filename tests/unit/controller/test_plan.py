@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.inventory import Inventory, Role, SMux, Switch
-from controller.store import VipRecord
+from controller.records import VipRecord
 from controller.updater.plan import Action, DeviceState, Wave, plan_update
 from controller.updater.wanted import wanted_states
 from duet_p4.model import Dip, MuxVip, Vip

@@ -15,7 +15,7 @@ from controller.engine.live.network import Outages, route_budget, topology_of
 from controller.engine.live.planner import BY_HAND, Planner
 from controller.engine.live.rows import Columns, row_of
 from controller.inventory import Inventory, Link, Role, Server, Switch
-from controller.store import PlacedTip, VipRecord
+from controller.records import PlacedTip, VipRecord
 from controller.updater.layout import lay_out
 from duet_p4.model import Dip, Vip
 from tests.unit.engine.reference import Reference

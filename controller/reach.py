@@ -1,0 +1,40 @@
+"""Whether a device can be reached: what monitoring finds out, and the updater acts upon."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from duet_p4.model import Model
+
+
+class Reach(StrEnum):
+    """Whether an agent answers.
+
+    One that is `unwell` answers that something of it does not work. A switch is `lost` once there is
+    positive evidence that it carries nothing: a neighbour that answers, and none that has a BGP session with
+    it.
+    """
+
+    UNKNOWN = "unknown"
+    READY = "ready"
+    UNWELL = "unwell"
+    UNREACHABLE = "unreachable"
+    LOST = "lost"
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is worth sending requests; of one that nobody has asked yet it is assumed."""
+        return self in (Reach.UNKNOWN, Reach.READY, Reach.UNWELL)
+
+
+class ReachMap(Model):
+    """What monitoring knows of every device, each time anew: a report that gets lost does no harm.
+
+    `cut_off` are servers that nothing can be sent to, as the switches before them say: whose port or
+    adjacency is down, or whose switch carries nothing. `suspect` says in words why monitoring suspects
+    itself, not the devices; empty where it does not.
+    """
+
+    devices: dict[str, Reach]
+    cut_off: tuple[str, ...] = ()
+    suspect: str = ""

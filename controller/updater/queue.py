@@ -1,0 +1,141 @@
+"""Which addresses are to be looked at, the most urgent first; each by one worker at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Generic, TypeVar
+
+from controller.updater.lane import Priority
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""How long an address that could not be brought where it shall be is left alone: first, and at most."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class _Entry(Generic[Answer]):
+    priority: Priority
+    since: float
+    due: float
+    waiters: list[asyncio.Future[Answer]] = field(default_factory=list)
+
+
+class WorkQueue(Generic[Answer]):
+    """A queue of addresses. One that is added again while it waits keeps its place, or a better one.
+
+    One that is added while it is being worked on comes again afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[IPv4Address, _Entry[Answer]] = {}
+        self._heap: list[tuple[Priority, int, IPv4Address]] = []
+        self._later: list[tuple[float, int, IPv4Address]] = []
+        self._numbers = itertools.count()
+        self._working: dict[IPv4Address, _Entry[Answer]] = {}
+        self._failures: dict[IPv4Address, int] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, address: IPv4Address, priority: Priority, *, in_s: float = 0.0) -> None:
+        """Have an address looked at, at once or in a while."""
+        now = time.monotonic()
+        entry = self._entries.get(address)
+        if entry is not None and entry.priority <= priority and entry.due <= now + in_s:
+            return
+        if entry is None:
+            entry = self._entries[address] = _Entry(priority, now, now + in_s)
+        entry.priority = min(entry.priority, priority)
+        entry.due = min(entry.due, now + in_s)
+        if address not in self._working:
+            self._push(address, entry)
+
+    def wait(self, address: IPv4Address, priority: Priority) -> asyncio.Future[Answer]:
+        """Have an address looked at, and return what will come of it."""
+        self.add(address, priority)
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._entries[address].waiters.append(done)
+        return done
+
+    async def get(self) -> tuple[IPv4Address, Priority]:
+        """Return the most urgent address that is due; `done` must be called for it."""
+        while True:
+            now = time.monotonic()
+            while self._later and self._later[0][0] <= now:
+                _, _, address = heapq.heappop(self._later)
+                if (entry := self._entries.get(address)) and address not in self._working:
+                    self._push(address, entry)
+            while self._heap:
+                priority, _, address = heapq.heappop(self._heap)
+                entry = self._entries.get(address)
+                if entry is None or address in self._working or entry.priority != priority or entry.due > now:
+                    continue
+                del self._entries[address]
+                self._working[address] = entry
+                return address, priority
+            self._wake.clear()
+            try:
+                async with asyncio.timeout_at(self._next(now)):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def done(self, address: IPv4Address, answer: Answer, *, failed: bool) -> None:
+        """Say what came of an address. One that failed comes again by itself, after a pause."""
+        entry = self._working.pop(address)
+        for waiter in entry.waiters:
+            if not waiter.done():
+                waiter.set_result(answer)
+        if again := self._entries.get(address):
+            self._push(address, again)
+        if not failed:
+            self._failures.pop(address, None)
+            return
+        failures = self._failures.get(address, 0)
+        self._failures[address] = failures + 1
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures, 16))
+        self.add(address, max(entry.priority, Priority.REPAIR), in_s=pause)
+
+    def due(self) -> list[IPv4Address]:
+        """Return the addresses that are due or being worked on, in order."""
+        now = time.monotonic()
+        return sorted({a for a, entry in self._entries.items() if entry.due <= now} | self._working.keys())
+
+    @property
+    def depth(self) -> int:
+        """How many addresses are due or being worked on."""
+        now = time.monotonic()
+        return sum(entry.due <= now for entry in self._entries.values()) + len(self._working)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is due, and nobody works."""
+        return self.depth == 0
+
+    def oldest_s(self) -> float:
+        """Return for how long the address that has waited the longest has been due."""
+        now = time.monotonic()
+        due = [entry.due for entry in self._entries.values()] + [e.due for e in self._working.values()]
+        return max(0.0, now - min(due, default=now))
+
+    def retry_in(self, address: IPv4Address) -> float | None:
+        """Return in how many seconds an address is looked at again; None where that is not foreseen."""
+        if address in self._working:
+            return 0.0
+        entry = self._entries.get(address)
+        return max(0.0, entry.due - time.monotonic()) if entry else None
+
+    def _push(self, address: IPv4Address, entry: _Entry[Answer]) -> None:
+        if entry.due <= time.monotonic():
+            heapq.heappush(self._heap, (entry.priority, next(self._numbers), address))
+        else:
+            heapq.heappush(self._later, (entry.due, next(self._numbers), address))
+        self._wake.set()
+
+    def _next(self, now: float) -> float | None:
+        loop = asyncio.get_running_loop()
+        return loop.time() + max(0.0, self._later[0][0] - now) if self._later else None

@@ -1,0 +1,389 @@
+"""What the controller does, and above all does not do, while parts of the network cannot be reached."""
+
+import asyncio
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from controller.inventory import Inventory
+from controller.reach import Reach
+from controller.records import VipRecord
+from controller.updater.service import RevisionError, Updater
+from duet_p4.api.problems import ConflictError
+from duet_p4.model import HealthCheck, Vip
+from duet_p4.rest.client import RefusedError
+from tests.unit.controller.flows import live_flows
+from tests.unit.controller.test_updater import VIP, Network, dips, inventory_of, network, run, served_by
+
+OTHER = VIP + 1
+
+
+def announcers(net: Network, address: IPv4Address = VIP) -> set[str]:
+    return {name for name in ("s1", "s2") if address in net.muxes[name].announced}
+
+
+def test_what_an_unreachable_switch_may_announce_no_other_announces(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.set_reach(s1=Reach.UNREACHABLE)
+        report = await net.updater.migrate(VIP, "s2")
+        await net.quiet()
+        assert announcers(net) == {"s1"}
+        assert any("s1 may still announce" in why for why in report.failed)
+        await net.set_reach(s1=Reach.READY)
+        await net.until(lambda: announcers(net) == {"s2"})
+        await net.quiet()
+        assert net.updater.vip(VIP).leaving == ()
+
+    run(tmp_path, scenario)
+
+
+def test_an_assignment_leaves_what_is_on_an_unreachable_switch(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.set_reach(s1=Reach.UNREACHABLE)
+        await net.assign((VIP, "s2"))
+        assert net.updater.vip(VIP).switch == "s1" and announcers(net) == {"s1"}
+
+    run(tmp_path, scenario)
+
+
+def test_it_is_not_forgotten_over_a_restart_who_may_announce(tmp_path: Path) -> None:
+    async def before(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.set_reach(s1=Reach.UNREACHABLE)
+        await net.updater.migrate(VIP, "s2")
+
+    async def after(net: Network) -> None:
+        assert announcers(net) == set(), "the new run's muxes are empty, s1 was asked before s2 announced"
+        await net.until(lambda: announcers(net) == {"s2"})
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
+def test_a_switch_that_is_lost_gives_up_its_vips_and_nothing_of_it_is_left_behind(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        net.homes = ["s2"]
+        await net.set_reach(s1=Reach.LOST)
+        await net.until(lambda: "s2" in announcers(net))
+        assert net.updater.vip(VIP).switch == "s2"
+        await net.set_reach(s1=Reach.READY)
+        await net.until(lambda: announcers(net) == {"s2"})
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_stays_on_its_switch_while_no_smux_can_take_it(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        net.muxes["m1"].away = True
+        net.flows = live_flows(net.updater.vip(VIP), 20)
+        await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        await net.updater.migrate(VIP, "s2")
+        await net.quiet()
+        assert announcers(net) == {"s1"}, "it was withdrawn, and nobody has it"
+        net.muxes["m1"].away = False
+        await net.until(lambda: announcers(net) == {"s2"})
+        assert served_by(net.updater.vip(VIP)) == {dip.address for dip in dips(3)}
+
+    run(tmp_path, scenario)
+
+
+def test_what_fails_for_one_vip_stops_no_other(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.add(Vip(address=OTHER, dips=dips(2)), "s1")
+        gone = VIP + 7
+        report = await net.assign((gone, "s2"), (VIP, "s2"), (OTHER, "s2"))
+        assert report.failed == (f"there is no VIP or TIP {gone}",)
+        assert announcers(net) == announcers(net, OTHER) == {"s2"}
+
+    run(tmp_path, scenario)
+
+
+def test_a_tip_in_the_way_of_a_stranded_vip_gives_way(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        await net.add(Vip(address=OTHER, dips=dips(1)), "s1")
+        net.homes = ["s2"]  # also for the VIP whose TIP is there
+        await net.set_reach(s1=Reach.LOST)
+        await net.until(lambda: "s2" in announcers(net) & announcers(net, OTHER))
+        moved = net.updater.vip(VIP)
+        assert [tip.switch for tip in moved.tips] == [None, None]
+
+    run(tmp_path, scenario)
+
+
+def test_a_hanging_switch_holds_no_other_vip_up(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.add(Vip(address=OTHER, dips=dips(3)), "s2")
+        net.muxes["s1"].answers.clear()
+        hanging = asyncio.create_task(net.updater.migrate(VIP, None))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        dead = dips(3)[1].address
+        await net.updater.set_dip_health(OTHER, {dead: False})
+        await net.until(lambda: dead not in served_by(net.updater.vip(OTHER)))
+        await net.until(lambda: net.muxes["s2"].held[OTHER] == net.updater.vip(OTHER).layout)
+        assert not hanging.done(), "the switch does not hang"
+        assert time.monotonic() - began < 5
+        net.muxes["s1"].answers.set()
+        await hanging
+
+    run(tmp_path, scenario)
+
+
+def test_a_request_does_not_wait_for_ever_and_goes_on_by_itself(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        net.muxes["s1"].answers.clear()
+        report = await net.updater.migrate(VIP, None)
+        assert any("goes on by itself" in why for why in report.failed)
+        net.muxes["s1"].answers.set()
+        await net.until(lambda: announcers(net) == set())
+
+    run(tmp_path, scenario, wait_s=0.2)
+
+
+def test_a_switch_that_refuses_everything_is_left_alone_and_said_once(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        before = len(await net.kinds())
+        net.muxes["s1"].away = True
+        await net.updater.migrate(VIP, None)
+        await asyncio.sleep(1.5)
+        lane = net.reconciler.lanes["s1"]
+        assert lane.retry_in > 0 or lane.doubtful
+        kinds = (await net.kinds())[before:]
+        assert len(kinds) <= 3, kinds
+
+    run(tmp_path, scenario)
+
+
+def test_health_that_nobody_checks_any_more_is_forgotten(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        checked = Vip(address=VIP, dips=dips(3), health=HealthCheck(port=80))
+        await net.add(checked, "s1")
+        await net.set_health([dips(3)[0].address], up=False)
+        assert len(served_by(net.updater.vip(VIP))) == 2
+        await net.updater.change_vip(checked.model_copy(update={"health": None}))
+        assert len(served_by(net.updater.vip(VIP))) == 3
+        assert net.state.down(VIP) == frozenset()
+
+    run(tmp_path, scenario)
+
+
+def test_a_dip_that_leaves_a_vip_takes_its_health_along(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        checked = Vip(address=VIP, dips=dips(3), health=HealthCheck(port=80))
+        await net.add(checked, "s1")
+        await net.set_health([dips(3)[0].address], up=False)
+        await net.updater.change_vip(checked.model_copy(update={"dips": dips(3)[1:]}))
+        await net.updater.change_vip(checked)
+        assert len(served_by(net.updater.vip(VIP))) == 3
+
+    run(tmp_path, scenario)
+
+
+def test_more_than_half_of_the_dips_that_fail_at_once_stay(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(4), health=HealthCheck(port=80)), "s1")
+        await net.updater.set_dip_health(VIP, {dip.address: False for dip in dips(3)})
+        await net.quiet()
+        assert len(served_by(net.updater.vip(VIP))) == 4
+        assert (await net.kinds()).count("health-suspect") == 1
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_waits_for_a_switch_that_has_left_the_inventory_and_harms_no_other(tmp_path: Path) -> None:
+    async def before(net: Network) -> None:
+        for number, switch in ((0, "s2"), (1, "s1")):
+            await net.add(Vip(address=VIP + number, dips=dips(1)), "s1")
+            net.muxes[switch].size = 0
+            net.muxes["s1"].size = 0
+            await net.updater.migrate(VIP + number, switch)
+        assert [net.updater.vip(VIP + n).returning for n in range(2)] == ["s2", "s1"]
+
+    async def after(path: Path) -> None:
+        async with network(path, without="s2") as net:
+            await net.settle()
+            await net.until(lambda: announcers(net, OTHER) == {"s1"})
+            assert net.updater.vip(VIP).returning == "s2"
+
+    run(tmp_path, before)
+    asyncio.run(after(tmp_path))
+
+
+def test_a_tip_rests_before_another_vip_gets_it(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        first = await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
+        await net.set_reach(s2=Reach.UNREACHABLE)
+        await net.updater.remove_vip(VIP)
+        tips = {placed.tip.address for placed in first.tips}
+        again = await net.add(Vip(address=OTHER, dips=dips(9)), "s1", None, None)
+        assert not tips & {placed.tip.address for placed in again.tips}
+        assert net.state.resting[first.tips[0].tip.address].switches == ("s2",)
+        await net.set_reach(s2=Reach.READY)
+        await net.until(lambda: net.on("s2") == set())
+        await net.until(lambda: net.state.resting[first.tips[0].tip.address].switches == ())
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_is_added_again_is_announced_by_nobody_else_than_who_may_have_it_still(
+    tmp_path: Path,
+) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.set_reach(s1=Reach.UNREACHABLE)
+        await net.updater.remove_vip(VIP)
+        await net.add(Vip(address=VIP, dips=dips(3)), "s2")
+        await net.quiet()
+        assert announcers(net) == {"s1"}
+        await net.set_reach(s1=Reach.READY)
+        await net.until(lambda: announcers(net) == {"s2"})
+
+    run(tmp_path, scenario)
+
+
+def test_a_server_that_tells_no_flows_is_waited_for(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        flows = live_flows(before, 50)
+        net.silent = ("server1",)
+        waiting = await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        assert waiting.layout == before.layout, "flows that nobody told of were moved"
+        assert (waiting.switch, waiting.returning) == (None, "s1")
+        net.silent, net.flows = (), flows
+        await net.until(lambda: net.updater.vip(VIP).switch == "s1")
+        assert net.updater.vip(VIP).layout.pinned
+
+    run(tmp_path, scenario)
+
+
+def test_two_operators_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        seen = (await net.add(Vip(address=VIP, dips=dips(2)), "s1")).revision
+        first = await net.updater.change_vip(Vip(address=VIP, dips=dips(3)), seen)
+        assert first.revision == seen + 1
+        with pytest.raises(RevisionError, match=rf"has revision {seen + 1}, not {seen}"):
+            await net.updater.change_vip(Vip(address=VIP, dips=dips(1)), seen)
+        for change in (net.updater.remove_vip, net.updater.release):
+            with pytest.raises(RevisionError):
+                await change(VIP, seen)
+        with pytest.raises(RevisionError):
+            await net.updater.migrate(VIP, None, seen)
+        with pytest.raises(RevisionError):
+            await net.updater.drain_dip(VIP, dips(1)[0].address, seen)
+        assert net.updater.vip(VIP) == first
+
+    run(tmp_path, scenario)
+
+
+def test_an_unchanged_device_is_asked_one_small_thing(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        for number in range(5):
+            await net.add(Vip(address=VIP + number, dips=dips(1)), "s1")
+        await net.reconciler.check_devices(everything=True)
+        asked: list[str] = []
+        for lane in net.reconciler.lanes.values():
+            client = lane.device.client  # type: ignore[attr-defined]
+            original = client.call
+
+            async def call(
+                method: str, path: str, *rest: object, original=original, **more: object
+            ) -> object:
+                asked.append(f"{method} {path}")
+                return await original(method, path, *rest, **more)
+
+            client.call = call
+        await net.reconciler.check_devices(everything=True)
+        assert asked == ["POST /v1/synced"] * 3
+
+    run(tmp_path, scenario)
+
+
+def test_a_new_smux_is_filled_before_it_is_told_that_it_may_announce(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        for number in range(5):
+            await net.add(Vip(address=VIP + number, dips=dips(2)), None)
+        mux = net.muxes["m1"]
+        mux.forget()
+        held_when_confirmed: list[int] = []
+        original = mux.confirm
+
+        async def confirm(digest: str) -> None:
+            await original(digest)
+            held_when_confirmed.append(len(mux.held))
+
+        mux.confirm = confirm  # type: ignore[method-assign]
+        await net.reconciler.check_devices(everything=True)
+        await net.until(lambda: bool(held_when_confirmed))
+        assert held_when_confirmed[0] == 5
+
+    run(tmp_path, scenario)
+
+
+def test_devices_refuse_a_controller_that_leads_no_more(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        for lane in net.reconciler.lanes.values():
+            lane.device.lead(7)
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        for lane in net.reconciler.lanes.values():
+            lane.device.lead(6)
+        with pytest.raises(RefusedError, match="term 6 is over"):
+            await net.reconciler.lanes["s1"].device.confirm("0" * 64)
+
+    run(tmp_path, scenario)
+
+
+def test_a_plain_router_in_the_inventory_limits_nobody(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        inventory: Inventory = inventory_of(dict.fromkeys(("s1", "s2", "m1"), "http://x"))
+        router = inventory.switches[1].model_copy(
+            update={"tables": inventory.switches[1].tables.model_copy(update={"tunneling": 0})}
+        )
+        mixed = inventory.model_copy(update={"switches": (inventory.switches[0], router)})
+        updater = Updater(net.state, net.events, mixed, {}, net.live_flows, net.place)
+        assert updater.fan_out == 8
+
+    run(tmp_path, scenario)
+
+
+def test_a_change_that_cannot_be_stored_changes_nothing(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        store = net.state._store
+        original = store.commit
+
+        async def broken(batch: object) -> None:
+            raise OSError("no space left on device")
+
+        store.commit = broken  # type: ignore[method-assign, assignment]
+        with pytest.raises(OSError):
+            await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        with pytest.raises(OSError):
+            await net.add(Vip(address=OTHER, dips=dips(2)), "s1")
+        store.commit = original  # type: ignore[method-assign]
+        assert net.updater.vip(VIP) == before and net.state.get(OTHER) is None
+        assert (await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))).spec.dips == dips(3)
+
+    run(tmp_path, scenario)
+
+
+def test_a_vip_that_is_added_twice_at_once_is_added_once(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        net.homes = ["s1"]
+        came = await asyncio.gather(
+            *(net.updater.add_vip(Vip(address=VIP, dips=dips(2))) for _ in range(5)), return_exceptions=True
+        )
+        assert sum(isinstance(one, VipRecord) for one in came) == 1
+        assert sum(isinstance(one, ConflictError) for one in came) == 4
+
+    run(tmp_path, scenario)

@@ -1,0 +1,201 @@
+"""What monitoring makes of readings, answers and silence."""
+
+import time
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
+from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
+from controller.monitoring.network import NetworkView
+from controller.monitoring.ports import HostPorts
+from controller.monitoring.traffic import (
+    ELSEWHERE,
+    PERIODS_KEPT,
+    Count,
+    Ingress,
+    MeterKey,
+    TrafficHistory,
+    TrafficMeter,
+)
+from controller.reach import Reach
+from duet_p4.api.mux import MuxStatus, SessionStatus, TableUse
+from duet_p4.api.ports import HostPort
+
+VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("100.1.1.1")
+CLIENT = IPv4Address("100.2.1.5")
+KEY = MeterKey(VIP, DIP, CLIENT)
+WHERE = (VIP, "tor2", DIP)
+PREFIXES = {IPv4Network("100.2.1.0/24"): "tor2", IPv4Network("100.2.0.0/16"): "agg2"}
+
+
+def test_the_mean_counts_silence_as_zero() -> None:
+    history = TrafficHistory(0.0, 10_000.0)
+    history.add(10.0, {WHERE: Count(1000, 125_000_000)})  # 100 Mbit/s for 10 s
+    for second in range(20, 601, 10):
+        history.add(float(second), {})
+    (sample,) = history.matrix(600.0)
+    assert sample.bps == pytest.approx(1e9 / 600)
+    assert sample.pps == pytest.approx(1000 / 600)
+    assert history.matrix(590.0) == []
+
+
+def test_the_mean_of_more_than_is_known_is_that_of_what_is_known() -> None:
+    history = TrafficHistory(100.0, 50_000.0)
+    history.add(110.0, {WHERE: Count(10, 1000)})
+    (sample,) = history.matrix(14_400.0)
+    assert sample.bps == pytest.approx(800.0)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=2000))
+def test_an_old_history_gets_coarser_and_loses_nothing(sent: list[int]) -> None:
+    history = TrafficHistory(0.0, 1e9)
+    for number, packets in enumerate(sent):
+        history.add(number + 1.0, {WHERE: Count(packets, packets * 100)} if packets else {})
+    assert len(history._periods) <= PERIODS_KEPT
+    samples = history.matrix(1e9)
+    assert sum(s.pps for s in samples) * len(sent) == pytest.approx(sum(sent))
+
+
+def test_what_is_too_old_is_forgotten() -> None:
+    history = TrafficHistory(0.0, 100.0)
+    for second in range(10, 2001, 10):
+        history.add(float(second), {WHERE: Count(1, 1)})
+    assert len(history._periods) <= 11
+
+
+def test_a_meter_gives_differences_by_ingress_switch_and_forgets_what_is_not_counted() -> None:
+    meter = TrafficMeter(PREFIXES)
+    outside = MeterKey(VIP, DIP, IPv4Address("192.0.2.0"))
+    assert meter.read("server1", [(KEY, Count(5, 500))]) == {}
+    found = meter.read("server1", [(KEY, Count(7, 700)), (outside, Count(1, 1))])
+    assert found == {WHERE: Count(2, 200)}
+    found = meter.read("server1", [(outside, Count(3, 3))])
+    assert found == {(VIP, ELSEWHERE, DIP): Count(2, 2)}
+    assert meter.read("server1", [(KEY, Count(9, 900))]) == {}, "it was away: its count starts anew"
+    assert meter.read("server1", [(KEY, Count(1, 100))]) == {}, "the host restarted"
+
+
+def test_the_longest_prefix_says_where_traffic_enters() -> None:
+    ingress = Ingress(PREFIXES)
+    assert ingress.of(CLIENT) == "tor2"
+    assert ingress.of(IPv4Address("100.2.9.1")) == "agg2"
+    assert ingress.of(IPv4Address("192.0.2.1")) == ELSEWHERE
+
+
+def test_a_switch_is_lost_only_if_a_neighbour_answers_and_none_has_a_session() -> None:
+    assert not is_lost("tor1", {})
+    assert not is_lost("tor1", {"agg1": None, "agg2": None}), "nobody answers: that is no evidence"
+    assert not is_lost("tor1", {"agg1": {"tor1"}, "agg2": set()})
+    assert is_lost("tor1", {"agg1": {"tor2"}, "agg2": None})
+
+
+def test_monitoring_suspects_itself_when_too_many_are_silent() -> None:
+    reach = {f"d{n}": Reach.READY for n in range(10)}
+    few = reach | {f"d{n}": Reach.UNREACHABLE for n in range(3)}
+    many = reach | {f"d{n}": Reach.UNREACHABLE for n in range(4)}
+    unborn = dict.fromkeys(reach, Reach.UNKNOWN)
+    assert suspicion(reach, 0.3) == suspicion(few, 0.3) == suspicion(unborn, 0.3) == ""
+    assert suspicion(many, 0.3) == "4 of 10 devices cannot be reached at once, more than 30%"
+
+
+INVENTORY = Inventory(
+    switches=tuple(
+        Switch(name=name, role=Role.TOR, agent="http://x", loopback=IPv4Address("172.30.0.1"))
+        for name in ("tor1", "agg1", "agg2")
+    ),
+    smuxes=(SMux(name="m1", agent="http://x", switch="tor1", address=IPv4Address("100.9.0.9")),),
+    links=(
+        Link(ends=("tor1", "agg1"), capacity_bps=1e9),
+        Link(ends=("tor1", "agg2"), capacity_bps=1e9),
+    ),
+    vip_prefix=IPv4Network("10.0.0.0/16"),
+    tip_prefix=IPv4Network("20.0.0.0/24"),
+)
+
+
+def status(name: str, *peers: str, routes: int = 0, announced: int = 0) -> MuxStatus:
+    sessions = tuple(
+        SessionStatus(name=p, neighbor=CLIENT, asn=1, established=True, state="Established") for p in peers
+    )
+    return MuxStatus(
+        name=name,
+        kind="hmux",
+        target="memory",
+        uptime_s=0,
+        vips=0,
+        tips=0,
+        announced=announced,
+        tables={"route": TableUse(used=routes, size=16384)},
+        ports=(),
+        sessions=sessions,
+        writes=0,
+    )
+
+
+def test_the_neighbours_of_a_switch_are_its_links_and_its_smuxes() -> None:
+    assert neighbours_of(INVENTORY) == {"tor1": {"agg1", "agg2", "m1"}, "agg1": {"tor1"}, "agg2": {"tor1"}}
+
+
+def test_the_network_tells_links_without_a_session_and_the_routes_of_the_underlay() -> None:
+    view = NetworkView(INVENTORY)
+    ready = dict.fromkeys(("tor1", "agg1", "agg2"), Reach.READY)
+    statuses = {
+        "tor1": status("tor1", "agg1", routes=200, announced=30),
+        "agg1": status("agg1", "tor1", routes=230),
+    }
+    view.update(statuses, ready | {"agg2": Reach.UNREACHABLE})
+    first = view.state
+    assert first.links_down == (("tor1", "agg2"),)
+    assert (first.closed, first.lost) == (("agg2",), ())
+    assert first.routes == {"tor1": 200, "agg1": 200}
+    assert first.tables["tor1"] == {"route": 16384}
+    view.update(statuses | {"tor1": status("tor1", "agg1", routes=201, announced=31)}, view._reach)
+    assert view.state == first, "a VIP more is no news of the network"
+    view.update(statuses, ready | {"agg2": Reach.LOST})
+    assert (view.state.version, view.state.lost) == (first.version + 1, ("agg2",))
+
+
+def port(number: int, *, adjacency: bool, since: float = 0.0) -> HostPort:
+    prefix = IPv4Network(f"100.1.1.{16 * number}/28")
+    return HostPort(
+        port=number, name=f"eth{number}", prefixes=(prefix,), carrier=True, adjacency=adjacency, since=since
+    )
+
+
+SERVED = INVENTORY.model_copy(
+    update={
+        "servers": tuple(
+            Server(
+                name=f"server{n}",
+                agent="http://x",
+                switch="tor1",
+                dips=(IPv4Address(f"100.1.1.{16 * n + 1}"),),
+            )
+            for n in (1, 2)
+        )
+    }
+)
+
+
+def test_servers_behind_a_port_without_a_neighbour_or_a_dead_switch_are_cut_off() -> None:
+    ports = HostPorts(SERVED)
+    assert ports.cut_off(()) == set(), "silence says nothing"
+    ports.note("tor1", [port(1, adjacency=True), port(2, adjacency=True)])
+    ports.note("tor1", [port(1, adjacency=False, since=time.time()), port(2, adjacency=True)])
+    assert ports.cut_off(()) == {"server1"}
+    ports.note("tor1", [port(1, adjacency=True), port(2, adjacency=True)])
+    assert ports.cut_off(()) == set()
+    assert ports.cut_off({"tor1"}) == {"server1", "server2"}
+    with pytest.raises(KeyError):
+        ports.note("agg1", [])
+
+
+def test_a_server_that_has_not_come_up_yet_is_given_some_time() -> None:
+    ports = HostPorts(SERVED)
+    ports.note("tor1", [port(1, adjacency=False, since=time.time())])
+    assert ports.cut_off(()) == set()
+    ports.note("tor1", [port(1, adjacency=False, since=time.time() - 60)])
+    assert ports.cut_off(()) == {"server1"}
