@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from duet_p4.api.mux import PortStatus, SessionStatus
+from duet_p4.api.mux import Changes, PortStatus, Put, SessionStatus, Stated
 from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Key, VipRow
 from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.journal import Journal, JournalError
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.switch_agent.p4client import SwitchError, WriteError
 from duet_p4.switch_agent.service import HmuxService
@@ -263,5 +264,153 @@ def test_what_is_not_held_is_named(tmp_path: Path) -> None:
         ):
             with pytest.raises(UnknownError, match=r"10\.0\.0\.1 is not on tor-1"):
                 await attempt
+
+    asyncio.run(run())
+
+
+def many(count: int) -> list[MuxVip]:
+    return [vip(1, address=VIP + n) for n in range(count)]
+
+
+def put(entries: Sequence[MuxVip], **more: Any) -> Changes:
+    return Changes(put=tuple(Put(entry=Stated.of(entry)) for entry in entries), **more)
+
+
+def test_entries_of_one_request_are_written_together_and_all_or_nothing_each(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        changed = await bench.service.change(put(many(10)))
+        # The host table has 8 entries.
+        assert [str(result.address) for result in changed.problems()] == ["10.0.0.9", "10.0.0.10"]
+        assert {result.problem.kind for result in changed.problems() if result.problem} == {"table-full"}
+        assert bench.log == ["add_dips", "add_vip", *["announce"] * 8], "one write for all"
+        assert bench.announcer.announced() == {VIP + n for n in range(8)}
+        assert sum(isinstance(row, HostRow) for row in bench.switch.rows.values()) == 8
+        again = Bench(tmp_path)
+        assert again.service.digest() == bench.service.digest() == changed.digest
+
+        bench.log.clear()
+        changed = await bench.service.change(put(many(10)[8:], delete=tuple(VIP + n for n in range(4))))
+        assert changed.problems() == [] and len(bench.service.vips()) == 6
+        assert bench.log[:4] == ["withdraw"] * 4
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("refuse_at", range(0, 30, 3))
+def test_one_entry_that_the_switch_refuses_stops_no_other_of_its_request(
+    tmp_path: Path, refuse_at: int
+) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        bench.switch.refuse_at = refuse_at
+        changed = await bench.service.change(put(many(4)))
+        # The one refusal is over when each is tried by itself.
+        assert changed.problems() == []
+        held = {row.address for row in bench.switch.rows.values() if isinstance(row, HostRow)}
+        assert held == bench.announcer.announced() == {VIP + n for n in range(4)}
+        same = Bench(tmp_path)
+        assert await same.attach(list(bench.switch.rows.values())) == 0
+
+    asyncio.run(run())
+
+
+def test_room_that_one_entry_of_a_request_frees_is_there_for_the_next(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        wide = tuple(Dip(address=IPv4Address(f"100.0.0.{n}")) for n in range(1, 15))
+        await bench.service.put(MuxVip(address=VIP, group=Group.of(wide)), announce=True)
+        # 112 of 128 slots are taken: the second fits only once the first has shrunk.
+        second = MuxVip(address=VIP + 1, group=Group.of(wide[:9]))
+        changed = await bench.service.change(put([vip(1), second]))
+        assert changed.problems() == []
+        assert len(bench.service.vips()) == 2
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_written_down_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach()
+        await bench.service.put(vip(1), announce=True)
+        rows, digest = dict(bench.switch.rows), bench.service.digest()
+
+        def full(self: object, changes: object) -> None:
+            raise JournalError("cannot write: no space left on device")
+
+        monkeypatch.setattr(Journal, "write", full)
+        for attempt in (
+            bench.service.put(vip(1, 2), announce=True),
+            bench.service.delete(VIP),
+            bench.service.withdraw(VIP),
+        ):
+            with pytest.raises(UnavailableError, match="no space left"):
+                await attempt
+        assert (bench.switch.rows, bench.service.digest()) == (rows, digest)
+        assert bench.announcer.announced() == {VIP}
+        monkeypatch.undo()
+        assert (await bench.service.put(vip(1, 2), announce=True)).updates > 0
+
+    asyncio.run(run())
+
+
+def test_a_deletion_that_is_cut_off_is_not_announced_again(tmp_path: Path) -> None:
+    """The journal says first that it is not announced any more: another session must not announce it."""
+
+    async def run() -> None:
+        bench = Bench(tmp_path, quiet_s=60.0)
+        await bench.attach()
+        await bench.service.put(vip(1), announce=True)
+        deleting = asyncio.create_task(bench.service.delete(VIP))
+        while not bench.switch.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await bench.attach(list(bench.switch.rows.values()))
+        assert bench.announcer.announced() == frozenset()
+        deleting.cancel()
+        restarted = Bench(tmp_path)
+        await restarted.attach(list(bench.switch.rows.values()))
+        assert restarted.announcer.announced() == frozenset()
+
+    asyncio.run(run())
+
+
+def test_a_switch_that_lost_its_tables_announces_once_that_is_confirmed(tmp_path: Path) -> None:
+    async def run() -> None:
+        first = Bench(tmp_path)
+        await first.attach()
+        await first.service.put(vip(1), announce=True)
+        await first.service.put(vip(2, address=VIP + 1), announce=True)
+
+        switch: Any = first.switch
+        switch.rows = {}
+        await first.service.detach()
+        await first.service.attach(switch, VipTables(SIZES), cold=True)
+        assert first.announcer.announced() == frozenset()
+        assert len(first.switch.rows) > 0, "it serves what still comes"
+        await first.service.put(vip(1), announce=True)
+        assert first.announcer.announced() == {VIP}, "what is put now is announced now"
+        first.service.on_confirmation(lambda: None)
+        await first.service.confirm(first.service.digest().digest)
+        await first.service.admit()
+        assert first.announcer.announced() == {VIP, VIP + 1}
+
+    asyncio.run(run())
+
+
+def test_a_clean_up_that_is_refused_is_said_and_tried_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        stray = HostRow(VIP + 99, 0, 8)
+        bench.switch.refuse_at = 0
+        await bench.attach([stray])
+        assert "what nobody asked for cannot be removed" in bench.service.problem
+        assert (await bench.service.put(vip(1), announce=True)).announced, "nothing else suffers"
+        assert await bench.service.clean_up()
+        assert bench.service.problem == ""
+        assert stray.key not in bench.switch.rows
 
     asyncio.run(run())
