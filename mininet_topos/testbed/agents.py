@@ -29,7 +29,7 @@ CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{PORT}"
 Result = TypeVar("Result")
 Client = TypeVar("Client", bound=RestClient)
 
-_POLL_S = 0.05
+_POLL_S = 0.2
 _PARALLEL = 16
 
 

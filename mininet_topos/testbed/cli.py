@@ -88,7 +88,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--target", type=click.Choice([target.value for target in Target]), default="xdp",
                      show_default=True, help="What runs the P4 program."),
         click.option("--vips", type=click.Path(path_type=Path, dir_okay=False),
-                     help="The VIP file; by default the example, if the size is the paper's."),
+                     help="The VIP file; by default the example of the paper's size, else a few VIPs."),
         click.option("--containers", type=int, default=PAPER.containers, show_default=True),
         click.option("--tors", type=int, default=PAPER.tors, show_default=True, help="ToRs per container."),
         click.option("--aggs", type=int, default=PAPER.aggs, show_default=True, help="Aggs per container."),
@@ -376,7 +376,7 @@ def _up(
     started = time.monotonic()
     graph = fattree.fattree(plan.size)
     source = vips or (vipfile.EXAMPLE if plan.size == PAPER else None)
-    stated = vipfile.read(source, graph) if source else []
+    stated = vipfile.read(source, graph) if source else vipfile.sample(graph)
     plan = plan.serving(stated)
     told = ""
     with notes.status(f"testbed {folder.name!r} ...") as line:

@@ -100,8 +100,13 @@ class Launcher:
         if what in self.failed:
             raise TestbedError(f"{what} has failed already: `duet testbed restore {what}` brings it back")
         ports = self._ports(what)
-        with _at_once():
-            self._set(ports, up=False)
+        try:
+            with _at_once():
+                self._set(ports, up=False)
+        except OSError as error:
+            with suppress(OSError):
+                self._set(ports, up=True)
+            raise TestbedError(f"{what} cannot be made to fail: {error}") from error
         if what in self.graph:
             # A switch that dies costs its neighbours nothing, but the end of its processes would take the
             # CPU from theirs, just when those have something to do. So they halt now, and end a little later.
@@ -159,7 +164,11 @@ class Launcher:
         ends = [port for link in links for port in link.ends if by_name[port.node].is_switch]
         if what in self.graph and by_name[what].is_switch:
             ends = [port for port in ends if port.node == what]
-        return [(self.folder.namespace(port.node), port.name) for port in ends]
+        ports = [(self.folder.namespace(port.node), port.name) for port in ends]
+        if what in self.graph and by_name[what].management is not None:
+            # A node that is dead says nothing on the management network either, not even "no".
+            ports.append((self.folder.root, wiring.management_end(by_name[what])))
+        return ports
 
     def _serve(self) -> None:
         connection, _ = self.listener.accept()

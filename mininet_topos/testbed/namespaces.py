@@ -71,12 +71,21 @@ def processes(paths: Collection[Path]) -> list[int]:
     return [pid for pid in _pids() if pid != os.getpid() and _threads_in(pid, wanted)] if wanted else []
 
 
+def halt(paths: Collection[Path]) -> None:
+    """Have every process in these namespaces, but the caller, do nothing more; `kill` still ends them."""
+    wanted = {_identity(path) for path in paths if is_bound(path)}
+    for pid in processes(paths):
+        descriptor = _signal(pid, wanted, signal.SIGSTOP)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def kill(paths: Collection[Path], timeout_s: float) -> list[int]:
     """Kill every process in these namespaces, but not the caller; return those that did not end in time."""
     wanted = {_identity(path) for path in paths if is_bound(path)}
     deadline = time.monotonic() + timeout_s
     while alive := processes(paths):
-        ending = [descriptor for pid in alive if (descriptor := _kill(pid, wanted)) is not None]
+        ending = [d for pid in alive if (d := _signal(pid, wanted, signal.SIGKILL)) is not None]
         try:
             _await_end(ending, deadline)
         finally:
@@ -87,8 +96,8 @@ def kill(paths: Collection[Path], timeout_s: float) -> list[int]:
     return []
 
 
-def _kill(pid: int, wanted: Collection[tuple[int, int]]) -> int | None:
-    """Kill a process that is still in a wanted namespace; return its pid file descriptor."""
+def _signal(pid: int, wanted: Collection[tuple[int, int]], number: signal.Signals) -> int | None:
+    """Signal a process that is still in a wanted namespace; return its pid file descriptor."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -98,7 +107,7 @@ def _kill(pid: int, wanted: Collection[tuple[int, int]]) -> int | None:
         os.close(descriptor)
         return None
     with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        signal.pidfd_send_signal(descriptor, number)
     return descriptor
 
 

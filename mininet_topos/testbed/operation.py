@@ -26,6 +26,8 @@ from mininet_topos.testbed.vipfile import StatedVip
 
 READY_TIMEOUT_S = 60.0
 CONVERGED_TIMEOUT_S = 30.0
+_PATIENCE_S = 0.5
+"""How much longer a testbed may take for each of its agents."""
 _POLL_S = 0.1
 _PROBE_TIMEOUT_S = 0.5
 
@@ -49,16 +51,17 @@ async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell:
     """Make a launched testbed serve `stated`. Raises `TestbedError` saying what does not come up."""
     graph = fattree.fattree(plan.size)
     async with agents_module.connect(folder, graph) as agents:
+        patience_s = _PATIENCE_S * len(agents.all)
         await agents_module.await_ready(
             agents,
-            time.monotonic() + READY_TIMEOUT_S,
+            time.monotonic() + READY_TIMEOUT_S + patience_s,
             lambda done, total: tell(Progress(step="agents", done=done, total=total)),
         )
-        await _await_sessions(agents, time.monotonic() + CONVERGED_TIMEOUT_S, tell)
+        await _await_sessions(agents, time.monotonic() + CONVERGED_TIMEOUT_S + patience_s, tell)
         tell(Progress(step="VIPs", total=len(stated)))
         if plan.controller:
             async with agents_module.controller(folder) as controller:
-                await _await_controller(controller, time.monotonic() + READY_TIMEOUT_S)
+                await _await_controller(controller, time.monotonic() + READY_TIMEOUT_S + patience_s)
                 await _hand_over(controller, stated)
         else:
             records = placement.place(stated, graph)

@@ -132,8 +132,9 @@ class Supervisor:
                 self._fork(running)
 
     def halt(self, node: str) -> None:
-        """Have the processes of a node do nothing more; `stop` and `sweep` end them."""
+        """Have whatever runs on a node do nothing more, BIRD too; `stop` and `sweep` end it."""
         self._dismiss(node, signal.SIGSTOP)
+        namespaces.halt({running.process.namespace for running in self._of(node)})
 
     def stop(self, node: str) -> None:
         """Kill the processes of a node, and whatever they started there; they stay down."""

@@ -28,7 +28,7 @@ import yaml
 from pydantic import ValidationError
 
 from controller.records import ON_SMUXES
-from duet_p4.model import Model, Protocol, Vip
+from duet_p4.model import Dip, Model, Protocol, Vip
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed.folder import TestbedError
@@ -36,6 +36,7 @@ from mininet_topos.testbed.folder import TestbedError
 EXAMPLE = Path(__file__).with_name("vips.yaml")
 """The paper's testbed with every feature; what comes up by default."""
 
+_SAMPLES, _SHARES = 4, 3
 _SHORTEST_PREFIX = 16
 _TOLD = 3
 _DEEPEST = 8  # An alias may name what it is part of.
@@ -63,6 +64,20 @@ def read(path: Path, graph: nx.Graph) -> list[StatedVip]:
     except UnicodeDecodeError:
         raise VipFileError(f"{path} is no text file") from None
     return parse(text, graph, str(path))
+
+
+def sample(graph: nx.Graph) -> list[StatedVip]:
+    """Return a few VIPs for a testbed of any size: their DIPs far apart, the last of them on the SMuxes."""
+    servers = [node for node in fattree.nodes(graph, Kind.SERVER) if node.is_dip and node.prefix]
+    found = []
+    for number in range(_SAMPLES if servers else 0):
+        chosen = {
+            servers[(number + share * len(servers) // _SHARES) % len(servers)] for share in range(_SHARES)
+        }
+        dips = tuple(Dip(address=node.address) for node in sorted(chosen, key=lambda node: node.address))
+        vip = Vip(address=addresses.VIPS[1 + number], dips=dips)
+        found.append(StatedVip(vip=vip, switch=ON_SMUXES if number == _SAMPLES - 1 else None))
+    return found
 
 
 def parse(text: str, graph: nx.Graph, source: str = "VIP file") -> list[StatedVip]:

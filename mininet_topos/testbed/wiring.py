@@ -79,12 +79,17 @@ def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
     """Connect a node to the management bridge."""
     if node.management is None:
         return
-    end = f"m{node.index}"
+    end = management_end(node)
     with _descriptor(path) as far, namespaces.entered(root), IPRoute() as netlink:
         peer = {"ifname": MANAGEMENT_PORT, "net_ns_fd": far}
         bridge = netlink.link_lookup(ifname=BRIDGE)[0]
         netlink.link("add", ifname=end, kind="veth", peer=peer)
         netlink.link("set", index=netlink.link_lookup(ifname=end)[0], master=bridge, state="up")
+
+
+def management_end(node: fattree.Node) -> str:
+    """Return the bridge's end of a node's management link."""
+    return f"m{node.index}"
 
 
 def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> None:
