@@ -81,6 +81,7 @@ class Bird:
             raise BirdError(f"{self._ctl} is too long for a socket's path: use a shorter run directory")
         self._child: subprocess.Popen[bytes] | None = None
         self._asking = asyncio.Lock()
+        self._configuring = asyncio.Lock()
         self.pid: int | None = None
         self.problem = ""
         """Why BIRD does not run as configured; else nothing."""
@@ -114,23 +115,25 @@ class Bird:
 
         Raises `BirdError`.
         """
-        await self._write_configuration()
-        self.pid = await self._find_patiently()
-        if self.pid is None:
-            self._spawn()
-            await self._answering()
-            logger.info("started BIRD, process %d", self.pid)
-        else:
-            logger.info("took over BIRD, process %d", self.pid)
-            # Whatever the file said before: whoever wrote it may have died before BIRD was told.
-            await self.query(f'configure "{self._conf}"')
+        async with self._configuring:
+            await self._write_configuration()
+            self.pid = await self._find_patiently()
+            if self.pid is None:
+                self._spawn()
+                await self._answering()
+                logger.info("started BIRD, process %d", self.pid)
+            else:
+                logger.info("took over BIRD, process %d", self.pid)
+                # Whatever the file said before: whoever wrote it may have died before BIRD was told.
+                await self.query(f'configure "{self._conf}"')
 
     async def reconfigure(self, config: BirdConfig) -> None:
         """Have another configuration; sessions that it leaves as they are stay up. Raises `BirdError`."""
-        self.config = config
-        await self._write_configuration()
-        if self.pid is not None:
-            await self.query(f'configure "{self._conf}"')
+        async with self._configuring:
+            self.config = config
+            await self._write_configuration()
+            if self.pid is not None:
+                await self.query(f'configure "{self._conf}"')
 
     async def stop(self) -> None:
         """End BIRD; its sessions close and its routes leave the kernel."""

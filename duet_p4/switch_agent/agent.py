@@ -153,17 +153,15 @@ class SwitchAgent:
 
     def trouble(self) -> str:
         """Return what is wrong with the switch, or nothing."""
-        control = self._control.trouble()
-        if control and self._fib is not None and self._fib.problem:
-            control = f"{control}: {self._fib.problem}"
         bird = f"BIRD does not run: {self._bird.problem or 'it is being started'}"
-        return (
-            control
-            or (bird if self._bird.pid is None or self._bird.problem else "")
-            or (self._fib.problem if self._fib else "")
-            or self._stray
-            or self._tasks.problem()
+        found = (
+            self._control.trouble(),
+            self._fib.problem if self._fib is not None else "",
+            bird if self._bird.pid is None or self._bird.problem else "",
+            self._stray,
+            self._tasks.problem(),
         )
+        return "; ".join(filter(None, found))
 
     def ports(self) -> list[PortStatus]:
         """Return the front-panel ports and whether their links are up."""

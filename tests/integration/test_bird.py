@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
 from duet_p4.bird.daemon import Bird, BirdError
 from tests.integration.netns import inside, ip, link, namespaces
 
@@ -185,5 +185,65 @@ def test_a_configuration_that_bird_refuses_is_reported(ends: list[str], tmp_path
     async def run() -> None:
         with inside(ends[0]), pytest.raises(BirdError, match="BIRD refuses"):
             await one.start()
+
+    asyncio.run(run())
+
+
+def test_a_bird_that_hangs_is_given_up_on_and_asked_again_later(ends: list[str], tmp_path: Path) -> None:
+    async def run() -> None:
+        left, right = await start_both(ends, tmp_path)
+        assert left.pid is not None
+        try:
+            os.kill(left.pid, signal.SIGSTOP)
+            started = time.monotonic()
+            # More than its socket keeps for later, so that some are not even connected.
+            questions = [left.query("show status") for _ in range(40)]
+            answers = await asyncio.gather(*questions, return_exceptions=True)
+            assert all(isinstance(answer, BirdError) for answer in answers), answers
+            assert time.monotonic() - started < 3.0
+            assert "does not answer in 1 s" in str(answers[0])
+            os.kill(left.pid, signal.SIGCONT)
+
+            async def answers_again() -> bool:
+                try:
+                    return bool(await left.query("show status"))
+                except BirdError:
+                    return False
+
+            await until(answers_again, "an answer of a BIRD that goes on")
+        finally:
+            os.kill(left.pid, signal.SIGCONT)
+            await left.stop()
+            await right.stop()
+
+    asyncio.run(run())
+
+
+def test_a_configuration_is_replaced_whole_and_told_to_whoever_runs(ends: list[str], tmp_path: Path) -> None:
+    """An agent that dies between writing the file and telling BIRD leaves BIRD on the old configuration."""
+
+    async def run() -> None:
+        left, right = await start_both(ends, tmp_path)
+        try:
+            [before] = await left.sessions()
+            more = left.config.model_copy(
+                update={"originated": (*left.config.originated, IPv4Network("10.0.0.0/16"))}
+            )
+            successor = Bird(more, tmp_path / "l")
+            (tmp_path / "l" / "bird.conf").write_text(render(more, tmp_path / "l" / "bird.log"))
+            with inside(ends[0]):
+                assert successor.runs(), "so says the file"
+                await asyncio.gather(successor.start(), successor.reconfigure(more))
+            await until(has_route("10.0.0.0/16", ends[1]), "the prefix of the new configuration")
+            [after] = await successor.sessions()
+            assert after.since == before.since, "the session has gone on"
+
+            refused = more.model_copy(update={"fib_table": -1})
+            with inside(ends[0]), pytest.raises(BirdError, match="BIRD refuses"):
+                await successor.reconfigure(refused)
+            assert (tmp_path / "l" / "bird.conf").read_text() == render(more, tmp_path / "l" / "bird.log")
+        finally:
+            await left.stop()
+            await right.stop()
 
     asyncio.run(run())
