@@ -99,6 +99,8 @@ class SwitchAgent:
         self._fib: FibMirror | None = None
         self._foreign: list[p4r.TableEntry] = []
         self._stray = ""
+        self._cold = False
+        """Whether the switch has lost its tables since they were last in line."""
         self._suspected = asyncio.Event()
         self._why_suspected = ""
         self._control = Control(self._entered)
@@ -221,16 +223,16 @@ class SwitchAgent:
         switch = Switch(self._config.p4.address, self._config.p4.device_id)
         backoff = Backoff(_DOUBT_S, _LONGEST_DOUBT_S)
         async with switch.session() as lost:
-            cold = await switch.ensure_pipeline()
-            if cold:
+            if await switch.ensure_pipeline():
                 logger.info("pushed the pipeline")
+                self._cold = True
                 await self.service.detach()
             self._control.note(Event.CONNECTED)
             while True:
                 adopted = False
                 try:
-                    async with self._adopted(switch, lost, cold=cold) as mirroring:
-                        adopted, cold = True, False
+                    async with self._adopted(switch, lost) as mirroring:
+                        adopted = True
                         self._control.note(Event.ADOPTED)
                         began = time.monotonic()
                         await _until(self._suspected, lost, mirroring)
@@ -246,9 +248,7 @@ class SwitchAgent:
                 await asyncio.wait({lost}, timeout=backoff.failed())
 
     @asynccontextmanager
-    async def _adopted(
-        self, switch: Switch, lost: asyncio.Task[None], *, cold: bool
-    ) -> AsyncIterator[asyncio.Task[None]]:
+    async def _adopted(self, switch: Switch, lost: asyncio.Task[None]) -> AsyncIterator[asyncio.Task[None]]:
         """Bring the switch's tables in line, and keep them so; yields the task that mirrors routes."""
         self._suspected.clear()
         await self.service.quiet()
@@ -263,8 +263,9 @@ class SwitchAgent:
             await self._remove_foreign(switch)
             await _until(self._fib.settled, lost, mirroring)
             vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
-            await self.service.attach(switch, vips, cold=cold)
-            if cold:
+            await self.service.attach(switch, vips, cold=self._cold)
+            if self._cold:
+                self._cold = False
                 self._hold()
             logger.info("controls the switch: found %d rows, wrote %d", len(rows), switch.writes)
             self._switch = switch

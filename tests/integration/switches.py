@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from finsy.proto import p4r
 from pyroute2 import IPRoute
 
 from duet_p4.api.service import State
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, PrefixRange, Timers
+from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Row
+from duet_p4.model import Protocol
 from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC, make_cpu_port
@@ -96,6 +99,7 @@ class Node:
             originated=self.originated,
             seed=self.number * 0x9E3779B9 & 0xFFFFFFFF,
             p4=P4Config(target=TARGET),
+            hold_s=2.0,
             state_dir=self.directory,
             listen=self.management,
             log_level=os.environ.get("DUET_LOG", "INFO"),
@@ -145,6 +149,27 @@ class Node:
             async with switch.session():
                 wrong = [Update(Op.DELETE, row, row) for row in delete]
                 await switch.write_plan(Plan.of(("", wrong), ("", [Update(Op.INSERT, HostRow(stray, 8, 8))])))
+
+    async def foreign(self) -> list[p4r.TableEntry]:
+        """Read what the switch holds that is no row of an agent's."""
+        with inside(self.namespace):
+            reader = Switch("127.0.0.1:9559", 0)
+            async with reader.channel():
+                return (await reader.read_rows())[1]
+
+    async def usurp(self, stray: IPv4Address, seconds: float) -> None:
+        """Be the switch's primary client for a while, add a VIP, and an ACL entry for SCTP."""
+        with inside(self.namespace):
+            switch = Switch("127.0.0.1:9559", 0)
+            async with switch.session():
+                await switch.write_plan(Plan.of(("", [Update(Op.INSERT, HostRow(stray, 8, 8))])))
+                entry = entries.port_group(stray, Protocol.TCP, 80, 8, 8).encode(pipeline.schema())
+                for field in entry.table_entry.match:
+                    if field.exact.value == bytes([Protocol.TCP.number]):
+                        field.exact.value = bytes([132])
+                await switch._send([p4r.Update(type=p4r.Update.INSERT, entity=entry)])
+                assert await self.foreign(), "no agent writes such an entry"
+                await asyncio.sleep(seconds)
 
 
 @dataclass

@@ -441,6 +441,36 @@ def test_a_switch_that_dies_is_routed_around_and_programmed_again(net: Net) -> N
     net.run(run())
 
 
+def test_a_session_that_another_client_takes_costs_neither_bgp_nor_announcements(net: Net) -> None:
+    """And what that client wrote, rows that no agent understands too, is gone once the agent is back."""
+    one = net.fabric
+
+    async def run() -> None:
+        agent = one.agents["t1"]
+        await agent.put_vip(MuxVip(address=VIP, group=group(17)))
+
+        async def settled() -> bool:
+            return bool(ports_towards(await one["t2"].rows(), str(VIP)))
+
+        await one.until(settled, "the VIP in the other ToR")
+        before = set(await one["t1"].rows())
+        sessions = began((await agent.status()).sessions)
+        with pinging(one["h2"], address_of(one["h1"])) as pings:
+            await one["t1"].usurp(IPv4Address("10.0.0.98"), seconds=1.0)
+            await one.ready("t1")
+
+            async def repaired() -> bool:
+                return set(await one["t1"].rows()) == before and not await one["t1"].foreign()
+
+            await one.until(repaired, "the rows as they were")
+        assert pings[1] == 0, f"lost {pings[1]} of {pings[0]} pings"
+        status = await agent.status()
+        assert began(status.sessions) == pytest.approx(sessions, abs=0.01), "BGP sessions were reset"
+        assert (status.announced, status.health) == (1, "ready")
+
+    net.run(run())
+
+
 def test_what_cannot_be_done_is_refused_and_changes_nothing(net: Net) -> None:
     one = net.fabric
 
