@@ -10,6 +10,7 @@ These addresses live inside the testbed's namespaces only; nothing is routed out
 | clients | the first block of their ToR; outside, the first of 192.0.2.0/24 |
 | links | 172.31.0.0/16, a /31 each, hosts' links too |
 | loopbacks of switches and SMuxes | 172.30.0.0/16 from the bottom: up to 254 nodes stay in 172.30.0.0/24 |
+| all SMuxes, for fragments | 172.30.255.254 |
 | management | 198.18.0.0/15 |
 
 Containers, ToRs, servers and so on count from 1.
@@ -89,9 +90,13 @@ def outside_block() -> IPv4Network:
     return next(OUTSIDE.subnets(new_prefix=33 - MAX_BLOCK.bit_length()))
 
 
+FRAGMENT_MUX = LOOPBACKS[-2]
+"""The address of all SMuxes that HMuxes tunnel fragments of packets to VIPs to."""
+
+
 def loopback(index: int) -> IPv4Address:
     """Return the loopback of the switch or SMux number `index`, from 1."""
-    _within("loopback", index, LOOPBACKS.num_addresses - 2)
+    _within("loopback", index, LOOPBACKS.num_addresses - 3)
     return LOOPBACKS[index]
 
 

@@ -9,9 +9,10 @@
 //         │ admission ├─────────────>│ punt_table ├──> CPU (ARP)
 //         └─────┬─────┘  not IPv4    └────────────┘
 //               │  switch_table: own address, hash seed
+//               │  port_table, source_table: for this switch, and from where it may come
 //               v
 //         ┌───────────┐
-//         │ flow_hash │  CRC-32 of the flow, the same in SMuxes
+//         │ flow_hash │  the same in SMuxes
 //         └─────┬─────┘
 //               v
 //   vips  ┌────────────┐ VIP with ports ┌───────────┐
@@ -57,8 +58,7 @@
 // - What is too big inside a tunnel is answered to the client, not to the tunnel's source, which could not tell whose
 //   packet it was; a tunnel header whose own TTL expires, as in a routing loop, is only counted.
 // - Tunnels within tunnels, and tunnel headers with options, are routed as they are.
-// - Fragments have no ports, nor has an ICMP error that quotes a later fragment or IPv4 options: they go where a flow
-//   with ports 0 goes, so a VIP that serves ports only drops them.
+// - Fragments of packets to VIPs go to an SMux, which remembers where the first of them went.
 #include <core.p4>
 #include <v1model.p4>
 #include "include/parser.p4"

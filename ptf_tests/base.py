@@ -18,7 +18,7 @@ from duet_p4.flow_hash import Flow
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.entries import DropReason
 from ptf_tests.p4runtime import P4Runtime
-from ptf_tests.packets import LOOPBACK, Tunneled, difference, frame, neighbor_mac, switch_mac
+from ptf_tests.packets import LOOPBACK, SWITCH_MAC, Tunneled, difference, frame, neighbor_mac, switch_mac
 from ptf_tests.switch import DEVICE_ID
 
 ANSWER_SECONDS = 3.0
@@ -52,6 +52,7 @@ class HmuxTest(BaseTest):
         self.switch.write(
             [
                 ~entries.configuration(LOOPBACK, UNDERLAY_SEED),
+                *(+entries.port(port, SWITCH_MAC) for port in range(1, 7)),
                 *(
                     +entries.nexthop(port, port, switch_mac(port), neighbor_mac(port), self.mtu(port))
                     for port in range(1, 7)

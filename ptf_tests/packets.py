@@ -95,15 +95,20 @@ def routed(packet: Packet, port: int) -> bytes:
     return raw(Ether(src=switch_mac(port), dst=neighbor_mac(port), type=0x0800) / Raw(decremented(packet)))
 
 
-def encapsulated(packet: Packet, encap: IPv4Address | str, port: int, padding: bytes = b"") -> bytes:
-    """Return the frame by which the switch tunnels an IPv4 packet to `encap`: RFC 2003, byte for byte."""
+def encapsulated(
+    packet: Packet, encap: IPv4Address | str, port: int, padding: bytes = b"", tos: int | None = None
+) -> bytes:
+    """Return the frame by which the switch tunnels an IPv4 packet to `encap`: RFC 2003, byte for byte.
+
+    The type of service is the packet's, where `tos` does not give another.
+    """
     inner = IP(raw(packet)[:IPV4_LENGTH])
     outer = IP(
         src=str(LOOPBACK),
         dst=str(encap),
-        tos=inner.tos,
-        id=inner.id,
-        flags="DF" if inner.flags.DF else 0,
+        tos=inner.tos if tos is None else tos,
+        id=0,
+        flags="DF",
         ttl=64,
         proto=4,
     )
@@ -112,9 +117,11 @@ def encapsulated(packet: Packet, encap: IPv4Address | str, port: int, padding: b
     )
 
 
-def tunneled(packet: Packet, outer_source: IPv4Address | str, outer_destination: IPv4Address | str) -> Packet:
+def tunneled(
+    packet: Packet, outer_source: IPv4Address | str, outer_destination: IPv4Address | str, tos: int = 0
+) -> Packet:
     """Return an IPv4 packet in a tunnel, as another mux makes it."""
-    return IP(src=str(outer_source), dst=str(outer_destination), ttl=64, proto=4) / Raw(raw(packet))
+    return IP(src=str(outer_source), dst=str(outer_destination), tos=tos, ttl=64, proto=4) / Raw(raw(packet))
 
 
 def icmp_error(about: Packet, type_: int, code: int, mtu: int = 0) -> bytes:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from finsy import P4TableEntry
 
-from duet_p4.bench.switches import OUT_PORT
+from duet_p4.bench.switches import IN_PORT, OUT_PORT
 from duet_p4.hmux import entries, pipeline
 
 FIRST_VIP = int(IPv4Address("10.0.0.0"))
@@ -56,6 +56,7 @@ class Fill:
         A full table has a /32 for each DIP, as the longest prefix costs the most, and /32s beside.
         """
         yield entries.configuration(LOOPBACK, 0x5EED)
+        yield entries.port(IN_PORT, SOURCE_MAC)
         yield entries.nexthop(1, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
         yield entries.nexthop_slot(0, 1)
         yield entries.nexthop_group(1, 0, 1)

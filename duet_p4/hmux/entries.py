@@ -11,7 +11,7 @@ checked against P4Info when finsy encodes the entity.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -19,6 +19,8 @@ from finsy import (
     MACAddress,
     P4CounterData,
     P4CounterEntry,
+    P4MeterConfig,
+    P4MeterEntry,
     P4PacketIn,
     P4PacketOut,
     P4TableAction,
@@ -50,18 +52,71 @@ class DropReason(IntEnum):
     NO_NEXTHOP = 10
     TTL_EXPIRED = 11
     TOO_BIG = 12
+    CONGESTION = 13
+    BAD_QUOTE = 14
+    FOREIGN_MAC = 15
+    MARTIAN = 16
+    SPOOFED = 17
+    HOST_TUNNEL = 18
+    NO_PORT = 19
+    FRAGMENT = 20
 
 
-def configuration(loopback: IPv4Address, underlay_seed: int) -> P4TableEntry:
+class PortKind(StrEnum):
+    """What is behind a port: the action of its entry in the port table."""
+
+    FABRIC = "fabric_port"
+    OUTSIDE = "outside_port"
+    HOST = "host_port"
+
+
+def configuration(
+    loopback: IPv4Address,
+    underlay_seed: int,
+    flow_key: int = 0,
+    fragment_mux: IPv4Address | None = None,
+) -> P4TableEntry:
     """Tell the switch its own address and its underlay hash seed (32 bits); IPv4 is dropped before.
 
-    `loopback` is the source of tunnels and of ICMP errors. Only modify (`~`) applies.
+    `loopback` is the source of tunnels and of ICMP errors, `flow_key` the key of `duet_p4.flow_hash`,
+    `fragment_mux` the address of the SMuxes that take the fragments of packets to VIPs (by default none, and
+    they are dropped). Only modify (`~`) applies.
     """
     return P4TableEntry(
         "switch_table",
-        action=P4TableAction("configure", loopback=loopback, underlay_seed=underlay_seed),
+        action=P4TableAction(
+            "configure",
+            loopback=loopback,
+            underlay_seed=underlay_seed,
+            flow_key=flow_key,
+            fragment_mux=fragment_mux or IPv4Address(0),
+        ),
         is_default_action=True,
     )
+
+
+def port(number: int, mac: MACAddress | str | int, kind: PortKind = PortKind.FABRIC) -> P4TableEntry:
+    """Port table: IPv4 frames for `mac` are taken from this port; from a port without an entry, none.
+
+    From a port of kind `HOST`, only those with a `source`; tunnels from those of kind `FABRIC` only.
+    """
+    return P4TableEntry(
+        "port_table",
+        match=P4TableMatch(ingress_port=number),
+        action=P4TableAction(kind.value, mac=mac),
+    )
+
+
+def source(ingress_port: int, prefix: IPv4Network) -> P4TableEntry:
+    """Source table: packets of the hosts behind a port may have a source in `prefix`."""
+    match = {"ingress_port": ingress_port} | ({"src_addr": prefix} if prefix.prefixlen else {})
+    return P4TableEntry("source_table", match=P4TableMatch(match), action=P4TableAction("NoAction"))
+
+
+def icmp_error_limit(port: int, per_second: int, burst: int) -> P4MeterEntry:
+    """ICMP error meter: at most so many packets of a port are answered. Only modify (`~`) applies."""
+    limit = P4MeterConfig(cir=per_second, cburst=burst, pir=per_second, pburst=burst)
+    return P4MeterEntry("icmp_error_meter", index=port, config=limit)
 
 
 def punt(ether_type: int = ETHERTYPE_ARP) -> P4TableEntry:

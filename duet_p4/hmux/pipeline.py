@@ -28,8 +28,10 @@ TABLES = (
     "nexthop_slot_table",
     "nexthop_table",
     "pinned_flow_table",
+    "port_table",
     "punt_table",
     "route_table",
+    "source_table",
     "tunneling_table",
 )
 """Every table with entries; the configuration is `switch_table`'s default action."""

@@ -92,6 +92,7 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
                 sizes=sizes,
                 macs=macs,
                 pins=Pins(config.pin_folder(), LAYOUT),
+                fragment_mux=config.fragment_mux,
             )
             stack.callback(xdp.close)
             yield xdp, lambda: xdp.attach(indexes, config.xdp_mode)
@@ -101,7 +102,13 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
         from duet_p4.smux.scapy_datapath import ScapyDatapath
 
         scapy = ScapyDatapath(
-            config.address, config.announced, uplink_mtu=mtu, timeouts=timeouts, sizes=sizes, macs=macs
+            config.address,
+            config.announced,
+            uplink_mtu=mtu,
+            timeouts=timeouts,
+            sizes=sizes,
+            macs=macs,
+            fragment_mux=config.fragment_mux,
         )
 
         def attach() -> None:
@@ -223,9 +230,8 @@ def _run(config: SmuxConfig) -> None:
 
 
 def _bird_config(config: SmuxConfig, *, admitted: bool = True) -> BirdConfig:
-    """Return what BIRD is to do; without the covering prefixes before the SMux is `admitted`."""
-    own = f"{config.address}/32"
-    covering = config.announced if admitted else ()
-    return BirdConfig.model_validate(
-        config.bird.model_dump() | {"originated": (*config.bird.originated, own, *covering)}
-    )
+    """Return what BIRD is to do; without the prefixes that all SMuxes have before this one is `admitted`."""
+    originated = [*config.bird.originated, f"{config.address}/32"]
+    if admitted:
+        originated += [*config.announced, *([f"{config.fragment_mux}/32"] if config.fragment_mux else [])]
+    return BirdConfig.model_validate(config.bird.model_dump() | {"originated": originated})

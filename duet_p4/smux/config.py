@@ -42,14 +42,16 @@ class SmuxConfig(AgentConfig):
     """One SMux.
 
     `address` is its own: the outer source of what it sends and the BGP router id. `announced` are the
-    prefixes that cover all VIPs and TIPs. `bird` has no originated prefixes: the agent adds `address` and
-    `announced`, these once what it holds is confirmed, or after `hold_s` seconds. `datapath` is `xdp`, or
-    `scapy` to read along.
+    prefixes that cover all VIPs and TIPs. `fragment_mux` is an address of all SMuxes: HMuxes tunnel
+    fragments of packets to VIPs there. `bird` has no originated prefixes: the agent adds `address` and,
+    once what it holds is confirmed, or after `hold_s` seconds, `announced` and `fragment_mux`. `datapath`
+    is `xdp`, or `scapy` to read along.
     """
 
     address: IPv4Address
     uplinks: tuple[str, ...] = Field(min_length=1)
     announced: tuple[IPv4Network, ...] = Field(min_length=1)
+    fragment_mux: IPv4Address | None = None
     bird: BirdConfig
     datapath: Literal["xdp", "scapy"] = "xdp"
     hold_s: float = Field(default=30.0, ge=0, le=3600)

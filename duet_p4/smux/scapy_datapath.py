@@ -109,7 +109,9 @@ class ScapyDatapath:
         sizes: Sizes | None = None,
         macs: Sequence[bytes] = (),
         clock: Callable[[], float] = time.monotonic,
+        fragment_mux: IPv4Address | None = None,
     ) -> None:
+        self._fragment_mux = fragment_mux
         self._mux_address = mux_address
         self._announced = tuple(announced)
         self._mtu = uplink_mtu
@@ -147,19 +149,29 @@ class ScapyDatapath:
         if self._macs and frame[:6] not in self._macs:
             raise _Leave("PASS_FOREIGN", Verdict.PASS)
         destination = IPv4Address(packet[16:20])
+        handed_over = destination == self._fragment_mux and packet[9] == _IPIP
+        if handed_over:
+            header = parse_header(packet)
+            if header.ihl != 5 or _is_fragment(header) or len(packet) < 2 * OUTER_LENGTH:
+                raise _Leave("DROP_MALFORMED")
+            destination = IPv4Address(packet[OUTER_LENGTH + 16 : OUTER_LENGTH + 20])
         if destination not in self._vips and destination not in self._tips:
+            if handed_over:
+                raise _Leave("DROP_UNKNOWN_VIP")
             if destination == self._mux_address and packet[9] == _ICMP:
                 raise self._relayed_error(ethernet, packet)
             if self._is_announced(destination):
                 raise _Leave("DROP_UNKNOWN_VIP")
             raise _Leave("PASS_LOCAL", Verdict.PASS)
 
-        # A packet to a TIP was encapsulated by an HMux; the client's packet is inside.
+        # A packet to a TIP was encapsulated by an HMux, and so was a fragment; the client's packet is inside.
         tip = self._tips.get(destination)
         inner, mark = packet, 0
-        if not tip and packet[9] == _IPIP:
+        if not tip and packet[9] == _IPIP and not handed_over:
             raise _Leave("DROP_TUNNELED_VIP")
-        if tip:
+        if tip and handed_over:
+            raise _Leave("DROP_BARE_TIP")
+        if tip or handed_over:
             header = parse_header(packet)
             if header.proto != _IPIP or header.ihl != 5 or _is_fragment(header):
                 raise _Leave("DROP_BARE_TIP")
@@ -521,20 +533,19 @@ def _tcp_kind(flags: int) -> Kind:
 
 
 def _quoted_flow(quoted: bytes, sender: IPv4Address) -> Flow:
-    """Return the flow that the quoted packet answers. Its checksum and length may be anything."""
-    if len(quoted) < OUTER_LENGTH or quoted[0] >> 4 != 4 or quoted[0] & 0xF < 5:
+    """Return the flow that the quoted packet answers, where the quote tells. Its length may be anything."""
+    if len(quoted) < OUTER_LENGTH + 8 or quoted[0] != 0x45:
         raise _Leave("DROP_MALFORMED")
-    header = IP(quoted[:OUTER_LENGTH])
-    if IPv4Address(header.src) != sender:
+    header, l4 = IP(quoted[:OUTER_LENGTH]), quoted[OUTER_LENGTH:]
+    if IPv4Address(header.src) != sender or header.frag:
         raise _Leave("DROP_MALFORMED")
-    l4 = quoted[header.ihl * 4 :]
     source_port = destination_port = 0
-    if header.frag == 0:
-        if header.proto in (_TCP, _UDP):
-            destination_port, source_port = _unpack(l4, 4)
-        elif header.proto == _ICMP:
-            _unpack(l4, 8)
-            source_port = _identifier(l4) if l4[0] in _ICMP_ECHOES else 0
+    if header.proto in (_TCP, _UDP):
+        destination_port, source_port = _unpack(l4, 4)
+    elif header.proto == _ICMP:
+        if l4[0] not in _ICMP_ECHOES:
+            raise _Leave("DROP_MALFORMED")
+        source_port = _identifier(l4)
     return Flow(IPv4Address(header.dst), sender, header.proto, source_port, destination_port)
 
 

@@ -85,12 +85,17 @@ class XdpDatapath:
         sizes: Sizes | None = None,
         macs: Sequence[bytes] = (),
         pins: bpf.Pins | None = None,
+        fragment_mux: IPv4Address | None = None,
     ) -> None:
-        """Load the program. `macs` are the uplinks' own addresses; without them any frame is taken."""
+        """Load the program. `macs` are the uplinks' own addresses; without them any frame is taken.
+
+        `fragment_mux` is where HMuxes tunnel fragments of packets to VIPs.
+        """
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
         rodata = {
             "mux_address": mux_address.packed,
+            "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
             "uplink_mtu": _INDEX.pack(uplink_mtu),
             "tcp_timeout": _nanoseconds(timeouts.tcp_s),
             "other_timeout": _nanoseconds(timeouts.other_s),

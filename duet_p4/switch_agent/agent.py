@@ -35,7 +35,7 @@ from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird
-from duet_p4.hmux import entries, pipeline
+from duet_p4.hmux import pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
@@ -46,6 +46,7 @@ from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.supervision import Tasks
+from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.announcer import Announcer
 from duet_p4.switch_agent.config import SwitchConfig
 from duet_p4.switch_agent.control import Control, Event, Phase
@@ -252,9 +253,7 @@ class SwitchAgent:
         """Bring the switch's tables in line, and keep them so; yields the task that mirrors routes."""
         self._suspected.clear()
         await self.service.quiet()
-        await switch.configure(
-            [entries.configuration(self._config.address, self._config.seed), entries.punt()]
-        )
+        await switch.configure(admission(self._config))
         rows, self._foreign = await switch.read_rows()
         underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
         self._fib = FibMirror(self._kernel, RouteTables(_route_sizes(), underlay, self._place), switch)

@@ -71,15 +71,17 @@ class P4Config(Model):
 class SwitchConfig(AgentConfig):
     """One switch.
 
-    `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors.
-    `bird` names its neighbours' `interface` as in `ports`; the agent has BIRD run on the host interfaces.
+    `address` is its loopback: the router id, the outer source of tunnels, the source of ICMP errors. `bird`
+    names its neighbours' `interface` as in `ports`; the agent has BIRD run on the host interfaces.
     `originated` are further prefixes that the switch announces for itself and whose unassigned addresses it
     drops: a ToR's servers. `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them. `seed`
-    makes its choice among equal next hops its own. A VIP that is withdrawn stays in the tables until no
-    packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`. A session with the P4 switch may
-    be away for `grace_s` before the switch is given up. A switch that lost its tables announces what its
-    journal has once that is confirmed, or after `hold_s`. Where `report_url` is set, whether hosts can be
-    reached is posted there when it changes, and again every `report_interval_s`.
+    makes its choice among equal next hops its own; seeds should differ in many bits, as those that a hash
+    function makes do. `fragment_mux` is the address of the SMuxes that take fragments of packets to VIPs. A
+    VIP that is withdrawn stays in the tables until no packet came for it for `drain_quiet_ms`, at most for
+    `drain_patience_ms`. A session with the P4 switch may be away for `grace_s` before the switch is given
+    up. A switch that lost its tables announces what its journal has once that is confirmed, or after
+    `hold_s`. Where `report_url` is set, whether hosts can be reached is posted there when it changes, and
+    again every `report_interval_s`.
     """
 
     address: IPv4Address
@@ -88,6 +90,7 @@ class SwitchConfig(AgentConfig):
     originated: tuple[IPv4Network, ...] = ()
     muxes: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
+    fragment_mux: IPv4Address | None = None
     p4: P4Config = P4Config()
     grace_s: float = Field(default=10.0, ge=0, le=600)
     hold_s: float = Field(default=30.0, ge=0, le=3600)

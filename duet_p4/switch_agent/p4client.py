@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import grpc
-from finsy import P4ClientError, P4TableEntry
+from finsy import P4ClientError, P4MeterEntry, P4TableEntry
 from finsy.proto import U128, p4r, p4r_grpc, rpc_code
 
 from duet_p4.hmux import entries, pipeline
@@ -127,11 +127,15 @@ class Switch:
             raise SwitchError(f"the switch refuses the pipeline: {error.details()}") from error
         return True
 
-    async def configure(self, wanted: Iterable[P4TableEntry]) -> None:
+    async def configure(self, wanted: Iterable[P4TableEntry | P4MeterEntry]) -> None:
         """Write those of a few entries that the switch does not hold so."""
         updates = []
         for entry in wanted:
             encoded = entry.encode(self._schema)
+            if isinstance(entry, P4MeterEntry):
+                if encoded not in await self._read([encoded]):
+                    updates.append((~entry).encode_update(self._schema))
+                continue
             held = await self._read([encoded])
             same = [one for one in held if one.table_entry.match == encoded.table_entry.match]
             if any(one.table_entry.action == encoded.table_entry.action for one in same):

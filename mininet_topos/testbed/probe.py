@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 UDP_ECHO_PORT = 7
 ICMP = 1
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; Python has no name for it.
 _MAX_REPLY = 65536
 
 
@@ -63,28 +64,36 @@ def run_in(jobs: Mapping[Key, tuple[Path, Callable[[], Coroutine[Any, Any, Resul
 async def http(
     source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float, source_port: int = 0
 ) -> Exchange:
-    """Ask the HTTP server behind a VIP who it is, over a connection of its own."""
+    """Ask the HTTP server behind a VIP who it is, over a connection of its own.
+
+    Source port 0 lets connect() choose, as it does for any client: ports that rise in steps of two.
+    """
     with socket.socket() as client:
         client.setblocking(False)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
         client.bind((str(source), source_port))
-        flow = Flow(source, vip, Protocol.TCP.number, client.getsockname()[1], port)
+
+        def flow() -> Flow:
+            return Flow(source, vip, Protocol.TCP.number, client.getsockname()[1], port)
+
         started = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(client, (str(vip), port))
+                asked = flow()
                 reader, writer = await asyncio.open_connection(sock=client)
                 writer.write(f"GET / HTTP/1.1\r\nHost: {vip}\r\nConnection: close\r\n\r\n".encode())
                 head, _, body = (await reader.read(_MAX_REPLY)).partition(b"\r\n\r\n")
                 body += await reader.read()
                 writer.close()
         except (OSError, TimeoutError) as error:
-            return Exchange(flow, None, _reason(error, timeout_s), time.monotonic() - started)
+            return Exchange(flow(), None, _reason(error, timeout_s), time.monotonic() - started)
     seconds = time.monotonic() - started
     status = head.split(b"\r\n", 1)[0].decode(errors="replace")
     if " 200 " not in f"{status} ":
-        return Exchange(flow, None, f"HTTP status {status!r}", seconds)
-    return Exchange(flow, *_dip(body), seconds)
+        return Exchange(asked, None, f"HTTP status {status!r}", seconds)
+    return Exchange(asked, *_dip(body), seconds)
 
 
 async def udp(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float) -> Exchange:

@@ -7,6 +7,7 @@
 #include "v1model_target.p4"
 
 control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    TipHash() tip_hash;
     bit<32> hash_value;
 
     action set_tunnel(tunnel_t tunnel) { meta.tunnel = tunnel; }
@@ -39,15 +40,14 @@ control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata)
     }
 
     apply {
-        if (meta.balance != BALANCE_NOT) {
+        if (meta.balance == BALANCE_VIP || meta.balance == BALANCE_TIP) {
             if (meta.has_pinned_flows == 1) {
                 pinned_flow_table.apply();
             }
             if (meta.is_pinned == 0) {
                 hash_value = meta.flow_hash;
                 if (meta.balance == BALANCE_TIP) {
-                    hash_value = hash_value ^ TIP_SEED;
-                    mix(hash_value);
+                    tip_hash.apply(meta, hash_value);
                 }
                 PICK_SLOT(meta.slot, hash_value, meta.first_slot, meta.slot_count);
                 ecmp_table.apply();

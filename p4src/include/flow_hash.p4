@@ -1,22 +1,42 @@
-// The one flow hash (duet_p4/flow_hash.py): CRC-32 of the 5-tuple, and a scrambler for its second uses.
+// The flow hashes (duet_p4/flow_hash.py says what they are for). CRC-32 is linear: its low bits ignore what consecutive
+// source ports change, and a seed alone would leave two stages in step. One addition is not, and its carries reach
+// every bit that `fold` brings together. No multiplication, so that a switch can do it.
 #ifndef FLOW_HASH_P4
 #define FLOW_HASH_P4
 
 #include "v1model_target.p4"
 
-// CRC is linear: a seed alone would leave two stages in step. Multiplications do not.
-action mix(inout bit<32> value) {
+action fold(inout bit<32> value) {
     value = value ^ (value >> 16);
-    value = value * MIX_MULTIPLIER;
-    value = value ^ (value >> 16);
-    value = value * MIX_MULTIPLIER;
-    value = value ^ (value >> 16);
+    value = value ^ (value >> 9);
+    value = value ^ (value >> 5);
 }
 
+// A second use of a hash, independent of the first.
+action mix(inout bit<32> value, in bit<32> seed) {
+    value = value ^ seed;
+    value = value + (value << 13 | value >> 19);
+    value = value ^ seed;
+    fold(value);
+}
+
+// Picks a VIP's slot.
 control FlowHash(inout metadata_t meta) {
     apply {
-        CRC32(meta.flow_hash,
+        CRC32(meta.flow_crc,
               meta.flow.src_addr, meta.flow.dst_addr, meta.flow.protocol, meta.flow.src_port, meta.flow.dst_port);
+        meta.flow_crc = meta.flow_crc ^ meta.flow_key;
+        meta.flow_words = meta.flow.src_addr ^ meta.flow.dst_addr ^ (meta.flow.src_port ++ meta.flow.dst_port);
+        meta.flow_hash = meta.flow_crc + meta.flow_words;
+        fold(meta.flow_hash);
+    }
+}
+
+// Picks a TIP's slot, whatever slot of a VIP led to the TIP.
+control TipHash(in metadata_t meta, out bit<32> hash_value) {
+    apply {
+        hash_value = (meta.flow_crc ^ TIP_SEED) + (meta.flow_words << 11 | meta.flow_words >> 21);
+        fold(hash_value);
     }
 }
 

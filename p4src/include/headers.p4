@@ -80,11 +80,19 @@ struct metadata_t {
     bit<32>  options_sum;       // Sum of the 16-bit words of the IPv4 options.
     bit<64>  quote;             // The first 8 bytes of L4.
     bit<1>   has_quote;
+    bit<64>  quoted_icmp;       // The first 8 bytes of an ICMP message that an ICMP error quotes.
+    bit<1>   tells_flow;        // An ICMP error quotes enough to tell its flow.
 
     // From the switch's configuration.
+    bit<1>   is_for_group;      // The frame is a broadcast or multicast: for the CPU or nobody.
     ipv4_t   loopback;
     bit<32>  underlay_seed;
+    bit<32>  flow_key;
+    ipv4_t   fragment_mux;
 
+    // From the flow: what its hashes are made of, and the one that picks a VIP's slot.
+    bit<32>  flow_crc;
+    bit<32>  flow_words;
     bit<32>  flow_hash;
 
     // From the VIP's or TIP's entry to the slots.

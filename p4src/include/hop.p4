@@ -20,6 +20,9 @@ control Hop(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_
     }
 
     apply {
+        if (meta.is_for_group == 1) {
+            DROP(DROP_FOREIGN_MAC);
+        }
         bit<16> room = meta.mtu;
         if (hdr.outer_ipv4.isValid()) {
             room = room - IPV4_LENGTH;

@@ -2,9 +2,13 @@
 #ifndef ICMP_ERRORS_P4
 #define ICMP_ERRORS_P4
 
+#include "sizes.p4"
 #include "v1model_target.p4"
 
 control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+    // So many errors a second for each port, and no more (RFC 1812, 4.3.2.8); the control plane says how many.
+    meter(PORT_TABLE_SIZE, MeterType.packets) icmp_error_meter;
+
     action make_error() {
         bit<16> quoted_len = (bit<16>)(hdr.ipv4.ihl ++ 2w0) + QUOTE_LENGTH;
 
@@ -43,10 +47,13 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
             if (meta.refusal_reason == DROP_TOO_BIG && hdr.ipv4.dont_fragment == 0) {
                 DROP(meta.refusal_reason);
             }
-            // No error about an error, about a later fragment, about a broadcast, or to nobody (RFC 1812, 4.3.2.7);
-            // none where there are no 8 bytes to quote.
-            if (hdr.icmp.isValid() || meta.has_quote == 0 || hdr.ipv4.fragment_offset != 0
-                    || meta.my_mac[40:40] == 1 || hdr.ipv4.src_addr == 0 || hdr.ipv4.src_addr[31:29] == 7) {
+            // No error about an error or a later fragment (RFC 1812, 4.3.2.7), none where there are no 8 bytes to quote.
+            if (hdr.icmp.isValid() || meta.has_quote == 0 || hdr.ipv4.fragment_offset != 0) {
+                DROP(meta.refusal_reason);
+            }
+            bit<2> color;
+            icmp_error_meter.execute_meter((bit<32>)standard_metadata.ingress_port, color);
+            if (color != METER_GREEN) {
                 DROP(meta.refusal_reason);
             }
             COUNT_DROP(meta.refusal_reason);

@@ -154,22 +154,36 @@ parser HmuxParser(packet_in packet,
         transition select(hdr.quoted_ipv4.ihl, hdr.quoted_ipv4.fragment_offset, hdr.quoted_ipv4.protocol) {
             (5, 0, PROTOCOL_TCP): parse_quoted_ports;
             (5, 0, PROTOCOL_UDP): parse_quoted_ports;
-            (5, 0, PROTOCOL_ICMP): parse_quoted_echo;
+            (5, 0, PROTOCOL_ICMP): parse_quoted_icmp;
+            (5, 0, _): parse_quoted_portless;
             default: accept;
         }
+    }
+
+    state parse_quoted_portless {
+        meta.tells_flow = 1;
+        transition accept;
     }
 
     state parse_quoted_ports {
         bit<32> ports = packet.lookahead<bit<32>>();
         meta.flow.src_port = ports[15:0];
         meta.flow.dst_port = ports[31:16];
-        transition accept;
+        transition parse_quoted_portless;
+    }
+
+    state parse_quoted_icmp {
+        meta.quoted_icmp = packet.lookahead<bit<64>>();
+        transition select(meta.quoted_icmp[63:56]) {
+            ICMP_ECHO_REQUEST: parse_quoted_echo;
+            ICMP_ECHO_REPLY: parse_quoted_echo;
+            default: accept;
+        }
     }
 
     state parse_quoted_echo {
-        bit<64> echo = packet.lookahead<bit<64>>();
-        meta.flow.src_port = echo[31:16];
-        transition accept;
+        meta.flow.src_port = meta.quoted_icmp[31:16];
+        transition parse_quoted_portless;
     }
 }
 

@@ -45,8 +45,8 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
 
     // Each switch has its own seed, so that one stage's choice says nothing about the next's.
     action select_nexthop(nexthop_slot_t first_slot, slot_count_t slot_count) {
-        hash_value = meta.flow_hash ^ meta.underlay_seed;
-        mix(hash_value);
+        hash_value = meta.flow_hash;
+        mix(hash_value, meta.underlay_seed);
         PICK_SLOT(meta.nexthop_slot, hash_value, first_slot, slot_count);
     }
 

@@ -20,6 +20,10 @@
 // Ports that packets come down by.
 #define BACKSTOP_TABLE_SIZE      512
 
+// Front-panel ports, and the prefixes behind those that lead to hosts.
+#define PORT_TABLE_SIZE          512
+#define SOURCE_TABLE_SIZE        2048
+
 // EtherTypes that go to the CPU.
 #define PUNT_TABLE_SIZE          16
 

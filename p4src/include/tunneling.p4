@@ -8,17 +8,19 @@
 control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
     direct_counter(CounterType.packets_and_bytes) tunneling_counter;
 
-    // Type of service and "don't fragment" are the client's: congestion marks and path-MTU discovery
-    // work through the tunnel.
+    // The client's type of service, with the congestion marks of both tunnels where one ends here (RFC 6040). Never
+    // fragmented, so no identification is needed (RFC 6864).
+    bit<8> tos;
+
     action encapsulate(ipv4_t dst_addr) {
         hdr.outer_ipv4.setValid();
         hdr.outer_ipv4.version = 4;
         hdr.outer_ipv4.ihl = 5;
-        hdr.outer_ipv4.tos = hdr.ipv4.tos;
+        hdr.outer_ipv4.tos = tos;
         hdr.outer_ipv4.total_len = hdr.ipv4.total_len + IPV4_LENGTH;
-        hdr.outer_ipv4.identification = hdr.ipv4.identification;
+        hdr.outer_ipv4.identification = 0;
         hdr.outer_ipv4.reserved = 0;
-        hdr.outer_ipv4.dont_fragment = hdr.ipv4.dont_fragment;
+        hdr.outer_ipv4.dont_fragment = 1;
         hdr.outer_ipv4.more_fragments = 0;
         hdr.outer_ipv4.fragment_offset = 0;
         hdr.outer_ipv4.ttl = TUNNEL_TTL;
@@ -40,7 +42,25 @@ control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_met
 
     apply {
         if (meta.balance != BALANCE_NOT) {
-            tunneling_table.apply();
+            tos = hdr.ipv4.tos;
+            if (hdr.outer_ipv4.isValid()) {
+                if (hdr.outer_ipv4.tos[1:0] == ECN_CE) {
+                    if (hdr.ipv4.tos[1:0] == ECN_NOT_ECT) {
+                        DROP(DROP_CONGESTION);
+                    }
+                    tos[1:0] = ECN_CE;
+                } else if (hdr.outer_ipv4.tos[1:0] == ECN_ECT_1 && hdr.ipv4.tos[1:0] == ECN_ECT_0) {
+                    tos[1:0] = ECN_ECT_1;
+                }
+            }
+            if (meta.balance == BALANCE_FRAGMENT) {
+                if (meta.fragment_mux == 0) {
+                    DROP(DROP_FRAGMENT);
+                }
+                encapsulate(meta.fragment_mux);
+            } else {
+                tunneling_table.apply();
+            }
         }
     }
 }

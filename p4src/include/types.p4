@@ -35,19 +35,27 @@ const bit<8> ICMP_FRAGMENTATION_NEEDED = 4;  // A code of ICMP_UNREACHABLE.
 
 const bit<8>  TUNNEL_TTL = 64;  // Of every IPv4 header made here.
 const bit<8>  TOS_INTERNETWORK_CONTROL = 0xC0;  // RFC 1812, 4.3.2.5
+
+// Explicit congestion notification (RFC 3168): the last two bits of the type of service.
+const bit<2> ECN_NOT_ECT = 0;
+const bit<2> ECN_ECT_1   = 1;
+const bit<2> ECN_ECT_0   = 2;
+const bit<2> ECN_CE      = 3;
 const bit<16> ETHERNET_LENGTH = 14;
 const bit<16> IPV4_LENGTH = 20;
 const bit<16> ICMP_LENGTH = 8;
 const bit<16> QUOTE_LENGTH = 8;  // What an ICMP error quotes of the packet behind its IP header.
 
-// duet_p4/flow_hash.py holds the same two numbers.
+// duet_p4/flow_hash.py holds the same number.
 const bit<32> TIP_SEED = 0x5EED0719;
-const bit<32> MIX_MULTIPLIER = 0x045D9F3B;
+
+const bit<2> METER_GREEN = 0;
 
 // What the load balancer does with a packet.
 typedef bit<2> balance_t;
 const balance_t BALANCE_NOT = 0;
 const balance_t BALANCE_VIP = 1;
 const balance_t BALANCE_TIP = 2;
+const balance_t BALANCE_FRAGMENT = 3;  // Of a packet to a VIP: an SMux does it.
 
 #endif

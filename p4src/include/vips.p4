@@ -57,11 +57,19 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
             if (hdr.outer_ipv4.isValid()) {
                 DROP(DROP_TUNNELED_VIP);
             }
-            if (meta.has_ports == 1) {
-                acl_table.apply();
+            if (hdr.icmp.isValid() && (meta.tells_flow == 0 || meta.flow.dst_addr != hdr.ipv4.dst_addr)) {
+                DROP(DROP_BAD_QUOTE);
             }
-            if (meta.slot_count == 0) {
-                DROP(DROP_NO_GROUP);
+            // Only the first fragment has the ports, and a switch cannot remember where it went.
+            if (hdr.ipv4.more_fragments == 1 || hdr.ipv4.fragment_offset != 0) {
+                meta.balance = BALANCE_FRAGMENT;
+            } else {
+                if (meta.has_ports == 1) {
+                    acl_table.apply();
+                }
+                if (meta.slot_count == 0) {
+                    DROP(DROP_NO_GROUP);
+                }
             }
         } else if (meta.balance == BALANCE_TIP && !hdr.outer_ipv4.isValid()) {
             DROP(DROP_BARE_TIP);

@@ -8,6 +8,7 @@ from typing import Any
 
 SENDER_MAC = bytes.fromhex("0200000000aa")
 SWITCH_MAC = bytes.fromhex("0200000000bb")
+SWITCH_MAC_TEXT = SWITCH_MAC.hex(":")
 
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_ARP = 0x0806

@@ -12,6 +12,7 @@ from duet_p4.hmux import entries, pipeline
 from ptf_tests.conformance import headers as h
 from ptf_tests.conformance.program import State, encode
 
+_CONFIGURATION = ("switch_table", "port_table")
 Entries = dict[str, list[P4TableEntry]]
 """Entries by table; the configuration is `switch_table`'s."""
 
@@ -115,7 +116,17 @@ def nexthop(index: int, port: int, mtu: int) -> P4TableEntry:
 
 def full_world(mtu: int = 1500) -> Entries:
     """Return a switch with everything on it, right and wrong; `mtu` is that of its usual links."""
-    world: Entries = {"switch_table": [entries.configuration(LOOPBACK, SEED)]}
+    world: Entries = {"switch_table": [entries.configuration(LOOPBACK, SEED, 0, SERVERS[7])]}
+    world["port_table"] = [
+        entries.port(1, h.SWITCH_MAC_TEXT),
+        entries.port(2, h.SWITCH_MAC_TEXT, entries.PortKind.OUTSIDE),
+        entries.port(3, h.SWITCH_MAC_TEXT),
+        entries.port(4, h.SWITCH_MAC_TEXT, entries.PortKind.HOST),
+    ]
+    world["source_table"] = [
+        entries.source(4, IPv4Network(prefix))
+        for prefix in ("198.51.100.0/27", "198.51.100.32/32", "10.0.0.0/29", "240.0.0.0/8")
+    ] + [entries.source(1, IPv4Network("0.0.0.0/0"))]
     world["punt_table"] = [entries.punt(h.ETHERTYPE_ARP), entries.punt(h.ETHERTYPE_LLDP)]
     world["host_table"] = [
         vip(VIPS[0], 0, 1),
@@ -218,7 +229,7 @@ def without(world: Entries, *tables: str) -> Entries:
 def every_other(world: Entries, rng: random.Random, share: float) -> Entries:
     """Return the world with a share of its entries, the configuration aside."""
     return {
-        name: [entry for entry in table if name == "switch_table" or rng.random() < share]
+        name: [entry for entry in table if name in _CONFIGURATION or rng.random() < share]
         for name, table in world.items()
     }
 
@@ -239,7 +250,10 @@ def states(schema: P4Schema) -> Iterator[State]:
         yield state(schema, f"empty {table}", without(full, table))
     router = ("host_table", "acl_table", "ecmp_table", "tunneling_table", "pinned_flow_table")
     yield state(schema, "router only", without(full, *router))
-    other = {"switch_table": [entries.configuration(IPv4Address("255.255.255.255"), 0xFFFFFFFF)]}
+    for kind in entries.PortKind:
+        ports = [entries.port(port, h.SWITCH_MAC_TEXT, kind) for port in PORTS]
+        yield state(schema, f"only ports of kind {kind.name}", full | {"port_table": ports})
+    other = {"switch_table": [entries.configuration(IPv4Address("255.255.255.255"), 0xFFFFFFFF, 0xFFFFFFFF)]}
     yield state(schema, "other seed", full | other)
     yield state(schema, "half of the entries", every_other(full, random.Random(1), 0.5))
     yield state(schema, "most of the entries", every_other(full, random.Random(2), 0.85))
@@ -253,7 +267,23 @@ def random_state(schema: P4Schema, rng: random.Random) -> State:
     number = rng.randrange
     full = full_world(mtu=rng.choice((1500, 1500, 576, 100)))
     world = {name: list(rows) for name, rows in full.items()}
-    world["switch_table"] = [entries.configuration(IPv4Address(number(1 << 32)), number(1 << 32))]
+    world["switch_table"] = [
+        entries.configuration(
+            IPv4Address(number(1 << 32)),
+            number(1 << 32),
+            number(1 << 32),
+            rng.choice((IPv4Address(0), *SERVERS[:3])),
+        )
+    ]
+    kinds = (entries.PortKind.FABRIC, entries.PortKind.FABRIC, *entries.PortKind)
+    world["port_table"] = [entries.port(port, h.SWITCH_MAC_TEXT, rng.choice(kinds)) for port in PORTS]
+    world["source_table"] = [
+        entries.source(port, prefix)
+        for port in PORTS
+        for prefix in {
+            IPv4Network((int(c) >> n << n, 32 - n)) for c in CLIENTS for n in (number(4), number(33))
+        }
+    ]
     world["host_table"] = [
         tip(a, number(200), number(9)) if rng.random() < 0.15
         else vip(a, number(200), number(70), rng.random() < 0.3, rng.random() < 0.3)

@@ -217,8 +217,9 @@ def _wrong_header(rng: random.Random) -> bytes:
     return h.repair(h.ethernet(packet))
 
 
-def _broadcast(rng: random.Random) -> bytes:
-    destination = rng.choice((b"\xff" * 6, bytes.fromhex("01005e000005"), bytes.fromhex("333300000001")))
+def _for_others(rng: random.Random) -> bytes:
+    groups = ("ffffffffffff", "01005e000005", "333300000001", "0200000000cc", "0200000001bb")
+    destination = bytes.fromhex(rng.choice(groups))
     return h.ethernet(_packet(rng, rng.choice([*SERVERS, *OWN, *VIPS])), destination=destination)
 
 
@@ -271,7 +272,7 @@ _KINDS: dict[str, Callable[[random.Random], bytes]] = {
     "edge of the checksum": _edge_checksum,
     "wrong length": _wrong_length,
     "wrong version or IHL": _wrong_header,
-    "broadcast": _broadcast,
+    "for others": _for_others,
     "not IPv4": _not_ipv4,
     "random bytes": _random_bytes,
     "packet-out": _packet_out,

@@ -12,8 +12,8 @@ from duet_p4.flow_hash import flow_hash
 from duet_p4.hmux import entries
 from duet_p4.hmux.entries import DropReason
 from duet_p4.model import Protocol
-from ptf_tests.base import CLIENT_PORT, HmuxTest
-from ptf_tests.packets import CLIENT, Tunneled, echo, encapsulated, flow_of, tcp, udp, udp_flows
+from ptf_tests.base import CLIENT_PORT, UNDERLAY_SEED, HmuxTest
+from ptf_tests.packets import CLIENT, LOOPBACK, Tunneled, echo, encapsulated, flow_of, tcp, udp, udp_flows
 
 VIP = IPv4Address("10.0.0.1")
 DIPS = [IPv4Address("100.0.1.0") + i for i in range(10)]
@@ -147,18 +147,26 @@ class PinnedFlowOfAPort(BalancingTest):
             self.expect(DIP_PORT, encapsulated(packet, dip, DIP_PORT))
 
 
-class FragmentsStayTogether(BalancingTest):
-    """All fragments of a packet reach one DIP, the first of them included."""
+class FragmentsGoToAnSmux(BalancingTest):
+    """Fragments of packets to a VIP, the first included, go to the SMuxes, which can remember its ports."""
+
+    fragment_mux = IPv4Address("172.30.255.254")
 
     def runTest(self) -> None:
-        owners = DIPS * 8
-        self.vip(VIP, owners)
-        for source_port in range(5000, 5010):
-            whole = udp(CLIENT, VIP, source_port, 53, payload=bytes(range(256)) * 4, id=source_port, flags=0)
-            for part in fragment(whole, fragsize=400):
-                dip = owners[flow_hash(flow_of(part)) % len(owners)]
+        self.vip(VIP, DIPS * 8)
+        self.route("172.30.0.0/16", 4)
+        whole = udp(CLIENT, VIP, 5000, 53, payload=bytes(range(256)) * 4, id=7, flags=0)
+        parts = fragment(whole, fragsize=400)
+        self.assertEqual(len(parts), 3)
+        for part in parts:
+            self.expect_drop(CLIENT_PORT, part, DropReason.FRAGMENT)
+        self.switch.write([~entries.configuration(LOOPBACK, UNDERLAY_SEED, fragment_mux=self.fragment_mux)])
+        for ports_only in (False, True):
+            if ports_only:
+                self.switch.write([~entries.vip(VIP, 0, 0, has_ports=True)])
+            for part in parts:
                 self.send(CLIENT_PORT, part)
-                self.expect(DIP_PORT, encapsulated(part, dip, DIP_PORT))
+                self.expect(4, encapsulated(part, self.fragment_mux, 4))
 
 
 class EchoesSpreadByIdentifier(BalancingTest):

@@ -39,7 +39,7 @@ class TunnelsByteForByte(VipWithOneDip):
 
 
 class OuterHeaderFollowsTheInner(VipWithOneDip):
-    """Type of service, with its congestion marks, and "don't fragment" show on the outside."""
+    """Type of service and congestion marks show on the outside; identification does not (RFC 6864)."""
 
     def runTest(self) -> None:
         for fields in ({"tos": 0xB9}, {"flags": "DF"}, {"flags": 0, "id": 4711}, {"ttl": 2}, {"ttl": 255}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
+from finsy import P4MeterEntry
 from scapy.compat import raw
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Router_Alert
 from scapy.packet import Packet, Raw
@@ -12,12 +13,11 @@ from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.hmux import entries
 from duet_p4.hmux.entries import DropReason
 from duet_p4.model import Protocol
-from ptf_tests.base import CLIENT_PORT, MTU, HmuxTest
+from ptf_tests.base import CLIENT_PORT, MTU, QUIET_SECONDS, HmuxTest
 from ptf_tests.packets import (
     CLIENT,
     echo,
     encapsulated,
-    frame,
     icmp_error,
     neighbor_mac,
     routed,
@@ -79,20 +79,37 @@ class TtlExpiresInATunnel(IcmpTest):
 
 
 class NobodyToTell(IcmpTest):
-    """No error about an error, a later fragment, a broadcast, or a packet without a proper sender."""
+    """No error about an error, a later fragment, or a packet without 8 bytes to quote."""
 
     def runTest(self) -> None:
         error = IP(src=str(CLIENT), dst=str(DIP), ttl=1) / ICMP(type=3, code=1) / raw(tcp(DIP, CLIENT, 1, 2))
         for packet in (
             error,
             udp(CLIENT, DIP, 1, 2, ttl=1, frag=100),
-            udp("0.0.0.0", DIP, 1, 2, ttl=1),
-            udp("224.0.0.5", DIP, 1, 2, ttl=1),
-            udp("255.255.255.255", DIP, 1, 2, ttl=1),
             IP(src=str(CLIENT), dst=str(DIP), ttl=1, proto=47) / b"1234567",
-            b"\xff" * 6 + frame(udp(CLIENT, DIP, 1, 2, ttl=1))[6:],
         ):
             self.expect_drop(CLIENT_PORT, packet, DropReason.TTL_EXPIRED)
+
+
+class ErrorsAreFew(IcmpTest):
+    """What would cause more errors than the meter of its port allows is dropped unanswered."""
+
+    def runTest(self) -> None:
+        burst, sent = 5, 40
+        self.switch.write([~entries.icmp_error_limit(CLIENT_PORT, 1, burst)])
+        self.addCleanup(self.switch.write, [~P4MeterEntry("icmp_error_meter", index=CLIENT_PORT)])
+        packet = udp(CLIENT, DIP, 1, 2, ttl=1)
+        before = self.drops()[DropReason.TTL_EXPIRED]
+        for _ in range(sent):
+            self.send(CLIENT_PORT, packet)
+        self.await_equal(lambda: self.drops()[DropReason.TTL_EXPIRED], before + sent, "all packets, dropped")
+        answers = 0
+        while self.receive(QUIET_SECONDS) is not None:
+            answers += 1
+        self.assertGreaterEqual(answers, burst)
+        self.assertLess(answers, sent / 2)
+        self.send(2, packet)  # Another port has a meter of its own.
+        self.assertIsNotNone(self.receive())
 
 
 class TooBigOnceEncapsulated(IcmpTest):
@@ -216,14 +233,23 @@ class ErrorsInATunnel(HmuxTest):
 
 
 class ErrorsThatQuoteTooLittle(IcmpTest):
-    """An error too short to quote 8 bytes of L4 is forwarded by its own addresses, not dropped."""
+    """An error to a VIP that does not tell which flow it is about is dropped; to others it is routed."""
 
     def runTest(self) -> None:
+        segment = IP(src=str(VIP), dst=str(CLIENT)) / TCP(sport=80, dport=2000)
         for quoted in (
             b"",
-            raw(IP(src=str(VIP), dst=str(CLIENT)))[:19],
-            raw(IP(src=str(VIP)))[:20] + b"1234567",
+            raw(segment)[:19],
+            raw(segment)[:27],
+            raw(IP(src=str(VIP), dst=str(CLIENT), options=[IPOption_Router_Alert()]) / TCP())[:32],
+            raw(IP(src=str(VIP), dst=str(CLIENT), frag=100, proto=6) / Raw(b"8 bytes."))[:28],
+            raw(IP(src=str(VIP), dst=str(CLIENT)) / ICMP(type=14, id=7))[:28],
+            raw(IP(src=str(DIP), dst=str(CLIENT)) / TCP(sport=80, dport=2000))[:28],
         ):
-            error = IP(src="100.77.0.1", dst=str(VIP)) / ICMP(type=3, code=3) / Raw(quoted)
+            message = ICMP(type=3, code=3) / Raw(quoted)
+            self.expect_drop(
+                CLIENT_PORT, IP(src="100.77.0.1", dst=str(VIP)) / message, DropReason.BAD_QUOTE, repr(quoted)
+            )
+            error = IP(src="100.77.0.1", dst=str(DIP)) / message
             self.send(CLIENT_PORT, error)
-            self.expect(DIP_PORT, encapsulated(error, DIP, DIP_PORT))
+            self.expect(DIP_PORT, routed(error, DIP_PORT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv4Address
+from typing import Final
 
 from duet_p4.flow_hash import flow_hash, tip_hash
 from duet_p4.hmux import pipeline
@@ -11,6 +12,7 @@ from duet_p4.hmux.entries import DropReason
 from ptf_tests.base import CLIENT_PORT, HmuxTest
 from ptf_tests.packets import (
     CLIENT,
+    SWITCH_MAC,
     Tunneled,
     decremented,
     encapsulated,
@@ -24,6 +26,7 @@ VIP = IPv4Address("10.0.0.1")
 TIPS = [IPv4Address("20.0.0.1"), IPv4Address("20.0.0.2")]
 OTHER_MUX = IPv4Address("172.30.0.99")
 DIPS_PER_TIP = 300
+ROUTER_MAC = bytes.fromhex(SWITCH_MAC.replace(":", ""))
 
 
 class TipReplacesTheTunnel(HmuxTest):
@@ -36,6 +39,28 @@ class TipReplacesTheTunnel(HmuxTest):
         packet = tcp(CLIENT, VIP, 1234, 80, tos=0x28, flags="DF")
         self.send(CLIENT_PORT, tunneled(packet, OTHER_MUX, TIPS[0]))
         self.expect(2, encapsulated(packet, dip, 2))
+
+
+class CongestionMarksSurviveATip(HmuxTest):
+    """What the old tunnel says of congestion goes on in the new one (RFC 6040); else it drops the packet."""
+
+    # By the ECN of packet and tunnel: that of the new tunnel, where it is not the packet's own.
+    combined: Final = {(2, 1): 1, (1, 3): 3, (2, 3): 3, (3, 3): 3}
+
+    def runTest(self) -> None:
+        dip = IPv4Address("100.0.0.1")
+        self.tip(TIPS[0], [dip])
+        self.route("100.0.0.0/8", 2)
+        for inner in range(4):
+            packet = tcp(CLIENT, VIP, 1234, 80, tos=0xB8 | inner)
+            for outer in range(4):
+                arriving = tunneled(packet, OTHER_MUX, TIPS[0], tos=outer)
+                if (inner, outer) == (0, 3):
+                    self.expect_drop(CLIENT_PORT, arriving, DropReason.CONGESTION)
+                    continue
+                self.send(CLIENT_PORT, arriving)
+                tos = 0xB8 | self.combined.get((inner, outer), inner)
+                self.expect(2, encapsulated(packet, dip, 2, tos=tos))
 
 
 class TwoHopsReachEveryDip(HmuxTest):
@@ -57,7 +82,7 @@ class TwoHopsReachEveryDip(HmuxTest):
         self.vip(VIP, TIPS * 8)
         at_tip = {}
         for _, received in self.burst(CLIENT_PORT, list(flows.values())):
-            at_tip[Tunneled.parse(received).flow] = received
+            at_tip[Tunneled.parse(received).flow] = ROUTER_MAC + received[6:]
         taken = {flow: Tunneled.parse(data).destination for flow, data in at_tip.items()}
         self.assert_same(taken, {flow: TIPS[flow_hash(flow) % 16 % 2] for flow in flows})
 

@@ -88,5 +88,11 @@ def test_a_row_is_encoded_as_finsy_encodes_its_entry(row: Row, entry: P4TableEnt
 
 
 def test_an_entry_of_a_table_without_rows_is_none() -> None:
-    assert CODEC.row(entries.punt().encode(pipeline.schema()).table_entry) is None
-    assert len(CODEC.table_ids) == len(pipeline.TABLES) - 1
+    others = {
+        "punt_table": entries.punt(),
+        "port_table": entries.port(1, MAC),
+        "source_table": entries.source(1, IPv4Network("100.1.1.0/28")),
+    }
+    for entry in others.values():
+        assert CODEC.row(entry.encode(pipeline.schema()).table_entry) is None
+    assert len(CODEC.table_ids) == len(set(pipeline.TABLES) - set(others))

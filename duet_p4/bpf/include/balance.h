@@ -4,10 +4,10 @@
 #include "flow_hash.h"
 #include "ipv4.h"
 
-static __always_inline __u32 hash_of(const struct flow *flow)
+static __always_inline struct duet_flow_digest digest_of(const struct flow *flow)
 {
-    return duet_flow_hash(flow->source, flow->destination, flow->protocol, flow->source_port,
-                          flow->destination_port);
+    return duet_flow_digest(flow->source, flow->destination, flow->protocol, flow->source_port,
+                            flow->destination_port);
 }
 
 /* The slots of a group in a table of slots: `count` of them from `first` on. One word, written at once. */

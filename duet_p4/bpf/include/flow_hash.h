@@ -1,10 +1,13 @@
-/* The one flow hash, in C. duet_p4/flow_hash.py says what it means; a test holds the two together. */
+/* The flow hashes, in C. duet_p4/flow_hash.py says what they are for; a test holds the two together. */
 #pragma once
 
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
 
 #define DUET_TIP_SEED 0x5EED0719u
-#define DUET_MIX_MULTIPLIER 0x045D9F3Bu
+
+/* The secret of the deployment, set before the program is loaded. */
+const volatile __u32 duet_flow_key = 0;
 
 /* One nibble at a time: sixteen words of table, which the verifier and the cache both like. */
 static const __u32 duet_crc32_nibble[16] = {
@@ -19,36 +22,65 @@ static __always_inline __u32 duet_crc32_byte(__u32 crc, __u8 byte)
     return crc >> 4 ^ duet_crc32_nibble[crc & 15];
 }
 
-/* Addresses and ports in network byte order, as they lie in the packet. */
-static __always_inline __u32 duet_flow_hash(__be32 source, __be32 destination, __u8 protocol,
-                                            __be16 source_port, __be16 destination_port)
+/* What the hashes of a flow are made of. Without ports, `crc` is that of the bytes so far. */
+struct duet_flow_digest {
+    __u32 crc;
+    __u32 words;
+};
+
+/* The first step, the same for all ports. Addresses and ports are in network byte order, as they lie in the packet. */
+static __always_inline struct duet_flow_digest duet_digest_addresses(__be32 source, __be32 destination,
+                                                                     __u8 protocol)
 {
-    const __u8 *parts[4] = {(const __u8 *)&source, (const __u8 *)&destination,
-                            (const __u8 *)&source_port, (const __u8 *)&destination_port};
+    const __u8 *parts[2] = {(const __u8 *)&source, (const __u8 *)&destination};
     __u32 crc = 0xFFFFFFFFu;
 
     for (int i = 0; i < 4; i++)
         crc = duet_crc32_byte(crc, parts[0][i]);
     for (int i = 0; i < 4; i++)
         crc = duet_crc32_byte(crc, parts[1][i]);
-    crc = duet_crc32_byte(crc, protocol);
-    for (int i = 0; i < 2; i++)
-        crc = duet_crc32_byte(crc, parts[2][i]);
-    for (int i = 0; i < 2; i++)
-        crc = duet_crc32_byte(crc, parts[3][i]);
-    return ~crc;
+    return (struct duet_flow_digest){.crc = duet_crc32_byte(crc, protocol),
+                                     .words = bpf_ntohl(source ^ destination)};
 }
 
-static __always_inline __u32 duet_mix(__u32 value)
+static __always_inline struct duet_flow_digest duet_digest_ports(struct duet_flow_digest digest,
+                                                                 __be16 source_port, __be16 destination_port)
 {
-    value ^= value >> 16;
-    value *= DUET_MIX_MULTIPLIER;
-    value ^= value >> 16;
-    value *= DUET_MIX_MULTIPLIER;
-    return value ^ value >> 16;
+    const __u8 *parts[2] = {(const __u8 *)&source_port, (const __u8 *)&destination_port};
+    __u32 crc = digest.crc;
+
+    for (int i = 0; i < 2; i++)
+        crc = duet_crc32_byte(crc, parts[0][i]);
+    for (int i = 0; i < 2; i++)
+        crc = duet_crc32_byte(crc, parts[1][i]);
+    return (struct duet_flow_digest){
+        .crc = ~crc ^ duet_flow_key,
+        .words = digest.words ^ ((__u32)bpf_ntohs(source_port) << 16 | bpf_ntohs(destination_port)),
+    };
 }
 
-static __always_inline __u32 duet_tip_hash(__u32 flow_hash)
+static __always_inline struct duet_flow_digest duet_flow_digest(__be32 source, __be32 destination, __u8 protocol,
+                                                                __be16 source_port, __be16 destination_port)
 {
-    return duet_mix(flow_hash ^ DUET_TIP_SEED);
+    return duet_digest_ports(duet_digest_addresses(source, destination, protocol), source_port,
+                             destination_port);
+}
+
+static __always_inline __u32 duet_fold(__u32 value)
+{
+    value ^= value >> 16;
+    value ^= value >> 9;
+    return value ^ value >> 5;
+}
+
+/* Picks a VIP's slot. */
+static __always_inline __u32 duet_vip_hash(struct duet_flow_digest flow)
+{
+    return duet_fold(flow.crc + flow.words);
+}
+
+/* Picks a TIP's slot. */
+static __always_inline __u32 duet_tip_hash(struct duet_flow_digest flow)
+{
+    return duet_fold((flow.crc ^ DUET_TIP_SEED) + (flow.words << 11 | flow.words >> 21));
 }

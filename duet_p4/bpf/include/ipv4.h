@@ -172,30 +172,26 @@ static __always_inline struct iphdr *icmp_quoted(const struct iphdr *ip, const v
     return quoted;
 }
 
-/* The flow that the packet quoted by an ICMP error answers. 8 bytes of its L4 are enough, and a first
- * fragment has them.
+/* The flow that the packet quoted by an ICMP error answers, where the quote tells. 8 bytes of its L4 are enough, and
+ * a first fragment has them. A switch cannot read what stands behind IPv4 options, so nobody does.
  */
 static __always_inline bool ipv4_quoted_flow(const struct iphdr *quoted, const void *end, struct flow *flow)
 {
-    const __be16 *ports = (const void *)quoted + quoted->ihl * 4;
+    const __be16 *ports = (const void *)(quoted + 1);
+    const struct icmphdr *icmp = (const void *)(quoted + 1);
 
+    if (quoted->ihl != 5 || (quoted->frag_off & bpf_htons(IPV4_OFFSET)) || (const void *)(icmp + 1) > end)
+        return false;
     flow->source = quoted->daddr;
     flow->destination = quoted->saddr;
     flow->protocol = quoted->protocol;
-    if (quoted->frag_off & bpf_htons(IPV4_OFFSET))
-        return true;
     if (quoted->protocol == IPPROTO_TCP || quoted->protocol == IPPROTO_UDP) {
-        if ((const void *)(ports + 2) > end)
-            return false;
         flow->source_port = ports[1];
         flow->destination_port = ports[0];
     } else if (quoted->protocol == IPPROTO_ICMP) {
-        const struct icmphdr *icmp = (const void *)ports;
-
-        if ((const void *)(icmp + 1) > end)
+        if (!icmp_is_echo(icmp->type))
             return false;
-        if (icmp_is_echo(icmp->type))
-            flow->source_port = icmp->un.echo.id;
+        flow->source_port = icmp->un.echo.id;
     }
     return true;
 }

@@ -217,12 +217,12 @@ struct target {
 };
 
 /* What a VIP's slot says of this server: the number of the DIP here that owns it, or 0. */
-static __always_inline __u32 slot_number(const union group *group, __u32 hash)
+static __always_inline __u32 slot_number(const union group *group, struct duet_flow_digest flow)
 {
     if (!group->count)
         return 0;
 
-    __u32 *slot = slot_of(&slots, group, hash);
+    __u32 *slot = slot_of(&slots, group, duet_vip_hash(flow));
 
     if (!slot || !(*slot & SLOT_TIP))
         return slot ? *slot : 0;
@@ -236,7 +236,7 @@ static __always_inline __u32 slot_number(const union group *group, __u32 hash)
 
     union group behind = {.first = head + 1, .count = *number};
 
-    slot = slot_of(&slots, &behind, duet_tip_hash(hash));
+    slot = slot_of(&slots, &behind, duet_tip_hash(flow));
     return slot ? *slot : 0;
 }
 
@@ -250,10 +250,10 @@ static __always_inline bool pick_shared(__u32 index, const struct flow *flow, en
         return false;
 
     struct choice *choice = bpf_map_lookup_elem(&pinned, flow);
-    __u32 hash = hash_of(flow);
-    __u32 number = slot_number(&end->group, hash);
+    struct duet_flow_digest digest = digest_of(flow);
+    __u32 number = slot_number(&end->group, digest);
     /* Where the slot is another server's, mux and server disagree for a moment: any of them, but always that. */
-    __u32 at = duet_tip_hash(hash) % end->count;
+    __u32 at = duet_tip_hash(digest) % end->count;
 
     if (!choice && kind != FLOW_TCP_SYN)
         choice = bpf_map_lookup_elem(&choices, flow);

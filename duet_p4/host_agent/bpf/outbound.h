@@ -225,7 +225,7 @@ static long try_port(__u32 round, void *context)
         search->at_mux.source_port = port;
     else
         search->at_mux.destination_port = port;
-    if (slot_number(&group, hash_of(&search->at_mux)) != search->snat.number)
+    if (slot_number(&group, digest_of(&search->at_mux)) != search->snat.number)
         return 0;
 
     struct owner_key reserved = {.dip = search->snat.vip, .port = port, .protocol = search->at_dip.protocol};

@@ -29,6 +29,8 @@
 #define MAX_UPLINKS 4
 
 const volatile __be32 mux_address = 0;
+/* Where HMuxes tunnel fragments of packets to VIPs; 0: nowhere. */
+const volatile __be32 fragment_mux = 0;
 const volatile __u32 uplink_mtu = 1500;
 const volatile __u64 tcp_timeout = 600 * NANOSECONDS;
 const volatile __u64 other_timeout = 60 * NANOSECONDS;
@@ -118,12 +120,12 @@ static __always_inline struct backend *slot_owner(const union group *group, __u3
 /* By hash, both levels: where the slot's owner is a TIP that is known here, its DIP is picked at once. */
 static __always_inline struct backend *pick(const struct packet *packet, struct backend_reference *to)
 {
-    __u32 hash = hash_of(&packet->flow);
+    struct duet_flow_digest digest = digest_of(&packet->flow);
 
     if (packet->flags & SERVICE_TIP)
-        return slot_owner(&packet->group, duet_tip_hash(hash), to);
+        return slot_owner(&packet->group, duet_tip_hash(digest), to);
 
-    struct backend *backend = slot_owner(&packet->group, hash, to);
+    struct backend *backend = slot_owner(&packet->group, duet_vip_hash(digest), to);
 
     if (!backend)
         return 0;
@@ -132,7 +134,7 @@ static __always_inline struct backend *pick(const struct packet *packet, struct 
     struct packet tip = {};
 
     if (find_service(&key, &tip) && tip.flags & SERVICE_TIP && tip.group.count)
-        return slot_owner(&tip.group, duet_tip_hash(hash), to);
+        return slot_owner(&tip.group, duet_tip_hash(digest), to);
     return backend;
 }
 
@@ -504,8 +506,20 @@ SEC("xdp") int smux(struct xdp_md *ctx)
     packet.ethernet = *ethernet;
 
     struct service_key key = {.address = ip->daddr};
+    bool handed_over = fragment_mux && ip->daddr == fragment_mux && ip->protocol == IPPROTO_IPIP;
 
+    if (handed_over) {
+        struct iphdr *inner = ip + 1;
+
+        if ((void *)(inner + 1) > end || !ipv4_header_ok(ip, end) || ip->ihl != 5 || ipv4_is_fragment(ip))
+            return leave(DROP_MALFORMED, packet.length, XDP_DROP);
+        key.address = inner->daddr;
+        packet.inner_offset = sizeof(*ip);
+        packet.outer_tos = ip->tos;
+    }
     if (!find_service(&key, &packet)) {
+        if (handed_over)
+            return leave(DROP_UNKNOWN_VIP, packet.length, XDP_DROP);
         if (ip->daddr == mux_address && ip->protocol == IPPROTO_ICMP)
             return relay_error(ctx, &packet, ip);
         if (is_announced(ip->daddr))
@@ -513,13 +527,15 @@ SEC("xdp") int smux(struct xdp_md *ctx)
         return leave(PASS_LOCAL, packet.length, XDP_PASS);
     }
     if (packet.flags & SERVICE_TIP) {
+        if (handed_over)
+            return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
         if (!ipv4_header_ok(ip, end))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         if (ip->protocol != IPPROTO_IPIP || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
         packet.inner_offset = sizeof(*ip);
         packet.outer_tos = ip->tos;
-    } else if (ip->protocol == IPPROTO_IPIP) {
+    } else if (ip->protocol == IPPROTO_IPIP && !handed_over) {
         return leave(DROP_TUNNELED_VIP, packet.length, XDP_DROP);
     }
     return balance(ctx, &packet);

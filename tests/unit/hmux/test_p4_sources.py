@@ -67,7 +67,6 @@ def test_drop_reasons_are_those_of_the_p4_program():
 
 def test_numbers_are_those_of_the_p4_program():
     assert p4_constant("TIP_SEED") == flow_hash.TIP_SEED
-    assert p4_constant("MIX_MULTIPLIER") == flow_hash._MULTIPLIER
     assert p4_constant("CPU_PORT") == pipeline.CPU_PORT
 
 
@@ -85,7 +84,10 @@ def test_sizes_are_the_papers():
 @pytest.mark.parametrize(
     "entry",
     [
-        entries.configuration(A("172.30.0.1"), 0xFFFF_FFFF),
+        entries.configuration(A("172.30.0.1"), 0xFFFF_FFFF, 0xFFFF_FFFF),
+        entries.port(511, "02:00:00:00:00:01", entries.PortKind.HOST),
+        entries.source(1, IPv4Network("100.1.1.0/28")),
+        entries.source(1, IPv4Network("0.0.0.0/0")),
         entries.punt(),
         entries.vip(A("10.0.0.1"), 4095, 4096, has_ports=True, has_pinned_flows=True),
         entries.tip(A("20.0.0.1"), 0, 1),

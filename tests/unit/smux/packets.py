@@ -20,6 +20,7 @@ MTU = 1500
 ANNOUNCED = (IPv4Network("10.0.0.0/16"), IPv4Network("20.0.0.0/24"))
 TOR_MAC, MUX_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 CLIENT = "192.0.2.7"
+FRAGMENT_MUX = IPv4Address("172.30.255.254")
 
 
 def group(*dips: str, host: str | None = None) -> Group:
@@ -123,14 +124,19 @@ LARGE_TCP = client(LARGE, TCP(sport=4000, dport=80, flags="S"))
 TUNNELED = IP(src="172.30.0.1", dst="20.0.0.1", ttl=61) / LARGE_TCP
 
 
-def quoting(reply: Packet, kind: int = 3, code: int = 4, vip: MuxVip = PLAIN) -> Packet:
+def quoting(reply: Packet, kind: int = 3, code: int = 4, vip: MuxVip = PLAIN, quoted: int = 28) -> Packet:
     """Return an ICMP error from a router on the DIP's way back to the client, about the DIP's reply."""
-    quoted = Raw(bytes(reply)[:28])
-    return IP(src="172.31.0.9", dst=str(vip.address)) / ICMP(type=kind, code=code) / quoted
+    quote = Raw(bytes(reply)[:quoted])
+    return IP(src="172.31.0.9", dst=str(vip.address)) / ICMP(type=kind, code=code) / quote
 
 
-def reply_of(vip: MuxVip, l4: Packet) -> Packet:
-    return IP(src=str(vip.address), dst=CLIENT) / l4
+def reply_of(vip: MuxVip, l4: Packet, **ip: object) -> Packet:
+    return IP(src=str(vip.address), dst=CLIENT, **ip) / l4
+
+
+def handed_over(packet: Packet) -> bytes:
+    """Return a packet as an HMux tunnels it to the SMuxes that take fragments."""
+    return wire(IP(src="172.30.0.1", dst=str(FRAGMENT_MUX)) / packet)
 
 
 def large_syn(tos: int) -> Packet:
@@ -192,6 +198,30 @@ FIXTURES = (
         "FORWARD_HASH",
         client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=7),
         _member(PLAIN, flow(PLAIN, 17, 5353, 53)),
+    ),
+    Fixture(
+        "a first fragment that an HMux hands over goes with its flow, too",
+        "FORWARD_HASH",
+        lambda: handed_over(client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=17)),
+        lambda: encapsulated(
+            client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=17),
+            _member(PLAIN, flow(PLAIN, 17, 5353, 53)),
+        ),
+    ),
+    drops(
+        "a later fragment without its first is dropped, also where an HMux hands it over",
+        "DROP_FRAGMENT",
+        handed_over(client(PLAIN, Raw(bytes(64)), proto=17, frag=9, id=18)),
+    ),
+    drops(
+        "what an HMux hands over for a TIP is dropped",
+        "DROP_BARE_TIP",
+        handed_over(IP(src=CLIENT, dst="20.0.0.1") / UDP()),
+    ),
+    drops(
+        "what an HMux hands over for a VIP that is not known is dropped",
+        "DROP_UNKNOWN_VIP",
+        handed_over(IP(src=CLIENT, dst="10.0.99.99") / UDP()),
     ),
     drops(
         "a later fragment without its first is dropped",
@@ -300,6 +330,16 @@ FIXTURES = (
         "an ICMP error about someone else's packet is dropped",
         "DROP_MALFORMED",
         wire(IP(src="172.31.0.9", dst="10.0.0.1") / ICMP(type=3) / Raw(bytes(reply_of(PORTS, TCP()))[:28])),
+    ),
+    *(
+        drops(
+            f"an ICMP error that quotes {what} is dropped: it does not tell its flow", "DROP_MALFORMED", frame
+        )
+        for what, frame in (
+            ("a later fragment", wire(quoting(reply_of(PLAIN, Raw(bytes(8)), frag=9, proto=17)))),
+            ("IPv4 options", wire(quoting(reply_of(PLAIN, UDP(), options=[IPOption_NOP()] * 4), quoted=32))),
+            ("an ICMP message without identifier", wire(quoting(reply_of(PLAIN, ICMP(type=14, id=7))))),
+        )
     ),
     drops(
         "an ICMP error without room for the quoted ports is dropped",

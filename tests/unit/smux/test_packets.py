@@ -22,7 +22,7 @@ from duet_p4.smux.datapath import EXITS, Datapath, Sizes, Timeouts
 from duet_p4.smux.scapy_datapath import ScapyDatapath
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from tests.unit.smux import packets
-from tests.unit.smux.packets import ANNOUNCED, FIXTURES, MTU, MUX, Fixture, client, group, wire
+from tests.unit.smux.packets import ANNOUNCED, FIXTURES, FRAGMENT_MUX, MTU, MUX, Fixture, client, group, wire
 
 XDP_REDIRECT = 4
 MACS = [bytes.fromhex(packets.MUX_MAC.replace(":", ""))]
@@ -41,14 +41,30 @@ class Mux:
     def __init__(self, kind: str, sizes: Sizes | None = None, timeouts: Timeouts | None = None) -> None:
         self.path: Datapath
         if kind == "scapy":
-            scapy = ScapyDatapath(MUX, ANNOUNCED, uplink_mtu=MTU, timeouts=timeouts, sizes=sizes, macs=MACS)
+            scapy = ScapyDatapath(
+                MUX,
+                ANNOUNCED,
+                uplink_mtu=MTU,
+                timeouts=timeouts,
+                sizes=sizes,
+                macs=MACS,
+                fragment_mux=FRAGMENT_MUX,
+            )
             self.path = scapy
             self._run: Run = lambda frame: (
                 (result := scapy.process(frame)).verdict.value,
                 result.frame,
             )
             return
-        xdp = XdpDatapath(MUX, ANNOUNCED, uplink_mtu=MTU, timeouts=timeouts, sizes=sizes, macs=MACS)
+        xdp = XdpDatapath(
+            MUX,
+            ANNOUNCED,
+            uplink_mtu=MTU,
+            timeouts=timeouts,
+            sizes=sizes,
+            macs=MACS,
+            fragment_mux=FRAGMENT_MUX,
+        )
         self._poison = bpf.Object(bpf.compile_object(Path(__file__).parent / "poison.c")).load()
         self._poison.map("next").update(struct.pack("=I", 0), struct.pack("=I", xdp.program.fd))
         self.path = xdp
