@@ -202,10 +202,10 @@ FIXTURES = (
     Fixture(
         "a first fragment that an HMux hands over goes with its flow, too",
         "FORWARD_HASH",
-        lambda: handed_over(client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=17)),
+        lambda: handed_over(client(PLAIN, UDP(sport=5354, dport=53) / Raw(bytes(64)), flags="MF", id=17)),
         lambda: encapsulated(
-            client(PLAIN, UDP(sport=5353, dport=53) / Raw(bytes(64)), flags="MF", id=17),
-            _member(PLAIN, flow(PLAIN, 17, 5353, 53)),
+            client(PLAIN, UDP(sport=5354, dport=53) / Raw(bytes(64)), flags="MF", id=17),
+            _member(PLAIN, flow(PLAIN, 17, 5354, 53)),
         ),
     ),
     drops(
