@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import grpc
 from finsy.proto import p4r
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet
 from ptf_tests import network
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 from ptf_tests.p4runtime import P4Runtime
@@ -29,7 +29,6 @@ DEVICE_ID = 1
 WINDOW = 48
 """Frames inside BMv2 at a time: its egress queues hold 64 packets, and drop the next ones."""
 
-_PORTS_SERVICE = "/p4.bm.DataplaneInterface/PacketStream"
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 60.0
 
@@ -65,9 +64,9 @@ class Bmv2:
             self._channel = stack.enter_context(grpc.insecure_channel(ports))
             self._await_ports(log)
             self._stream = self._channel.stream_stream(
-                _PORTS_SERVICE,
-                request_serializer=_Packet.SerializeToString,
-                response_deserializer=_Packet.FromString,
+                PACKET_STREAM,
+                request_serializer=Packet.SerializeToString,
+                response_deserializer=Packet.FromString,
             )
             self._control = stack.enter_context(P4Runtime(control, self._program.schema, DEVICE_ID))
             self._control.push_pipeline()
@@ -87,7 +86,7 @@ class Bmv2:
         left: list[list[Frame]] = [[] for _ in frames]
         for start in range(0, len(frames), WINDOW):
             packets = [
-                _Packet(id=number + 1, device_id=DEVICE_ID, port=port, packet=frame)
+                Packet(id=number + 1, device_id=DEVICE_ID, port=port, packet=frame)
                 for number, (port, frame) in enumerate(frames[start : start + WINDOW], start)
             ]
             try:
@@ -144,19 +143,3 @@ def _running(command: list[str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.kill()
         process.wait()
-
-
-def _packet_class() -> Any:
-    """Return the message of BMv2's port stream; requests and responses have the same fields."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    fields = [("id", kinds.TYPE_UINT64), ("device_id", kinds.TYPE_UINT64), ("port", kinds.TYPE_UINT32)]
-    file = descriptor_pb2.FileDescriptorProto(name="duet/bmv2_ports.proto", package="duet", syntax="proto3")
-    message = file.message_type.add(name="PortPacket")
-    for number, (name, kind) in enumerate([*fields, ("packet", kinds.TYPE_BYTES)], 1):
-        message.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("duet.PortPacket"))
-
-
-_Packet = _packet_class()

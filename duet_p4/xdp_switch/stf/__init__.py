@@ -3,7 +3,8 @@
 | module | job |
 | --- | --- |
 | `script` | reads an .stf file into commands |
-| `switch` | a program without ports, and the commands carried out on it |
+| `interpreter` | what commands mean for a program |
+| `xdp`, `bmv2` | carry them out |
 | `suite` | a folder of tests: programs compiled, tests run, verdicts |
 | `cli` | `duet p4 stf` |
 

@@ -17,8 +17,9 @@ from google.protobuf import text_format
 from duet_p4.bpf import BpfError
 from duet_p4.xdp_switch.dataplane import TableFullError, UnsupportedError
 from duet_p4.xdp_switch.stf import script
+from duet_p4.xdp_switch.stf.bmv2 import Bmv2
 from duet_p4.xdp_switch.stf.script import ScriptError
-from duet_p4.xdp_switch.stf.switch import Switch
+from duet_p4.xdp_switch.stf.xdp import Xdp
 
 COMPILER = "p4c-bm2-ss"
 _V1MODEL = re.compile(r"#\s*include\s*[<\"]v1model\.p4|V1Switch\s*\(")
@@ -57,19 +58,19 @@ def tests(folder: Path, pattern: str = "") -> list[Path]:
     return found
 
 
-def run(test: Path) -> Verdict:
-    """Run one test."""
+def run(test: Path, target: str = "xdp") -> Verdict:
+    """Run one test, on `xdp` or `bmv2`."""
     name = test.stem
     try:
         commands = list(script.read(test.read_text(encoding="utf-8")))
         with tempfile.TemporaryDirectory(prefix="duet-stf-") as scratch:
             config, info = _program(test, Path(scratch))
-        switch = Switch(config, info)
+        switch = Xdp(config, info) if target == "xdp" else Bmv2(config)
     except _SkippedError as error:
         return Verdict(name, Outcome.SKIPPED, str(error))
     except UnsupportedError as error:
         return Verdict(name, Outcome.REFUSED, str(error))
-    except (ScriptError, ValueError, BpfError) as error:
+    except (ScriptError, ValueError, BpfError, OSError) as error:
         return Verdict(name, Outcome.FAILED, str(error))
     try:
         for command in commands:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from duet_p4.xdp_switch.stf import suite
+from duet_p4.xdp_switch.stf.bmv2 import SHELL
 from duet_p4.xdp_switch.stf.cli import stf
 from duet_p4.xdp_switch.stf.suite import Outcome
 
@@ -26,6 +27,13 @@ TESTS = suite.tests(P4)
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.stem)
 def test_packets_leave_as_expected(test: Path) -> None:
     verdict = suite.run(test)
+    assert verdict.outcome is Outcome.PASSED, verdict.reason
+
+
+@pytest.mark.skipif(shutil.which(SHELL) is None, reason=f"{SHELL} is not on PATH: nothing to compare with")
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: test.stem)
+def test_bmv2_does_the_same(test: Path) -> None:
+    verdict = suite.run(test, "bmv2")
     assert verdict.outcome is Outcome.PASSED, verdict.reason
 
 

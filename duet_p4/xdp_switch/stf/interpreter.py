@@ -1,60 +1,94 @@
-"""A program without ports, and STF's commands on it: packets go through by test runs of the kernel."""
+"""What STF's commands mean for a program: names resolved, values parsed; a target carries them out.
+
+Names are resolved by the rules of p4c's bmv2stf.py.
+"""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from finsy.proto import p4i
-
-from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import ir
-from duet_p4.xdp_switch.dataplane import Call, FieldValue, MatchValues, MeterRates
-from duet_p4.xdp_switch.pipeline import XdpPipeline
+from duet_p4.xdp_switch.dataplane import Call, Count, FieldValue, MatchValues, MeterRates
 from duet_p4.xdp_switch.stf import script
 from duet_p4.xdp_switch.stf.script import Command, ScriptError
 
-_DEVMAP, _ARRAY = 14, 2
-_PORTS, _INTERFACES = 512, 65536
-_PADDING = 64
-_SMALLEST_PRIORITY = 1
+Replica = tuple[int, int]
+"""Egress port and instance."""
+
 _MILLION = 1_000_000
+_COMPARISONS = {"==": "__eq__", "!=": "__ne__", "<=": "__le__", "<": "__lt__", ">=": "__ge__", ">": "__gt__"}
+_NOTHING_TO_DO = {"wait", "mirroring_get"}
+"""A packet is through when `packet` returns; and what only prints is not asked for."""
 
 Named = TypeVar("Named", ir.Table, ir.Action)
 
 
-class Switch:
-    """A loaded program. Raises as `dataplane.Device.verify` does; needs root."""
+class Interpreter(ABC):
+    """Runs commands on a target; `sent` has what left so far, by port."""
 
-    def __init__(self, config: bytes, info: p4i.P4Info) -> None:
-        self._shared = {
-            "egress_ports": bpf.create_map(_DEVMAP, "egress_ports", 4, 4, _PORTS),
-            "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _INTERFACES),
-        }
-        try:
-            self._pipeline = XdpPipeline(config, info, self._shared, padding=_PADDING)
-        except BaseException:
-            self._close_shared()
-            raise
-        self._program = self._pipeline.compiled.program
-        self._tables = self._program.tables()
-        self._nodes: list[tuple[int, tuple[int, ...]]] = []
-        self._groups: dict[int, list[tuple[int, int]]] = {}
-        self._labels: dict[str, tuple[str, MatchValues, int]] = {}
+    def __init__(self, program: ir.Program) -> None:
         self.sent: dict[int, list[bytes]] = {}
+        self._program = program
+        self._tables = program.tables()
+        self._nodes: list[tuple[int, tuple[int, ...]]] = []
+        self._groups: dict[int, list[Replica]] = {}
+        self._labels: dict[str, tuple[str, MatchValues, int]] = {}
 
+    @abstractmethod
     def close(self) -> None:
-        """Free the program."""
-        self._pipeline.close()
-        self._close_shared()
+        """Free the target."""
 
-    def _close_shared(self) -> None:
-        for shared in self._shared.values():
-            shared.close()
+    @abstractmethod
+    def packet(self, port: int, data: bytes) -> None:
+        """Send a packet into a port."""
+
+    @abstractmethod
+    def insert(self, table: ir.Table, key: MatchValues, priority: int, action: Call) -> None:
+        """Add an entry; the highest priority wins."""
+
+    @abstractmethod
+    def set_default(self, table: ir.Table, action: Call) -> None:
+        """Set a table's default action."""
+
+    @abstractmethod
+    def set_group(self, group: int, replicas: Sequence[Replica]) -> None:
+        """Set the members of a multicast group."""
+
+    @abstractmethod
+    def set_session(self, session: int, replicas: Sequence[Replica], group: int | None) -> None:
+        """Set where clones of a session go: to replicas, which are those of a group where one is given."""
+
+    @abstractmethod
+    def remove_session(self, session: int) -> None:
+        """Forget a clone session."""
+
+    @abstractmethod
+    def read_counter(self, counter: str, index: int) -> Count:
+        """Return a cell of a counter array."""
+
+    @abstractmethod
+    def read_direct(self, table: str, key: MatchValues, priority: int) -> Count:
+        """Return the direct counter of an entry."""
+
+    @abstractmethod
+    def write_counter(self, counter: str, index: int, count: Count) -> None:
+        """Set a cell of a counter array."""
+
+    @abstractmethod
+    def write_register(self, register: str, first: int, values: Sequence[int]) -> None:
+        """Set cells of a register array."""
+
+    @abstractmethod
+    def configure_meter(self, meter: str, index: int, rates: MeterRates) -> None:
+        """Set the rates of a meter."""
 
     def run(self, command: Command) -> None:
         """Carry out a command. Raises ScriptError for one that is unknown or names what is not there."""
+        if command.name in _NOTHING_TO_DO:
+            return
         method = getattr(self, f"_do_{command.name}", None)
         if method is None:
             raise ScriptError(f"line {command.line}: {command.name} is no STF command")
@@ -66,12 +100,7 @@ class Switch:
             raise ScriptError(f"line {command.line}: {command.name}: {error!r}") from error
 
     def _do_packet(self, command: Command) -> None:
-        port, data = command.words
-        for egress, frame in self._pipeline.replay(bytes.fromhex(data), int(port)):
-            self.sent.setdefault(egress, []).append(frame)
-
-    def _do_wait(self, command: Command) -> None:
-        """There is nothing to wait for: a packet is through when `replay` returns."""
+        self.packet(int(command.words[0]), bytes.fromhex(command.words[1]))
 
     def _do_add(self, command: Command) -> None:
         table = self._table(command.words[0])
@@ -80,14 +109,14 @@ class Switch:
             given[self._key(table, name)] = value
         key = tuple(self._field(k, given.get(k.name)) for k in table.keys)
         ranked = table.kind in ("ternary", "range")
-        priority = script.number(command.words[1]) + _SMALLEST_PRIORITY if command.words[1] else 1
+        priority = script.number(command.words[1]) + 1 if command.words[1] else 1
         priority = priority if ranked else 0
-        self._pipeline.insert(table.name, key, priority, self._call(table, command))
+        self.insert(table, key, priority, self._call(table, command))
         self._labels[f"${command.label}"] = (table.name, key, priority)
 
     def _do_setdefault(self, command: Command) -> None:
         table = self._table(command.words[0])
-        self._pipeline.set_default(table.name, self._call(table, command))
+        self.set_default(table, self._call(table, command))
 
     def _call(self, table: ir.Table, command: Command) -> Call:
         assert command.call is not None
@@ -101,7 +130,7 @@ class Switch:
 
     @staticmethod
     def _key(table: ir.Table, name: str) -> str:
-        """Return the key that a name means, by the rules of p4c's bmv2stf.py."""
+        """Return the key that a name means."""
         names = [key.name for key in table.keys]
         name = re.sub(r"\$(\d+)", r"[\1]", name)
         for candidate in (name, f"{name}$", f"{name}.{ir.VALID}", name.removesuffix("valid") + ir.VALID):
@@ -133,7 +162,9 @@ class Switch:
         return value & mask, mask & (1 << key.width) - 1
 
     def _do_mc_mgrp_create(self, command: Command) -> None:
-        self._groups[script.number(command.words[0])] = []
+        group = script.number(command.words[0])
+        self._groups[group] = []
+        self.set_group(group, [])
 
     def _do_mc_node_create(self, command: Command) -> None:
         rid, *ports = (script.number(word) for word in command.words)
@@ -143,34 +174,31 @@ class Switch:
         group, node = (script.number(word) for word in command.words)
         rid, ports = self._nodes[node]
         self._groups[group] += [(port, rid) for port in ports]
-        self._pipeline.multicast.put(group, self._groups[group])
+        self.set_group(group, self._groups[group])
 
     def _do_mirroring_add(self, command: Command) -> None:
         session, port = (script.number(word) for word in command.words)
-        self._pipeline.clones.put(session, [(port, 0)])
+        self.set_session(session, [(port, 0)], None)
 
     def _do_mirroring_add_mc(self, command: Command) -> None:
         session, group = (script.number(word) for word in command.words)
-        self._pipeline.clones.put(session, self._groups[group])
+        self.set_session(session, self._groups[group], group)
 
     def _do_mirroring_delete(self, command: Command) -> None:
-        self._pipeline.clones.remove(script.number(command.words[0]))
-
-    def _do_mirroring_get(self, command: Command) -> None:
-        """It only prints."""
+        self.remove_session(script.number(command.words[0]))
 
     def _do_register_read(self, command: Command) -> None:
-        name = _named(self._program.registers, command.words[0])
-        self._pipeline.read_register(name, script.number(command.words[1]), 1)
+        """Check the name: it only prints."""
+        _named(self._program.registers, command.words[0])
 
     def _do_register_write(self, command: Command) -> None:
         name = _named(self._program.registers, command.words[0])
         index, value = (script.number(word) for word in command.words[1:])
-        self._pipeline.write_register(name, index, [value])
+        self.write_register(name, index, [value])
 
     def _do_register_reset(self, command: Command) -> None:
         name = _named(self._program.registers, command.words[0])
-        self._pipeline.write_register(name, 0, [0] * self._program.registers[name].size)
+        self.write_register(name, 0, [0] * self._program.registers[name].size)
 
     def _do_counter_read(self, command: Command) -> None:
         self._count(command.words[0], command.words[1])
@@ -178,7 +206,7 @@ class Switch:
     def _do_counter_write(self, command: Command) -> None:
         name = _named(self._program.counters, command.words[0])
         index, packets, size = (script.number(word) for word in command.words[1:])
-        self._pipeline.write_counter(name, index, [(packets, size)])
+        self.write_counter(name, index, (packets, size))
 
     def _do_check_counter(self, command: Command) -> None:
         """`check_counter NAME(INDEX) [packets|bytes] == NUMBER`, for packets.
@@ -194,39 +222,28 @@ class Switch:
         kind, comparison, wanted = condition.split()
         if kind.lower() == "bytes":
             return
-        compare = {
-            "==": "__eq__",
-            "!=": "__ne__",
-            "<=": "__le__",
-            "<": "__lt__",
-            ">=": "__ge__",
-            ">": "__gt__",
-        }
-        if not getattr(got, compare[comparison])(script.number(wanted)):
+        if not getattr(got, _COMPARISONS[comparison])(script.number(wanted)):
             raise ScriptError(f"line {command.line}: counter {text}: it is {got}")
 
-    def _count(self, name: str, index: str) -> tuple[int, int]:
+    def _count(self, name: str, index: str) -> Count:
         if index in self._labels:
-            table, key, priority = self._labels[index]
-            return self._pipeline.read_direct(table, [(key, priority)])[0]
-        known = _named(self._program.counters, name)
-        return self._pipeline.read_counter(known, script.number(index), 1)[0]
+            return self.read_direct(*self._labels[index])
+        return self.read_counter(_named(self._program.counters, name), script.number(index))
 
     def _do_meter_get_rates(self, command: Command) -> None:
-        self._pipeline.meters[_named(self._pipeline.meters, command.words[0])].read(
-            script.number(command.words[1])
-        )
+        """Check the name: it only prints."""
+        _named(self._program.meters, command.words[0])
 
     def _do_meter_set_rates(self, command: Command) -> None:
         name, index, *rates = _spaced(command.words)
-        meter = self._pipeline.meters[_named(self._pipeline.meters, name)]
-        meter.configure(script.number(index), _rates(rates))
+        meter = _named(self._program.meters, name)
+        self.configure_meter(meter, script.number(index), _rates(rates))
 
     def _do_meter_array_set_rates(self, command: Command) -> None:
         name, *rates = _spaced(command.words)
-        meter = self._pipeline.meters[_named(self._pipeline.meters, name)]
-        for index in range(meter.size):
-            meter.configure(index, _rates(rates))
+        meter = _named(self._program.meters, name)
+        for index in range(max(self._program.meters[meter].size, 1)):
+            self.configure_meter(meter, index, _rates(rates))
 
 
 def _spaced(words: Sequence[str]) -> list[str]:
