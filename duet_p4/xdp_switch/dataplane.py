@@ -230,12 +230,6 @@ class Pipeline(Protocol):
     def delete_group(self, profile: str, handle: int) -> None:
         """Remove a group that no entry refers to."""
 
-    def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
-        """Run one frame through the tables as they are and return what would leave, as (port, frame).
-
-        For tests: nothing is sent, but counters and registers change as for a packet from outside.
-        """
-
     def close(self) -> None:
         """Free the program, its tables and its state."""
 

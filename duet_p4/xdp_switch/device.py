@@ -20,6 +20,7 @@ from typing import Literal
 from finsy.proto import p4i
 
 from duet_p4 import bpf
+from duet_p4.bpf.attach import Mode
 from duet_p4.bpf.errors import BpfError
 from duet_p4.xdp_switch.cpu_port import CpuPort
 from duet_p4.xdp_switch.dataplane import Pipeline
@@ -49,13 +50,17 @@ class _Port:
 class XdpDevice:
     """A switch's ports in this network namespace; see `dataplane.Device`."""
 
-    def __init__(self, cpu_port: int | None = None, mode: RunMode = "native") -> None:
+    def __init__(
+        self, cpu_port: int | None = None, mode: RunMode = "native", *, replays: bool = False
+    ) -> None:
         """Make a switch without ports, but with a CPU port where one is given; needs root.
 
         `mode` says how the program runs on its ports; with "auto", which looks at the ports there are when
-        a program is staged, in the driver where all of them can take frames from it.
+        a program is staged, in the driver where all of them can take frames from it. One that `replays` is
+        for tests: its pipelines send nothing, but have `replay`.
         """
         self._mode = mode
+        self._replays = replays
         self._shared = {
             "egress_ports": bpf.create_map(_DEVMAP, "egress_ports", 4, 4, MAX_PORT + 2),
             "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _MAX_IFINDEX),
@@ -111,7 +116,8 @@ class XdpDevice:
     def stage(self, config: bytes, info: p4i.P4Info) -> XdpPipeline:
         """Compile, verify and fill a program that runs on no port yet."""
         self._decide_mode()
-        return XdpPipeline(config, info, self._shared, mode="skb" if self._mode == "generic" else "native")
+        mode: Mode = "skb" if self._mode == "generic" else "native"
+        return XdpPipeline(config, info, self._shared, mode=mode, replays=self._replays)
 
     def activate(self, pipeline: Pipeline) -> None:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""

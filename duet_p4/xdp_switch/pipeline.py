@@ -44,6 +44,7 @@ INCLUDE = Path(__file__).parent / "include"
 REPLAYED = 0x10000
 SPREAD = 0x20000
 LOOPBACK_IFINDEX = 1
+"""What test runs come in by."""
 NO_DEFAULT = 2
 
 
@@ -55,23 +56,26 @@ class XdpPipeline:
         config: bytes,
         info: p4i.P4Info,
         shared: dict[str, bpf.Map],
-        padding: int = 0,
+        *,
         mode: Mode = "native",
+        replays: bool = False,
+        padding: int = 0,
     ) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.stage` does.
 
-        One with `padding` is for `replay` only: with so many bytes behind it, a frame may have fewer than the
-        14 that the kernel wants.
+        One that `replays` is for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a
+        frame may then have fewer than the 14 that the kernel wants.
         """
         sizes = {table.preamble.name: table.size for table in info.tables}
         self.compiled = compile_program(config, bpf.possible_cpus(), padding, sizes)
+        self._replays = replays
         self._padding = padding
         self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
         self._counters: dict[str, Counters] = {}
         self._object = bpf.Object(build(self.compiled))
         try:
-            self._object.load(share=shared)
+            self._object.load(share=shared, rodata={"replays": b"\1"} if replays else None)
             self.program = self._object.program("pipeline")
             self._make_objects(info)
             self._profiles = {
@@ -96,7 +100,7 @@ class XdpPipeline:
                         self.insert(name, entry.key, entry.priority, entry.action)
                     except TableFullError as error:
                         raise UnsupportedError(f"the const entries of {name}: {error}") from error
-            self.inner = InnerPorts(self._object, mode) if self.compiled.copies else None
+            self.inner = InnerPorts(self._object, mode) if self.compiled.copies and not replays else None
         except BaseException:
             self._object.close()
             raise
@@ -224,7 +228,13 @@ class XdpPipeline:
         self._profiles[profile].delete_group(handle)
 
     def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
-        """Run one frame and return what would leave."""
+        """Run one frame through the tables as they are and return what would leave, as (port, frame).
+
+        For tests, on a pipeline that `replays`: nothing is sent, but counters and registers change as for a
+        packet from outside.
+        """
+        if not self._replays:
+            raise ValueError("this pipeline sends its packets: make one that replays")
         loopback = LOOPBACK_IFINDEX.to_bytes(4, "little")
         self._shared["ingress_ports"].update(loopback, (ingress_port + 1).to_bytes(4, "little"))
         left: list[tuple[int, bytes]] = []

@@ -11,6 +11,7 @@ from finsy.proto import p4r
 
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.staging import stage
+from duet_p4.xdp_switch.pipeline import XdpPipeline
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 
 
@@ -23,11 +24,13 @@ class Xdp:
         self._schema = program.schema
 
     def __enter__(self) -> Self:
-        self._device = XdpDevice()
+        self._device = XdpDevice(replays=True)
         try:
             staged = asyncio.run(stage(self._device, self._schema.get_pipeline_config(), {}))
             self._device.activate(staged.pipeline)
             self._state = staged.forwarding
+            assert isinstance(staged.pipeline, XdpPipeline)
+            self._pipeline = staged.pipeline
         except BaseException:
             self._device.close()
             raise
@@ -43,7 +46,7 @@ class Xdp:
 
     def send(self, frames: Sequence[Frame]) -> list[list[Frame]]:
         """Run frames one after the other, and return for each what would leave."""
-        replay = self._state.pipeline.replay
+        replay = self._pipeline.replay
         return [replay(frame, port) for port, frame in frames]
 
     def counters(self) -> Counters:

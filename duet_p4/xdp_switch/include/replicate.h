@@ -101,7 +101,7 @@ static __always_inline struct state *state_of(__u32 generation)
 
 static __always_inline int hand_on(struct xdp_md *ctx, bool more)
 {
-    if (ctx->ingress_ifindex == LOOPBACK_IFINDEX)
+    if (replays)
         return SPREAD + more;
     return bpf_redirect_map(&inner_ports, 0, more ? BPF_F_BROADCAST : 0);
 }

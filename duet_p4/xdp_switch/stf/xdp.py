@@ -27,7 +27,7 @@ class Xdp(Interpreter):
             "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _INTERFACES),
         }
         try:
-            self._pipeline = XdpPipeline(config, info, self._shared, padding=_PADDING)
+            self._pipeline = XdpPipeline(config, info, self._shared, replays=True, padding=_PADDING)
         except BaseException:
             self._close_shared()
             raise

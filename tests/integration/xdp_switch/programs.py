@@ -201,7 +201,7 @@ def info_of(document: Json) -> p4i.P4Info:
 @contextmanager
 def running(document: Json) -> Iterator[XdpPipeline]:
     """A switch without ports that runs the program, for `replay`."""
-    device = XdpDevice()
+    device = XdpDevice(replays=True)
     try:
         pipeline = device.stage(json.dumps(document).encode(), info_of(document))
         device.activate(pipeline)

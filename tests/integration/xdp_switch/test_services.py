@@ -31,7 +31,7 @@ SOURCE = 0x020000000002
 def pipeline() -> Iterator[XdpPipeline]:
     """The program, loaded."""
     info = text_format.Parse((BUILD / "services.p4info.txtpb").read_text(), p4i.P4Info())
-    device = XdpDevice()
+    device = XdpDevice(replays=True)
     try:
         staged = device.stage((BUILD / "services.json").read_bytes(), info)
         device.activate(staged)

@@ -222,9 +222,6 @@ class MemoryPipeline:
     def delete_group(self, profile: str, handle: int) -> None:
         del self.groups[profile][handle]
 
-    def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
-        return [(ingress_port, frame)]
-
     def close(self) -> None:
         assert not self.closed
         self.digests.close()
