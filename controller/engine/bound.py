@@ -4,13 +4,13 @@ Three variables per VIP: the share of it on ToRs, on Aggs, on Cores; beyond the 
 which may have the best of the three in every constraint. Every constraint is one that each
 real assignment meets, summed over switches or over failures, so the optimum is a bound:
 
-- at most `routes` /32 routes; per tier no more tunneling entries than its switches have; one VIP once;
-- a VIP that alone exceeds every switch of a tier is not on that tier;
-- the links between ToRs and Aggs together, and those between Aggs and Cores, each way: a VIP loads them
-  at least with what it sends and receives, less the best that standing beside its own sources and DIPs
-  could save;
-- SMuxes are provisioned for the worst container, which is no less than the average over containers; for
-  the worst three Cores, no less than three average ones; and for the switches of the three largest VIPs.
+- at most `routes` /32 routes; per tier no more tunneling entries than its switches have; one VIP once; -
+a VIP that alone exceeds every switch of a tier is not on that tier; - the links between ToRs and Aggs
+together, and those between Aggs and Cores, each way: a VIP loads them at least with what it sends and
+receives, less the best that standing beside its own sources and DIPs could save; - SMuxes are provisioned
+for the total traffic of the VIPs on the worst container, which is no less than the average over
+containers; on the worst three Cores, no less than three average ones; and on the switches of the three
+largest VIPs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,18 @@ from controller.engine.ledgers import ledger_for
 from controller.engine.topology import Floats, Topology
 
 FAILED_SWITCHES = 3
+_CAPACITIES = (
+    "links from Aggs to ToRs", "links from ToRs to Aggs",
+    "links from Cores to Aggs", "links from Aggs to Cores",
+    "/32 routes", "tunneling entries of ToRs", "tunneling entries of Aggs", "tunneling entries of Cores",
+    "tunneling entries of all switches",
+)  # fmt: skip
+_FAILURES = (
+    "an average container fails",
+    "three average Cores fail",
+    "the switches of the three largest VIPs fail",
+)
+_PRICE = 1e-7
 LARGE = 4000
 """VIPs whose tier matters; the rest are so small that the bound is the same without (under 0.4% of bytes)."""
 
@@ -33,11 +45,14 @@ LARGE = 4000
 @dataclass(frozen=True)
 class Bound:
     """`hmux_share`: no assignment puts a larger share of the traffic on HMuxes. `fallback_bps`: none has
-    less traffic on the SMuxes in its worst failure.
+    less traffic on the SMuxes in its worst failure. `..._binds` name the constraints without which the bound
+    would be another, the one that costs most first; "every VIP is placed" where none does.
     """
 
     hmux_share: float
     fallback_bps: float
+    hmux_binds: tuple[str, ...] = ()
+    fallback_binds: tuple[str, ...] = ()
 
 
 def bound(topology: Topology, demands: Demands) -> Bound:
@@ -47,9 +62,9 @@ def bound(topology: Topology, demands: Demands) -> Bound:
     if not demands.total:
         return Bound(hmux_share=1.0, fallback_bps=0.0)
     program = _Program(topology, demands)
-    return Bound(
-        hmux_share=program.most_hmux_traffic() / demands.total, fallback_bps=program.least_fallback()
-    )
+    most, hmux_binds = program.most_hmux_traffic()
+    least, fallback_binds = program.least_fallback()
+    return Bound(most / demands.total, least, hmux_binds, fallback_binds)
 
 
 class _Program:
@@ -65,6 +80,7 @@ class _Program:
         self._shares()
         self.upper = np.concatenate((self._feasible().reshape(-1), np.ones(self.small.size)))
         self.rows, self.limits = self._capacity_rows()
+        self.names = [*_CAPACITIES, *("a VIP is placed once" for _ in range(self.large.size))]
 
     def _shares(self) -> None:
         """Find what standing beside one ToR, or in one container, saves a VIP at most."""
@@ -76,9 +92,6 @@ class _Program:
         self.save_tor = _largest(pairs, both, tors, self.vips)
         boxes = pairs // tors * self.shape.containers + pairs % tors // self.shape.tors
         self.save_box = _largest(boxes, both, self.shape.containers, self.vips)
-        count = len(owner)
-        self.source_box = _largest(boxes[:count], both[:count], self.shape.containers, self.vips)
-        self.source_tor = _largest(pairs[:count], both[:count], tors, self.vips)
         self.inside = 1 - demands.internet
 
     def _columns(self, per_tier: Floats) -> Floats:
@@ -135,30 +148,28 @@ class _Program:
         limits = np.concatenate(([limit for _, limit in rows], np.ones(count)))
         return vstack([capacity, once], format="csr"), limits
 
-    def most_hmux_traffic(self) -> float:
-        """Return the most traffic that fits, bit/s."""
+    def most_hmux_traffic(self) -> tuple[float, tuple[str, ...]]:
+        """Return the most traffic that fits, bit/s, and what binds."""
         gain = self._columns(np.tile(self.traffic[:, None], 3))
         box = np.stack((np.zeros_like(gain), self.upper), axis=1)
         solved = linprog(-gain, A_ub=self.rows, b_ub=self.limits, bounds=box, method="highs-ipm")
-        return -float(_optimum(solved)) * self.scale
+        return -float(_optimum(solved)) * self.scale, _binding(solved, self.names)
 
-    def least_fallback(self) -> float:
-        """Return the least traffic on SMuxes in the worst failure, bit/s."""
+    def least_fallback(self) -> tuple[float, tuple[str, ...]]:
+        """Return the least traffic on SMuxes in the worst failure, bit/s, and what binds."""
         traffic, shape = self.traffic, self.shape
-        alive = 1 - self.source_box
         # Each row: traffic on SMuxes in one (averaged) failure <= worst.
         failures = []
         lost = np.zeros((self.vips, 3))
-        lost[:, :2] = (traffic * alive / shape.containers)[:, None]
-        failures.append((lost - (traffic * alive)[:, None], float((traffic * alive).sum())))
+        lost[:, :2] = (traffic / shape.containers)[:, None]
+        failures.append((lost - traffic[:, None], float(traffic.sum())))
         lost = np.zeros((self.vips, 3))
         lost[:, 2] = traffic * min(1.0, FAILED_SWITCHES / shape.core_count)
         failures.append((lost - traffic[:, None], float(traffic.sum())))
-        sent = traffic * np.maximum(0.0, 1 - FAILED_SWITCHES * self.source_tor)
         lost = np.zeros((self.vips, 3))
-        largest = np.argsort(-sent, kind="stable")[:FAILED_SWITCHES]
-        lost[largest] = sent[largest, None]
-        failures.append((lost - sent[:, None], float(sent.sum())))
+        largest = np.argsort(-traffic, kind="stable")[:FAILED_SWITCHES]
+        lost[largest] = traffic[largest, None]
+        failures.append((lost - traffic[:, None], float(traffic.sum())))
         matrix = csr_matrix(np.stack([self._columns(row) for row, _ in failures]))
         worst = csr_matrix(np.full((len(failures), 1), -1.0))
         rows = vstack(
@@ -179,7 +190,17 @@ class _Program:
             bounds=np.stack((np.zeros_like(upper), upper), axis=1),
             method="highs",
         )
-        return float(_optimum(solved)) * self.scale
+        return float(_optimum(solved)) * self.scale, _binding(solved, [*self.names, *_FAILURES])
+
+
+def _binding(solved: object, names: list[str]) -> tuple[str, ...]:
+    """Name the constraints with a shadow price, by decreasing price; that a VIP is placed once is none to
+    tell.
+    """
+    prices = -np.asarray(solved.ineqlin.marginals)  # type: ignore[attr-defined]
+    found = {names[at]: prices[at] for at in np.argsort(prices) if prices[at] > _PRICE}
+    told = [name for name in reversed(found) if name != "a VIP is placed once"]
+    return tuple(told) or ("every VIP is placed",)
 
 
 def _optimum(solved: object) -> float:

@@ -1,0 +1,155 @@
+"""The paper's algorithms to the letter, and rules about ties: what `strategies` does otherwise, and by
+how much.
+
+The paper's greedy minimizes the maximum utilization over *all* resources, of which those a VIP does not
+touch are a part, breaks ties at random, and ends at the first VIP that fits nowhere. `Greedy` looks at
+the touched resources only, so that it picks the lightest of the switches that tie, and goes on with
+smaller VIPs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.engine.demand import Demands
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
+from controller.engine.topology import Ints, Topology
+
+
+@dataclass(frozen=True)
+class Mru:
+    """The paper's greedy: the smallest MRU over all resources, ties at random; `seed` draws them.
+
+    With `delta` it is the paper's sticky migration: a VIP moves only where that lowers its MRU by more.
+    """
+
+    seed: int = 0
+    delta: float | None = None
+    name: str = "mru"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        rng = np.random.default_rng(self.seed)
+
+        def rule(candidates: Candidates) -> int:
+            if self.delta is not None and candidates.stays() and candidates.gain() <= self.delta:
+                return candidates.current
+            least = candidates.least()
+            if least > FEASIBLE:
+                return SMUX
+            # The MRU over all resources is no smaller than that of the busiest so far: below it, all tie.
+            tied = np.flatnonzero(candidates.costs <= min(max(least, candidates.worst) + TIE, FEASIBLE))
+            return int(tied[rng.integers(tied.size)])
+
+        return rule
+
+
+@dataclass(frozen=True)
+class NearTies:
+    """Costs within `epsilon` of the least are equal, as measured traffic is not exact; hashing decides.
+
+    Rendezvous hashing of VIP and switch: a VIP keeps its switch for as long as that is among the
+    near-best, and those that join or leave move only the VIPs that prefer them. `everywhere` compares the
+    MRU over all resources, else that over the touched ones.
+    """
+
+    epsilon: float = 0.01
+    everywhere: bool = False
+    name: str = "near-ties"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        switches = np.arange(1, topology.switch_count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        names = [_name_hash(name) for name in demands.names]
+
+        def rule(candidates: Candidates) -> int:
+            costs = candidates.costs
+            least = float(costs.min())
+            if least > FEASIBLE:
+                return SMUX
+            if self.everywhere:
+                least = max(least, candidates.worst)
+            near = np.flatnonzero(costs <= min(least + self.epsilon + TIE, FEASIBLE))
+            return int(near[_mixed(switches[near] ^ names[candidates.row]).argmax()])
+
+        return rule
+
+
+@dataclass(frozen=True)
+class Terminating:
+    """Another strategy that ends at the first VIP it places nowhere: that one and all smaller ones are on
+    SMuxes.
+
+    A VIP of which only a TIP fits nowhere does not end it: the paper does not say how TIPs are assigned.
+    """
+
+    inner: Strategy
+
+    @property
+    def name(self) -> str:
+        """The other strategy's name."""
+        return self.inner.name
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        rule = self.inner.begin(topology, demands, previous)
+
+        def until(candidates: Candidates) -> int:
+            switch = rule(candidates)
+            return STOP if switch == SMUX and candidates.row < demands.vip_count else switch
+
+        return until
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Another strategy once, then never again: a VIP stays, or is on the SMuxes for as long as it does
+    not fit.
+    """
+
+    first: Strategy
+    name: str = "one-time"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        if previous is None:
+            return self.first.begin(topology, demands, previous)
+        return lambda candidates: candidates.current if candidates.stays() else SMUX
+
+
+@dataclass(frozen=True)
+class RandomOrders:
+    """The first feasible switch of a new random order for every VIP: a feasible switch at random."""
+
+    seed: int = 0
+    name: str = "random-orders"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        rng = np.random.default_rng(self.seed)
+
+        def rule(candidates: Candidates) -> int:
+            feasible = np.flatnonzero(candidates.costs <= FEASIBLE)
+            return int(feasible[rng.integers(feasible.size)]) if feasible.size else SMUX
+
+        return rule
+
+
+def _name_hash(name: str) -> np.uint64:
+    found = 0xCBF29CE484222325
+    for byte in name.encode():
+        found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return np.uint64(found)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return SplitMix64's finalizer of each value."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+__all__ = ["Frozen", "Mru", "NearTies", "RandomOrders", "Terminating"]
