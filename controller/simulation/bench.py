@@ -94,10 +94,12 @@ def measure(vips: int, tbps: float, shape: FatTreeShape, repeat: int, seed: int)
     from controller.engine.bound import bound
     from controller.engine.live.network import Outages
     from controller.engine.live.planner import Planner
-    from controller.simulation.workload import TBPS, Profile, generate
+    from controller.simulation.profile import TBPS, Profile
+    from controller.simulation.workload import generate
 
     drawn = Topology.fat_tree(shape)
-    trace = generate(drawn, replace(Profile(), vips=vips, reference_bps=tbps * TBPS, intervals=2), seed)
+    everybody = replace(Profile(), vips=vips, intervals=2, on_hours=0.0, life_hours=0.0)
+    trace = generate(drawn, replace(everybody, reference_bps=tbps * TBPS), seed)
     inventory, records = network_of(drawn, trace)
     traffic = [traffic_of(drawn, trace, interval) for interval in range(2)]
     _load_kernels(inventory, records, traffic[0])

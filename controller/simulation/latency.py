@@ -1,8 +1,7 @@
-"""What a mux adds to a round trip: a queue, and the way to the mux and back.
+"""What a mux adds to a round trip: the time in it, and the way to the mux and back.
 
-An SMux is an M/M/1 queue with room for `buffer` packets: the time in it follows from the load, and
-above its capacity the buffer stands full. A VIP's packets also travel to their mux: every link beyond
-the direct way costs `link_us`. Constants are stated or fitted as their docstrings say.
+What an SMux adds at a load is interpolated between the points that the authors measured. A VIP's packets also
+travel to their mux: every link beyond the direct way costs `link_us`. Nothing here is fitted.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from controller.engine import SMUX, Assignment
 from controller.engine.paths import Paths
 from controller.engine.topology import Floats, Ints
+from controller.simulation.muxcount import PACKETS_PER_S
 
 Longs = NDArray[np.int64]
 
@@ -25,35 +25,21 @@ HMUX_US = 1.0
 """What an HMux adds: a switch's forwarding time ("microseconds", stated)."""
 
 
-@dataclass(frozen=True)
-class SMuxQueue:
-    """The queue of one SMux."""
+SMUX_POINTS = ((100_000.0, 200.0), (300_000.0, 230.0), (450_000.0, 14_000.0))
+"""Packets/s offered to an SMux, and what it adds, us: slide 5 of the authors' talk. Its CPU is full at
+the second.
+"""
 
-    idle_us: float = 200.0
-    """What an idle SMux adds (stated: 0.2 ms and up)."""
-    packets_per_s: float = 300_000.0
-    """What it forwards at most (stated)."""
-    buffer: int = 1_600
-    """Packets it holds. Fitted: an overloaded Ananta has a median of over 6 ms (stated). 381 us, 200 us and
-    four links of 32 us leave 5.3 ms, which is 1,600 packets at 300 kpps."""
 
-    def added_us(self, load: float) -> float:
-        """Return the mean time in the SMux for those packets that get in; `load` 1 is its capacity."""
-        if load < 0:
-            raise ValueError(f"an SMux has load {load:g}")
-        return self.idle_us + self.waiting(load) / self.packets_per_s * 1e6
+def smux_us(load: float | Floats) -> Floats:
+    """Return what an SMux adds at a load, 1 being 300 kpps: between the talk's points in a straight line.
 
-    def waiting(self, load: float) -> float:
-        """Return the packets ahead of one that gets in: M/M/1/K, conditioned on there being room."""
-        k = self.buffer
-        if load == 0:
-            return 0.0
-        if abs(load - 1) < 1e-9:
-            return (k - 1) / 2
-        # States 0..k-1, each with weight load^n, scaled so that the largest is 1.
-        n = np.arange(k)
-        weights = np.exp((n - (0 if load < 1 else k - 1)) * np.log(load))
-        return float((n * weights).sum() / weights.sum())
+    Below the first point and above the last, where nothing was measured, the value of that point.
+    """
+    if (np.asarray(load) < 0).any():
+        raise ValueError(f"an SMux has load {np.min(load):g}")
+    rates, added = zip(*SMUX_POINTS, strict=True)
+    return np.asarray(np.interp(np.asarray(load) * PACKETS_PER_S, rates, added), np.float64)
 
 
 @dataclass(frozen=True)
@@ -103,20 +89,20 @@ def link_us(assignment: Assignment, journey: Journey) -> float:
     return RTT_US / (2 * (median + 2))
 
 
-def duet_us(assignment: Assignment, journey: Journey, smux_us: float, per_link: float) -> Floats:
-    """Return the round trip of every VIP under DUET."""
+def duet_us(assignment: Assignment, journey: Journey, mux_us: float, per_link: float) -> Floats:
+    """Return the round trip of every VIP under DUET, whose SMuxes add `mux_us`."""
     on_hmux = assignment.on_hmux
     detour = np.maximum(journey.by_mux - journey.direct, 0.0) * per_link
     smux_detour = smux_links(assignment, assignment.topology.switch_count) * per_link
-    return RTT_US + np.where(on_hmux, detour + HMUX_US, smux_us + smux_detour)
+    return RTT_US + np.where(on_hmux, detour + HMUX_US, mux_us + smux_detour)
 
 
-def ananta_us(
-    assignment: Assignment, count: int, queue: SMuxQueue, capacity_bps: float, per_link: float
-) -> float:
-    """Return the median round trip when `count` SMuxes carry everything."""
-    load = assignment.demands.total / (count * capacity_bps)
-    return RTT_US + smux_links(assignment, count) * per_link + queue.added_us(load)
+def ananta_us(assignment: Assignment, count: int, loads: Floats, weights: Floats, per_link: float) -> float:
+    """Return the median round trip when `count` SMuxes carry everything; `weights[i]` of it at load
+    `loads[i]`.
+    """
+    median = weighted_quantile(smux_us(loads), weights, 0.5)
+    return RTT_US + smux_links(assignment, count) * per_link + median
 
 
 def smux_links(assignment: Assignment, count: int) -> int:
@@ -172,12 +158,13 @@ def _direct(assignment: Assignment, hops: Floats, owner: Longs, dip_vip: Longs) 
 __all__ = [
     "HMUX_US",
     "RTT_US",
+    "SMUX_POINTS",
     "Journey",
-    "SMuxQueue",
     "ananta_us",
     "duet_us",
     "journeys",
     "link_us",
     "smux_links",
+    "smux_us",
     "weighted_quantile",
 ]

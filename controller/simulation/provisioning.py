@@ -1,14 +1,14 @@
-"""How many SMuxes a data centre needs: what falls back to them in the worst failure, and what never left.
+"""What falls back to the SMuxes: in the failures that the paper provisions for, and in the worst there are.
 
-A failed container takes its ToRs' servers along: sources there send nothing. The same holds for a
-failed ToR. Traffic of VIPs whose every DIP died is still counted, so the result is on the safe side.
+The text's rule: the *total* traffic of the VIPs on the switches of one container, or on three random
+switches. Beside it stand the worst triple of all, found exactly, and the traffic of a container's failure
+without what the dead servers themselves would have sent. Traffic of VIPs whose every DIP died is counted,
+so all are on the safe side.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,27 @@ FAILED_SWITCHES = 3
 
 @dataclass(frozen=True)
 class Fallback:
-    """Traffic on the SMuxes, bit/s: with all alive, and in the worst failures of either kind."""
+    """Traffic on the SMuxes, bit/s: with all alive, and in failures. The last three are switches."""
 
     unplaced: float
-    container: float
-    worst_container: int
     containers: tuple[float, ...]
-    switches: float
-    worst_switches: tuple[int, ...]
-    sampled_switches: tuple[float, ...]
+    living_containers: tuple[float, ...]
+    """As `containers`, without what sources in the dead container would have sent."""
+    triples: tuple[float, ...]
+    exact: float
+    worst_container: tuple[int, ...]
+    worst_sample: tuple[int, ...]
+    worst_triple: tuple[int, ...]
+
+    @property
+    def text(self) -> float:
+        """The most under the paper's rule: any container, or the random triples."""
+        return max(self.unplaced, *self.containers, *self.triples)
 
     @property
     def worst(self) -> float:
-        """The most that ever reaches the SMuxes."""
-        return max(self.unplaced, self.container, self.switches)
+        """The most in any container's failure or that of any three switches."""
+        return max(self.unplaced, self.exact, *self.containers)
 
 
 class Failures:
@@ -51,16 +58,24 @@ class Failures:
         self._row_share = self.demands.row_share()
         self._on_smux = assignment.switch[:vips] == SMUX
 
-    def fallback(self, dead: Ints) -> float:
-        """Return the bit/s on the SMuxes once these switches are dead."""
+    def lost(self, dead: Ints) -> Floats:
+        """Return the share of every VIP's traffic that is on the SMuxes once these switches are dead."""
         down = np.zeros(self.topology.switch_count + 1, bool)
         down[dead] = True
         vips = self.demands.vip_count
         lost_rows = down[self.assignment.switch] * self._row_share
         lost = np.where(self._on_smux | (lost_rows[:vips] > 0), 1.0, 0.0)
         tips = np.bincount(self._owners[vips:], weights=lost_rows[vips:], minlength=vips)
-        lost = np.maximum(lost, tips)
-        return float((lost * self.demands.traffic * self._alive_share(down)).sum())
+        return np.maximum(lost, tips)
+
+    def fallback(self, dead: Ints, *, sources_die: bool = False) -> float:
+        """Return the bit/s on the SMuxes once these switches are dead; `sources_die` with their ToRs."""
+        traffic = self.demands.traffic
+        if sources_die:
+            down = np.zeros(self.topology.switch_count + 1, bool)
+            down[dead] = True
+            traffic = traffic * self._alive_share(down)
+        return float((self.lost(dead) * traffic).sum())
 
     def _alive_share(self, down: NDArray[np.bool_]) -> Floats:
         gone = down[self.demands.source_switch]
@@ -76,35 +91,30 @@ class Failures:
     def worst_triple(self) -> tuple[float, tuple[int, ...]]:
         """Return the triple of switches whose failure puts most on the SMuxes, found exactly.
 
-        What a triple adds is at most the sum of what its switches carry, so triples are tried by
-        decreasing sum until no other can be worse.
+        What a switch adds to others is at most what it carries (a VIP on one and its TIP on the other count
+        once), so triples are tried by decreasing sums and whole branches are left out.
         """
         carried = self.carried()
-        order = np.argsort(-carried, kind="stable")
+        order = np.argsort(-carried, kind="stable").astype(np.int32)
+        if len(order) <= FAILED_SWITCHES:
+            return self.fallback(order), tuple(order.tolist())
+        loads = carried[order]
         unplaced = float(self.demands.traffic[self._on_smux].sum())
-        size = min(FAILED_SWITCHES, len(order))
-        best, worst = -1.0, tuple(order[:size].tolist())
-        tried = min(12, len(order))
-        seen: set[tuple[int, ...]] = set()
-        while True:
-            triples = sorted(combinations(range(tried), size), key=lambda t: -carried[order[list(t)]].sum())
-            for triple in triples:
-                bound = unplaced + float(carried[order[list(triple)]].sum())
-                if bound <= best:
+        best, worst = -1.0, (0, 1, 2)
+        for i in range(len(order) - 2):
+            if unplaced + loads[i : i + 3].sum() <= best:
+                break
+            for j in range(i + 1, len(order) - 1):
+                if unplaced + loads[i] + loads[j] + loads[j + 1] <= best:
                     break
-                if triple in seen:
-                    continue
-                seen.add(triple)
-                value = self.fallback(order[list(triple)].astype(np.int32))
-                if value > best:
-                    best, worst = value, tuple(order[list(triple)].tolist())
-            if tried >= len(order):
-                break
-            outside = unplaced + float(carried[order[: size - 1]].sum() + carried[order[tried]])
-            if outside <= best:
-                break
-            tried = min(2 * tried, len(order))
-        return best, worst
+                pair = self.fallback(order[[i, j]])
+                for k in range(j + 1, len(order)):
+                    if pair + loads[k] <= best:
+                        break
+                    value = self.fallback(order[[i, j, k]])
+                    if value > best:
+                        best, worst = value, (i, j, k)
+        return best, tuple(order[list(worst)].tolist())
 
     def carried(self) -> Floats:
         """Return the bit/s that each switch carries, of VIPs and TIPs."""
@@ -115,26 +125,29 @@ class Failures:
         return carried
 
     def analyse(self, samples: int, seed: int) -> Fallback:
-        """Fail every container, the worst triple of switches, and `samples` random triples."""
+        """Fail every container, `samples` random triples of switches, and the worst triple of all."""
         topology = self.topology
-        containers = [
-            self.fallback(np.flatnonzero(topology.container == k).astype(np.int32))
+        boxes = [
+            np.flatnonzero(topology.container == k).astype(np.int32)
             for k in range(int(topology.container.max()) + 1)
         ]
-        worst_triple, switches = self.worst_triple()
+        containers = [self.fallback(box) for box in boxes]
         rng = np.random.default_rng(seed)
-        sampled = [
-            self.fallback(rng.choice(topology.switch_count, FAILED_SWITCHES, replace=False).astype(np.int32))
-            for _ in range(samples)
+        size = min(FAILED_SWITCHES, topology.switch_count)
+        drawn = [
+            rng.choice(topology.switch_count, size, replace=False).astype(np.int32) for _ in range(samples)
         ]
+        triples = [self.fallback(dead) for dead in drawn]
+        exact, worst = self.worst_triple()
         return Fallback(
             unplaced=float(self.demands.traffic[self._on_smux].sum()),
-            container=max(containers, default=0.0),
-            worst_container=int(np.argmax(containers)) if containers else -1,
             containers=tuple(containers),
-            switches=worst_triple,
-            worst_switches=switches,
-            sampled_switches=tuple(sampled),
+            living_containers=tuple(self.fallback(box, sources_die=True) for box in boxes),
+            triples=tuple(triples),
+            exact=exact,
+            worst_container=tuple(boxes[int(np.argmax(containers))].tolist()) if boxes else (),
+            worst_sample=tuple(drawn[int(np.argmax(triples))].tolist()) if triples else (),
+            worst_triple=worst,
         )
 
     def link_utilization(self, dead: Ints, smux_count: int) -> Floats:
@@ -188,11 +201,6 @@ class Failures:
         return _spread_smuxes(matrix, self.topology, down, smux_count)
 
 
-def smuxes(traffic_bps: float, capacity_bps: float) -> int:
-    """Return how many SMuxes of that capacity carry the traffic."""
-    return math.ceil(traffic_bps / capacity_bps * (1 - 1e-12))
-
-
 def _spread_smuxes(matrix: Floats, topology: Topology, down: NDArray[np.bool_], smux_count: int) -> Floats:
     """Replace the last row and column by the ToRs that hold SMuxes."""
     n = topology.switch_count
@@ -208,4 +216,4 @@ def _spread_smuxes(matrix: Floats, topology: Topology, down: NDArray[np.bool_], 
     return np.ascontiguousarray(spread)
 
 
-__all__ = ["FAILED_SWITCHES", "Failures", "Fallback", "smuxes"]
+__all__ = ["FAILED_SWITCHES", "Failures", "Fallback"]

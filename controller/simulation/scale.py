@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
-from controller.engine import FatTreeShape, Topology
-from controller.engine.topology import ROUTES
+from controller.engine import FatTreeShape, MuxTables, Topology
+from controller.engine.topology import HEADROOM, ROUTES
 from controller.simulation import tracefile
-from controller.simulation.workload import TBPS, Profile, Trace, generate
+from controller.simulation.profile import TBPS, Profile
+from controller.simulation.workload import Trace, generate
 
 PAPER_TORS = 1600
 SMUX_BPS = (3.6e9, 10e9)
@@ -25,29 +27,45 @@ class Scale:
     shape: FatTreeShape = field(default_factory=FatTreeShape)
     profile: Profile = field(default_factory=Profile)
     routes: int = ROUTES
+    background: float = 0.0
+    """Utilization of every link by other traffic, on top of which VIP traffic may use what the headroom
+    leaves.
+    """
+    delta: float = 0.05
+    """By how much a VIP's MRU must fall for sticky to move it."""
     rates_tbps: tuple[float, ...] = RATES_TBPS
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     samples: int = 200
     """Random triples of switches whose fallback is computed."""
     link_samples: int = 10
     """Random triples of switches whose link loads are computed."""
-    link_seeds: int = 3
-    """How many of the seeds the link loads under failures are computed for."""
+    churn_seeds: int = 30
+    """Seeds of the comparison of consistency schemes, which are cheap."""
+    assumption_seeds: int = 2
+    """Seeds of the table of assumptions, which has many rows."""
     trace_file: Path | None = None
 
     def topology(self) -> Topology:
         """Build the network."""
-        return Topology.fat_tree(self.shape, routes=self.routes)
+        if not 0 <= self.background < 1 - HEADROOM:
+            raise ValueError(f"background must be within 0..{1 - HEADROOM:g}, not {self.background}")
+        return Topology.fat_tree(self.shape, routes=self.routes, headroom=HEADROOM + self.background)
 
     def trace(self, topology: Topology, seed: int) -> Trace:
         """Read the trace file, or draw a trace."""
         if self.trace_file is not None:
             return tracefile.read(self.trace_file, topology)
-        return generate(topology, self.profile, seed)
+        return _generated(topology.shape or self.shape, int(topology.tables[:, 2].max()), self.profile, seed)
 
     def bps(self, rate_tbps: float) -> float:
         """Return the total traffic of this data centre at a nominal rate."""
         return rate_tbps * TBPS * self.shape.tor_count / PAPER_TORS
+
+
+@lru_cache(maxsize=2)
+def _generated(shape: FatTreeShape, tunnels: int, profile: Profile, seed: int) -> Trace:
+    """Draw a trace, or find the one just drawn: tasks of one seed follow each other."""
+    return generate(Topology.fat_tree(shape, tables=MuxTables(tunneling=tunnels)), profile, seed)
 
 
 def paper() -> Scale:
@@ -58,7 +76,7 @@ def paper() -> Scale:
 def small() -> Scale:
     """Return 104 switches and 1,200 VIPs, with the paper's traffic per ToR: runs in seconds."""
     return sized(
-        Scale(name="small", seeds=(1, 2, 3), samples=100, link_samples=5),
+        Scale(name="small", seeds=(1, 2, 3), samples=100, link_samples=5, churn_seeds=10),
         FatTreeShape(containers=8, tors=8, aggs=4, cores_per_agg=2),
         vips=1200,
     )

@@ -26,6 +26,9 @@ from controller.simulation.workload import Trace, columns
 
 _HEADER = ["duet-trace", "1"]
 
+FULL_PACKET_BITS = 12_000.0
+"""A packet of 1,500 bytes: what a VIP is taken to send whose packets per second are not stated."""
+
 
 class TraceError(ValueError):
     """A trace file that cannot be read; the text names the file and the line."""
@@ -64,7 +67,7 @@ def write(path: Path, trace: Trace, topology: Topology) -> None:
         dips = ",".join(f"{name}:{count}" for name, count in counts.items())
         lines.append(f"vip {demands.names[vip]} sources {','.join(sources)} dips {dips}")
     for interval, (bits, packets) in enumerate(
-        zip(trace.rates.tolist(), trace.packets.tolist(), strict=True)
+        zip(trace.rates.tolist(), (trace.rates / trace.packet_bits).tolist(), strict=True)
     ):
         lines += [
             f"rate {interval} {demands.names[vip]} {rate!r} {packet!r}"
@@ -195,7 +198,8 @@ class _Reader:
         return Trace(
             demands=demands,
             rates=rates,
-            packets=packets,
+            typical=rates.mean(axis=0),
+            packet_bits=_per_packet(rates.sum(axis=0), packets.sum(axis=0)),
             dips=np.array([sum(row.values()) for row in self.dips], np.int64),
         )
 
@@ -235,6 +239,11 @@ class _Reader:
 
     def _error(self, text: str) -> TraceError:
         return TraceError(f"{self.name}:{self.line}: {text}")
+
+
+def _per_packet(bits: np.ndarray, packets: np.ndarray) -> np.ndarray:
+    """Bits per packet of each VIP; full packets where the file states none."""
+    return np.where(packets > 0, bits / np.maximum(packets, 1e-300), FULL_PACKET_BITS)
 
 
 __all__ = ["TraceError", "read", "write"]

@@ -1,103 +1,46 @@
 """A synthetic trace in place of the paper's, which is not public: VIPs, DIPs, sources, traffic over time.
 
-Everything is drawn from one seed. `Profile` lists every parameter with what it stands for; those that
-were fitted to a statement about the paper's trace say so. docs/simulation.md has the same table.
+Everything is drawn from one seed. `profile` lists every parameter with where it comes from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from controller.engine import Demands, FatTreeShape, Topology
 from controller.engine.topology import Floats
+from controller.simulation import churn
+from controller.simulation.profile import Profile
 from duet_p4.slots import SLOTS_PER_MEMBER
 
-TBPS = 1e12
-INTERVAL_S = 600
-"""The paper's trace has a rate per VIP for every 10 minutes."""
+HEAD_LEAST = 20
+"""VIPs that the power law at the head of the byte CDF spans at least; a small data centre skips points."""
 
-
-@dataclass(frozen=True)
-class Profile:
-    """Parameters of the generator. Rates are at `reference_bps` of total traffic."""
-
-    vips: int = 30_000
-    intervals: int = 18
-    reference_bps: float = 10 * TBPS
-    """The traffic at which fan-out and source counts are sized; other totals scale the rates alone."""
-
-    top_vips: float = 0.10
-    top_bytes: float = 0.99
-    """Fitted: the skew makes the largest `top_vips` of the VIPs carry `top_bytes` of the bytes."""
-    largest_share: float = 0.01
-    """The largest VIP's share of the bytes at most, at any time: 100 Gbps of 10 Tbps."""
-
-    dips_median: float = 4.0
-    dips_sigma: float = 1.6
-    """DIPs per VIP before traffic counts: lognormal."""
-    dip_bps: float = 0.5e9
-    """A DIP serves at most this much, so a VIP of much traffic has many DIPs."""
-    dips_most: int = 2000
-
-    internet_share: float = 0.3
-    """Share of the bytes that enters through the Cores; per VIP Beta-distributed, mostly all or little."""
-    source_bps: float = 0.25e9
-    """A source ToR sends a VIP about this much, so a VIP of much traffic has many sources."""
-    sources_least: int = 2
-
-    drift: float = 0.25
-    """Standard deviation of the change of log traffic per interval."""
-    reversion: float = 0.1
-    """Share of the distance to its own mean that log traffic goes back per interval."""
-    burst_chance: float = 0.01
-    burst_factor: float = 4.0
-    burst_length: float = 2.0
-    """Chance that a VIP starts a burst in an interval, its height, and its mean length in intervals."""
-    swing: float = 0.1
-    """Amplitude of the total over the trace, one period of a sine in 3 hours."""
-
-    packet_bytes: tuple[float, float] = (200.0, 1400.0)
-    """Mean packet size of a VIP: uniform between these."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError naming the first parameter that makes no trace."""
-        for name in (
-            "vips",
-            "intervals",
-            "reference_bps",
-            "dips_median",
-            "dip_bps",
-            "source_bps",
-            "dips_most",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"workload: {name} must be positive, not {getattr(self, name)}")
-        for name in ("top_vips", "top_bytes", "largest_share", "internet_share", "reversion", "burst_chance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"workload: {name} must be within 0..1, not {getattr(self, name)}")
-
-    def scaled(self, vips: int, reference_bps: float) -> Profile:
-        """Return the profile of another data centre: other VIPs and traffic, the same sizes per VIP.
-
-        The largest VIP's share grows with the square root of the shrinkage, or few VIPs would be too even.
-        """
-        share = min(0.1, self.largest_share * (self.vips / vips) ** 0.5)
-        return replace(self, vips=vips, reference_bps=reference_bps, largest_share=share)
+Racks = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]
+"""Start, ToR and count: which racks each VIP uses, CSR by VIP."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """VIPs with their traffic per interval: `rates[interval, vip]` in bit/s, `packets` in packets/s."""
+    """VIPs with their traffic: `typical[vip]` in bit/s, `rates[interval, vip]` over time, `packet_bits[vip]`.
+
+    `typical` follows the profile's byte CDF point by point; VIPs born later have none.
+    """
 
     demands: Demands
+    typical: Floats
     rates: Floats
-    packets: Floats
+    packet_bits: Floats
     dips: NDArray[np.int64]
     """DIPs per VIP."""
+
+    def steady(self, total_bps: float | None = None) -> Demands:
+        """Return the demands of a typical moment, scaled to a total."""
+        factor = 1.0 if total_bps is None else total_bps / self.typical.sum()
+        return self.demands.with_traffic(self.typical * factor)
 
     def at(self, interval: int, total_bps: float | None = None) -> Demands:
         """Return the demands of an interval; `total_bps` rescales the mean interval to that total."""
@@ -109,46 +52,155 @@ class Trace:
 
 def generate(topology: Topology, profile: Profile, seed: int) -> Trace:
     """Draw a trace for a FatTree. The same arguments give the same trace."""
-    if topology.shape is None:
+    shape = topology.shape
+    if shape is None:
         raise ValueError("the generator needs a FatTree")
     rng = np.random.default_rng(seed)
-    shares = traffic_shares(profile)
-    traffic = shares * profile.reference_bps
+    mean = traffic_shares(profile) * profile.reference_bps
+    who = churn.lives(rng, profile)
+    traffic = mean[who.rank]
     dips = _dip_counts(rng, profile, traffic)
-    tors = topology.shape.tor_count
-    dip_start, dip_switch, dip_count = _spread(rng, dips, np.minimum(dips, tors), topology.shape)
+    homes = _Homes(rng, profile, np.minimum(dips, shape.tor_count), shape)
+    placed = homes.dips(dips)
     internet = _internet(rng, profile, traffic)
     wanted = np.ceil(profile.sources_least + (1 - internet) * traffic / profile.source_bps).astype(np.int64)
-    source_start, source_switch, source_share = _sources(rng, np.minimum(wanted, tors), internet, tors)
     demands = columns(
-        [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(profile.vips)],
+        [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(len(traffic))],
         traffic,
         internet,
-        (source_start, source_switch, source_share),
-        (dip_start, dip_switch, dip_count),
+        _weighted(rng, homes.sources(np.minimum(wanted, shape.tor_count)), internet),
+        placed,
         int(topology.tables[:, 2].max()),
     )
-    rates = _over_time(rng, profile, traffic)
-    size = rng.uniform(*profile.packet_bytes, profile.vips) * 8
-    return Trace(demands=demands, rates=rates, packets=rates / size, dips=dips)
+    return Trace(
+        demands=demands,
+        typical=np.where(who.born == 0, traffic, 0.0),
+        rates=churn.rates(rng, profile, mean, who),
+        packet_bits=rng.uniform(*profile.packet_bytes, len(traffic)) * 8,
+        dips=dips,
+    )
 
 
 def traffic_shares(profile: Profile) -> Floats:
-    """Return every VIP's share of the bytes, decreasing: a lognormal cut off at the largest share.
+    """Return every VIP's share of the bytes: quantiles of the byte CDF, so the same for every seed.
 
-    Quantiles instead of draws: the skew is the same for every seed.
+    A power law leads from the largest VIP to the first point of the CDF; then the cumulative share grows
+    with the logarithm of the rank, from point to point and to the last VIP. Points that are fewer
+    than `HEAD_LEAST` VIPs away from the largest are skipped.
     """
-    scores = ndtri((np.arange(profile.vips, 0, -1) - 0.5) / profile.vips)
-    top = max(1, round(profile.top_vips * profile.vips))
-    low, high = 0.1, 8.0
-    for _ in range(60):
-        sigma = (low + high) / 2
-        shares = _cut(np.exp(sigma * (scores - scores[0])), profile.largest_share)
-        if shares[:top].sum() < profile.top_bytes:
-            low = sigma
+    ranks = np.arange(1, profile.vips + 1)
+    points = {round(share * profile.vips): done for share, done in profile.byte_cdf}
+    points = {at: done for at, done in points.items() if HEAD_LEAST <= at < profile.vips}
+    points[profile.vips] = 1.0
+    cumulative = np.interp(np.log(ranks), np.log(list(points)), list(points.values()))
+    head = min(points)
+    shares = np.diff(cumulative, prepend=0.0)
+    shares[:head] = _power_law(head, profile.largest_share, float(cumulative[head - 1]))
+    return np.asarray(shares / shares.sum(), np.float64)
+
+
+def _power_law(count: int, largest: float, total: float) -> Floats:
+    """Return `count` shares of that total, of which the first is the largest, falling as a power of the rank.
+
+    As even as can be where the largest is too small to reach the total, or alone larger than it.
+    """
+    if count * largest <= total or largest >= total:
+        return np.full(count, total / count)
+    log_rank = np.log(np.arange(1, count + 1))
+    low, high = 0.0, 50.0
+    for _ in range(80):
+        exponent = (low + high) / 2
+        if largest * np.exp(-exponent * log_rank).sum() > total:
+            low = exponent
         else:
-            high = sigma
-    return shares
+            high = exponent
+    return np.asarray(largest * np.exp(-low * log_rank), np.float64)
+
+
+class _Homes:
+    """The containers each VIP lives in, and racks drawn from them."""
+
+    def __init__(
+        self, rng: np.random.Generator, profile: Profile, racks: NDArray[np.int64], shape: FatTreeShape
+    ) -> None:
+        self.rng, self.shape, self.near = rng, shape, profile.sources_near
+        vips, boxes = len(racks), shape.containers
+        count = np.clip(-(-racks // profile.home_racks), 1, boxes)
+        popularity = -profile.home_zipf * np.log(rng.permutation(boxes) + 1.0)
+        # The largest keys are a draw without replacement by popularity.
+        order = np.argsort(-(popularity + rng.gumbel(size=(vips, boxes))), axis=1)
+        chosen = np.empty((vips, boxes), bool)
+        np.put_along_axis(chosen, order, np.arange(boxes) < count[:, None], axis=1)
+        weight = rng.gamma(profile.home_spread, size=(vips, boxes)) * chosen
+        self.weight: Floats = weight / weight.sum(axis=1, keepdims=True)
+        self.racks = racks
+
+    def dips(self, counts: NDArray[np.int64]) -> Racks:
+        """Put each VIP's DIPs on racks of its homes, evenly over its racks."""
+        start, tors = self._draw(self.racks)
+        owner = np.repeat(np.arange(len(counts)), np.diff(start))
+        base, more = np.divmod(counts, np.diff(start))
+        position = np.arange(start[-1]) - start[owner]
+        return start, tors, (base[owner] + (position < more[owner])).astype(np.int64)
+
+    def sources(self, counts: NDArray[np.int64]) -> Racks:
+        """Draw source ToRs: the near ones from the homes, the others from everywhere."""
+        near = self.rng.binomial(counts, self.near) if self.near else np.zeros_like(counts)
+        start, tors = self._draw(near)
+        owner = np.repeat(np.arange(len(counts)), np.diff(start))
+        far_owner, far = self._anywhere(counts - near)
+        total = self.shape.tor_count
+        pairs, times = np.unique(
+            np.concatenate((owner, far_owner)) * total + np.concatenate((tors, far)), return_counts=True
+        )
+        return (
+            _starts(np.bincount(pairs // total, minlength=len(counts))),
+            (pairs % total).astype(np.int32),
+            times,
+        )
+
+    def _draw(self, racks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Draw distinct ToRs: shared out over the homes by weight, at random within each."""
+        shape = self.shape
+        quota = _shared_out(self.weight, racks, shape.tors)
+        vip, box = np.nonzero(quota)
+        wanted = quota[vip, box]
+        found = []
+        for block in np.array_split(np.arange(len(vip)), max(1, len(vip) // 20_000)):
+            order = np.argsort(self.rng.random((len(block), shape.tors)), axis=1)
+            row, rank = np.nonzero(np.arange(shape.tors) < wanted[block, None])
+            found.append(box[block][row] * shape.tors + order[row, rank])
+        tors = np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+        return _starts(quota.sum(axis=1)), tors
+
+    def _anywhere(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        total = self.shape.tor_count
+        many = np.flatnonzero(counts > total // 20)
+        owners = [np.repeat(many, counts[many])]
+        drawn = [self.rng.permutation(total)[: counts[vip]] for vip in many.tolist()]
+        few = np.where(counts > total // 20, 0, counts)
+        owners.append(np.repeat(np.arange(len(counts)), few))
+        drawn.append(self.rng.integers(0, total, int(few.sum())))
+        return np.concatenate(owners), np.concatenate(drawn)
+
+
+def _shared_out(weight: Floats, counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Split each count by the weights of its row, at most `most` each; what that leaves over goes to
+    other columns.
+    """
+    exact = weight * counts[:, None]
+    quota = np.minimum(np.floor(exact), most).astype(np.int64)
+    order = np.argsort(quota - exact, axis=1)  # The largest remainders first.
+    while True:
+        missing = counts - quota.sum(axis=1)
+        if not missing.any():
+            return quota
+        room = quota < most
+        own = room & (weight > 0)
+        room = np.where(own.any(axis=1, keepdims=True), own, room)
+        room = np.take_along_axis(room, order, axis=1)
+        rows, at = np.nonzero(room & (np.cumsum(room, axis=1) <= missing[:, None]))
+        quota[rows, order[rows, at]] += 1
 
 
 def columns(
@@ -206,22 +258,6 @@ def columns(
     )
 
 
-def _cut(weights: Floats, most: float) -> Floats:
-    """Normalize to shares of which none exceeds `most`: the excess goes to the rest in proportion."""
-    shares: Floats = weights / weights.sum()
-    for _ in range(100):
-        over = shares > most
-        if not over.any() or over.all():
-            break
-        rest = 1 - most * over.sum()
-        if rest <= 0:
-            return np.full(len(shares), 1 / len(shares))
-        shares = np.where(over, most, shares * rest / shares[~over].sum())
-        if shares.max() <= most * (1 + 1e-9):
-            break
-    return shares
-
-
 def _dip_counts(rng: np.random.Generator, profile: Profile, traffic: Floats) -> NDArray[np.int64]:
     drawn = profile.dips_median * np.exp(profile.dips_sigma * rng.standard_normal(len(traffic)))
     least = traffic / profile.dip_bps
@@ -236,60 +272,19 @@ def _internet(rng: np.random.Generator, profile: Profile, traffic: Floats) -> Fl
     return drawn
 
 
-def _spread(
-    rng: np.random.Generator, counts: NDArray[np.int64], racks: NDArray[np.int64], shape: FatTreeShape
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
-    """Put each VIP's DIPs on distinct ToRs as far as there are any, evenly."""
-    start = _starts(racks)
-    switches = _distinct(rng, racks, shape.tor_count)
-    owner = np.repeat(np.arange(len(counts)), racks)
-    base, more = np.divmod(counts, racks)
-    position = np.arange(start[-1]) - start[owner]
-    return start, switches, (base[owner] + (position < more[owner])).astype(np.int64)
-
-
-def _sources(
-    rng: np.random.Generator, racks: NDArray[np.int64], internet: Floats, tors: int
+def _weighted(
+    rng: np.random.Generator, racks: Racks, internet: Floats
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
-    """Pick source ToRs with exponential weights."""
-    start = _starts(racks)
-    weights = rng.exponential(1.0, int(start[-1])) + 0.1
-    owner = np.repeat(np.arange(len(racks)), racks)
-    sums = np.add.reduceat(weights, start[:-1])
-    return start, _distinct(rng, racks, tors), weights / sums[owner] * (1 - internet)[owner]
-
-
-def _distinct(rng: np.random.Generator, counts: NDArray[np.int64], n: int) -> NDArray[np.int32]:
-    """Draw `counts[i]` distinct numbers below n for every i: a random start and a random coprime stride."""
-    strides = np.array([s for s in range(1, n + 1) if np.gcd(s, n) == 1], np.int64)
-    owner = np.repeat(np.arange(len(counts)), counts)
-    first = rng.integers(0, n, len(counts))
-    stride = rng.choice(strides, len(counts))
-    position = np.arange(len(owner)) - _starts(counts)[owner]
-    drawn: NDArray[np.int32] = ((first[owner] + position * stride[owner]) % n).astype(np.int32)
-    return drawn
-
-
-def _over_time(rng: np.random.Generator, profile: Profile, mean: Floats) -> Floats:
-    """Let every VIP's log traffic drift around its mean and burst now and then; the total swings."""
-    spread = profile.drift / np.sqrt(1 - (1 - profile.reversion) ** 2) if profile.reversion else 0.0
-    level = rng.standard_normal(len(mean)) * spread
-    left = np.zeros(len(mean))
-    rates = np.empty((profile.intervals, len(mean)))
-    for interval in range(profile.intervals):
-        starting = rng.random(len(mean)) < profile.burst_chance
-        left = np.where(starting, rng.geometric(1 / profile.burst_length, len(mean)), np.maximum(left - 1, 0))
-        now = _cut(
-            mean * np.exp(level) * np.where(left > 0, profile.burst_factor, 1.0), profile.largest_share
-        )
-        phase = 2 * np.pi * interval / profile.intervals
-        rates[interval] = now * mean.sum() * (1 + profile.swing * np.sin(phase))
-        level = (1 - profile.reversion) * level + profile.drift * rng.standard_normal(len(mean))
-    return rates
+    """Give source ToRs exponential weights."""
+    start, tors, times = racks
+    weights = rng.exponential(1.0, len(tors)) * times + 0.1
+    owner = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    sums = np.bincount(owner, weights=weights, minlength=len(start) - 1)
+    return start, tors, weights / sums[owner] * (1 - internet)[owner]
 
 
 def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
 
 
-__all__ = ["INTERVAL_S", "TBPS", "Profile", "Trace", "columns", "generate", "traffic_shares"]
+__all__ = ["Trace", "columns", "generate", "traffic_shares"]

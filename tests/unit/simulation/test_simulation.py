@@ -1,110 +1,65 @@
-"""Provisioning, latency, and the commands end to end on a data centre of a few switches."""
+"""Latency, the figures and the commands end to end on a data centre of a few switches."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from controller.engine import SMUX, Assignment, FatTreeShape, Greedy, Topology, assign
-from controller.simulation import latency
-from controller.simulation.cli import FIGURES, simulate
-from controller.simulation.provisioning import Failures, smuxes
-from controller.simulation.summary import interval
-from controller.simulation.workload import TBPS, Profile, generate
+from controller.engine import Assignment, FatTreeShape, Greedy, Topology, assign
+from controller.simulation import executors, latency, runner
+from controller.simulation.cli import simulate
+from controller.simulation.figures import figures
+from controller.simulation.figures.base import estimate
+from controller.simulation.profile import TBPS, Profile
+from controller.simulation.scale import Scale, sized, small
+from controller.simulation.settings import with_settings
+from controller.simulation.tasks import Describe, Keep, Place, strategy
+from controller.simulation.workload import generate
+from duet_p4.results import to_json
 
 TREE = Topology.fat_tree(FatTreeShape(3, 3, 2, 2))
+NAMES = [
+    "trace",
+    "smuxes",
+    "latency",
+    "random",
+    "failures",
+    "migration",
+    "assumptions",
+    "consistency",
+    "rubik",
+]
 
 
 @pytest.fixture(scope="module")
 def placed() -> Assignment:
     profile = Profile(vips=120, intervals=2, reference_bps=0.015 * TBPS, largest_share=0.05, dips_median=30.0)
-    trace = generate(TREE, profile, 4)
-    assert trace.demands.row_count > trace.demands.vip_count
-    return assign(TREE, trace.at(0), Greedy())
+    return assign(TREE, generate(TREE, profile, 4).steady(), Greedy())
 
 
-def fallen_back(placed: Assignment, dead: set[int]) -> float:
-    """What is on the SMuxes once these switches are dead, VIP by VIP."""
-    demands = placed.demands
-    total = 0.0
-    for vip in range(demands.vip_count):
-        alive = float(demands.internet[vip])
-        for i in range(demands.source_start[vip], demands.source_start[vip + 1]):
-            if int(demands.source_switch[i]) not in dead:
-                alive += float(demands.source_share[i])
-        if placed.switch[vip] == SMUX or int(placed.switch[vip]) in dead:
-            lost = 1.0
-        else:
-            shares = demands.row_share()
-            lost = sum(float(shares[t]) for t in demands.tips(vip) if int(placed.switch[t]) in dead)
-        total += float(demands.traffic[vip]) * alive * lost
-    return total
-
-
-def test_fallback_counts_dead_muxes_dead_tips_and_dead_sources(placed: Assignment) -> None:
-    failures = Failures(placed)
-    for dead in ([], [0], [3, 10], list(range(9)), [TREE.index["core1"], TREE.index["agg2.1"], 5]):
-        expected = fallen_back(placed, set(dead))
-        assert failures.fallback(np.array(dead, np.int32)) == pytest.approx(expected), dead
-
-
-def test_the_worst_triple_is_the_worst_of_all(placed: Assignment) -> None:
-    failures = Failures(placed)
-    value, triple = failures.worst_triple()
-    brute = max(
-        failures.fallback(np.array(dead, np.int32)) for dead in combinations(range(TREE.switch_count), 3)
+def tiny(**changes: Any) -> Scale:
+    scale = sized(small(), FatTreeShape(3, 3, 2, 2), 60)
+    return replace(
+        scale, seeds=(1, 2), churn_seeds=2, assumption_seeds=1, samples=5, link_samples=1, **changes
     )
-    assert value == pytest.approx(brute)
-    assert failures.fallback(np.array(triple, np.int32)) == pytest.approx(value)
 
 
-def test_every_container_fails_once(placed: Assignment) -> None:
-    result = Failures(placed).analyse(20, 1)
-    assert len(result.containers) == 3
-    assert len(result.sampled_switches) == 20
-    assert max(result.sampled_switches) <= result.switches * (1 + 1e-9)
-    assert result.worst == max(result.container, result.switches, result.unplaced)
-
-
-def test_without_a_failure_the_links_carry_what_the_ledger_says(placed: Assignment) -> None:
-    # What is on the SMuxes falls silent, so that only HMux traffic is on the links.
-    demands = placed.demands.with_traffic(np.where(placed.on_hmux, placed.demands.traffic, 0.0))
-    utilization = Failures(replace(placed, demands=demands)).link_utilization(np.zeros(0, np.int32), 5)
-    assert utilization.max() > 0.1
-    assert utilization == pytest.approx(placed.ledger.links * (1 - TREE.headroom))
-
-
-def test_dead_links_carry_nothing_and_the_rest_still_arrives(placed: Assignment) -> None:
-    dead = np.flatnonzero(TREE.container == 1).astype(np.int32)
-    utilization = Failures(placed).link_utilization(dead, 5)
-    touching = np.isin(TREE.source, dead) | np.isin(TREE.target, dead)
-    assert not utilization[touching].any()
-    assert utilization[~touching].max() > 0
-
-
-def test_smuxes_are_counted_whole() -> None:
-    assert [smuxes(bps, 3.6e9) for bps in (0, 1, 3.6e9, 3.7e9, 36e9)] == [0, 1, 1, 2, 10]
-
-
-def test_the_queue_follows_theory_and_stands_full_when_overloaded() -> None:
-    queue = latency.SMuxQueue()
-    assert queue.added_us(0) == queue.idle_us
-    # M/M/1: rho / (1 - rho) packets ahead.
-    assert queue.waiting(0.5) == pytest.approx(1.0)
-    assert queue.waiting(0.9) == pytest.approx(9.0)
-    loads = [queue.added_us(load) for load in (0, 0.3, 0.9, 0.99, 1.0, 1.01, 2, 50)]
-    assert loads == sorted(loads)
-    assert queue.added_us(1e6) == pytest.approx(
-        queue.idle_us + (queue.buffer - 1) / queue.packets_per_s * 1e6
-    )
+def test_an_smux_adds_what_the_talk_measured_and_straight_lines_between() -> None:
+    found = latency.smux_us(np.array([0.0, 1 / 3, 2 / 3, 1.0, 1.25, 1.5, 9.0]))
+    middle = (230 + 14_000) / 2
+    assert found == pytest.approx([200, 200, 215, 230, middle, 14_000, 14_000])
     with pytest.raises(ValueError, match="-1"):
-        queue.added_us(-1)
+        latency.smux_us(-1.0)
 
 
 def test_the_way_by_an_hmux_is_never_shorter_and_direct_ways_are_averages(placed: Assignment) -> None:
@@ -136,8 +91,43 @@ def test_quantiles_follow_the_weights() -> None:
 
 
 def test_confidence_intervals_are_students() -> None:
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx({"mean": 2.0, "ci95": 4.303 / 3**0.5}, rel=1e-3)
-    assert interval([5.0]) == {"mean": 5.0, "ci95": 0.0}
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.ci95, found.n) == (2.0, pytest.approx(4.303 / 3**0.5, rel=1e-3), 3)
+    assert estimate([5.0]).ci95 == 0.0
+
+
+def test_strategies_have_names_and_the_papers_end_at_the_first_that_does_not_fit() -> None:
+    assert type(strategy("duet", 1)).__name__ == "Terminating"
+    assert type(strategy("duet-skip", 1)).__name__ == "Mru"
+    assert type(strategy("lightest-stop", 1)).__name__ == "Terminating"
+    assert strategy("near-ties@0.05", 1).epsilon == 0.05  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="no strategy 'fastest'; there are duet, lightest"):
+        strategy("fastest", 1)
+
+
+def test_settings_are_changed_by_path_and_wrong_ones_named() -> None:
+    scale = with_settings(small(), (("profile.largest_share", "0.04"), ("delta", "0.1"), ("shape.tors", "5")))
+    assert (scale.profile.largest_share, scale.delta, scale.shape.tors) == (0.04, 0.1, 5)
+    assert with_settings(small(), (("profile.packet_bytes", "64:1500"),)).profile.packet_bytes == (
+        64.0,
+        1500.0,
+    )
+    for path, text, said in (
+        ("profile.biggest", "1", "there is no setting 'profile.biggest': 'biggest' is none of vips"),
+        ("profile.vips", "many", "profile.vips: 'many' is no whole number"),
+        ("profile.largest_share", "2", "largest_share must be within 0..1, not 2"),
+        ("delta.x", "1", "there is no setting 'delta.x'"),
+        ("trace_file", "x", "trace_file cannot be set by text"),
+    ):
+        with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+            with_settings(small(), ((path, text),))
+
+
+def test_every_figure_is_a_module_of_one_shape() -> None:
+    assert list(figures()) == NAMES
+    for figure in figures().values():
+        assert figure.paper
+        assert figure.tasks(tiny())
 
 
 TINY = [
@@ -154,29 +144,71 @@ TINY = [
     "--seeds",
     "2",
 ]
+SHORT = ["--set", "churn_seeds=2", "--set", "assumption_seeds=1", "--set", "profile.intervals=3"]
+CHEAP = ["--set", "samples=5", "--set", "link_samples=1"]
 
 
 def test_all_figures_of_a_tiny_data_centre_and_a_resumed_run(tmp_path: Path) -> None:
-    runner = CliRunner()
-    arguments = ["all", "--scale", "small", *TINY, "--jobs", "1", "--json", "--out", str(tmp_path)]
-    first = runner.invoke(simulate, arguments, catch_exceptions=False)
+    cli = CliRunner()
+    arguments = [
+        "all",
+        "--scale",
+        "small",
+        *TINY,
+        *SHORT,
+        *CHEAP,
+        "--jobs",
+        "1",
+        "--json",
+        "--out",
+        str(tmp_path),
+    ]
+    first = cli.invoke(simulate, arguments, catch_exceptions=False)
     assert first.exit_code == 0, first.output
     summary = json.loads(first.stdout.splitlines()[-1])
-    assert set(summary) == set(FIGURES)
-    for number, name in enumerate(FIGURES, 15):
+    assert list(summary) == NAMES
+    (folder,) = tmp_path.iterdir()
+    for figure in figures().values():
         for suffix in ("png", "svg"):
-            assert (tmp_path / f"fig{number}_{name}.{suffix}").stat().st_size > 5000
-        assert json.loads((tmp_path / f"{name}.json").read_text())["paper"]
-        assert (tmp_path / f"{name}.csv").read_text().count("\n") > 2
-    assert set(summary["smuxes"]["ananta_over_duet"]) == {"3.6", "10"}
-    raw = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "raw").iterdir()}
-    gone = "migration-sticky-10T-seed1.json"
-    (tmp_path / "raw" / gone).unlink()
-    again = runner.invoke(simulate, ["migration", *arguments[1:]], catch_exceptions=False)
-    redone = {path.name for path in (tmp_path / "raw").iterdir() if path.stat().st_mtime_ns != raw[path.name]}
+            assert (folder / f"{figure.file}.{suffix}").stat().st_size > 5000
+        record = json.loads((folder / f"{figure.name}.json").read_text())
+        assert record["paper"]
+        assert record["headline"]
+        assert (folder / f"{figure.name}.csv").read_text().count("\n") > 2
+    assert set(summary["smuxes"]["ananta_over_duet"]) == set(summary["smuxes"]["duet_share"]) == {"3.6", "10"}
+    for one in summary["smuxes"]["reached"]:
+        assert 0 <= one["bound_share"]["mean"] <= one["balanced_worst_share"]["mean"] + 1e-9
+        assert one["duet_share"]["mean"] <= one["duet_worst_share"]["mean"] + 1e-9
+        assert one["hmux_share"]["mean"] + one["unplaced"]["mean"] == pytest.approx(1)
+    kept = {path.name: path.stat().st_mtime_ns for path in (folder / "raw").iterdir()}
+    gone = "migration-10T-sticky-seed1.json"
+    (folder / "raw" / gone).unlink()
+    again = cli.invoke(simulate, ["migration", *arguments[1:]], catch_exceptions=False)
+    redone = {path.name for path in (folder / "raw").iterdir() if path.stat().st_mtime_ns != kept[path.name]}
     assert redone == {gone}
-    kept = json.loads(again.stdout.splitlines()[-1])["strategies"]
-    assert kept["one-time"] == summary["migration"]["strategies"]["one-time"]
+    for one, other in zip(
+        json.loads(again.stdout.splitlines()[-1])["strategies"],
+        summary["migration"]["strategies"],
+        strict=True,
+    ):
+        assert one["shuffled_share"] == other["shuffled_share"]
+
+
+def test_two_set_ups_never_meet_in_one_folder(tmp_path: Path) -> None:
+    cli = CliRunner()
+    for share in ("0.04", "0.08"):
+        arguments = [
+            "trace",
+            "--scale",
+            "small",
+            "--set",
+            f"profile.largest_share={share}",
+            "--out",
+            str(tmp_path),
+        ]
+        assert cli.invoke(simulate, [*arguments, "--jobs", "1"], catch_exceptions=False).exit_code == 0
+    found = [json.loads((folder / "trace.json").read_text()) for folder in tmp_path.iterdir()]
+    assert {record["scale"]["profile"]["largest_share"] for record in found} == {0.04, 0.08}
 
 
 @pytest.mark.parametrize(
@@ -184,9 +216,15 @@ def test_all_figures_of_a_tiny_data_centre_and_a_resumed_run(tmp_path: Path) -> 
     [
         (["--containers", "0"], "at least one of containers, not 0"),
         (["--tors", "-2"], "at least one of tors, not -2"),
+        (["--set", "profile.vips"], "'profile.vips' is not of the form PATH=VALUE"),
+        (["--set", "background=0.9"], "background must be within 0..0.8, not 0.9"),
+        (["--dask", "tcp://127.0.0.1:9"], "no Dask scheduler at tcp://127.0.0.1:9"),
     ],
 )
-def test_a_size_that_makes_no_network_is_refused(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_what_makes_no_set_up_is_refused(
+    tmp_path: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "CONNECT_S", 1)
     result = CliRunner().invoke(simulate, ["trace", *arguments, "--out", str(tmp_path / "x")])
     assert result.exit_code == 1
     assert said in result.output
@@ -200,3 +238,111 @@ def test_a_bad_trace_file_is_refused_before_anything_runs(tmp_path: Path) -> Non
     assert result.exit_code == 1
     assert "bad.txt:3: VIP 10.0.0.1 has no DIPs" in result.output
     assert not (tmp_path / "x").exists()
+
+
+def test_a_sweep_is_one_tidy_table_in_two_formats_and_a_plot_per_pair(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    arguments = ["sweep", "--scale", "small", *TINY, "--jobs", "1", "--out", str(tmp_path), "--json"]
+    arguments += [
+        "--set",
+        "profile.largest_share=0.02,0.08",
+        "--set",
+        "strategy=duet,balanced",
+        "--set",
+        "tbps=2.5",
+    ]
+    result = CliRunner().invoke(simulate, arguments, catch_exceptions=False)
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert len(rows) == 2 * 2 * 1 * 2
+    keys = {(row["profile.largest_share"], row["strategy"], row["seed"]) for row in rows}
+    assert len(keys) == 8
+    (table,) = tmp_path.glob("*/*/sweep.parquet")
+    read = parquet.read_table(table).to_pylist()
+    assert read == rows
+    plots = {path.stem for path in table.parent.glob("*.png")}
+    assert {"profile.largest_share-smuxes", "strategy-hmux_share"} <= plots
+    assert len(plots) == 2 * 5
+    one = next(row for row in rows if row["strategy"] == "balanced" and row["seed"] == 1)
+    scale = with_settings(tiny(), (("profile.largest_share", str(one["profile.largest_share"])),))
+    again = Place(1, 2.5, "balanced").compute(replace(scale, samples=100))
+    assert again.hmux_share == one["hmux_share"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("profile.largest=1", "no setting 'profile.largest'"),
+        ("strategy=duet,fastest", "no strategy 'fastest'"),
+        ("tbps=-1", "tbps must be positive, not -1"),
+        ("tbps", "'tbps' is not of the form PATH=VALUE,VALUE"),
+        ("profile.vips=10,none", "profile.vips: 'none' is no whole number"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(tmp_path: Path, setting: str, said: str) -> None:
+    result = CliRunner().invoke(simulate, ["sweep", "--set", setting, "--out", str(tmp_path / "x")])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def quiet(task: object, kept: bool) -> None:
+    pass
+
+
+def test_tasks_run_on_anything_that_is_an_executor(tmp_path: Path) -> None:
+    tasks = [Keep(seed, "Beamer-like") for seed in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        found = runner.run(tiny(), tasks, tmp_path, pool, quiet)
+    assert [found[task] for task in tasks] == [task.compute(tiny()) for task in tasks]
+
+
+def test_a_worker_with_other_code_is_refused_by_name() -> None:
+    with pytest.raises(runner.VersionSkewError, match="install the same version of duet-p4, numpy"):
+        runner.compute("0" * 64, tiny(), Describe(1))
+    assert json.loads(runner.compute(runner.code(), tiny(), Describe(1)))["vips"]
+
+
+def test_a_result_file_that_is_cut_off_is_computed_again(tmp_path: Path) -> None:
+    task = Keep(1, "Beamer-like")
+    heard: list[bool] = []
+    for text in (None, "{", "{}", to_json({"digest": "other", "result": {}})):
+        if text is not None:
+            (tmp_path / "raw" / f"{task.slug}.json").write_text(text)
+        runner.run(tiny(), [task], tmp_path, None, lambda _, kept: heard.append(kept))
+    runner.run(tiny(), [task], tmp_path, None, lambda _, kept: heard.append(kept))
+    assert heard == [False, False, False, False, True]
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Dask scheduler and two workers, each a process of its own, on loopback."""
+    from distributed import LocalCluster
+
+    with LocalCluster(  # type: ignore[no-untyped-call]
+        n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1", silence_logs=50
+    ) as workers:
+        yield workers.scheduler_address
+
+
+def test_a_cluster_of_dask_workers_computes_the_same_and_a_second_run_nothing(
+    tmp_path: Path, cluster: str
+) -> None:
+    cli = CliRunner()
+    common = ["smuxes", "--scale", "small", *TINY, *CHEAP, "--json"]
+    here = cli.invoke(
+        simulate, [*common, "--jobs", "1", "--out", str(tmp_path / "here")], catch_exceptions=False
+    )
+    arguments = [*common, "--dask", cluster, "--out", str(tmp_path / "there")]
+    there = cli.invoke(simulate, arguments, catch_exceptions=False)
+    summaries = [json.loads(one.stdout.splitlines()[-1]) for one in (here, there)]
+    assert summaries[0] == summaries[1]
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("there/*/raw/*.json")}
+    assert len(files) == 2 * 4 * 4
+    cli.invoke(simulate, arguments, catch_exceptions=False)
+    assert all(path.stat().st_mtime_ns == at for path, at in files.items())
+
+
+def test_other_commands_need_no_scipy() -> None:
+    code = "import sys; import mininet_topos.cli; assert not {'scipy', 'numba'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

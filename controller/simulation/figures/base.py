@@ -1,0 +1,126 @@
+"""The one shape of a figure: what it needs, what it says, how it looks; and estimates over seeds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from scipy.stats import t as student
+
+from controller.simulation.runner import Results
+from controller.simulation.scale import Scale
+from controller.simulation.tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+S = TypeVar("S")
+Cell = str | float | int | None
+Row = dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` runs and the half width of its 95% confidence interval (Student's t)."""
+
+    mean: float
+    ci95: float
+    n: int
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Return the mean of the values with its interval; one value has none."""
+    array = np.asarray(list(values), np.float64)
+    half = 0.0
+    if array.size > 1:
+        half = float(student.ppf(0.975, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    return Estimate(float(array.mean()), half, int(array.size))
+
+
+class Figure(ABC, Generic[S]):
+    """A figure: `S` is the dataclass of its summary, whose numbers the plot, the table and the docs show."""
+
+    number: ClassVar[int | None]
+    """In the paper; None for a figure of ours."""
+    name: ClassVar[str]
+    help: ClassVar[str]
+    paper: ClassVar[Mapping[str, Any]]
+    """What the paper, or its authors' talk, reports."""
+
+    @abstractmethod
+    def tasks(self, scale: Scale) -> Sequence[Task[Any]]:
+        """Return the work that the figure needs."""
+
+    @abstractmethod
+    def summarize(self, scale: Scale, results: Results) -> S:
+        """Turn results into the figure's numbers."""
+
+    @abstractmethod
+    def draw(self, summary: S) -> Drawing:
+        """Draw it."""
+
+    @abstractmethod
+    def rows(self, summary: S) -> list[Row]:
+        """Return its numbers as a table."""
+
+    @abstractmethod
+    def headline(self, summary: S) -> str:
+        """Say what it shows in a sentence."""
+
+    @property
+    def file(self) -> str:
+        """The name of its picture, without suffix."""
+        return f"fig{self.number}_{self.name}" if self.number else f"sim_{self.name}"
+
+
+def flat(value: Any) -> Row:
+    """Return a dataclass as a row: estimates become two columns, others stay."""
+    row: Row = {}
+    for one in fields(value):
+        item = getattr(value, one.name)
+        if isinstance(item, Estimate):
+            row[one.name], row[f"{one.name}_ci95"] = item.mean, item.ci95
+        else:
+            row[one.name] = item
+    return row
+
+
+def series(
+    at: Axes,
+    x: Sequence[float],
+    values: Sequence[Estimate],
+    label: str,
+    colour: str,
+    marker: str | None = None,
+    style: str = "-",
+) -> None:
+    """Draw estimates with their intervals."""
+    at.errorbar(
+        x,
+        [v.mean for v in values],
+        yerr=[v.ci95 for v in values],
+        label=label,
+        color=colour,
+        marker=marker,
+        linestyle=style,
+        capsize=3,
+    )
+
+
+def plain_ticks(at: Axes, ticks: Sequence[float], axis: str = "x") -> None:
+    """Put ticks at these values, written out."""
+    one = at.xaxis if axis == "x" else at.yaxis
+    one.set_ticks(ticks, [f"{tick:g}" if tick < 1000 else f"{tick:,.0f}" for tick in ticks])
+    one.set_ticks([], minor=True)
+
+
+def note(at: Axes, *parts: str) -> None:
+    """Say under the plot what it rests on: runs, seeds, model."""
+    at.figure.supxlabel(" ".join(parts), fontsize=8, color="#6b7280", x=0.01, ha="left")
+
+
+__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "note", "plain_ticks", "series"]
