@@ -1,0 +1,312 @@
+"""Keep docs/results/ and the tables of simulation.md that show them.
+
+    python docs/results.py FOLDER     take summaries and pictures of `duet simulate all`, write the tables
+python docs/results.py            write the tables anew
+python docs/results.py --check    exit 1 where a table is not what docs/results/ says
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from controller.simulation.figures import figures
+from controller.simulation.profile import parameters
+
+HERE = Path(__file__).parent
+PAGE = HERE / "simulation.md"
+RESULTS = HERE / "results"
+BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def summary(name: str) -> dict[str, Any]:
+    """Return a committed summary."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def collect(folder: Path) -> None:
+    """Take summaries, rounded to five digits, and pictures."""
+    RESULTS.mkdir(exist_ok=True)
+    for name, figure in figures().items():
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        text = json.dumps(_rounded(record), indent=1) + "\n"
+        (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+        shutil.copy(folder / f"{figure.file}.png", HERE / "figures" / f"{figure.file}.png")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def shown(estimate: dict[str, float] | None, digits: int = 0, factor: float = 1.0) -> str:
+    """Return `mean±ci`, or a dash."""
+    if estimate is None:
+        return "-"
+    mean, half = factor * estimate["mean"], factor * estimate["ci95"]
+    return f"{mean:,.{digits}f}" if estimate["n"] == 1 else f"{mean:,.{digits}f}±{half:,.{digits}f}"
+
+
+def _parameters() -> list[list[str]]:
+    return [["parameter", "value", "where it comes from", "meaning"], *(list(row) for row in parameters())]
+
+
+def _smuxes() -> list[list[str]]:
+    data = summary("smuxes")
+    talk = data["paper"]["talk"]
+    head = [
+        "Tbps",
+        "talk: DUET's share",
+        "ours",
+        "ours, worst failures",
+        "balanced, worst failures",
+        "no assignment below",
+    ]
+    head += ["talk: Ananta over DUET", "ours", "ours, worst failures"]
+    rows = [head]
+    even = {
+        one["traffic_tbps"]: one
+        for one in data["counted"]
+        if (one["smux_gbps"], one["rule"]) == (3.6, "even")
+    }
+    for one in data["reached"]:
+        stated = talk[f"{one['traffic_tbps']:g}"]
+        count = even[one["traffic_tbps"]]
+        rows.append(
+            [
+                f"{one['traffic_tbps']:g}",
+                f"{stated['duet_share']:.1%}",
+                shown(one["duet_share"], 1, 100) + "%",
+                shown(one["duet_worst_share"], 1, 100) + "%",
+                shown(one["balanced_worst_share"], 1, 100) + "%",
+                shown(one["bound_share"], 1, 100) + "%",
+                f"{stated['ananta'] / stated['duet']:.1f}",
+                shown(count["ananta_over_duet"], 1),
+                shown(count["ananta_over_duet_worst"], 1),
+            ]
+        )
+    return rows
+
+
+def _counting() -> list[list[str]]:
+    data = summary("smuxes")
+    names = {
+        "even": "divided evenly",
+        "packets": "the same in packets, 300 kpps each",
+        "anycast": "most loaded; evenly over ToRs",
+        "placed": "most loaded; where sources send",
+        "best": "most loaded; well chosen ToRs",
+    }
+    rates = [one["traffic_tbps"] for one in data["reached"]]
+    rows = [["SMuxes counted", *(f"Ananta / DUET at {rate:g} Tbps" for rate in rates)]]
+    talk = data["paper"]["talk"]
+    rows.append(
+        ["the talk", *(f"{talk[f'{rate:g}']['ananta']:,} / {talk[f'{rate:g}']['duet']:,}" for rate in rates)]
+    )
+    for rule, name in names.items():
+        mine = [one for one in data["counted"] if (one["smux_gbps"], one["rule"]) == (3.6, rule)]
+        rows.append([name, *(f"{one['ananta']['mean']:,.0f} / {one['duet']['mean']:,.0f}" for one in mine)])
+    return rows
+
+
+def _random() -> list[list[str]]:
+    data = summary("random")
+    rates = [one["traffic_tbps"] for one in data["ours"]]
+    rows = [["Random", *(f"{rate:g} Tbps" for rate in rates)]]
+    labels = {
+        "random": "one order, ends",
+        "random-skip": "one order, skips",
+        "random-orders": "an order per VIP, ends",
+        "random-orders-skip": "an order per VIP, skips",
+    }
+    for name, label in labels.items():
+        mine = [one for one in data["baselines"] if one["strategy"] == name]
+        rows.append([f"{label}: more SMuxes", *(shown(one["extra_percent"]) + "%" for one in mine)])
+        rows.append([f"{label}: never placed", *(shown(one["unplaced"], 1, 100) + "%" for one in mine)])
+    return rows
+
+
+def _failures() -> list[list[str]]:
+    data = summary("failures")
+    rows = [
+        [
+            "Tbps",
+            "no failure",
+            "worst container",
+            "more",
+            "worst of the random triples",
+            "more",
+            "3 busiest switches",
+            "more",
+        ]
+    ]
+    for one in data["rows"]:
+        cells = [shown(one["normal"], 0, 100) + "%"]
+        for value, more in (
+            ("container_worst", "container_more"),
+            ("triple_worst", "triple_more"),
+            ("busiest_triple", "busiest_triple_more"),
+        ):
+            cells += [shown(one[value], 0, 100) + "%", shown(one[more], 1, 100)]
+        rows.append([f"{one['traffic_tbps']:g}", *cells])
+    return rows
+
+
+def _migration() -> list[list[str]]:
+    data = summary("migration")
+    paper = {
+        "sticky": ("about 95%", "about 3.5% (0.7-4.4)"),
+        "non-sticky": ("-", "about 37% (25-46)"),
+        "one-time": ("about 75% (60-89)", "-"),
+    }
+    rows = [["strategy", "paper: on HMuxes", "ours", "least", "paper: shuffled per interval", "ours"]]
+    for one in data["strategies"]:
+        hmux, shuffled = paper[one["strategy"]]
+        rows.append(
+            [
+                one["strategy"],
+                hmux,
+                shown(one["hmux_share"], 1, 100) + "%",
+                shown(one["least_hmux_share"], 1, 100) + "%",
+                shuffled,
+                shown(one["shuffled_share"], 1, 100) + "%",
+            ]
+        )
+    return rows
+
+
+def _assumptions() -> list[list[str]]:
+    data = summary("assumptions")
+    low, high = f"{data['low_tbps']:g}", f"{data['high_tbps']:g}"
+    head = ["assumption", f"DUET's share at {low}, {high} Tbps", f"Ananta over DUET at {low}, {high}"]
+    head += [f"Random, more SMuxes at {low}, {high}", f"on HMuxes, {high} Tbps", f"busiest link, {high} Tbps"]
+    head += ["sticky: on HMuxes, shuffled", "non-sticky: shuffled", "one-time: on HMuxes"]
+    rows = [head]
+    for one in data["rows"]:
+        sticky = "-"
+        if one["sticky_hmux_share"]:
+            sticky = f"{shown(one['sticky_hmux_share'], 0, 100)}%, {shown(one['sticky_shuffled'], 1, 100)}%"
+        rows.append(
+            [
+                f"{one['assumption']}: {one['value']}" if one["value"] else f"**{one['assumption']}**",
+                f"{shown(one['duet_share_low'], 1, 100)}%, {shown(one['duet_share_high'], 1, 100)}%",
+                f"{one['ananta_over_duet_low']['mean']:.1f}, {one['ananta_over_duet_high']['mean']:.1f}",
+                f"{shown(one['random_extra_percent_low'])}%, {shown(one['random_extra_percent_high'])}%",
+                shown(one["hmux_share_high"], 1, 100) + "%",
+                shown(one["max_link_high"], 0, 100) + "%",
+                sticky,
+                shown(one["fresh_shuffled"], 0, 100) + ("%" if one["fresh_shuffled"] else ""),
+                shown(one["one_time_hmux_share"], 0, 100) + ("%" if one["one_time_hmux_share"] else ""),
+            ]
+        )
+    return rows
+
+
+def _consistency() -> list[list[str]]:
+    data = summary("consistency")
+    rows = [
+        [
+            "scheme",
+            "connections broken",
+            "lost with their DIP",
+            "state of a mux at most",
+            "busiest DIP over the mean",
+        ]
+    ]
+    for one in data["rows"]:
+        rows.append(
+            [
+                one["scheme"],
+                shown(one["broken_percent"], 3) + "%",
+                shown(one["lost_percent"], 1) + "%",
+                shown(one["state_kb"], 1) + " kB",
+                shown(one["imbalance"], 2),
+            ]
+        )
+    return rows
+
+
+def _rubik() -> list[list[str]]:
+    data = summary("rubik")
+    rows = [
+        ["trace; what places the rest", "way", "stays in ToRs", "bandwidth less", "busiest link", "lower"]
+    ]
+    for one in data["rows"]:
+        rows.append(
+            [
+                f"{one['trace']}; {one['placing']}",
+                one["mode"],
+                shown(one["local"], 0, 100) + "%",
+                f"{one['bandwidth_less']['mean']:.1f}x",
+                shown(one["max_link"], 0, 100) + "%",
+                f"{one['max_link_less']['mean']:.1f}x",
+            ]
+        )
+    return rows
+
+
+def _runs() -> list[list[str]]:
+    rows = [["figure", "seeds", "runs", "discarded", "what it shows"]]
+    for name, figure in figures().items():
+        data = summary(name)
+        title = f"{figure.number}: {name}" if figure.number else name
+        seeds, runs = str(data.get("seeds", 1)), str(data.get("runs", data.get("seeds", 1)))
+        rows.append([title, seeds, runs, str(data.get("discarded", 0)), data["headline"]])
+    return rows
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "parameters": _parameters,
+    "runs": _runs,
+    "smuxes": _smuxes,
+    "counting": _counting,
+    "random": _random,
+    "failures": _failures,
+    "migration": _migration,
+    "assumptions": _assumptions,
+    "consistency": _consistency,
+    "rubik": _rubik,
+}
+
+
+def table(name: str) -> str:
+    """Return a table as Markdown."""
+    head, *rows = TABLES[name]()
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def page(text: str) -> str:
+    """Return the page with every table as docs/results/ has it."""
+    return BLOCK.sub(lambda m: f"<!-- table: {m[1]} -->\n{table(m[1])}\n<!-- end -->", text)
+
+
+def main() -> int:
+    """Do what the arguments say."""
+    arguments = sys.argv[1:]
+    check = arguments == ["--check"]
+    if arguments and not check:
+        collect(Path(arguments[0]))
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = page(text)
+    if check:
+        if wanted != text:
+            sys.stderr.write(
+                "docs/simulation.md: a table is not what docs/results/ says; run docs/results.py\n"
+            )
+        return int(wanted != text)
+    PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
