@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ import pytest
 from duet_p4.api.changes import Change
 from duet_p4.api.host import HostDip, HostVip
 from duet_p4.api.service import State
+from duet_p4.bird.config import BirdConfig, PrefixRange
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.rest.client import RestClient, RestError
-from tests.integration.balanced import DIPS, UPLINK, Balanced, balanced
+from duet_p4.smux.config import SmuxConfig
+from tests.integration.balanced import DIPS, HTTP, MUX, TIPS, UPLINK, VIPS, Balanced, balanced
 from tests.integration.netns import inside
 
 pytestmark = [
@@ -30,20 +33,20 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and eBPF"),
 ]
 VIP, DIP, PORT = IPv4Address("10.0.0.1"), DIPS["server1"][0], 9000
-TIMEOUT_S = 10.0
+TIMEOUT_S, START_TIMEOUT_S = 20.0, 60.0
 LINE = b"a line that nobody asked for\n"
 
 
 class Agent:
-    """A host agent as a process in a server's namespace, with the mounts of this process."""
+    """An agent as a process in a node's namespace, with the mounts of this process."""
 
-    def __init__(self, namespace: str, config: HostConfig, folder: Path) -> None:
+    def __init__(self, module: str, namespace: str, config: HostConfig | SmuxConfig, folder: Path) -> None:
         self.namespace = namespace
-        path = folder / "server1.json"
+        path = folder / f"{config.name}.json"
         path.write_text(config.model_dump_json())
-        self._log = folder / "server1.log"
+        self._log = folder / f"{config.name}.log"
         self._command = [
-            *("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", "duet_p4.host_agent"),
+            *("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", module),
             *("--config", str(path)),
         ]
 
@@ -52,7 +55,7 @@ class Agent:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
 
         async def ready() -> None:
-            async with asyncio.timeout(TIMEOUT_S), RestClient("http://127.0.0.1:8443") as client:
+            async with asyncio.timeout(START_TIMEOUT_S), RestClient("http://127.0.0.1:8443") as client:
                 while True:
                     assert self.process.poll() is None, self._log.read_text()
                     with suppress(RestError):
@@ -63,7 +66,7 @@ class Agent:
         with inside(self.namespace):
             asyncio.run(ready())
 
-    def put(self, vip: HostVip) -> None:
+    def put(self, vip: HostVip | MuxVip) -> None:
         async def call() -> None:
             async with RestClient("http://127.0.0.1:8443") as client:
                 await client.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
@@ -140,7 +143,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Balanced, Agent]]:
             listen=IPv4Address("127.0.0.1"),
         )
         pins.mount(config.pin_folder())
-        agent = Agent(network.servers["server1"], config, tmp_path)
+        agent = Agent("duet_p4.host_agent", network.servers["server1"], config, tmp_path)
         try:
             agent.start()
             network.mux.put_vip(MuxVip(address=VIP, group=Group.of((Dip(address=DIP),))))
@@ -179,3 +182,62 @@ def test_downloads_outlive_the_host_agent(served: tuple[Balanced, Agent], how: s
     agent.detach()
     with inside(network.client), pytest.raises(OSError, match=r"timed out|No route to host"):
         socket.create_connection((str(VIP), PORT), timeout=0.3)
+
+
+@pytest.mark.skipif(not shutil.which("bird", path="/usr/sbin:/sbin:/usr/bin"), reason="bird is not installed")
+def test_connections_outlive_the_smux_agent_and_keep_their_dips(tmp_path: Path) -> None:
+    """Even where the successor at once moves every slot: it knows the predecessor's connections."""
+    config = SmuxConfig(
+        name="smux1",
+        address=MUX,
+        uplinks=(UPLINK,),
+        announced=(VIPS, TIPS),
+        bird=BirdConfig(
+            router_id=MUX,
+            asn=4_200_900_001,
+            neighbors=(),
+            space=tuple(
+                PrefixRange(network=network, shortest=network.prefixlen, longest=32)
+                for network in (VIPS, TIPS, IPv4Network("172.30.0.0/16"))
+            ),
+            transit=False,
+        ),
+        state_dir=tmp_path / "smux1",
+        listen=IPv4Address("127.0.0.1"),
+    )
+    with balanced() as network:
+        network.mux.close()
+        pins.mount(config.pin_folder())
+        agent = Agent("duet_p4.smux", network.smux, config, tmp_path)
+        try:
+            agent.start()
+            group = Group.of(tuple(Dip(address=dip) for dips in DIPS.values() for dip in dips))
+            for name, dips in DIPS.items():
+                network.hosts[name].put_vip(
+                    HostVip(address=VIP, dips=tuple(HostDip(address=d) for d in dips))
+                )
+            agent.put(MuxVip(address=VIP, group=group))
+            with inside(network.client):
+                connections = [socket.create_connection((str(VIP), HTTP), TIMEOUT_S) for _ in range(40)]
+
+            def ask() -> list[bytes]:
+                for connection in connections:
+                    connection.sendall(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n")
+                answers = [connection.recv(4096) for connection in connections]
+                return [answer.partition(b'"dip": ')[2].partition(b",")[0] for answer in answers]
+
+            before = ask()
+            assert len(set(before)) > 1
+            for turn, how in enumerate((signal.SIGKILL, signal.SIGTERM), start=1):
+                agent.end(how)
+                assert ask() == before
+                agent.start()
+                slots = tuple((slot + turn) % 6 for slot in group.slots)
+                agent.put(MuxVip(address=VIP, group=group.model_copy(update={"slots": slots})))
+                assert ask() == before
+            for connection in connections:
+                connection.close()
+        finally:
+            agent.process.kill()
+            agent.process.wait()
+            pins.remove(config.pin_folder())
