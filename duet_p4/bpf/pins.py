@@ -50,11 +50,6 @@ class Pins:
         for path in (self._maps, self._links):
             path.mkdir(exist_ok=True)
 
-    @property
-    def in_use(self) -> bool:
-        """Whether there is a data path of a predecessor."""
-        return any(self._links.iterdir())
-
     def load(
         self,
         opened: Object,

@@ -80,7 +80,6 @@ class HostDatapath:
         From `first_ephemeral_port` on, a DIP's TCP port is one of a client of others unless a VIP states it.
         """
         self._pins = pins
-        self._successor = bool(pins and pins.in_use)
         self._first_ephemeral = first_ephemeral_port
         self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
         rodata = {"first_ephemeral_port": _INDEX.pack(first_ephemeral_port)}
@@ -136,7 +135,6 @@ class HostDatapath:
             self._links.append(attach_tc(self.outbound, ifindex, "egress"))
         if self._pins:
             self._pins.settle(self._links)
-        self._successor = False
 
     def serves(self, interface: str) -> bool:
         """Whether all programs are still on an interface: nobody detached them, nor made it anew."""
@@ -181,12 +179,9 @@ class HostDatapath:
                     )
 
     def new_dips(self, vips: Iterable[HostVip]) -> set[IPv4Address]:
-        """Return the DIPs of `vips` that are none yet, and whose connections are thus direct ones.
-
-        After a predecessor nothing is new before `attach`.
-        """
+        """Return the DIPs of `vips` that are none yet, and whose connections are thus direct ones."""
         known = {dip.address for vip in self._vips.values() for dip in vip.dips}
-        return set() if self._successor else {dip.address for vip in vips for dip in vip.dips} - known
+        return {dip.address for vip in vips for dip in vip.dips} - known
 
     def meters(self) -> list[Meter]:
         """Return what each VIP's DIPs received and sent; VIPs that are gone for long may be missing."""

@@ -167,7 +167,7 @@ class HostService(Keeper[HostVip]):
     def _restore(self) -> None:
         wanted = self.vips()
         try:
-            self._writes += self._replace(wanted)
+            self._writes += self._datapath.replace(wanted)
             served = wanted
         except (TableFullError, OSError):
             served = [vip for vip in wanted if self._fits(vip)]
@@ -176,7 +176,7 @@ class HostService(Keeper[HostVip]):
 
     def _fits(self, vip: HostVip) -> bool:
         try:
-            self._writes += self._replace([vip])
+            self._writes += self._datapath.replace([vip])
         except (TableFullError, OSError) as error:
             self._unplaced[vip.address] = str(error)
             self._holdings.note({vip.address: None})

@@ -233,6 +233,8 @@ class _Nodes:
         return HostConfig(
             **self._agent(node),
             interfaces=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
+            # There are dozens of servers on the machine, and few clients.
+            flows=16_384,
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
             report_url=f"{_CONTROLLER_URL}/v1/health-reports" if self.plan.controller else None,
             report_ca=self.files.ca,

@@ -184,7 +184,10 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
         put_on_probation(flow, kind, vip, meter);
         return;
     }
-    if (!is_proven(novice, tcp) || !admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
+    if (!is_proven(novice, tcp))
+        return;
+    /* A handshake cannot be forged; all else is limited. */
+    if (!(tcp && novice->expects) && !admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
         return;
 
     struct origin origin = {.vip = vip, .meter = meter, .seen = now};
@@ -357,7 +360,8 @@ static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct 
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
     struct origin origin = {.vip = vip, .meter = meter, .client = client, .seen = bpf_ktime_get_coarse_ns()};
 
-    if (!ipv4_is_later_fragment(inner) && (!known || known->client != client) && admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
+    if (!ipv4_is_later_fragment(inner) && (!known || known->client != client) &&
+        admits(&gates, GATE_HAIRPIN, SETTLED_PER_WINDOW))
         bpf_map_update_elem(&flows, flow, &origin, BPF_ANY);
     return true;
 }

@@ -168,7 +168,8 @@ struct source_key {
 };
 
 enum gate_number {
-    GATE_SETTLE, /* flows that are taken over into `flows` */
+    GATE_SETTLE,  /* flows that are taken over into `flows` */
+    GATE_HAIRPIN, /* flows whose client is a DIP of this server, if the source is not forged */
     GATE_COUNT,
 };
 

@@ -173,6 +173,14 @@ def test_the_dips_icmp_errors_leave_as_the_vips(host: Host) -> None:
     host.expect_out(IP(src=DIP, dst=CLIENT) / error(DIP), IP(src=VIP, dst=CLIENT) / error(VIP))
 
 
+def test_an_error_about_a_later_fragment_leaves_as_the_vips(host: Host) -> None:
+    def error(destination: str) -> Packet:
+        quoted = bytes(IP(src=CLIENT, dst=destination, proto=17, frag=9) / Raw(bytes(8)))
+        return ICMP(type=11, code=1) / Raw(quoted)
+
+    host.expect_out(IP(src=DIP, dst=CLIENT) / error(DIP), IP(src=VIP, dst=CLIENT) / error(VIP))
+
+
 def test_fragments_go_both_ways(host: Host) -> None:
     whole = UDP(sport=1000, dport=53) / Raw(bytes(range(200)))
     # The checksum covers the whole datagram, so that of the first fragment is the whole's.
