@@ -238,7 +238,8 @@ static __always_inline bool ipv4_flow(const struct iphdr *ip, const void *end, s
             const struct iphdr *quoted = icmp_quoted(ip, end);
 
             *kind = FLOW_ICMP_ERROR;
-            return !ipv4_is_fragment(ip) && quoted && quoted->saddr == ip->daddr && ipv4_quoted_flow(quoted, end, flow);
+            return !ipv4_is_fragment(ip) && quoted && quoted->saddr == ip->daddr &&
+                   ipv4_quoted_flow(quoted, end, flow);
         }
     }
     return true;

@@ -153,8 +153,16 @@ static __always_inline bool is_proven(const struct novice *novice, const struct 
     return !tcp || !novice->expects || (tcp->ack && bpf_ntohl(tcp->ack_seq) - novice->expects < FIRST_WINDOW);
 }
 
-/* Remember where a flow came from, for its replies: as the DIP sees it, and with `at_mux` also as muxes do, for the
- * choice of the DIP. `tcp` is 0 for other protocols.
+/* Have the flow's DIP be the same from now on, whatever becomes of its slot. */
+static __always_inline void choose_again(const struct flow *at_mux, __be32 dip, __u32 meter)
+{
+    struct choice choice = {.dip = dip, .meter = meter};
+
+    bpf_map_update_elem(&choices, at_mux, &choice, BPF_ANY);
+}
+
+/* Remember where a flow came from, for its replies: as the DIP sees it, and with `at_mux` also as muxes do, for
+ * the choice of the DIP. `tcp` is 0 for other protocols.
  */
 static __always_inline void learn(const struct flow *flow, const struct flow *at_mux, const struct tcphdr *tcp,
                                   enum flow_kind kind, __be32 vip, __u32 meter)
@@ -163,6 +171,8 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
     __u64 now = bpf_ktime_get_coarse_ns();
 
     if (known && known->vip == vip) {
+        if (at_mux && kind != FLOW_TCP_SYN)
+            choose_again(at_mux, flow->destination, meter);
         if ((__s64)(now - known->seen) > (__s64)NANOSECONDS)
             known->seen = now;
         return;
@@ -193,11 +203,8 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
     struct origin origin = {.vip = vip, .meter = meter, .seen = now};
 
     bpf_map_update_elem(&flows, flow, &origin, BPF_ANY);
-    if (at_mux) {
-        struct choice choice = {.dip = flow->destination, .meter = meter};
-
-        bpf_map_update_elem(&choices, at_mux, &choice, BPF_ANY);
-    }
+    if (at_mux)
+        choose_again(at_mux, flow->destination, meter);
     bpf_map_delete_elem(&probation, flow);
 }
 
@@ -217,6 +224,7 @@ struct target {
     __be32 dip;
     __u32 meter;
     bool shared;
+    bool chosen; /* it is remembered */
 };
 
 /* What a VIP's slot says of this server: the number of the DIP here that owns it, or 0. */
@@ -255,16 +263,23 @@ static __always_inline bool pick_shared(__u32 index, const struct flow *flow, en
     struct choice *choice = bpf_map_lookup_elem(&pinned, flow);
     struct duet_flow_digest digest = digest_of(flow);
     __u32 number = slot_number(&end->group, digest);
-    /* Where the slot is another server's, mux and server disagree for a moment: any of them, but always that. */
+    /* Where the slot is another server's, mux and server disagree for a moment: one of them, always the same. */
     __u32 at = duet_tip_hash(digest) % end->count;
 
-    if (!choice && kind != FLOW_TCP_SYN)
+    if (!choice) {
         choice = bpf_map_lookup_elem(&choices, flow);
+        if (choice && kind == FLOW_TCP_SYN) {
+            /* What the ports were used for before is over. */
+            bpf_map_delete_elem(&choices, flow);
+            choice = 0;
+        }
+    }
     for (__u32 i = 0; i < MAX_DIPS; i++) {
         if (i >= end->count)
             break;
         if (choice ? end->dips[i].dip == choice->dip : number && end->dips[i].number == number) {
             at = i;
+            target->chosen = choice;
             break;
         }
     }
@@ -323,7 +338,9 @@ static __always_inline const struct tcphdr *tcp_of(const struct iphdr *ip, const
 {
     const struct tcphdr *tcp = (const void *)ip + ip->ihl * 4;
 
-    return ip->protocol == IPPROTO_TCP && !ipv4_is_later_fragment(ip) && (const void *)(tcp + 1) <= end ? tcp : 0;
+    if (ip->protocol != IPPROTO_TCP || ipv4_is_later_fragment(ip) || (const void *)(tcp + 1) > end)
+        return 0;
+    return tcp;
 }
 
 /* A direct packet to a DIP: its reply leaves as it is, whatever else the DIP serves. */
@@ -333,8 +350,8 @@ static __always_inline int direct(const struct iphdr *ip, const void *end)
     struct flow flow;
     enum flow_kind kind;
 
-    if (!local || !(local->flags & LOCAL_DIP) || !ipv4_header_ok(ip, end) || !ipv4_flow(ip, end, &flow, &kind) ||
-        kind == FLOW_FRAGMENT || kind == FLOW_ICMP_ERROR)
+    if (!local || !(local->flags & LOCAL_DIP) || !ipv4_header_ok(ip, end) ||
+        !ipv4_flow(ip, end, &flow, &kind) || kind == FLOW_FRAGMENT || kind == FLOW_ICMP_ERROR)
         return XDP_PASS;
 
     const struct tcphdr *tcp = tcp_of(ip, end);
@@ -346,10 +363,11 @@ static __always_inline int direct(const struct iphdr *ip, const void *end)
     return XDP_PASS;
 }
 
-/* A client that is a DIP of this server, too: its own kernel would not take its address from outside. So it is the
- * VIP that asks, and `outbound` hands the answer back.
+/* A client that is a DIP of this server, too: its own kernel would not take its address from outside. So it is
+ * the VIP that asks, and `outbound` hands the answer back.
  */
-static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct flow *flow, __be32 vip, __u32 meter)
+static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct flow *flow, __be32 vip,
+                                         __u32 meter)
 {
     __be32 client = inner->saddr;
 
@@ -437,7 +455,8 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
         lead_the_others(inner, target.dip, target.meter);
     if (kind == FLOW_ICMP_ERROR) {
         how = IN_ICMP_ERROR;
-        if (!redirect_quoted(inner, end, target.dip, port, has_port) || !redirect(inner, end, target.dip, 0, false))
+        if (!redirect_quoted(inner, end, target.dip, port, has_port) ||
+            !redirect(inner, end, target.dip, 0, false))
             return drop(DROP_MALFORMED, length);
     } else {
         if (!redirect(inner, end, target.dip, port, has_port))
@@ -456,7 +475,7 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
                 struct owner owner = owner_of(local, &flow);
 
                 if (owner.vip != vip || target.shared || (kind == FLOW_TCP_SYN && is_known(&flow)))
-                    learn(&flow, target.shared ? &at_mux : 0, tcp, kind, vip, target.meter);
+                    learn(&flow, target.shared && !target.chosen ? &at_mux : 0, tcp, kind, vip, target.meter);
             }
         }
     }

@@ -1,7 +1,7 @@
 /* The host agent's tables. duet_p4/host_agent/datapath.py fills them and packs the same structs.
  *
- * An agent that starts adopts what its predecessor's traffic left: flows, translations, fragments, meters, counters.
- * All other tables it makes anew.
+ * An agent that starts adopts what its predecessor's traffic left: flows, translations, fragments, meters,
+ * counters. All other tables it makes anew.
  */
 #pragma once
 
@@ -291,7 +291,7 @@ struct {
     __type(value, __u32);
 } snat_exclude SEC(".maps");
 
-/* Ports of VIPs that have a group of their own, as {VIP, port, protocol}: no answer to one of them hashes home. */
+/* Ports of VIPs that have a group of their own, as {VIP, port, protocol}: no answer to one hashes home. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, 16384);
@@ -300,7 +300,7 @@ struct {
     __type(value, __u32);
 } snat_reserved SEC(".maps");
 
-/* When a DIP last found no port towards a destination: to look again at once would cost much and find nothing. */
+/* When a DIP last found no port towards a destination: to look again at once would cost much for nothing. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 1024);

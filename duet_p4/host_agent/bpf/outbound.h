@@ -43,7 +43,8 @@ static __always_inline bool quoted_arrival(struct __sk_buff *skb, struct departi
     if (bpf_skb_load_bytes(skb, at, &quoted, sizeof(quoted)) || quoted.version != 4 || quoted.ihl < 5 ||
         quoted.daddr != packet->ip.saddr)
         return false;
-    packet->flow = (struct flow){.source = quoted.saddr, .destination = quoted.daddr, .protocol = quoted.protocol};
+    packet->flow =
+        (struct flow){.source = quoted.saddr, .destination = quoted.daddr, .protocol = quoted.protocol};
     packet->kind = FLOW_ICMP_ERROR;
     if (quoted.frag_off & bpf_htons(IPV4_OFFSET)) {
         packet->portless = true;
@@ -348,7 +349,8 @@ static __always_inline void renew(const struct departing *packet, struct transla
     }
 }
 
-static __always_inline int go_on(struct __sk_buff *skb, const struct departing *packet, struct translation *known)
+static __always_inline int go_on(struct __sk_buff *skb, const struct departing *packet,
+                                 struct translation *known)
 {
     known->seen = bpf_ktime_get_coarse_ns();
     if (packet->kind == FLOW_TCP_SYN)
@@ -362,7 +364,7 @@ static __always_inline int go_on(struct __sk_buff *skb, const struct departing *
     return depart(skb, packet, known->address, known->port, true, known->meter, OUT_SNAT);
 }
 
-/* Whose reply a packet is: by its flow, by one that is new, else by its port. The VIP is 0 where that is unknown. */
+/* Whose reply a packet is: by its flow, by one that is new, else by its port. The VIP is 0 if that is unknown. */
 static __always_inline struct origin origin_of(const struct local *local, const struct departing *packet)
 {
     const struct flow *flow = &packet->flow;

@@ -2,10 +2,10 @@
  *
  *            +---------- unknown -> kernel, or drop where the SMux itself announced the address
  *            |
- *   frame -> services -> parse flow -> pinned -> connections -> probation -> slots -> backends -> encapsulate -> out
- *                                        |           |  ^            |  ^       |        ^
- *                                        |           |  +---settle---+  +-learn-+        |
- *                                        +-----------+----------------hit----------------+
+ *   frame -> services -> flow -> pinned -> connections -> probation -> slots -> backends -> encapsulate -> out
+ *                                  |           |  ^            |  ^       |        ^
+ *                                  |           |  +---settle---+  +-learn-+        |
+ *                                  +-----------+----------------hit----------------+
  *
  * A flow is learned from its first packet, on probation, and settles with its second: then no flood of
  * others pushes it out. Later fragments go where the first went.

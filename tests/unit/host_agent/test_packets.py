@@ -567,6 +567,16 @@ def test_what_a_host_knows_stays_with_its_dip_while_slots_change() -> None:
     host.path.put_vip(hosted(turned, (moved,)))
     assert {port: arrives_at(host, ack(port), HOST) for port in before} == before
     assert arrives_at(host, ack(999), HOST) == OTHER_DIP, "a pinned flow is where the mux pins it"
+
+    # The same ports again are a new connection's: it goes by its slot, and is known there in turn.
+    port = next(port for port in before if mine(turned).get(port, before[port]) != before[port])
+    new = mine(turned)[port]
+    assert arrives_at(host, syn(port), HOST) == new
+    accept = TCP(sport=80, dport=port, flags="SA", seq=1000)
+    assert leaves_as(host, IP(src=new, dst=CLIENT) / accept) == VIP
+    assert arrives_at(host, ack(port), HOST) == new
+    host.path.put_vip(hosted(HOSTED))
+    assert arrives_at(host, ack(port), HOST) == new
     host.path.close()
 
 
