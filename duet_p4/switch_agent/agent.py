@@ -96,6 +96,7 @@ class SwitchAgent:
             _vip_sizes(),
             config.drain_quiet_ms / 1000,
             config.drain_patience_ms / 1000,
+            config.drain_least_ms / 1000,
         )
         self._fib: FibMirror | None = None
         self._foreign: list[p4r.TableEntry] = []

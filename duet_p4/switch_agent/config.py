@@ -77,7 +77,8 @@ class SwitchConfig(AgentConfig):
     drops: a ToR's servers. `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them. `seed`
     makes its choice among equal next hops its own; seeds should differ in many bits, as those that a hash
     function makes do. `fragment_mux` is the address of the SMuxes that take fragments of packets to VIPs. A
-    VIP that is withdrawn stays in the tables until no packet came for it for `drain_quiet_ms`, at most for
+    VIP that is withdrawn stays in the tables for `drain_least_ms`, in which BGP tells everybody (that a quiet
+    VIP had no packet proves nothing), and until no packet came for it for `drain_quiet_ms`, at most for
     `drain_patience_ms`. A session with the P4 switch may be away for `grace_s` before the switch is given
     up. A switch that lost its tables announces what its journal has once that is confirmed, or after
     `hold_s`. Where `report_url` is set, whether hosts can be reached is posted there when it changes, and
@@ -97,6 +98,7 @@ class SwitchConfig(AgentConfig):
     report_url: str | None = None
     report_ca: Path | None = None
     report_interval_s: float = Field(default=5.0, ge=0.1)
+    drain_least_ms: int = Field(default=30, ge=0, le=10_000)
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)
     drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
 

@@ -97,11 +97,12 @@ class HmuxService(MuxKeeper):
         sizes: VipSizes,
         quiet_s: float,
         patience_s: float,
+        least_s: float = 0.0,
     ) -> None:
         """Load what was asked for before. Raises `JournalError`.
 
-        A VIP that is withdrawn has no more packets once none came for `quiet_s`; after `patience_s` it is
-        given up all the same.
+        A VIP that is withdrawn has no more packets once none came for `quiet_s`, and BGP has had `least_s` to
+        tell everybody; after `patience_s` it is given up all the same.
         """
         super().__init__(name, state_dir, terms)
         self._name = name
@@ -113,6 +114,7 @@ class HmuxService(MuxKeeper):
         """What nobody asked for and the switch does not let go; else nothing."""
         self._quiet_s = quiet_s
         self._patience_s = patience_s
+        self._least_s = least_s
         self._started = time.monotonic()
         self._writing = asyncio.Lock()
         self._switch: Switch | None = None
@@ -419,7 +421,7 @@ class HmuxService(MuxKeeper):
         started = changed = time.perf_counter()
         try:
             before = await switch.packets(addresses)
-            while (now := time.perf_counter()) - changed < self._quiet_s:
+            while (now := time.perf_counter()) - changed < self._quiet_s or now - started < self._least_s:
                 if now - started > self._patience_s:
                     logger.warning("%d VIPs: packets still come, but they are deleted", len(addresses))
                     break

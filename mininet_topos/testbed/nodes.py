@@ -36,8 +36,9 @@ P4RUNTIME = "127.0.0.1:9559"
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 
-_HOLD_S = 1.0
-"""How long an SMux, or a switch that lost its tables, waits to be told what it should hold."""
+_HOLD_S = {True: 30.0, False: 1.0}
+"""How long an SMux, or a switch that lost its tables, waits to be told what it should hold: by a controller
+where there is one."""
 _CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{agents.PORT}"
 
 _SPACE = tuple(
@@ -211,7 +212,7 @@ class _Nodes:
             seed=zlib.crc32(node.name.encode()),
             fragment_mux=addresses.FRAGMENT_MUX,
             p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
-            hold_s=_HOLD_S,
+            hold_s=_HOLD_S[self.plan.controller],
             report_url=_CONTROLLER_URL if self.plan.controller else None,
             report_ca=self.files.ca,
         )
@@ -226,7 +227,7 @@ class _Nodes:
             fragment_mux=addresses.FRAGMENT_MUX,
             bird=self._bird(node),
             datapath=self.plan.smux_path.value,
-            hold_s=_HOLD_S,
+            hold_s=_HOLD_S[self.plan.controller],
         )
 
     def _host(self, node: fattree.Node) -> HostConfig:

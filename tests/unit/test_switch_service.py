@@ -105,14 +105,16 @@ class Surroundings:
 class Bench:
     """A service on fakes; the journal is real."""
 
-    def __init__(self, state: Path, quiet_s: float = 0.0, patience_s: float = 60.0) -> None:
+    def __init__(
+        self, state: Path, quiet_s: float = 0.0, patience_s: float = 60.0, least_s: float = 0.0
+    ) -> None:
         self.log: list[str] = []
         self.switch = FakeSwitch(self.log)
         self.announcer = FakeAnnouncer(self.log)
         self.surroundings = Surroundings()
         announcer: Any = self.announcer
         self.service = HmuxService(
-            "tor-1", "fake", state, announcer, self.surroundings, Terms(), SIZES, quiet_s, patience_s
+            "tor-1", "fake", state, announcer, self.surroundings, Terms(), SIZES, quiet_s, patience_s, least_s
         )
 
     async def attach(self, rows: Sequence[VipRow] = ()) -> int:
@@ -138,6 +140,17 @@ def test_a_withdrawn_vip_is_served_until_no_packet_comes_for_it(tmp_path: Path) 
         assert bench.switch.asked[-1] - bench.switch.asked[4] >= 0.04, "it waited after the last packet"
         assert set(change.timings_ms) == {"withdraw", "drain", "delete_vip", "delete_dips"}
         assert bench.switch.rows == {}
+
+    asyncio.run(run())
+
+
+def test_a_quiet_vip_is_served_until_bgp_has_told_everybody(tmp_path: Path) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path, quiet_s=0.001, least_s=0.08)
+        await bench.attach()
+        await bench.service.put(vip(1, 2), announce=True)
+        change = await bench.service.delete(VIP)
+        assert change.timings_ms["drain"] >= 80
 
     asyncio.run(run())
 
