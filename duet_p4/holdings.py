@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry", bound=Model)
 
+_TOLD = 3
 BREATH = 64
 """How many entries a bulk request handles before others of the event loop have their turn."""
 
@@ -100,6 +101,11 @@ class Holdings(Generic[Entry]):
                 self._weights[address] = weight(held.entry, held.announced)
                 self._digest.shift(self._weights[address])
                 self._announced += held.announced
+
+    def forget(self, address: IPv4Address) -> None:
+        """Hold an entry no more that has no room any more. Raises `JournalError`."""
+        self._journal.write({address: None})
+        self.note({address: None})
 
     def close(self) -> None:
         """Close the journal."""
@@ -180,13 +186,18 @@ class Keeper(ABC, Generic[Entry]):
         self._terms = terms
         self._locks = AddressLocks()
         self._confirmed: list[Callable[[], None]] = []
+        self._unplaced: dict[IPv4Address, str] = {}
+        """What of the journal the data path could not be given, and why."""
         self.synced = False
         """Whether what is held was confirmed since the start."""
 
     @property
     def problem(self) -> str:
-        """What of the journal was lost, until somebody has confirmed what is held; else nothing."""
-        return "" if self.synced else "; ".join(filter(None, (self._holdings.problem, self._terms.problem)))
+        """What of the journal was lost or has no room, until what is held is confirmed; else nothing."""
+        if self.synced:
+            return ""
+        lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
+        return "; ".join(filter(None, (self._holdings.problem, self._terms.problem, *lost[:_TOLD])))
 
     def on_confirmation(self, call: Callable[[], None]) -> None:
         """Have `call` called when what is held is confirmed for the first time."""

@@ -46,7 +46,6 @@ class HostService(Keeper[HostVip]):
         self._monitor = HealthMonitor(changed)
         self._started = time.monotonic()
         self._writes = 0
-        self._unplaced: dict[IPv4Address, str] = {}
         self._outgoing = 0
         self._full = datapath.exits()["DROP_SNAT_FULL"].packets
         self._full_since = -_PRESSED_S
@@ -62,8 +61,7 @@ class HostService(Keeper[HostVip]):
             for name in self._config.interfaces
             if not self._datapath.serves(name)
         ]
-        lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
-        return "; ".join(filter(None, (*bare, super().problem, *lost[:3])))
+        return "; ".join(filter(None, (*bare, super().problem)))
 
     async def put(self, entry: HostVip) -> Change:
         """See `duet_p4.api.host`."""
@@ -179,7 +177,7 @@ class HostService(Keeper[HostVip]):
             self._writes += self._datapath.replace([vip])
         except (TableFullError, OSError) as error:
             self._unplaced[vip.address] = str(error)
-            self._holdings.note({vip.address: None})
+            self._holdings.forget(vip.address)
             logger.error("VIP %s of the journal cannot be served: %s", vip.address, error)
             return False
         return True

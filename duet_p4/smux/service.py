@@ -72,14 +72,12 @@ class SmuxService(MuxKeeper):
         self._surroundings = surroundings
         self._started = time.monotonic()
         self._writes = 0
-        self._unplaced: dict[IPv4Address, str] = {}
         self._restore()
 
     @property
     def problem(self) -> str:
         """What is wrong around the data path, and what of the journal was lost or has no room; or nothing."""
-        lost = [f"{address} of the journal is not served: {why}" for address, why in self._unplaced.items()]
-        return "; ".join(filter(None, (self._surroundings.trouble(), super().problem, *lost[:3])))
+        return "; ".join(filter(None, (self._surroundings.trouble(), super().problem)))
 
     async def status(self) -> MuxStatus:
         """See `MuxService`."""
@@ -140,7 +138,7 @@ class SmuxService(MuxKeeper):
                     self._count(self._forward(held.entry))
                 except (TableFullError, OSError) as error:
                     self._unplaced[address] = str(error)
-                    self._holdings.note({address: None})
+                    self._holdings.forget(address)
                     logger.error("%s of the journal cannot be served: %s", address, error)
 
     async def _put(self, entries: Sequence[tuple[MuxEntry, bool]], outcome: Outcome) -> None:

@@ -122,13 +122,11 @@ class HmuxService(MuxKeeper):
         self._writes_before = 0
         self._waiting: set[IPv4Address] = set()
         """Addresses that are announced only once what is held is confirmed."""
-        self._unrestored: dict[IPv4Address, str] = {}
 
     @property
     def problem(self) -> str:
         """What of the journal was lost, or cannot be had on the switch; else nothing."""
-        lost = [f"{address} cannot be restored: {why}" for address, why in self._unrestored.items()]
-        return "; ".join(filter(None, (super().problem, self.stray, *lost[:3])))
+        return "; ".join(filter(None, (super().problem, self.stray)))
 
     async def attach(self, switch: Switch, tables: VipTables, *, cold: bool = False) -> int:
         """Have the switch hold and BIRD announce what was asked for; return how many rows were written.
@@ -140,7 +138,7 @@ class HmuxService(MuxKeeper):
         async with self._writing:
             before = switch.writes
             self._switch, self._tables = switch, tables
-            self._unrestored.clear()
+            self._unplaced.clear()
             for address in self._announcer.announced() - set(self._holdings):
                 await self._announcer.remove(address)
             await self._clean_up(tables)
@@ -385,7 +383,7 @@ class HmuxService(MuxKeeper):
             raise
         self._holdings.note(after)
         for planned in batch:
-            self._unrestored.pop(planned.address, None)
+            self._unplaced.pop(planned.address, None)
             outcome.changes[planned.address] = self._change(planned.address, len(planned.plan), timings)
 
     async def _write(self, plan: Plan[VipRow], *, noted: bool = False) -> dict[str, float]:
@@ -458,7 +456,7 @@ class HmuxService(MuxKeeper):
             await self._write(_plan(tables, address, held.entry))
         except (TableFullError, AddressInUseError, ConflictError) as error:
             logger.error("%s cannot be restored: %s", address, error)
-            self._unrestored[address] = str(error)
+            self._unplaced[address] = str(error)
             restated = {address: self._restated(address, announced=False)}
             await self._holdings.write_down(restated)
             self._holdings.note(restated)
