@@ -23,7 +23,9 @@ class Tasks:
         self._failed: dict[str, tuple[str, float]] = {}
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do some work from now on, again from the start whenever it fails."""
+        """Do some work from now on, again from the start whenever it fails; in place of what has the name."""
+        if name in self._tasks:
+            self._tasks[name].cancel()
         self._tasks[name] = asyncio.create_task(self._keep(name, work), name=name)
 
     async def stop(self) -> None:

@@ -68,6 +68,7 @@ _NOTICE_S = 0.2
 _DOUBT_S = 0.02
 _LONGEST_DOUBT_S = 5.0
 _CALM_S = 30.0
+_ADMISSION = "announcing what had to wait"
 _CLEAN_UP_S = 1.0
 _LONGEST_CLEAN_UP_S = 60.0
 
@@ -137,6 +138,7 @@ class SwitchAgent:
             self._tasks.start("running BIRD", lambda: self._bird.supervise(self._ports.bird_restarted))
             self._tasks.start("the session with the switch", self._keep_session)
             self._tasks.start("cleaning up", self._clean_up)
+            self.service.on_confirmation(lambda: self._tasks.start(_ADMISSION, self.service.admit))
             await self._report(stack)
             url = await stack.enter_async_context(
                 serve(self._application(), str(config.listen), config.port, config.tls())
@@ -201,6 +203,7 @@ class SwitchAgent:
 
     async def _keep_session(self) -> None:
         """Have a session with the switch, again and again."""
+        backoff = Backoff(_RECONNECT_S, _LONGEST_DOUBT_S)
         while True:
             why = ""
             try:
@@ -210,6 +213,7 @@ class SwitchAgent:
             except Exception as error:
                 logger.exception("the session with the switch failed")
                 why = repr(error)
+                await asyncio.sleep(backoff.failed())
             if self._control.note(Event.SESSION_ENDED, why) is Phase.LOST:
                 if not await listens(self._config.p4.address):
                     self._control.note(Event.DIED)
@@ -304,7 +308,7 @@ class SwitchAgent:
             await asyncio.sleep(self._config.hold_s)
             await self.service.admit()
 
-        self._tasks.start("waiting to be confirmed", admit)
+        self._tasks.start(_ADMISSION, admit)
 
     async def _report(self, stack: AsyncExitStack) -> None:
         """Report the ports with hosts from now on, if there is somebody to report to."""

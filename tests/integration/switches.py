@@ -99,7 +99,7 @@ class Node:
             originated=self.originated,
             seed=self.number * 0x9E3779B9 & 0xFFFFFFFF,
             p4=P4Config(target=TARGET),
-            hold_s=2.0,
+            hold_s=600.0,
             state_dir=self.directory,
             listen=self.management,
             log_level=os.environ.get("DUET_LOG", "INFO"),

@@ -436,6 +436,10 @@ def test_a_switch_that_dies_is_routed_around_and_programmed_again(net: Net) -> N
         one["a3"].start_switch()
         await one.ready("a3")
         await one.established("a3", timeout_s=20.0)
+        agent = one.agents["a3"]
+        status = await agent.status()
+        assert (status.vips, status.announced, status.synced) == (1, 0, False), "others may have the VIP now"
+        await agent.confirm((await agent.digest()).digest)
         await one.until(there, "the VIP at a3 again")
 
     net.run(run())
