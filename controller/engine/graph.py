@@ -33,6 +33,7 @@ class GraphLedger(Ledger):
         """Return what placing a flow on each switch would lead to."""
         topology, routes = self.topology, self._routes
         nexts, arrivals, leaving, coming = routes.nexts, routes.arrivals, routes.leaving, routes.coming
+        starts, on, shares = self._to_neighbours
         bounds = self.tables.costs(flow.tables)
         lower_bounds(
             topology.source, topology.target, topology.usable, self.links,
@@ -44,7 +45,7 @@ class GraphLedger(Ledger):
             topology.usable, self.links, routes.groups,
             leaving.first, leaving.start, leaving.links, leaving.shares, leaving.by_owner,
             coming.first, coming.start, coming.links, coming.shares, coming.by_owner,
-            *self._to_neighbours, self._work.load, self._work.touched, *flow[:5], bounds,
+            starts, on, shares, self._work.load, self._work.touched, *flow[:5], bounds,
         )  # fmt: skip
         bounds[self.cut_off] = bounds[barred] = np.inf
         return _BoundedCosts(self, flow, bounds)

@@ -183,7 +183,7 @@ def raise_by_groups(
     for group in range(count):
         found = 0
         for way in range(3):
-            size = sources.size if way == 0 else dips.size if way == 1 else int(internet > 0)
+            size = sources.size if way == 0 else dips.size if way == 1 else int(internet > least)
             for i in range(size):
                 if way == 0:
                     number, amount = coming_first[group] + coming_of[group, sources[i]], sent[i]
@@ -192,7 +192,7 @@ def raise_by_groups(
                 else:
                     amount, begin, end = internet, internet_start[group], internet_start[group + 1]
                     on, shares = internet_links, internet_shares
-                for j in range(begin, end):
+                for j in range(begin, end if amount > least else begin):
                     link = on[j]
                     if load[link] == 0.0:
                         touched[found] = link
@@ -240,16 +240,18 @@ def walk(
     keep the load (1), or lose it (-1).
     """
     least = TOUCHED * (sent.sum() + internet + received.sum())
+    # Less than this is no flow: what splits it up could come to nothing, and a link would be touched in vain.
+    tiny = max(1e-6 * least, 1e-100)
     busiest, link_at, found = 0.0, -1, 0
     farthest = 0
 
     # All that comes in takes the same next hops towards the switch: one pass from the farthest on.
-    for i in range(sources.size + (entries.size if internet > 0 else 0)):
+    for i in range(sources.size + (entries.size if internet > tiny else 0)):
         if i < sources.size:
             u, amount = sources[i], sent[i]
         else:
             u, amount = entries[i - sources.size], internet / entries.size
-        if amount > 0 and u != switch:
+        if amount > tiny and u != switch:
             if flow[u] == 0.0:
                 far = hops[switch, u]
                 following[u], heads[far] = heads[far], u
@@ -291,7 +293,7 @@ def walk(
         d = dips[i]
         if busiest > limit and sign == 0:
             break
-        if d == switch or not received[i] > 0:
+        if d == switch or not received[i] > tiny:
             continue
         flow[switch] = received[i]
         queue[0] = switch

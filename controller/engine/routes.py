@@ -61,13 +61,13 @@ def routes_of(topology: Topology) -> Routes:
     first, ends, links, of = next_sets(*topology.out_links, topology.target, hops)
     shares = np.repeat(1.0 / np.maximum(np.diff(ends), 1), np.diff(ends))
     nexts = _sets(first, ends, links, shares, of)
-    along = (nexts.first, nexts.start, nexts.links, nexts.by_other)
-    arrivals = _sets(*arrival_shares(*topology.in_links, topology.target, hops, *along, MOST_SHARES))
+    (start, order), (in_start, in_order), target = topology.out_links, topology.in_links, topology.target
+    to = nexts.by_other
+    arrivals = _sets(*arrival_shares(in_start, in_order, target, hops, first, ends, links, to, MOST_SHARES))
     groups, members = _twins(topology)
-    leaving = _sets(*leaving_shares(*topology.out_links, topology.target, hops, *along, groups, members))
-    coming = _sets(
-        *coming_shares(*topology.in_links, topology.source, topology.target, hops, *along, groups, members)
-    )
+    leaving = _sets(*leaving_shares(start, order, target, hops, first, ends, links, to, groups, members))
+    into = (in_start, in_order, topology.source, target)
+    coming = _sets(*coming_shares(*into, hops, first, ends, links, to, groups, members))
     return Routes(hops, nexts, arrivals, groups, leaving, coming)
 
 
@@ -83,7 +83,8 @@ def _twins(topology: Topology) -> tuple[Ints, Ints]:
     in_starts, in_order = topology.in_links
     inner = np.diff(starts) + np.diff(in_starts)
     found: dict[tuple[bytes, bytes], int] = {}
-    groups, members = np.full(topology.switch_count, -1, np.int32), []
+    members: list[int] = []
+    groups = np.full(topology.switch_count, -1, np.int32)
     for switch in np.flatnonzero(topology.living).tolist():
         to = np.sort(topology.target[order[starts[switch] : starts[switch + 1]]])
         by = np.sort(topology.source[in_order[in_starts[switch] : in_starts[switch + 1]]])

@@ -82,8 +82,8 @@ def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8) -> list[Demand
     found = []
     for number in range(draw(st.integers(1, max_count))):
         inside = draw(places)
-        outside = draw(st.integers(0, 5))
-        weights: dict[str, int] = {**inside, **({INTERNET: outside} if outside else {})}
+        outside = draw(st.integers(0, 5) | st.just(1e-320))
+        weights: dict[str, float] = {**inside, **({INTERNET: outside} if outside else {})}
         if draw(st.integers(0, 5)) == 0:
             weights = {INTERNET: 1}
         sources = {name: w / sum(weights.values()) for name, w in weights.items()}
@@ -100,7 +100,7 @@ def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8) -> list[Demand
         found.append(
             Demand(
                 name=f"vip{number}",
-                traffic=draw(st.integers(0, 120)) / 8 * GBPS,
+                traffic=draw(st.integers(0, 120).map(lambda n: n / 8 * GBPS) | st.just(5e-324)),
                 sources=sources,
                 dips=shares[0] if direct else {},
                 tables=TableUse(1, 4 * len(groups), len(groups), draw(st.sampled_from([0, 0, 0, 1, 2]))),
