@@ -187,6 +187,10 @@ def raise_by_groups(
             for i in range(size):
                 if way == 0:
                     number, amount = coming_first[group] + coming_of[group, sources[i]], sent[i]
+                    begin, end = coming_start[number], coming_start[number + 1]
+                    on, shares = coming_links, coming_shares
+                elif way == 1:
+                    number, amount = leaving_first[group] + leaving_of[group, dips[i]], received[i]
                     begin, end = leaving_start[number], leaving_start[number + 1]
                     on, shares = leaving_links, leaving_shares
                 else:
