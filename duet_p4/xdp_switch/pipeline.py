@@ -15,7 +15,7 @@ from duet_p4 import bpf
 from duet_p4.bpf.attach import Mode
 from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
-from duet_p4.xdp_switch.compiler.tables import (
+from duet_p4.xdp_switch.compiler.entries import (
     GROUP_FLAG,
     ActionSet,
     TableLayout,

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 
 from duet_p4 import bpf
-from duet_p4.xdp_switch.compiler.tables import MAX_MASKS, Strategy, TableLayout
+from duet_p4.xdp_switch.compiler.entries import MAX_MASKS, Strategy, TableLayout
 from duet_p4.xdp_switch.dataplane import FieldValue, MatchValues, TableFullError
 
 Key = tuple[MatchValues, int]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
+from duet_p4.xdp_switch.compiler.cursor import Cursor
 from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, copy_bytes, indent
 from duet_p4.xdp_switch.compiler.names import Names
@@ -140,7 +141,7 @@ class Parser:
         self._current = copy
         yield f"{self._label(copy)}: /* {state.name}, {state.source} */"
         yield "{"
-        cursor = _Cursor(copy.offset)
+        cursor = Cursor(copy.offset)
         if copy.offset is None:
             yield from indent(cursor.declare("s->offset"))
         indices = dict(copy.indices)
@@ -177,19 +178,19 @@ class Parser:
                     pending.append((after, iter(self._edges.get(after, ()))))
         return found
 
-    def _fail(self, error: str | int, cursor: _Cursor) -> list[str]:
+    def _fail(self, error: str | int, cursor: Cursor) -> list[str]:
         code = error if isinstance(error, int) else self._program.errors.get(error, 0)
         shown = f" /* {error} */" if isinstance(error, str) else ""
         return [f"{{ s->parser_error = {code};{shown} cursor = {cursor.code}; goto done; }}"]
 
-    def _need(self, cursor: _Cursor, count: int | str) -> list[str]:
+    def _need(self, cursor: Cursor, count: int | str) -> list[str]:
         return [
             f"if ({cursor.pointer} + {count} + PADDING > data_end)",
             *indent(self._fail("PacketTooShort", cursor)),
         ]
 
     def _operation(
-        self, operation: ir.Primitive, cursor: _Cursor, indices: dict[str, int]
+        self, operation: ir.Primitive, cursor: Cursor, indices: dict[str, int]
     ) -> tuple[list[str], bool]:
         """Return the C statements of a parser operation, and whether it always ends the parser."""
         op, arguments, source = operation.op, operation.arguments, operation.source
@@ -237,7 +238,7 @@ class Parser:
         return expr
 
     def _next_header(
-        self, target: ir.Expr, cursor: _Cursor, indices: dict[str, int]
+        self, target: ir.Expr, cursor: Cursor, indices: dict[str, int]
     ) -> tuple[str | None, list[str]]:
         """Return the header to extract into, None past the end of a stack, and C for after it."""
         if isinstance(target, ir.Named) and target.kind != "stack":
@@ -257,7 +258,7 @@ class Parser:
         return names[index], [f"{self._layout.next(stack)} = {index + 1};"]
 
     def _extract(
-        self, operation: ir.Primitive, cursor: _Cursor, indices: dict[str, int]
+        self, operation: ir.Primitive, cursor: Cursor, indices: dict[str, int]
     ) -> tuple[list[str], bool]:
         name, after = self._next_header(operation.arguments[0], cursor, indices)
         if name is None:
@@ -269,7 +270,7 @@ class Parser:
         cursor.move(size)
         return lines + after, False
 
-    def _extract_varbit(self, operation: ir.Primitive, cursor: _Cursor, indices: dict[str, int]) -> list[str]:
+    def _extract_varbit(self, operation: ir.Primitive, cursor: Cursor, indices: dict[str, int]) -> list[str]:
         """Extract a header whose varbit field has a length computed from what is known, in bits."""
         target, length = operation.arguments
         name, after = self._next_header(target, cursor, indices)
@@ -318,7 +319,7 @@ class Parser:
         cursor.reload()
         return [*lines, *cursor.declare("s->offset")]
 
-    def _ahead(self, ahead: ir.Lookahead, width: int, cursor: _Cursor) -> str:
+    def _ahead(self, ahead: ir.Lookahead, width: int, cursor: Cursor) -> str:
         """Return C for the lowest `width` (at most 64) bits of a lookahead."""
         first = ahead.offset + ahead.width - width
         start, inside = first // 8, first % 8
@@ -343,7 +344,7 @@ class Parser:
             code = f"({code} & {hex((1 << width) - 1)})"
         return code
 
-    def _lookahead(self, target: ir.FieldRef, ahead: ir.Lookahead, cursor: _Cursor) -> list[str]:
+    def _lookahead(self, target: ir.FieldRef, ahead: ir.Lookahead, cursor: Cursor) -> list[str]:
         lines = self._need(cursor, (ahead.offset + ahead.width + 7) // 8)
         if not self._layout.stored(target):
             return lines
@@ -362,7 +363,7 @@ class Parser:
             lines.append(f"STORE8({room.place} + {room.room - 1 - byte}, {part});")
         return lines
 
-    def _advance(self, operation: ir.Primitive, cursor: _Cursor, indices: dict[str, int]) -> list[str]:
+    def _advance(self, operation: ir.Primitive, cursor: Cursor, indices: dict[str, int]) -> list[str]:
         amount = self._resolve(operation.arguments[0], indices)
         if isinstance(amount, ir.Const):
             count = amount.value if operation.op == "shift" else amount.value // 8
@@ -385,9 +386,7 @@ class Parser:
         cursor.reload()
         return [*lines, *cursor.declare("s->offset")]
 
-    def _transitions(
-        self, state: ir.ParserState, cursor: _Cursor, indices: dict[str, int]
-    ) -> Iterator[_Line]:
+    def _transitions(self, state: ir.ParserState, cursor: Cursor, indices: dict[str, int]) -> Iterator[_Line]:
         widths = []
         expressions = Expressions(self._layout, state.source)
         names = []
@@ -470,7 +469,7 @@ class Parser:
         key = f"struct member_of_{symbol} member = {{ {{ {', '.join(names)} }} }};"
         return f"({{ {key} bpf_map_lookup_elem(&value_set_{symbol}, &member) != 0; }})"
 
-    def _go(self, state: str | None, cursor: _Cursor, indices: dict[str, int]) -> Iterator[_Line]:
+    def _go(self, state: str | None, cursor: Cursor, indices: dict[str, int]) -> Iterator[_Line]:
         if state is None:
             yield f"cursor = {cursor.code};"
             yield "goto done;"
@@ -511,47 +510,3 @@ def _indexed(expr: ir.Expr) -> str | None:
     if isinstance(expr, ir.StackField | ir.UnionNext):
         return expr.stack
     return None
-
-
-class _Cursor:
-    """The parser's cursor within one state: a known offset, or a C variable plus bytes since."""
-
-    def __init__(self, offset: int | None) -> None:
-        self.offset = offset
-        self._since = 0
-        self._reloads = 0
-
-    @property
-    def code(self) -> str:
-        """The C expression for the cursor."""
-        if self.offset is not None:
-            return str(self.offset)
-        return f"at{self._reloads} + {self._since}" if self._since else f"at{self._reloads}"
-
-    @property
-    def pointer(self) -> str:
-        """The C expression for the packet's bytes at the cursor."""
-        if self.offset is not None:
-            return f"data + {self.offset}"
-        return f"here{self._reloads} + {self._since}" if self._since else f"here{self._reloads}"
-
-    def declare(self, value: str) -> list[str]:
-        """Return C that loads the cursor's variable, bounded so that the verifier accepts it."""
-        name = f"at{self._reloads}"
-        return [
-            f"__u32 {name} = {value} & 0x3fff;",
-            f"__u8 *here{self._reloads} = data + {name};",
-            f"HIDE(here{self._reloads});",
-        ]
-
-    def move(self, count: int) -> None:
-        """Go `count` bytes on."""
-        if self.offset is not None:
-            self.offset += count
-        else:
-            self._since += count
-
-    def reload(self) -> None:
-        """Go on from another variable, to be declared."""
-        self._reloads += 1
-        self.offset, self._since = None, 0

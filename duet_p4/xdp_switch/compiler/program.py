@@ -10,6 +10,7 @@ from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.check import check
 from duet_p4.xdp_switch.compiler.digests import Digests
+from duet_p4.xdp_switch.compiler.entries import ActionSet, TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, indent
 from duet_p4.xdp_switch.compiler.names import Names
@@ -17,7 +18,7 @@ from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
 from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.compiler.replication import Replication
-from duet_p4.xdp_switch.compiler.tables import ActionSet, GotoMaker, TableLayout, Tables
+from duet_p4.xdp_switch.compiler.tables import GotoMaker, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
 
 

@@ -1,198 +1,27 @@
-"""Match-action tables in C, and how their keys and entries are laid out in BPF maps.
-
-How a table is looked up depends on its key:
-
-| strategy | for | what it is |
-| --- | --- | --- |
-| none | no key | the default action |
-| index | one exact field of at most 16 bits | an array by key value |
-| hash | exact fields | a BPF hash map |
-| trie | one LPM field of at most 32 bits | a 16-bit root, then nibbles |
-| masked | anything else | a hash map per mask, in one BPF hash map |
-
-Entries found by `index` and `trie` lie in an array by handle. An entry holds the number of its action
-within the table, its handle (which is also the index of its direct counter), and the action's arguments;
-in a table with an action profile, the member or group it refers to.
-"""
+"""Match-action tables in C: what they declare, and how control runs through them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
-from duet_p4.xdp_switch.compiler.expressions import Expressions, Value, cut
-from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, indent
+from duet_p4.xdp_switch.compiler.entries import (
+    GROUP_FLAG,
+    SPARE_HANDLES,
+    ActionSet,
+    Strategy,
+    TableLayout,
+    group_capacity,
+    layout_of,
+    member_capacity,
+    slot_capacity,
+)
+from duet_p4.xdp_switch.compiler.expressions import Value, cut
+from duet_p4.xdp_switch.compiler.layout import Layout, indent
+from duet_p4.xdp_switch.compiler.lookups import Lookups
 from duet_p4.xdp_switch.compiler.names import Names
-from duet_p4.xdp_switch.compiler.structs import Struct
-
-MAX_MASKS = 64
-"""Distinct masks (combinations of prefix lengths, wildcards) that a `masked` table can hold at a time."""
-
-MAX_PREFIXES = (1 << 20) - 1
-"""Entries of a `trie` table: the verifier takes offsets below 2^29, and an entry may need four nodes."""
-
-GROUP_FLAG = 1 << 31
-"""Set in the reference of an entry that points to a group rather than to a member."""
-
-SPARE_HANDLES = 64
-"""Handles beyond a table's size: a changed entry moves to a free one, the old one rests a while."""
-
-_HEADER = (("action", 32), ("handle", 32))
-
-
-class Strategy(StrEnum):
-    """How a table is looked up."""
-
-    NONE = "none"
-    INDEX = "index"
-    HASH = "hash"
-    TRIE = "trie"
-    MASKED = "masked"
-
-
-class ActionSet:
-    """The actions a table or a profile may run, and the layout of an entry that runs one of them."""
-
-    def __init__(
-        self, program: ir.Program, names: Names, actions: Sequence[int], *, profile: bool = False
-    ) -> None:
-        self._names = names
-        self.actions = [program.actions[number] for number in actions]
-        self.numbers = {action.id: n for n, action in enumerate(self.actions)}
-        self.by_name = {action.name: n for n, action in enumerate(self.actions)}
-        self.arguments = [
-            Struct([(self._parameter(a, p), p.width) for p in a.parameters], 8) for a in self.actions
-        ]
-        self.size = 8 + max(
-            (s.size for s, a in zip(self.arguments, self.actions, strict=True) if a.parameters), default=0
-        )
-        self.profile = profile
-
-    def _parameter(self, action: ir.Action, parameter: ir.Parameter) -> str:
-        if parameter.width > MAX_ARITHMETIC:
-            what = f"parameter {parameter.name} of {parameter.width} bits, more than {MAX_ARITHMETIC},"
-            raise ir.unsupported(what, action.source)
-        return f"p_{self._names(f'parameter of {action.id}', parameter.name)}"
-
-    def _member(self, action: ir.Action) -> str:
-        return f"of_{self._names('action', action.name)}_{action.id}"
-
-    def pack(self, number: int, handle: int, arguments: Sequence[int]) -> bytes:
-        """Return the bytes of an entry that runs action `number`."""
-        data = number.to_bytes(4, "little") + handle.to_bytes(4, "little")
-        if arguments:
-            data += self.arguments[number].pack(arguments)
-        return data.ljust(self.size, b"\0")
-
-    def declaration(self, name: str) -> Iterator[str]:
-        """Yield the C declaration of the entry."""
-        yield f"struct {name} {{"
-        yield "    __u32 action;"
-        yield "    __u32 handle;"
-        if any(a.parameters for a in self.actions):
-            yield "    union {"
-            for action, layout in zip(self.actions, self.arguments, strict=True):
-                if action.parameters:
-                    yield "        struct {"
-                    yield from indent(layout.declarations(), 3)
-                    yield f"        }} {self._member(action)};"
-            yield "    };"
-        yield "};"
-
-    def call(self, actions: Actions, number: int, entry: str) -> str:
-        """Return the C call of an action with the arguments of an entry."""
-        action, layout = self.actions[number], self.arguments[number]
-        prefix = f"{entry}->{self._member(action)}."
-        arguments = "".join(f", {layout.value(n, prefix)}" for n in range(len(action.parameters)))
-        return f"{actions.name(action)}(s{arguments})"
-
-
-@dataclass(slots=True)
-class TableLayout:
-    """A table as the data plane's Python and C share it."""
-
-    table: ir.Table
-    strategy: Strategy
-    entry: ActionSet
-    key: Struct
-    symbol: str
-    counter: str | None
-    meter: str | None
-
-    @property
-    def capacity(self) -> int:
-        """Handles, with 0 for none, the table's entries, and the spare ones."""
-        return self.table.size + 1 + SPARE_HANDLES
-
-    @property
-    def width(self) -> int:
-        """The width of the one key field of an `index` or `trie` table."""
-        return self.table.keys[0].width
-
-    @property
-    def trie_levels(self) -> int:
-        """How many nibbles of the key follow the root of a trie."""
-        return max(0, (self.width - 16 + 3) // 4)
-
-    @property
-    def trie_root_bits(self) -> int:
-        """How many bits of the key index the root of a trie."""
-        return min(self.width, 16)
-
-    @property
-    def trie_nodes(self) -> int:
-        """Nodes of 16 slots behind the root, enough for any entries; node 0 is unused."""
-        return self.table.size * self.trie_levels + 1
-
-    @property
-    def map_entries(self) -> int:
-        """Entries of the BPF hash map; ranges may take several."""
-        if any(k.kind == "range" for k in self.table.keys):
-            return self.table.size * 8 + 64
-        return self.table.size
-
-
-def choose(table: ir.Table) -> Strategy:
-    """Return how a table is looked up."""
-    kinds = [key.kind for key in table.keys]
-    if not kinds:
-        return Strategy.NONE
-    for key in table.keys:
-        if key.kind not in ("exact", "lpm", "ternary", "range", "optional"):
-            raise ir.unsupported(
-                f"match kind {key.kind} of key {key.name} of table {table.name}", table.source
-            )
-        if key.width > 128:
-            raise ir.unsupported(f"key {key.name} of {key.width} bits, more than 128,", table.source)
-    if all(kind == "exact" for kind in kinds):
-        return Strategy.INDEX if len(kinds) == 1 and table.keys[0].width <= 16 else Strategy.HASH
-    if kinds == ["lpm"] and table.keys[0].width <= 32 and table.kind == "lpm":
-        if table.size > MAX_PREFIXES:
-            what = f"LPM table {table.name} of {table.size} entries, more than {MAX_PREFIXES},"
-            raise ir.unsupported(what, table.source)
-        return Strategy.TRIE
-    return Strategy.MASKED
-
-
-def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout:
-    """Return how a table is laid out."""
-    strategy = choose(table)
-    fields = [(f"k{n}_{names(f'key {n}', k.name)}", k.width) for n, k in enumerate(table.keys)]
-    if strategy is Strategy.MASKED:
-        fields.append(("mask", 32))
-    return TableLayout(
-        table,
-        strategy,
-        ActionSet(program, names, table.actions, profile=table.profile is not None),
-        Struct(fields, 4),
-        names("table", table.name),
-        f"direct_{names('table', table.name)}" if table.with_counter else None,
-        f"meter_{names('meter', table.meter)}" if table.meter is not None else None,
-    )
 
 
 class Tables:
@@ -203,6 +32,7 @@ class Tables:
         self._layout = layout
         self._actions = actions
         self._calculations = calculations
+        self._lookups = Lookups(layout)
         self.layouts = {
             name: layout_of(self._program, layout.names, t) for name, t in self._program.tables().items()
         }
@@ -286,127 +116,8 @@ class Tables:
             yield f"METERS({t.meter}, {t.capacity});"
         if table.ages:
             yield f"__u64 hits_{symbol}[{t.capacity}]; /* handle -> ns of the last hit */"
-        yield from {
-            Strategy.INDEX: self._index,
-            Strategy.HASH: self._hash,
-            Strategy.TRIE: self._trie,
-            Strategy.MASKED: self._masked,
-        }[t.strategy](t)
+        yield from self._lookups.function(t)
         yield ""
-
-    def _signature(self, t: TableLayout) -> Iterator[str]:
-        yield f"static __always_inline struct entry_{t.symbol} *lookup_{t.symbol}(struct scratch *s)"
-        yield "{"
-
-    def _entry_by_handle(self, t: TableLayout, handle: str) -> Iterator[str]:
-        yield f"    INDEX(at, {handle});"
-        yield f"    if (at == 0 || at >= {t.capacity})"
-        yield "        return 0;"
-        yield f"    return &entries_{t.symbol}[at];"
-        yield "}"
-
-    def _key_value(self, t: TableLayout, number: int) -> str:
-        key = t.table.keys[number]
-        code = cut(Expressions(self._layout, t.table.source).value(key.field), key.width)
-        if key.mask is None:
-            return code
-        if key.mask >> 64:
-            return f"({code} & ((__u128){key.mask >> 64:#x}ull << 64 | {key.mask & (1 << 64) - 1:#x}ull))"
-        return f"({code} & {key.mask:#x}ull)"
-
-    def _index(self, t: TableLayout) -> Iterator[str]:
-        yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
-        yield f"__u32 index_{t.symbol}[{1 << t.width}];"
-        yield from self._signature(t)
-        yield f"    __u32 handle = index_{t.symbol}[({self._key_value(t, 0)}) & {(1 << t.width) - 1:#x}];"
-        yield from self._entry_by_handle(t, "handle")
-
-    def _trie(self, t: TableLayout) -> Iterator[str]:
-        levels, root = t.trie_levels, t.trie_root_bits
-        fill = root + 4 * levels - t.width
-        yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
-        yield "/* slots: node behind << 32 | handle of the longest prefix that ends here */"
-        yield f"__u64 root_{t.symbol}[{1 << root}];"
-        if levels:
-            yield f"__u64 nodes_{t.symbol}[{16 * t.trie_nodes}];"
-        yield from self._signature(t)
-        shifted = f"(__u64){self._key_value(t, 0)} << {fill}" if fill else self._key_value(t, 0)
-        yield f"    __u64 key = {shifted};"
-        yield f"    __u64 slot = root_{t.symbol}[key >> {4 * levels} & {(1 << root) - 1:#x}];"
-        yield "    __u32 handle = (__u32)slot;"
-        if levels:
-            yield "    __u64 node;"
-        for level in reversed(range(levels)):
-            yield "    node = slot >> 32;"
-            yield "    HIDE(node);"
-            yield f"    if (node == 0 || node >= {t.trie_nodes})"
-            yield "        goto found;"
-            yield "    node <<= 4;"
-            yield "    HIDE(node);"
-            yield f"    slot = nodes_{t.symbol}[node + (key >> {4 * level} & 15)];"
-            yield "    handle = (__u32)slot ? (__u32)slot : handle;"
-        if levels:
-            yield "found:;"
-        yield from self._entry_by_handle(t, "handle")
-
-    def _fill_key(self, t: TableLayout, target: str) -> Iterator[str]:
-        for number in range(len(t.table.keys)):
-            code = self._key_value(t, number)
-            for member in t.key.members:
-                if member.source == number:
-                    part = f"({code}) >> {member.shift}" if member.shift else code
-                    yield f"    {target}.{member.name} = {part};"
-
-    def _hash(self, t: TableLayout) -> Iterator[str]:
-        yield f"struct key_{t.symbol} {{"
-        yield from indent(t.key.declarations())
-        yield "};"
-        yield f"HASH_MAP(table_{t.symbol}, struct key_{t.symbol}, struct entry_{t.symbol}, {t.map_entries});"
-        yield from self._signature(t)
-        yield f"    struct key_{t.symbol} key;"
-        yield "    __builtin_memset(&key, 0, sizeof(key));"
-        yield from self._fill_key(t, "key")
-        yield f"    return bpf_map_lookup_elem(&table_{t.symbol}, &key);"
-        yield "}"
-
-    def _masked(self, t: TableLayout) -> Iterator[str]:
-        symbol = t.symbol
-        yield f"struct key_{symbol} {{"
-        yield from indent(t.key.declarations())
-        yield "};"
-        yield f"struct ranked_{symbol} {{"
-        yield f"    struct entry_{symbol} entry;"
-        yield "    __u64 priority;"
-        yield "};"
-        yield "/* Masks in use, the one with the highest priority first; its `mask` member is its number. */"
-        yield f"struct masks_{symbol} {{"
-        yield f"    __u64 best[{MAX_MASKS}]; /* highest priority under each mask */"
-        yield f"    struct key_{symbol} mask[{MAX_MASKS}];"
-        yield "    __u32 count;"
-        yield f"}} __attribute__((aligned(8))) masks_{symbol}[2];"
-        yield f"__u32 at_masks_{symbol};"
-        yield f"HASH_MAP(table_{symbol}, struct key_{symbol}, struct ranked_{symbol}, {t.map_entries});"
-        yield from self._signature(t)
-        yield f"    struct key_{symbol} key, masked;"
-        yield "    __builtin_memset(&key, 0, sizeof(key));"
-        yield "    __builtin_memset(&masked, 0, sizeof(masked));"
-        yield from self._fill_key(t, "key")
-        yield f"    struct masks_{symbol} *masks = &masks_{symbol}[at_masks_{symbol} & 1];"
-        yield f"    struct ranked_{symbol} *found = 0;"
-        yield f"    for (__u32 i = 0; i < {MAX_MASKS}; i++) {{"
-        yield "        if (i >= masks->count || (found && found->priority >= masks->best[i]))"
-        yield "            break;"
-        for member in t.key.members:
-            if member.name == "mask":
-                yield "        masked.mask = masks->mask[i].mask;"
-            else:
-                yield f"        masked.{member.name} = key.{member.name} & masks->mask[i].{member.name};"
-        yield f"        struct ranked_{symbol} *candidate = bpf_map_lookup_elem(&table_{symbol}, &masked);"
-        yield "        if (candidate && (!found || candidate->priority > found->priority))"
-        yield "            found = candidate;"
-        yield "    }"
-        yield "    return found ? &found->entry : 0;"
-        yield "}"
 
     def apply(self, name: str, label: str, goto: GotoMaker) -> Iterator[str]:
         """Yield the C that applies a table and goes on to the next node."""
@@ -542,18 +253,3 @@ class GotoMaker:
     def __call__(self, node: str | None) -> str:
         """Return the statement that goes to a node; None is the end."""
         return f"goto {self.label(node)};" if node is not None else "goto finished;"
-
-
-def member_capacity(profile: ir.Profile) -> int:
-    """Return how many places for members there are; place 0 is unused."""
-    return profile.size + 1 + SPARE_HANDLES
-
-
-def group_capacity(profile: ir.Profile) -> int:
-    """Return how many groups a selector can hold."""
-    return profile.size + 1
-
-
-def slot_capacity(profile: ir.Profile) -> int:
-    """Return how many slots the groups of a selector share."""
-    return 4 * profile.size + 256

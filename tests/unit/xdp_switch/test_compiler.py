@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duet_p4.xdp_switch.compiler import compile_program
+from duet_p4.xdp_switch.compiler.entries import Strategy
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.structs import Struct
-from duet_p4.xdp_switch.compiler.tables import Strategy
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 from duet_p4.xdp_switch.pipeline import build
 from duet_p4.xdp_switch.stores import range_masks

@@ -1,0 +1,206 @@
+"""How tables and action profiles lie in memory: what the C of a program and the stores in Python share.
+
+How a table is looked up depends on its key:
+
+| strategy | for | what it is |
+| --- | --- | --- |
+| none | no key | the default action |
+| index | one exact field of at most 16 bits | an array by key value |
+| hash | exact fields | a BPF hash map |
+| trie | one LPM field of at most 32 bits | a 16-bit root, then nibbles |
+| masked | anything else | a hash map per mask, in one BPF hash map |
+
+Entries found by `index` and `trie` lie in an array by handle. An entry holds the number of its action
+within the table, its handle (which is also the index of its direct counter), and the action's arguments;
+in a table with an action profile, the member or group it refers to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.actions import Actions
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, indent
+from duet_p4.xdp_switch.compiler.names import Names
+from duet_p4.xdp_switch.compiler.structs import Struct
+
+MAX_MASKS = 64
+"""Distinct masks (combinations of prefix lengths, wildcards) that a `masked` table can hold at a time."""
+
+MAX_PREFIXES = (1 << 20) - 1
+"""Entries of a `trie` table: the verifier takes offsets below 2^29, and an entry may need four nodes."""
+
+GROUP_FLAG = 1 << 31
+"""Set in the reference of an entry that points to a group rather than to a member."""
+
+SPARE_HANDLES = 64
+"""Handles beyond a table's size: a changed entry moves to a free one, the old one rests a while."""
+
+
+class Strategy(StrEnum):
+    """How a table is looked up."""
+
+    NONE = "none"
+    INDEX = "index"
+    HASH = "hash"
+    TRIE = "trie"
+    MASKED = "masked"
+
+
+class ActionSet:
+    """The actions a table or a profile may run, and the layout of an entry that runs one of them."""
+
+    def __init__(
+        self, program: ir.Program, names: Names, actions: Sequence[int], *, profile: bool = False
+    ) -> None:
+        self._names = names
+        self.actions = [program.actions[number] for number in actions]
+        self.numbers = {action.id: n for n, action in enumerate(self.actions)}
+        self.by_name = {action.name: n for n, action in enumerate(self.actions)}
+        self.arguments = [
+            Struct([(self._parameter(a, p), p.width) for p in a.parameters], 8) for a in self.actions
+        ]
+        self.size = 8 + max(
+            (s.size for s, a in zip(self.arguments, self.actions, strict=True) if a.parameters), default=0
+        )
+        self.profile = profile
+
+    def _parameter(self, action: ir.Action, parameter: ir.Parameter) -> str:
+        if parameter.width > MAX_ARITHMETIC:
+            what = f"parameter {parameter.name} of {parameter.width} bits, more than {MAX_ARITHMETIC},"
+            raise ir.unsupported(what, action.source)
+        return f"p_{self._names(f'parameter of {action.id}', parameter.name)}"
+
+    def _member(self, action: ir.Action) -> str:
+        return f"of_{self._names('action', action.name)}_{action.id}"
+
+    def pack(self, number: int, handle: int, arguments: Sequence[int]) -> bytes:
+        """Return the bytes of an entry that runs action `number`."""
+        data = number.to_bytes(4, "little") + handle.to_bytes(4, "little")
+        if arguments:
+            data += self.arguments[number].pack(arguments)
+        return data.ljust(self.size, b"\0")
+
+    def declaration(self, name: str) -> Iterator[str]:
+        """Yield the C declaration of the entry."""
+        yield f"struct {name} {{"
+        yield "    __u32 action;"
+        yield "    __u32 handle;"
+        if any(a.parameters for a in self.actions):
+            yield "    union {"
+            for action, layout in zip(self.actions, self.arguments, strict=True):
+                if action.parameters:
+                    yield "        struct {"
+                    yield from indent(layout.declarations(), 3)
+                    yield f"        }} {self._member(action)};"
+            yield "    };"
+        yield "};"
+
+    def call(self, actions: Actions, number: int, entry: str) -> str:
+        """Return the C call of an action with the arguments of an entry."""
+        action, layout = self.actions[number], self.arguments[number]
+        prefix = f"{entry}->{self._member(action)}."
+        arguments = "".join(f", {layout.value(n, prefix)}" for n in range(len(action.parameters)))
+        return f"{actions.name(action)}(s{arguments})"
+
+
+@dataclass(slots=True)
+class TableLayout:
+    """A table as the data plane's Python and C share it."""
+
+    table: ir.Table
+    strategy: Strategy
+    entry: ActionSet
+    key: Struct
+    symbol: str
+    counter: str | None
+    meter: str | None
+
+    @property
+    def capacity(self) -> int:
+        """Handles, with 0 for none, the table's entries, and the spare ones."""
+        return self.table.size + 1 + SPARE_HANDLES
+
+    @property
+    def width(self) -> int:
+        """The width of the one key field of an `index` or `trie` table."""
+        return self.table.keys[0].width
+
+    @property
+    def trie_levels(self) -> int:
+        """How many nibbles of the key follow the root of a trie."""
+        return max(0, (self.width - 16 + 3) // 4)
+
+    @property
+    def trie_root_bits(self) -> int:
+        """How many bits of the key index the root of a trie."""
+        return min(self.width, 16)
+
+    @property
+    def trie_nodes(self) -> int:
+        """Nodes of 16 slots behind the root, enough for any entries; node 0 is unused."""
+        return self.table.size * self.trie_levels + 1
+
+    @property
+    def map_entries(self) -> int:
+        """Entries of the BPF hash map; ranges may take several."""
+        if any(k.kind == "range" for k in self.table.keys):
+            return self.table.size * 8 + 64
+        return self.table.size
+
+
+def choose(table: ir.Table) -> Strategy:
+    """Return how a table is looked up."""
+    kinds = [key.kind for key in table.keys]
+    if not kinds:
+        return Strategy.NONE
+    for key in table.keys:
+        if key.kind not in ("exact", "lpm", "ternary", "range", "optional"):
+            raise ir.unsupported(
+                f"match kind {key.kind} of key {key.name} of table {table.name}", table.source
+            )
+        if key.width > 128:
+            raise ir.unsupported(f"key {key.name} of {key.width} bits, more than 128,", table.source)
+    if all(kind == "exact" for kind in kinds):
+        return Strategy.INDEX if len(kinds) == 1 and table.keys[0].width <= 16 else Strategy.HASH
+    if kinds == ["lpm"] and table.keys[0].width <= 32 and table.kind == "lpm":
+        if table.size > MAX_PREFIXES:
+            what = f"LPM table {table.name} of {table.size} entries, more than {MAX_PREFIXES},"
+            raise ir.unsupported(what, table.source)
+        return Strategy.TRIE
+    return Strategy.MASKED
+
+
+def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout:
+    """Return how a table is laid out."""
+    strategy = choose(table)
+    fields = [(f"k{n}_{names(f'key {n}', k.name)}", k.width) for n, k in enumerate(table.keys)]
+    if strategy is Strategy.MASKED:
+        fields.append(("mask", 32))
+    return TableLayout(
+        table,
+        strategy,
+        ActionSet(program, names, table.actions, profile=table.profile is not None),
+        Struct(fields, 4),
+        names("table", table.name),
+        f"direct_{names('table', table.name)}" if table.with_counter else None,
+        f"meter_{names('meter', table.meter)}" if table.meter is not None else None,
+    )
+
+
+def member_capacity(profile: ir.Profile) -> int:
+    """Return how many places for members there are; place 0 is unused."""
+    return profile.size + 1 + SPARE_HANDLES
+
+
+def group_capacity(profile: ir.Profile) -> int:
+    """Return how many groups a selector can hold."""
+    return profile.size + 1
+
+
+def slot_capacity(profile: ir.Profile) -> int:
+    """Return how many slots the groups of a selector share."""
+    return 4 * profile.size + 256
