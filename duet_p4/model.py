@@ -205,13 +205,15 @@ class MuxVip(Model):
     """A VIP as a mux holds it.
 
     A member of `group` may itself be a TIP. An HMux then tunnels to the TIP, and the HMux that
-    carries the TIP picks the DIP; an SMux that knows the TIP picks both at once.
+    carries the TIP picks the DIP; an SMux that knows the TIP picks both at once. By `health` SMuxes
+    check the DIPs, through the tunnel.
     """
 
     address: IPv4Address
     group: Group | None = None
     ports: tuple[MuxPortGroup, ...] = ()
     pinned: tuple[PinnedFlow, ...] = ()
+    health: HealthCheck | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)
+
+
+async def reporter_of(
+    url: str, token: str | None, ca: Path | None, interval_s: float, stack: AsyncExitStack
+) -> Reporter:
+    """Return what posts to a URL; `stack` closes its connections."""
+    parts = urlsplit(url)
+    client = RestClient(f"{parts.scheme}://{parts.netloc}", token=token, ca=ca)
+    return Reporter(await stack.enter_async_context(client), parts.path, interval_s)
 
 
 class Reporter:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.engine.demand import Flow
-from controller.engine.graph_costs import WITNESSED, lower_bounds, raise_by_groups, scratch, walk
-from controller.engine.ledger import NONE_BARRED, NOWHERE, TOUCHED, Costs, Ledger
+from controller.engine.graph_costs import lower_bounds, scratch, walk
+from controller.engine.ledger import NONE_BARRED, NOWHERE, Costs, Ledger
 from controller.engine.routes import routes_of
 from controller.engine.topology import Floats, Ints, Topology
 
@@ -26,48 +26,31 @@ class GraphLedger(Ledger):
         self._routes = routes_of(topology)
         self._work = scratch(topology.switch_count, topology.link_count)
         self._from_internet = self._arriving()
-        self._to_neighbours = self._coming()
-        self._witness = np.full(topology.switch_count, -1, np.int32)
 
     def costs(self, flow: Flow, barred: Ints = NONE_BARRED) -> Costs:
         """Return what placing a flow on each switch would lead to."""
-        topology, routes = self.topology, self._routes
-        nexts, arrivals, leaving, coming = routes.nexts, routes.arrivals, routes.leaving, routes.coming
-        starts, on, shares = self._to_neighbours
+        topology, (_, nexts, arrivals) = self.topology, self._routes
         bounds = self.tables.costs(flow.tables)
         lower_bounds(
             topology.source, topology.target, topology.usable, self.links,
             nexts.first, nexts.start, nexts.links, nexts.by_owner, nexts.by_other,
             arrivals.first, arrivals.start, arrivals.links, arrivals.shares, arrivals.by_owner,
-            arrivals.by_other, self._from_internet, self._witness, *flow[:5], bounds,
-        )  # fmt: skip
-        raise_by_groups(
-            topology.usable, self.links, routes.groups,
-            leaving.first, leaving.start, leaving.links, leaving.shares, leaving.by_owner,
-            coming.first, coming.start, coming.links, coming.shares, coming.by_owner,
-            starts, on, shares, self._work.load, self._work.touched, *flow[:5], bounds,
+            arrivals.by_other, self._from_internet, *flow[:5], bounds,
         )  # fmt: skip
         bounds[self.cut_off] = bounds[barred] = np.inf
         return _BoundedCosts(self, flow, bounds)
 
     def links_at(self, flow: Flow, switch: int, limit: float) -> float:
         """Return the utilization of the busiest link with a flow on a switch, or of one above `limit`."""
-        busiest = self._walk(flow, switch, limit, 0)[1]
-        if busiest > limit and flow.internet > 0 and self._routes.groups[switch] < 0:
-            # The bound did not show it: the next time it shall show what the Internet's traffic meets.
-            # Traffic of the switch's own goes nowhere, but makes smaller shares than asked for too little.
-            own, enough = np.array([switch], np.int32), np.array([WITNESSED / TOUCHED])
-            probe = Flow(own, enough, 1.0, own[:0], enough[:0], flow.tables)
-            self._witness[switch] = self._walk(probe, switch, np.inf, 0)[0]
-        return busiest
+        return self._walk(flow, switch, limit, 0)[1]
 
     def _load(self, flow: Flow, switch: int, sign: int) -> tuple[int, float]:
         return self._walk(flow, switch, np.inf, sign)
 
     def _walk(self, flow: Flow, switch: int, limit: float, sign: int) -> tuple[int, float]:
-        topology, nexts = self.topology, self._routes.nexts
+        topology, (hops, nexts, _) = self.topology, self._routes
         busiest, link = walk(
-            topology.target, topology.usable, self.links, self._routes.hops,
+            topology.target, topology.usable, self.links, hops,
             nexts.first, nexts.start, nexts.links, nexts.by_other, topology.entries, *self._work,
             *flow[:5], switch, limit, sign,
         )  # fmt: skip
@@ -83,20 +66,6 @@ class GraphLedger(Ledger):
             for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
                 arriving[arrivals.links[begin:end]] += arrivals.shares[begin:end] / len(entries)
         return arriving
-
-    def _coming(self) -> tuple[NDArray[np.int64], Ints, Floats]:
-        """Return per group the links into its neighbours, and the Internet's shares on them: CSR."""
-        coming, entries = self._routes.coming, self.topology.entries
-        starts, links, shares = [0], [np.zeros(0, np.int32)], [np.zeros(0)]
-        for group in range(len(coming.first) - 1):
-            sums = np.zeros(self.topology.link_count)
-            for number in (coming.first[group] + coming.by_owner[group, entries].astype(np.int64)).tolist():
-                part = slice(coming.start[number], coming.start[number + 1])
-                sums[coming.links[part]] += coming.shares[part] / len(entries)
-            links.append(np.flatnonzero(sums).astype(np.int32))
-            shares.append(sums[links[-1]])
-            starts.append(starts[-1] + len(links[-1]))
-        return np.array(starts, np.int64), np.concatenate(links), np.concatenate(shares)
 
 
 class _BoundedCosts(Costs):

@@ -13,9 +13,6 @@ from controller.engine.paths import Hops
 from controller.engine.routes import Numbers
 from controller.engine.topology import Floats, Ints
 
-WITNESSED = 1e-6
-"""The least share of the Internet's traffic on a link that bears witness."""
-
 
 class Work(NamedTuple):
     """Scratch of `walk`. `load` (per link) and `flow` (per switch) are zero, `heads` -1 between walks."""
@@ -58,7 +55,6 @@ def lower_bounds(
     in_of: Numbers,
     in_from: Numbers,
     from_internet: Floats,
-    witness: Ints,
     sources: Ints,
     sent: Floats,
     internet: float,
@@ -70,8 +66,7 @@ def lower_bounds(
 
     Looked at are the links out of the sources and into the DIPs' switches, each by its own flow, and the
     links into and out of the candidate, by all flows together. `from_internet` is the share of the
-    Internet's traffic that each link brings to its own end when the VIP is there; `witness` is a link per
-    switch by which at least `WITNESSED` of it comes, wherever that is (-1: none known).
+    Internet's traffic that each link brings to its own end when the VIP is there.
     """
     n = bounds.size
     least = TOUCHED * (sent.sum() + internet + received.sum())
@@ -109,10 +104,6 @@ def lower_bounds(
             begin, end = next_start[number], next_start[number + 1]
             for j in range(begin, end):
                 out[next_links[j]] += amount / (end - begin)
-    if internet * WITNESSED > least:
-        for s in range(n):
-            if witness[s] >= 0:
-                bounds[s] = max(bounds[s], links[witness[s]])
     for link in range(links.size):
         if into[link] > least:
             s = target[link]
@@ -120,96 +111,6 @@ def lower_bounds(
         if out[link] > least:
             s = source[link]
             bounds[s] = max(bounds[s], links[link] + out[link] / usable[link])
-
-
-@njit(cache=True)
-def raise_by_groups(
-    usable: Floats,
-    links: Floats,
-    groups: Ints,
-    leaving_first: NDArray[np.int64],
-    leaving_start: NDArray[np.int64],
-    leaving_links: Ints,
-    leaving_shares: Floats,
-    leaving_of: Numbers,
-    coming_first: NDArray[np.int64],
-    coming_start: NDArray[np.int64],
-    coming_links: Ints,
-    coming_shares: Floats,
-    coming_of: Numbers,
-    internet_start: NDArray[np.int64],
-    internet_links: Ints,
-    internet_shares: Floats,
-    load: Floats,
-    touched: Ints,
-    sources: Ints,
-    sent: Floats,
-    internet: float,
-    dips: Ints,
-    received: Floats,
-    bounds: Floats,
-) -> None:
-    """Raise `bounds` to the busiest of the second and last but one links, by all flows of a group together.
-
-    `internet_*` are the shares in which the Internet's traffic comes to the neighbours of each group.
-    """
-    n, count = bounds.size, leaving_first.size - 1
-    least = TOUCHED * (sent.sum() + internet + received.sum())
-    total = np.zeros(count)
-    for way in range(2):
-        ends, amounts = (sources, sent) if way == 0 else (dips, received)
-        first, start = (leaving_first, leaving_start) if way == 0 else (coming_first, coming_start)
-        on, shares = (leaving_links, leaving_shares) if way == 0 else (coming_links, coming_shares)
-        of = leaving_of if way == 0 else coming_of
-        for i in range(ends.size):
-            if groups[ends[i]] >= 0:
-                total[groups[ends[i]]] += amounts[i]
-        for i in range(ends.size):
-            group = groups[ends[i]]
-            if group < 0 or total[group] == 0.0:
-                continue
-            amount = total[group]
-            total[group] = 0.0
-            worst = np.zeros(first[group + 1] - first[group])
-            for number in range(worst.size):
-                for j in range(start[first[group] + number], start[first[group] + number + 1]):
-                    if amount * shares[j] > least:
-                        value = links[on[j]] + amount * shares[j] / usable[on[j]]
-                        worst[number] = max(worst[number], value)
-            for s in range(n):
-                bounds[s] = max(bounds[s], worst[of[group, s]])
-
-    own = np.zeros(count)
-    for group in range(count):
-        found = 0
-        for way in range(3):
-            size = sources.size if way == 0 else dips.size if way == 1 else int(internet > least)
-            for i in range(size):
-                if way == 0:
-                    number, amount = coming_first[group] + coming_of[group, sources[i]], sent[i]
-                    begin, end = coming_start[number], coming_start[number + 1]
-                    on, shares = coming_links, coming_shares
-                elif way == 1:
-                    number, amount = leaving_first[group] + leaving_of[group, dips[i]], received[i]
-                    begin, end = leaving_start[number], leaving_start[number + 1]
-                    on, shares = leaving_links, leaving_shares
-                else:
-                    amount, begin, end = internet, internet_start[group], internet_start[group + 1]
-                    on, shares = internet_links, internet_shares
-                for j in range(begin, end if amount > least else begin):
-                    link = on[j]
-                    if load[link] == 0.0:
-                        touched[found] = link
-                        found += 1
-                    load[link] += amount * shares[j]
-        for i in range(found):
-            link = touched[i]
-            if load[link] > least:
-                own[group] = max(own[group], links[link] + load[link] / usable[link])
-            load[link] = 0.0
-    for s in range(n):
-        if groups[s] >= 0:
-            bounds[s] = max(bounds[s], own[groups[s]])
 
 
 @njit(cache=True)
@@ -244,18 +145,16 @@ def walk(
     keep the load (1), or lose it (-1).
     """
     least = TOUCHED * (sent.sum() + internet + received.sum())
-    # Less than this is no flow: what splits it up could come to nothing, and a link would be touched in vain.
-    tiny = max(1e-6 * least, 1e-100)
     busiest, link_at, found = 0.0, -1, 0
     farthest = 0
 
     # All that comes in takes the same next hops towards the switch: one pass from the farthest on.
-    for i in range(sources.size + (entries.size if internet > tiny else 0)):
+    for i in range(sources.size + (entries.size if internet > 0 else 0)):
         if i < sources.size:
             u, amount = sources[i], sent[i]
         else:
             u, amount = entries[i - sources.size], internet / entries.size
-        if amount > tiny and u != switch:
+        if amount > 0 and u != switch:
             if flow[u] == 0.0:
                 far = hops[switch, u]
                 following[u], heads[far] = heads[far], u
@@ -265,10 +164,6 @@ def walk(
     while far > 0:
         u = heads[far]
         heads[far] = -1
-        if busiest > limit and sign == 0:
-            while u >= 0:
-                flow[u] = 0.0
-                u = following[u]
         while u >= 0:
             number = next_first[u] + next_to[switch, u]
             begin, end = next_start[number], next_start[number + 1]
@@ -297,7 +192,7 @@ def walk(
         d = dips[i]
         if busiest > limit and sign == 0:
             break
-        if d == switch or not received[i] > tiny:
+        if d == switch or not received[i] > 0:
             continue
         flow[switch] = received[i]
         queue[0] = switch
@@ -333,4 +228,4 @@ def walk(
     return busiest, link_at
 
 
-__all__ = ["WITNESSED", "Work", "lower_bounds", "raise_by_groups", "scratch", "walk"]
+__all__ = ["Work", "lower_bounds", "scratch", "walk"]

@@ -44,9 +44,9 @@ def router(monitoring: Monitoring) -> APIRouter:
         """Return the DIPs that servers check, and whether they are fit."""
         return monitoring.dips()
 
-    @api.post("/health-reports", status_code=204, responses=problem_responses(404, 422))
+    @api.post("/reports/health", status_code=204, responses=problem_responses(404, 422))
     async def report(body: HealthReport) -> None:
-        """Take a host agent's report of its DIPs' health."""
+        """Take what a server, or an SMux, says of the DIPs that it checks."""
         await monitoring.report(body)
 
     @api.post("/reports/ports", status_code=204, responses=problem_responses(404, 422))

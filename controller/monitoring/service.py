@@ -21,6 +21,7 @@ from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
 from controller.monitoring.network import NetworkState, NetworkView
 from controller.monitoring.ports import HostPorts
 from controller.monitoring.traffic import Count, MeterKey, TrafficHistory, TrafficMeter
+from controller.monitoring.votes import Checked, Votes
 from controller.reach import Reach, ReachMap
 from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
@@ -105,8 +106,10 @@ class Monitoring:
         prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
         self._meter = TrafficMeter(prefixes)
         self._history = TrafficHistory(time.monotonic(), max(traffic_kept_s, TRAFFIC_KEPT_S))
-        self._dip_up: dict[tuple[IPv4Address, IPv4Address], bool] = {}
-        self._reported: dict[str, frozenset[tuple[IPv4Address, IPv4Address]]] = {}
+        smuxes = frozenset(smux.name for smux in inventory.smuxes)
+        self._votes = Votes(smuxes)
+        self._reporters = smuxes | {server.name for server in inventory.servers}
+        self._dip_up: dict[Checked, bool] = {}
 
     def jobs(self) -> list[Job]:
         """Return what it does by itself."""
@@ -247,27 +250,29 @@ class Monitoring:
         await asyncio.gather(*(ask(n) for n in self._ports.switches() if states[n].reach.answers))
 
     async def report(self, report: HealthReport) -> None:
-        """Take a server's report of its DIPs' health; the updater is told all of it, each time.
+        """Take what a server, or an SMux, says of DIPs that it checks; the updater is told what follows.
 
-        What a server does not check any more is forgotten.
+        What a reporter does not check any more is forgotten. Raises `UnknownError`.
         """
+        if report.reporter not in self._reporters:
+            raise UnknownError(f"no server or SMux is called {report.reporter!r}")
+        said = {Checked(health.vip, health.dip): health.up for health in report.dips}
         by_vip: dict[IPv4Address, dict[IPv4Address, bool]] = {}
-        for health in report.dips:
-            if health.up is not None:
-                by_vip.setdefault(health.vip, {})[health.dip] = health.up
+        for checked in self._votes.note(report.reporter, said):
+            up = self._votes.verdict(checked)
+            if up is None:
+                self._dip_up.pop(checked, None)
+            else:
+                by_vip.setdefault(checked.vip, {})[checked.dip] = up
         for vip, told in by_vip.items():
             try:
                 await self._updater.set_dip_health(vip, told)
             except RefusedError as error:
-                logger.info("%s reports on what is not wanted: %s", report.server, error)
+                logger.info("%s reports on what is not wanted: %s", report.reporter, error)
                 continue
             except RestError as error:
                 raise UnavailableError(f"the updater cannot be told: {error}") from error
-            self._dip_up.update({(vip, dip): up for dip, up in told.items()})
-        checked = frozenset((health.vip, health.dip) for health in report.dips)
-        for gone in self._reported.get(report.server, frozenset()) - checked:
-            self._dip_up.pop(gone, None)
-        self._reported[report.server] = checked
+            self._dip_up.update({Checked(vip, dip): up for dip, up in told.items()})
 
     # Traffic
 

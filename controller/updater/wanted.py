@@ -74,5 +74,8 @@ def host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
 
 def mux_entries(record: VipRecord) -> Mapping[IPv4Address, tuple[Entry, str | None]]:
     """Return what the muxes hold for a VIP, itself and its TIPs, each with the switch that carries it."""
-    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (record.layout, record.switch)}
+    layout = record.layout
+    if layout.health != record.spec.health:
+        layout = layout.model_copy(update={"health": record.spec.health})
+    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (layout, record.switch)}
     return placed | {tip.tip.address: (tip.tip, tip.switch) for tip in record.tips}

@@ -24,7 +24,7 @@ class DipHealth(Model):
 
 
 class HealthReport(Model):
-    """The health of every DIP that a server checks."""
+    """The health of every DIP that a server, or an SMux, checks: `reporter` is its name."""
 
-    server: str
+    reporter: str
     dips: tuple[DipHealth, ...]

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
@@ -22,9 +21,8 @@ from duet_p4.bpf import Pins, detach_tc, pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
 from duet_p4.host_agent.service import HostService
-from duet_p4.reporter import Reporter
+from duet_p4.reporter import Reporter, reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.client import RestClient
 from duet_p4.rest.routers.host import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
@@ -89,9 +87,9 @@ async def run(config: HostConfig) -> None:
 async def _reporter(config: HostConfig, stack: AsyncExitStack) -> Reporter | None:
     if config.report_url is None:
         return None
-    url = urlsplit(config.report_url)
-    client = RestClient(f"{url.scheme}://{url.netloc}", token=config.token(), ca=config.report_ca)
-    return Reporter(await stack.enter_async_context(client), url.path, config.report_interval_s)
+    return await reporter_of(
+        config.report_url, config.token(), config.report_ca, config.report_interval_s, stack
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,14 +11,16 @@ from ipaddress import IPv4Address
 from duet_p4.allocation import TableFullError
 from duet_p4.api.changes import Action, Change, Changed
 from duet_p4.api.health import HealthReport
-from duet_p4.api.host import HostChanges, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
+from duet_p4.api.host import HostChanges, HostPort, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
 from duet_p4.api.problems import ConflictError
+from duet_p4.health.checks import MAX_STATUS_LINE, Dial
+from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.holdings import Holdings, Keeper, Outcome, Wish
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.datapath import EXITS, HostDatapath
-from duet_p4.host_agent.health import HealthMonitor
 from duet_p4.journal import Held, Journal
+from duet_p4.model import Protocol
 from duet_p4.term import Terms
 from duet_p4.traffic import describe
 
@@ -43,7 +45,7 @@ class HostService(Keeper[HostVip]):
         super().__init__(config.name, Holdings(journal), terms)
         self._config = config
         self._datapath = datapath
-        self._monitor = HealthMonitor(changed)
+        self._monitor = HealthMonitor(_dial, changed)
         self._started = time.monotonic()
         self._writes = 0
         self._outgoing = 0
@@ -107,7 +109,7 @@ class HostService(Keeper[HostVip]):
 
     def health(self) -> HealthReport:
         """See `duet_p4.api.host`."""
-        return HealthReport(server=self._config.name, dips=tuple(self._monitor.health()))
+        return HealthReport(reporter=self._config.name, dips=tuple(self._monitor.health()))
 
     def meters(self) -> list[Meter]:
         """See `duet_p4.api.host`."""
@@ -170,7 +172,7 @@ class HostService(Keeper[HostVip]):
         except (TableFullError, OSError):
             served = [vip for vip in wanted if self._fits(vip)]
         for vip in served:
-            self._monitor.put_vip(vip)
+            self._monitor.put_vip(vip.address, targets(vip))
 
     def _fits(self, vip: HostVip) -> bool:
         try:
@@ -209,7 +211,7 @@ class HostService(Keeper[HostVip]):
         for address, updates in counts.items():
             self._unplaced.pop(address, None)
             self._holdings.note({address: good[address]})
-            self._monitor.put_vip(good[address].entry)
+            self._monitor.put_vip(address, targets(good[address].entry))
             self._writes += updates
             outcome.changes[address] = _change(address, updates, elapsed_ms)
         await self._holdings.write_down(refused)
@@ -239,3 +241,17 @@ class HostService(Keeper[HostVip]):
 
 def _change(address: IPv4Address, updates: int, elapsed_ms: float, *, announced: bool = True) -> Change:
     return Change(address=address, announced=announced, updates=updates, timings_ms={"data_path": elapsed_ms})
+
+
+def targets(vip: HostVip) -> dict[IPv4Address, Target]:
+    """Return the DIPs of a VIP that serve the port that its check asks for."""
+    check = vip.health
+    if check is None:
+        return {}
+    port = HostPort(protocol=Protocol.TCP, port=check.port)
+    return {dip.address: Target(check) for dip in vip.dips if not dip.ports or port in dip.ports}
+
+
+def _dial(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
+    """Ask a DIP from its own server, as packets of clients come once they are decapsulated."""
+    return lambda port: asyncio.open_connection(str(dip), port, limit=MAX_STATUS_LINE)

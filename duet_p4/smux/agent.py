@@ -11,7 +11,8 @@ import argparse
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 
@@ -23,12 +24,14 @@ from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import Pins, pins
+from duet_p4.reporter import Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes
+from duet_p4.smux.prober import Prober, Tunnels
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from duet_p4.supervision import Tasks
@@ -152,7 +155,9 @@ async def run(config: SmuxConfig) -> None:
     if not bird.runs():
         bird.config = _bird_config(config, admitted=False)
     terms = Terms(config.state_dir / "term")
-    with forwarding(config) as (datapath, attach):
+    async with AsyncExitStack() as stack:
+        datapath, attach = stack.enter_context(forwarding(config))
+        probing = await _probing(config, stack)
         service = SmuxService(
             config.name,
             config.datapath,
@@ -161,12 +166,15 @@ async def run(config: SmuxConfig) -> None:
             config.state_dir,
             Surroundings(config.uplinks, bird, datapath),
             terms,
+            probing.prober if probing else None,
         )
         attach()
         app = application(config, service, datapath, terms)
         tasks = Tasks()
         tasks.start("running BIRD", bird.supervise)
         tasks.start("admission", lambda: _admit(config, service, bird))
+        if probing:
+            tasks.start("reporting health", lambda: probing.reporter.run(probing.prober.report))
         try:
             async with serve(app, str(config.listen), config.port, config.tls()) as url:
                 logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
@@ -175,6 +183,27 @@ async def run(config: SmuxConfig) -> None:
             await tasks.stop()
             if alone:
                 await _withdraw(bird)
+
+
+@dataclass(frozen=True)
+class Probing:
+    """The checks of DIPs through the tunnel, and how their verdicts get to monitoring."""
+
+    prober: Prober
+    reporter: Reporter
+
+
+async def _probing(config: SmuxConfig, stack: AsyncExitStack) -> Probing | None:
+    if config.report_url is None:
+        return None
+    reporter = await reporter_of(
+        config.report_url, config.token(), config.report_ca, config.report_interval_s, stack
+    )
+    gateways = {neighbor.interface: neighbor.address for neighbor in config.bird.neighbors}
+    tunnels = stack.enter_context(Tunnels(config.address, gateways))
+    prober = Prober(tunnels, config.name, reporter.changed)
+    stack.push_async_callback(prober.close)
+    return Probing(prober, reporter)
 
 
 async def _admit(config: SmuxConfig, service: SmuxService, bird: Bird) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -46,6 +47,9 @@ class SmuxConfig(AgentConfig):
     fragments of packets to VIPs there. `bird` has no originated prefixes: the agent adds `address` and,
     once what it holds is confirmed, or after `hold_s` seconds, `announced` and `fragment_mux`. `datapath`
     is `xdp`, or `scapy` to read along.
+
+    Where `report_url` is set, the DIPs of VIPs that have a check are checked through the tunnel, each change
+    of a verdict is posted there, and all of them again every `report_interval_s`.
     """
 
     address: IPv4Address
@@ -55,6 +59,9 @@ class SmuxConfig(AgentConfig):
     bird: BirdConfig
     datapath: Literal["xdp", "scapy"] = "xdp"
     hold_s: float = Field(default=30.0, ge=0, le=3600)
+    report_url: str | None = None
+    report_ca: Path | None = None
+    report_interval_s: float = Field(default=2.0, ge=0.1)
     xdp_mode: Literal["native", "skb"] = "native"
     timeouts: FlowTimeouts = FlowTimeouts()
     tables: TableSizes = TableSizes()

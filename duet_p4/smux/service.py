@@ -32,6 +32,7 @@ from duet_p4.journal import Held
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.mux_keeper import MuxKeeper
 from duet_p4.smux.datapath import Datapath, Written
+from duet_p4.smux.prober import Prober
 from duet_p4.term import Terms
 
 logger = logging.getLogger(__name__)
@@ -62,14 +63,16 @@ class SmuxService(MuxKeeper):
         state_dir: Path,
         surroundings: Surroundings,
         terms: Terms,
+        prober: Prober | None = None,
     ) -> None:
-        """Have the data path forward what was asked for before, as far as it has room."""
+        """Have what was asked for before forwarded, as far as there is room, and its DIPs checked."""
         super().__init__(name, state_dir, terms)
         self._name = name
         self._target = target
         self._datapath = datapath
         self._announced = announced
         self._surroundings = surroundings
+        self._prober = prober
         self._started = time.monotonic()
         self._writes = 0
         self._restore()
@@ -140,6 +143,8 @@ class SmuxService(MuxKeeper):
                     self._unplaced[address] = str(error)
                     self._holdings.forget(address)
                     logger.error("%s of the journal cannot be served: %s", address, error)
+                else:
+                    self._check(held.entry)
 
     async def _put(self, entries: Sequence[tuple[MuxEntry, bool]], outcome: Outcome) -> None:
         """See `Keeper`."""
@@ -167,6 +172,7 @@ class SmuxService(MuxKeeper):
                 continue
             self._unplaced.pop(address, None)
             self._holdings.note({address: held})
+            self._check(held.entry)
             outcome.changes[address] = Change(
                 address=address,
                 announced=True,
@@ -187,6 +193,8 @@ class SmuxService(MuxKeeper):
             else:
                 written = self._count(self._datapath.delete_tip(address))
             self._holdings.note({address: None})
+            if self._prober:
+                self._prober.delete(address)
             outcome.changes[address] = Change(
                 address=address,
                 announced=False,
@@ -210,6 +218,10 @@ class SmuxService(MuxKeeper):
         if isinstance(entry, MuxVip):
             return self._datapath.put_vip(entry)
         return self._datapath.put_tip(entry)
+
+    def _check(self, entry: MuxEntry) -> None:
+        if self._prober:
+            self._prober.put(entry)
 
     def _take_back(self, address: IPv4Address, old: Held[MuxEntry] | None) -> None:
         """Have the data path as it was before a write that the kernel refused half-way."""

@@ -225,6 +225,8 @@ class _Nodes:
             uplinks=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             announced=(addresses.VIPS, addresses.TIPS),
             fragment_mux=addresses.FRAGMENT_MUX,
+            report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
+            report_ca=self.files.ca,
             bird=self._bird(node),
             datapath=self.plan.smux_path.value,
             hold_s=_HOLD_S[self.plan.controller],
@@ -237,7 +239,7 @@ class _Nodes:
             # There are dozens of servers on the machine, and few clients.
             flows=16_384,
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
-            report_url=f"{_CONTROLLER_URL}/v1/health-reports" if self.plan.controller else None,
+            report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
             report_ca=self.files.ca,
         )
 

@@ -73,11 +73,8 @@ def fat_trees(draw: st.DrawFn) -> Topology:
 
 
 @st.composite
-def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8, faint: bool = False) -> list[Demand]:
-    """VIPs with integer shares, some from the Internet, some with port groups, some over TIPs.
-
-    With `faint` the Internet's share may be next to nothing.
-    """
+def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8) -> list[Demand]:
+    """VIPs with integer shares, some from the Internet, some with port groups, some over TIPs."""
     tors = list(topology.names)
     if topology.shape:
         tors = tors[: topology.shape.tor_count]
@@ -85,8 +82,8 @@ def vips(draw: st.DrawFn, topology: Topology, max_count: int = 8, faint: bool = 
     found = []
     for number in range(draw(st.integers(1, max_count))):
         inside = draw(places)
-        outside = draw(st.integers(0, 5) | st.just(1e-320)) if faint else draw(st.integers(0, 5))
-        weights: dict[str, float] = {**inside, **({INTERNET: outside} if outside else {})}
+        outside = draw(st.integers(0, 5))
+        weights: dict[str, int] = {**inside, **({INTERNET: outside} if outside else {})}
         if draw(st.integers(0, 5)) == 0:
             weights = {INTERNET: 1}
         sources = {name: w / sum(weights.values()) for name, w in weights.items()}
@@ -229,7 +226,7 @@ def test_every_cost_of_the_fat_tree_ledger_equals_the_dense_one(data: st.DataObj
 
 def same_costs(data: st.DataObject, topology: Topology, fast: Ledger) -> None:
     """Place VIPs anywhere, with some taken off again; costs and loads are those of the dense ledger."""
-    columns = Demands.of(data.draw(vips(topology, 5, faint=True)), topology)
+    columns = Demands.of(data.draw(vips(topology, 5)), topology)
     dense = DenseLedger(topology)
     owners = columns.owners()
     placed: list[tuple[Flow, int]] = []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from duet_p4.api.health import DipHealth
-from duet_p4.api.host import HostDip, HostVip
-from duet_p4.host_agent.health import CheckError, HealthMonitor, check
+from duet_p4.health.checks import CheckError, Dial, check
+from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.model import HealthCheck, HealthCheckKind
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")
@@ -45,6 +45,15 @@ def what(service: Service, kind: HealthCheckKind = HealthCheckKind.HTTP, **optio
     return HealthCheck(kind=kind, port=service.port, path="/up", **(base | options))
 
 
+async def dial(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(str(DIP), port, limit=256)
+
+
+def dial_to(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
+    assert (vip, dip) == (VIP, DIP)
+    return dial
+
+
 def with_service(work: Callable[[Service], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         service = Service()
@@ -74,10 +83,10 @@ def test_an_http_check_wants_2xx(answer: bytes, reason: str | None) -> None:
     async def work(service: Service) -> None:
         service.answer = answer
         if reason is None:
-            await check(what(service), VIP, DIP)
+            await check(what(service), VIP, DIP, dial)
         else:
             with pytest.raises(CheckError, match=reason):
-                await check(what(service), VIP, DIP)
+                await check(what(service), VIP, DIP, dial)
         assert service.asked[0].startswith(b"GET /up HTTP/1.1\r\nHost: 10.0.0.1\r\n")
 
     with_service(work)
@@ -85,10 +94,10 @@ def test_an_http_check_wants_2xx(answer: bytes, reason: str | None) -> None:
 
 def test_a_tcp_check_wants_a_connection() -> None:
     async def work(service: Service) -> None:
-        await check(what(service, HealthCheckKind.TCP), VIP, DIP)
+        await check(what(service, HealthCheckKind.TCP), VIP, DIP, dial)
         await service.stop()
         with pytest.raises(CheckError, match=rf"127\.0\.0\.1:{service.port}"):
-            await check(what(service, HealthCheckKind.TCP), VIP, DIP)
+            await check(what(service, HealthCheckKind.TCP), VIP, DIP, dial)
 
     with_service(work)
 
@@ -101,7 +110,7 @@ def test_a_server_that_hangs_fails_in_time() -> None:
         silent = await asyncio.start_server(hang, str(DIP), 0)
         port = silent.sockets[0].getsockname()[1]
         with pytest.raises(CheckError, match="does not answer in 50 ms"):
-            await check(HealthCheck(kind=HealthCheckKind.HTTP, port=port, timeout_ms=50), VIP, DIP)
+            await check(HealthCheck(kind=HealthCheckKind.HTTP, port=port, timeout_ms=50), VIP, DIP, dial)
         silent.close()
 
     with_service(work)
@@ -111,14 +120,14 @@ def test_rise_and_fall_are_counted_and_changes_are_told() -> None:
     async def work(service: Service) -> None:
         history: list[DipHealth] = []
         changed = asyncio.Event()
-        monitor = HealthMonitor(lambda: (history.extend(monitor.health()), changed.set())[-1])
+        monitor = HealthMonitor(dial_to, lambda: (history.extend(monitor.health()), changed.set())[-1])
 
         async def change() -> DipHealth:
             await changed.wait()
             changed.clear()
             return history[-1]
 
-        monitor.put_vip(HostVip(address=VIP, dips=(HostDip(address=DIP),), health=what(service)))
+        monitor.put_vip(VIP, {DIP: Target(what(service))})
         assert [health.up for health in monitor.health()] == [None]
         first = await change()
         assert (first.up, first.checks) == (True, 1), "one success is enough to begin with"
@@ -140,17 +149,45 @@ def test_rise_and_fall_are_counted_and_changes_are_told() -> None:
 def test_an_unchanged_check_goes_on_undisturbed() -> None:
     async def work(service: Service) -> None:
         seen = asyncio.Event()
-        monitor = HealthMonitor(seen.set)
-        vip = HostVip(address=VIP, dips=(HostDip(address=DIP),), health=what(service))
-        monitor.put_vip(vip)
+        monitor = HealthMonitor(dial_to, seen.set)
+        targets = {DIP: Target(what(service))}
+        monitor.put_vip(VIP, targets)
         await seen.wait()
         before = monitor.health()[0]
-        monitor.put_vip(vip)
+        monitor.put_vip(VIP, targets)
         assert monitor.health()[0].since == before.since
-        monitor.put_vip(vip.model_copy(update={"health": what(service, fall=1)}))
+        monitor.put_vip(VIP, {DIP: Target(what(service, fall=1))})
         assert monitor.health()[0].up is None, "another check begins afresh"
-        monitor.put_vip(vip.model_copy(update={"health": None}))
+        monitor.put_vip(VIP, {})
         assert monitor.health() == []
+        await monitor.close()
+
+    with_service(work)
+
+
+def test_a_dip_that_flaps_has_to_prove_itself_longer() -> None:
+    async def work(service: Service) -> None:
+        changed = asyncio.Event()
+        monitor = HealthMonitor(dial_to, changed.set)
+        monitor.put_vip(VIP, {DIP: Target(what(service, interval_ms=10, fall=1, rise=2))})
+
+        async def verdict() -> DipHealth:
+            await changed.wait()
+            changed.clear()
+            return monitor.health()[0]
+
+        last = await verdict()
+        needed = []
+        for _ in range(3):
+            service.answer = b"HTTP/1.1 500 Oops\r\n\r\n"
+            down = await verdict()
+            assert (last.up, down.up) == (True, False)
+            service.answer = b"HTTP/1.1 200 OK\r\n\r\n"
+            last = await verdict()
+            needed.append(last.checks - down.checks)
+        assert needed[0] <= 3, "the first time it is back by its rise"
+        assert needed[1] >= 4, "the second time it needs twice as many successes"
+        assert needed[2] >= 8
         await monitor.close()
 
     with_service(work)
