@@ -5,6 +5,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from duet_p4 import bpf
 from duet_p4.bpf import compile as compiling
 from duet_p4.bpf import pins
+from duet_p4.host_agent.datapath import HostDatapath
+from duet_p4.smux.xdp import XdpDatapath
 from tests.integration.netns import inside, link, namespaces
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root")]
@@ -172,6 +175,24 @@ def test_an_interface_that_was_made_anew_is_attached_to_again(folder: Path) -> N
         assert program_id("eth1")
         assert len(list((folder / "pins/links").iterdir())) == 2, "what is dead is forgotten"
         second.close()
+
+
+def test_data_paths_say_on_which_interface_they_are_missing() -> None:
+    host, mux = HostDatapath(flows=64, snat_connections=64), XdpDatapath(IPv4Address("172.30.0.1"), ())
+    with namespaces("pa", "pb") as (one, other), inside(one):
+        for name in ("eth1", "eth2"):
+            link(one, name, other, name)
+        host.attach([socket.if_nametoindex("eth1")])
+        mux.attach([socket.if_nametoindex("eth2")])
+        assert host.serves("eth1") and mux.forwards("eth2")
+        for name in ("eth1", "eth2"):
+            subprocess.run(["ip", "link", "del", name], check=True)
+        assert not host.serves("eth1") and not mux.forwards("eth2")
+        for name in ("eth1", "eth2"):
+            link(one, name, other, name)
+        assert not host.serves("eth1") and not mux.forwards("eth2"), "those are others of the same name"
+    host.close()
+    mux.close()
 
 
 def test_hashes_are_read_and_emptied_in_batches(folder: Path) -> None:
