@@ -13,6 +13,7 @@ from controller.monitoring.network import NetworkState
 from controller.reach import ReachMap
 from controller.records import Event, RecordFeed, TrafficSample, VipRecord
 from controller.updater.api import PAGE, Assignment, DipHealth, Target, VipHealth
+from controller.updater.apply import Applied, Apply
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.service import Placement
@@ -53,6 +54,10 @@ class UpdaterClient(RestClient):
         """Replace a VIP's DIPs, weights or options."""
         path = f"/v1/vips/{vip.address}"
         return await self.call("PUT", path, VipRecord, body=vip, headers=_if_match(revision))
+
+    async def apply(self, request: Apply) -> list[Applied]:
+        """State many VIPs, and remove others."""
+        return await self.call("POST", "/v1/vips/apply", list[Applied], body=request, timeout_s=LONG_S)
 
     async def remove_vip(self, address: IPv4Address, revision: int | None = None) -> None:
         """Remove a VIP."""

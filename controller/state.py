@@ -155,20 +155,20 @@ class State:
 
     # Changes
 
-    async def add(self, record: VipRecord) -> None:
-        """Want a new VIP. Raises `StaleError` where it is wanted already."""
-        if record.address in self._by_address:
-            raise StaleError(f"VIP {record.address} is there already")
-        await self._commit(Batch(put=[(record, 0)], resting={record.address: None}))
-
-    async def replace(self, changes: Iterable[tuple[VipRecord, VipRecord]]) -> None:
-        """Put a new record in the place of the old one of each VIP, all or none.
+    async def replace(self, changes: Iterable[tuple[VipRecord | None, VipRecord]]) -> None:
+        """Put a new record in the place of the old one of each VIP, all or none; None is a VIP that is new.
 
         What the old ones had and the new ones have not (TIPs) rests. Raises `StaleError` where an old one is
         not the newest any more.
         """
         batch = Batch()
         for old, new in changes:
+            if old is None:
+                if new.address in self._by_address:
+                    raise StaleError(f"VIP {new.address} is there already")
+                batch.put.append((new, 0))
+                batch.resting[new.address] = None
+                continue
             self._check(old)
             batch.put.append((new, self._versions[old.address]))
             for address in old.carried().keys() - new.carried().keys():

@@ -80,14 +80,20 @@ p4 = LazyGroup(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
-        "assignment": Lazy("controller.cli:assignment", "Which switch carries which VIP, and why."),
+        "apply": Lazy("controller.cli.apply:apply", "Have what a VIP file states."),
+        "diff": Lazy("controller.cli.apply:diff", "What a VIP file would change."),
+        "export": Lazy("controller.cli.apply:export", "All VIPs as a VIP file."),
+        "assignment": Lazy(
+            "controller.cli.assignment:assignment", "Which switch carries which VIP, and why."
+        ),
         "controller": Lazy("controller.__main__:command", "Run the controller, or one of its modules."),
-        "events": Lazy("controller.cli:events", "What happened."),
+        "events": Lazy("controller.cli.status:events", "What happened."),
         "experiment": Lazy("mininet_topos.experiments.cli:experiment", "The paper's testbed experiments."),
         "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),
-        "status": Lazy("controller.cli:status", "The controller at a glance."),
+        "status": Lazy("controller.cli.status:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),
-        "vip": Lazy("controller.cli:vip", "VIPs: what the operator wants."),
+        "why": Lazy("controller.cli.status:why", "Why a VIP is where it is."),
+        "vip": Lazy("controller.cli.vip:vip", "VIPs: what the operator wants."),
     },
 )
 @click.version_option(package_name="duet-p4")

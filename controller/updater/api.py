@@ -18,6 +18,7 @@ from pydantic import Field
 from controller.events import EventLog
 from controller.reach import ReachMap
 from controller.records import ON_SMUXES, Event, RecordFeed, VipRecord
+from controller.updater.apply import Applied, Applier, Apply
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.service import Placement, Updater
@@ -72,6 +73,7 @@ After = Annotated[int | None, Query(ge=0, le=2**53)]
 def router(updater: Updater, events: EventLog) -> APIRouter:
     """Return the updater's paths."""
     api = APIRouter(prefix="/v1")
+    applier = Applier(updater, events)
     found = problem_responses(404, 422)
     changed = problem_responses(404, 409, 412, 422)
 
@@ -88,6 +90,11 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
     ) -> list[VipRecord]:
         """List wanted VIPs by address, with layout and placement; after a full page there may be more."""
         return updater.page(after, limit, switch, dip)
+
+    @api.post("/vips/apply", tags=["vips"], responses=problem_responses(422))
+    async def apply_vips(body: Apply) -> list[Applied]:
+        """State many VIPs, and remove others; say of each what was done, or what was in its way."""
+        return await applier.apply(body)
 
     @api.get("/vips/{vip}", tags=["vips"], responses=found)
     async def get_vip(vip: IPv4Address, response: Response) -> VipRecord:

@@ -58,10 +58,14 @@ def placed(record: VipRecord, homes: Homes, *, at_once: bool = True) -> VipRecor
 
 def by_hand(record: VipRecord, switch: str | None) -> VipRecord:
     """Return a record whose VIP an operator put somewhere; TIPs that are in its way give way."""
+    return _moved_by_hand(record, switch).model_copy(update={"revision": record.revision + 1})
+
+
+def _moved_by_hand(record: VipRecord, switch: str | None) -> VipRecord:
     moved = placed(record, {record.address: switch}, at_once=False)
     in_the_way = [tip.tip.address for tip in moved.tips if tip.home is not None and tip.home == moved.home]
     moved = put(moved, dict.fromkeys(in_the_way, (None, None)))
-    return moved.model_copy(update={"held": True, "revision": record.revision + 1})
+    return moved.model_copy(update={"held": True})
 
 
 def released(record: VipRecord) -> VipRecord:
@@ -72,6 +76,19 @@ def released(record: VipRecord) -> VipRecord:
 def stated(record: VipRecord, spec: Vip) -> VipRecord:
     """Return a record of which the operator wants something else; its layout follows."""
     return record.model_copy(update={"spec": spec, "revision": record.revision + 1})
+
+
+def applied(record: VipRecord, spec: Vip, switch: str | None, *, by_hand: bool) -> VipRecord:
+    """Return a record of which a file states the spec, and where it is by hand, or that the engine places it.
+
+    The same record where it is all that already.
+    """
+    after = record if record.spec == spec else stated(record, spec)
+    if by_hand and not (after.held and after.home == switch):
+        after = _moved_by_hand(after, switch)
+    elif not by_hand and after.held:
+        after = after.model_copy(update={"held": False})
+    return after if after is record else after.model_copy(update={"revision": record.revision + 1})
 
 
 def drained(spec: Vip, dip: IPv4Address) -> Vip:

@@ -22,14 +22,14 @@ from controller.records import ON_SMUXES, Resting, VipRecord
 from controller.state import State
 from controller.store import StaleError
 from controller.updater import desired
+from controller.updater.admission import Admission
 from controller.updater.devices import Device
 from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
-from controller.updater.layout import LayoutError, lay_out
 from controller.updater.outcome import Outcome, Report
 from controller.updater.plan import Plan, Step, Wave
 from controller.updater.reconcile import FlowSource, Placer, Reconciler
-from duet_p4.api.problems import ConflictError, InvalidError, ProblemError, UnknownError
+from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
 from duet_p4.model import Model, Vip
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class Updater:
         self._wait_s = wait_s
         self._judge = HealthJudge()
         self.suspect = ""
-        sizes = [switch.tables.tunneling for switch in inventory.switches if switch.tables.tunneling]
-        self.fan_out = min(sizes, default=0)
+        self.admission = Admission(state, inventory)
+        self.fan_out = self.admission.fan_out
         self.reconciler = Reconciler(state, events, inventory, devices, live_flows, place, self.fan_out)
 
     # What is wanted
@@ -129,11 +129,11 @@ class Updater:
         Raises `ConflictError` where the VIP exists, and `RestError` where the engine is away.
         """
         if switch is not None:
-            self.check_switch(switch)
+            self.admission.check_switch(switch)
         if self.state.get(spec.address):
             raise _duplicate(spec)
-        self._check(spec)
-        record = self._lay_out(spec)
+        self.admission.check(spec)
+        record = self.admission.lay_out(spec)
         tips = [placed.tip.address for placed in record.tips]
         try:
             if by_hand:
@@ -141,11 +141,9 @@ class Updater:
             if not by_hand or record.tips:
                 homes = await self.reconciler.homes(record)
                 record = desired.rehomed(record, record.carried(), homes)
-            record = desired.waiting_for(record, self._closed())
-            if resting := self.state.resting.get(spec.address):
-                record = _after_rest(record, resting)
+            record = self.ready_to_add(record)
             try:
-                await self.state.add(record)
+                await self.state.replace([(None, record)])
             except StaleError:
                 raise _duplicate(spec) from None
         finally:
@@ -157,7 +155,7 @@ class Updater:
     async def change_vip(self, spec: Vip, revision: int | None = None) -> VipRecord:
         """Replace a VIP's DIPs, weights or options. Live flows of DIPs that stay are kept."""
         self.vip(spec.address)
-        self._check(spec)
+        self.admission.check(spec)
 
         def change(record: VipRecord) -> VipRecord:
             return record if record.spec == spec else desired.stated(record, spec)
@@ -203,7 +201,7 @@ class Updater:
         TIPs that are in its way give way, and get other homes where the engine has some.
         """
         if switch is not None:
-            self.check_switch(switch)
+            self.admission.check_switch(switch)
         self._at(vip, revision)
         reconciler = self.reconciler
         reconciler.hold_back([vip])
@@ -338,32 +336,21 @@ class Updater:
         due = self.reconciler.queue.due()
         return Report.of(await self._carry_out(due, Priority.REPAIR, self._wait_s))
 
+    def forget(self, vip: IPv4Address) -> None:
+        """Forget what was thought of the health of a VIP that is wanted no more."""
+        self._judge.forget(vip)
+
+    async def carry_out(self, vips: Iterable[IPv4Address]) -> None:
+        """Have VIPs of an operator brought where they shall be; wait for it, but not for ever."""
+        await self._carry_out(vips, Priority.OPERATOR, self._wait_s)
+
     # How
 
-    def check_switch(self, name: str) -> None:
-        """Raise `UnknownError` unless a switch has that name."""
-        if not self._inventory.has_switch(name):
-            names = ", ".join(sorted(switch.name for switch in self._inventory.switches))
-            raise UnknownError(f"no switch is called {name!r}; there are {names}")
-
-    def _check(self, spec: Vip) -> None:
-        """Raise `InvalidError` for what no layout can serve."""
-        if spec.address not in self._inventory.vip_prefix:
-            raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
-        for dip in spec.all_dips():
-            if not self._inventory.has_host(dip.encap):
-                raise InvalidError(f"VIP {spec.address}: no server has the address of DIP {dip.encap}")
-            for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
-                if dip.address in prefix:
-                    raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
-        tips = self._lay_out(spec).tips
-        self.state.release_tips(placed.tip.address for placed in tips)
-
-    def _lay_out(self, spec: Vip) -> VipRecord:
-        try:
-            return lay_out(spec, self.fan_out, self.state.allocate_tip, self.state.out_of_reach(spec))
-        except LayoutError as error:
-            raise InvalidError(str(error)) from error
+    def ready_to_add(self, record: VipRecord) -> VipRecord:
+        """Return a new record that waits for switches that do not answer, or that may announce it still."""
+        record = desired.waiting_for(record, self._closed())
+        resting = self.state.resting.get(record.address)
+        return _after_rest(record, resting) if resting else record
 
     def _at(self, vip: IPv4Address, revision: int | None) -> VipRecord:
         record = self.vip(vip)
@@ -414,7 +401,7 @@ class Updater:
         gone = []
         for placement in placements:
             if placement.switch is not None:
-                self.check_switch(placement.switch)
+                self.admission.check_switch(placement.switch)
             owner = self.state.owner(placement.address)
             if owner is None:
                 gone.append(f"there is no VIP or TIP {placement.address}")

@@ -33,7 +33,8 @@ class DeviceStatus(Model):
 class UpdaterStatus(Model):
     """The updater at a glance: VIPs and TIPs by where they are, what is left to do, devices in trouble.
 
-    `waiting` has what waits for a switch on the SMuxes, `suspect` why monitoring suspects itself.
+    `waiting` has what waits for a switch on the SMuxes, `cut_off` servers that nothing can be sent to;
+    `suspect` says why monitoring suspects itself.
     """
 
     vips: int
@@ -43,6 +44,7 @@ class UpdaterStatus(Model):
     queue_oldest_s: float
     waiting: dict[IPv4Address, str]
     dips_down: tuple[IPv4Address, ...]
+    cut_off: tuple[str, ...]
     resting: int
     failing: int
     devices: dict[Reach, int]
@@ -103,6 +105,7 @@ def updater_status(updater: Updater) -> UpdaterStatus:
         queue_oldest_s=round(reconciler.queue.oldest_s(), 3),
         waiting=state.waiting(),
         dips_down=tuple(sorted(state.down_dips())),
+        cut_off=tuple(sorted(state.cut_off)),
         resting=len(state.resting),
         failing=len(reconciler.last),
         devices=dict(Counter(reconciler.reach.values())),

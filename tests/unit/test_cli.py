@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import controller.cli
+import controller.cli.session
 from mininet_topos import cli
 
 
@@ -66,7 +66,7 @@ def test_make_bench_runs_every_benchmark_there_is() -> None:
 def test_the_testbed_of_the_shell_is_the_default(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller.cli, "RUN", tmp_path / "paper")
+    monkeypatch.setattr(controller.cli.session, "RUN", tmp_path / "paper")
     monkeypatch.setenv("DUET_TESTBED", "second")
     result = CliRunner().invoke(cli.main, command.split())
     assert result.exit_code == 1

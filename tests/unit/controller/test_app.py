@@ -13,17 +13,21 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from controller.app import running
 from controller.client import ControllerClient
 from controller.config import ControllerConfig, Intervals, Listen, Module
 from controller.engine.live.api import AssignmentRequest
 from controller.inventory import Inventory, Link, Role, SMux, Switch
+from controller.reach import Reach
 from controller.updater.service import Placement
 from duet_p4.api.mux import SessionStatus
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
+from duet_p4.rest import problems
 from duet_p4.rest.client import RefusedError, UnreachableError
+from duet_p4.rest.server import serve
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 TOKEN = "let-me-in"
@@ -429,3 +433,112 @@ async def answers(client: ControllerClient) -> bool:
         return (await client.health()).state is State.READY
     except UnreachableError:
         return False
+
+
+def test_one_odd_answer_of_an_agent_ends_nothing_and_says_so(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        port = int(testbed.urls["tor1"].rsplit(":", 1)[1])
+        await testbed.servers["tor1"].aclose()
+        odd = FastAPI()
+
+        @odd.get("/healthz")
+        async def healthz() -> dict[str, str]:
+            return {"mood": "odd"}
+
+        async def reach(name: str, reach: Reach) -> bool:
+            agents = {agent.name: agent.reach for agent in await testbed.client.agents()}
+            return agents[name] is reach
+
+        async with serve(odd, "127.0.0.1", port):
+            await testbed.until(partial(reach, "tor1", Reach.UNREACHABLE))
+            await testbed.servers["core1"].aclose()
+            await testbed.until(partial(reach, "core1", Reach.UNREACHABLE))
+        await testbed.serve_again("tor1")
+        await testbed.until(partial(reach, "tor1", Reach.READY))
+        assert (await testbed.client.health()).state is State.READY
+
+    run(tmp_path, scenario)
+
+
+def test_a_bug_in_one_module_is_an_answer_to_another(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        app = FastAPI()
+
+        @app.get("/v1/network")
+        async def broken() -> None:
+            raise KeyError("bug")
+
+        problems.install(app)
+        async with ControllerClient("http://controller", app=app) as client:
+            with pytest.raises(RefusedError, match=r"500.*KeyError: 'bug'"):
+                await client.network()
+
+    run(tmp_path, scenario)
+
+
+def test_ten_additions_of_a_dip_at_once_all_stay(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        command = [sys.executable, "-m", "mininet_topos.cli", "vip", "change", str(VIP), "--socket"]
+        command += [str(testbed.socket), "--token-file", str(tmp_path / "token"), "--add"]
+        running = [
+            await asyncio.create_subprocess_exec(
+                *command, str(dip.address), stdout=asyncio.subprocess.DEVNULL
+            )
+            for dip in dips(8)[2:]
+        ]
+        assert [await process.wait() for process in running] == [0] * 6
+        assert set((await testbed.client.vip(VIP)).spec.dips) == set(dips(8))
+
+    run(tmp_path, scenario)
+
+
+def test_a_change_of_an_old_revision_is_refused_and_every_answer_has_a_tag(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
+        async with httpx.AsyncClient(
+            base_url=testbed.url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}
+        ) as client:
+            tag = (await client.get(f"/v1/vips/{VIP}")).headers["etag"]
+            body = Vip(address=VIP, dips=dips(3)).model_dump(mode="json")
+            changed = await client.put(f"/v1/vips/{VIP}", json=body, headers={"If-Match": tag})
+            assert changed.status_code == 200 and changed.headers["etag"] != tag
+            stale = await client.delete(f"/v1/vips/{VIP}", headers={"If-Match": tag})
+            assert stale.status_code == 412 and stale.json()["type"].endswith(":revision-differs")
+            odd = await client.delete(f"/v1/vips/{VIP}", headers={"If-Match": "yesterday"})
+            assert odd.status_code == 422 and "yesterday" in odd.text
+        assert (await testbed.client.vip(VIP)).spec.dips == dips(3)
+
+    run(tmp_path, scenario)
+
+
+def test_lists_come_in_pages_and_by_switch_and_dip(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        for number in range(5):
+            await testbed.client.add_vip(Vip(address=VIP + number, dips=dips(number + 1)), "agg1")
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
+            query: dict[str, str | int] = {"limit": 2, "after": str(VIP + 1)}
+            page = (await client.get("/v1/vips", params=query)).json()
+        assert [record["spec"]["address"] for record in page] == [str(VIP + 2), str(VIP + 3)]
+        assert len(await testbed.client.vips(switch="agg1")) == 5
+        assert await testbed.client.vips(switch="smux") == []
+        assert [r.address for r in await testbed.client.vips(dip=dips(5)[4].address)] == [VIP + 4]
+
+    run(tmp_path, scenario)
+
+
+def test_it_is_said_why_a_vip_is_where_it_is(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        testbed.muxes["agg1"].size = 0
+        await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)), "agg1")
+        why = await testbed.client.why(VIP)
+        assert why.returning == "agg1"
+        assert why.reasons[0] == f"VIP {VIP} is on the SMuxes, waiting for agg1: an operator put it there"
+        assert why.waits_for == (f"{VIP}: agg1 to have room",)
+        status = await testbed.client.status()
+        assert status.waiting == {VIP: "agg1"} and status.vips == 1
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
+            metrics = (await client.get("/metrics")).text
+        assert 'duet_job_ok{job="reconcile"} 1.0' in metrics and "duet_queue_depth" in metrics
+
+    run(tmp_path, scenario)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.inventory import Inventory
-from controller.reach import Reach
+from controller.inventory import Inventory, Server
+from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
 from controller.updater.service import RevisionError, Updater
 from duet_p4.api.problems import ConflictError
@@ -387,3 +387,29 @@ def test_a_vip_that_is_added_twice_at_once_is_added_once(tmp_path: Path) -> None
         assert sum(isinstance(one, ConflictError) for one in came) == 4
 
     run(tmp_path, scenario)
+
+
+def test_servers_that_are_cut_off_take_their_dips_along_also_over_a_restart(tmp_path: Path) -> None:
+    servers = tuple(
+        Server(name=f"server{n}", agent="http://x", switch="s1", dips=(dip.address,))
+        for n, dip in enumerate(dips(3))
+    )
+
+    async def scenario(first: bool) -> None:
+        async with network(tmp_path, servers=servers) as net:
+            reach = dict.fromkeys(net.reconciler.lanes, Reach.READY)
+            if first:
+                await net.add(Vip(address=VIP, dips=dips(3)), "s1")
+                told = ReachMap(devices=reach, cut_off=("server0", "server1"))
+                await net.updater.set_reach(told)
+                await net.quiet()
+            assert served_by(net.updater.vip(VIP)) == {dips(3)[2].address}
+            added = await net.add(Vip(address=VIP + 1 + first, dips=dips(3)), "s1")
+            assert served_by(added) == {dips(3)[2].address}
+            if not first:
+                await net.updater.set_reach(ReachMap(devices=reach))
+                await net.until(lambda: len(served_by(net.updater.vip(VIP))) == 3)
+                assert (await net.kinds()).count("server-back") == 2
+
+    asyncio.run(scenario(True))
+    asyncio.run(scenario(False))

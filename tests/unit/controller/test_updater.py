@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.events import EventLog
-from controller.inventory import Inventory, Role, SMux, Switch, TableSizes
+from controller.inventory import Inventory, Role, Server, SMux, Switch, TableSizes
 from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
 from controller.state import State
@@ -123,7 +123,9 @@ def inventory_of(urls: dict[str, str]) -> Inventory:
 
 
 @asynccontextmanager
-async def network(path: Path, wait_s: float = 8.0, without: str = "") -> AsyncIterator[Network]:
+async def network(
+    path: Path, wait_s: float = 8.0, without: str = "", servers: tuple[Server, ...] = ()
+) -> AsyncIterator[Network]:
     """Run an updater over three muxes; `without` one that left the inventory."""
     log: list[str] = []
     muxes = {name: MemoryMux(name, 8 if name != "m1" else 10_000, log) for name in ("s1", "s2", "m1")}
@@ -133,7 +135,7 @@ async def network(path: Path, wait_s: float = 8.0, without: str = "") -> AsyncIt
             urls[name] = await stack.enter_async_context(served(mux))
             client = await stack.enter_async_context(MuxClient(urls[name], timeout_s=2.0))
             devices[name] = MuxDevice(client, DeviceKind.SMUX if name == "m1" else DeviceKind.SWITCH)
-        inventory = inventory_of(urls)
+        inventory = inventory_of(urls).model_copy(update={"servers": servers})
         if without:
             left = tuple(switch for switch in inventory.switches if switch.name != without)
             inventory = inventory.model_copy(update={"switches": left})
