@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +89,11 @@ def test_a_translated_field_has_the_data_planes_width() -> None:
     port = named(changed, "forward").params[0]
     port.bitwidth, port.type_name.name = 32, "port_id_t"
     assert fit.check(changed, PROGRAM).parameters["IngressImpl.forward"] == [9, 48]
+
+
+def test_an_action_that_is_also_called_directly_is_taken() -> None:
+    """p4c then has two actions of its name in the JSON, one of them without parameters."""
+    number = next(n for n, a in PROGRAM.actions.items() if a.name == "IngressImpl.forward")
+    direct = dataclasses.replace(PROGRAM.actions[number], id=999, parameters=(), primitives=())
+    program = dataclasses.replace(PROGRAM, actions={**PROGRAM.actions, 999: direct})
+    assert fit.check(info(), program).parameters["IngressImpl.forward"] == [9, 48]
