@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 ROUTE_PROTOCOL = 201
 """Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
 
+_NTF_EXT_LEARNED = 0x10
 _NTF_EXT_MANAGED = 1
 _RETRY_S = 0.01
 _LONGEST_RETRY_S = 1.0
@@ -184,13 +185,18 @@ class Kernel:
         ]
 
     async def resolve(self, number: int) -> None:
-        """Have the kernel resolve a port's peer, and keep it resolved, whether or not it sends to it."""
+        """Have the kernel resolve a port's peer, and keep it resolved, whether or not it sends to it.
+
+        It does not count against the table's size, which all network namespaces of a machine share. Raises
+        OSError.
+        """
         with suppress(NetlinkError):
             await self._routing.neigh(
                 "replace",
                 dst=str(self._ports[number].peer),
                 ifindex=self._hostif_index(number),
                 state=0,
+                flags=_NTF_EXT_LEARNED,
                 NDA_FLAGS_EXT=_NTF_EXT_MANAGED,
             )
 

@@ -41,10 +41,10 @@ class Neighbors(Protocol):
     """The kernel's neighbour table."""
 
     async def resolve(self, number: int) -> None:
-        """Have a port's peer resolved."""
+        """Have a port's peer resolved. Raises OSError."""
 
     async def forget(self, number: int) -> None:
-        """Have a port's peer forgotten."""
+        """Have a port's peer forgotten. Raises OSError."""
 
 
 class Damping:
@@ -186,8 +186,12 @@ class Ports:
                 logger.warning("port %d: %s: trying again", number, error)
                 done = False
         if port.resolved != up:
-            await (self._neighbors.resolve(number) if up else self._neighbors.forget(number))
-            port.resolved = up
+            try:
+                await (self._neighbors.resolve(number) if up else self._neighbors.forget(number))
+                port.resolved = up
+            except OSError as error:
+                logger.warning("port %d: %s: trying again", number, error)
+                done = False
         if port.carrier != up:
             try:
                 await asyncio.to_thread(self._set_carrier, number, up)

@@ -67,6 +67,7 @@ class World:
 
     log: list[str] = field(default_factory=list)
     failures: int = 0
+    crowded: int = 0
 
     async def set_session(self, neighbor: Neighbor, *, enabled: bool) -> None:
         if self.failures:
@@ -76,6 +77,9 @@ class World:
         self.log.append(f"session {'on' if enabled else 'off'}")
 
     async def resolve(self, number: int) -> None:
+        if self.crowded:
+            self.crowded -= 1
+            raise OSError(105, "No buffer space available")
         self.log.append("resolve")
 
     async def forget(self, number: int) -> None:
@@ -128,6 +132,19 @@ def test_a_busy_bird_is_asked_again_and_holds_nothing_else_up() -> None:
         assert (log.count("carrier on"), log.count("resolve")) == (1, 1), "what was done is not done again"
         ports.bird_restarted()
         assert await world.until("session on") == ["session on"]
+        running.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_neighbour_table_without_room_is_asked_again() -> None:
+    async def run() -> None:
+        world = World(crowded=2)
+        ports, running = follow(world)
+        ports.use(True)
+        ports.carrier_changed(1, True)
+        log = await world.until("resolve")
+        assert log == ["session on", "carrier on", "resolve"]
         running.cancel()
 
     asyncio.run(run())
