@@ -149,23 +149,26 @@ class Switch:
     async def read_rows(self) -> tuple[list[Row], list[p4r.TableEntry]]:
         """Return every row the switch holds, and what of its tables is no row: others' entries.
 
-        Table by table, so that no write waits for all.
+        With one request, so that rows fit those that they refer to.
         """
         rows, foreign = [], []
-        for table_id in self._codec.table_ids:
-            for entity in await self._read([p4r.Entity(table_entry=p4r.TableEntry(table_id=table_id))]):
-                entry = entity.table_entry
-                if entry.is_default_action:
-                    continue
-                row = self._codec.row(entry)
-                if row is None:
-                    foreign.append(entry)
-                else:
-                    rows.append(row)
+        tables = (p4r.TableEntry(table_id=table_id) for table_id in self._codec.table_ids)
+        for entity in await self._read([p4r.Entity(table_entry=table) for table in tables]):
+            entry = entity.table_entry
+            if entry.is_default_action:
+                continue
+            row = self._codec.row(entry)
+            if row is None:
+                foreign.append(entry)
+            else:
+                rows.append(row)
         return rows, foreign
 
     async def read_counted_rows(self) -> list[tuple[Row, int, int]]:
-        """Return every row of a table with counters, with the packets and bytes it has matched."""
+        """Return every row of a table with counters, with the packets and bytes it has matched.
+
+        Table by table, so that no write waits for all.
+        """
         found = []
         for table_id in self._codec.table_ids:
             if self._schema.tables[table_id].direct_counter is None:
