@@ -68,10 +68,7 @@ def candidate_costs(
     table_costs(need, entries, per_entry, costs)
     for i in range(barred.size):
         costs[barred[i]] = np.inf
-    least = np.inf
-    for s in range(costs.size):
-        least = costs[s] if costs[s] < least else least
-    return least
+    return smallest(costs)
 
 
 @njit(cache=True, fastmath={"nnan", "nsz"})
@@ -235,7 +232,7 @@ def core_costs(
     down(t, b) + x / (K T),  up(t, a) + out(t) + (A - 1) x / (K T)
     """
     K, T, A, G = shape[0], shape[1], shape[2], shape[3]  # noqa: N806
-    agg_top, core, core_out, boxes, least = links.agg_top, links.core, links.core_out, sums.box, sums.least
+    agg_top, core_out, boxes, least = links.agg_top, links.core_out, sums.box, sums.least
     first, cores = K * T + K * A, A * G
     x, y = sums.internet / A, sums.internet * (cores - 1) / cores / K
     out_first, out_second, out_at = 0.0, 0.0, -1
@@ -264,14 +261,14 @@ def core_costs(
         for g in range(G):
             c = a * G + g
             costs[first + c] = max(base, out_second if out_at == c else out_first)
+    core, own = links.core.reshape(2, K, cores), costs[first:]
     for way in range(2):
         for k in range(K):
             amount = boxes[way, k] + (y if way == UP else 0.0)
             if amount > least:
-                for a in range(A):
-                    for g in range(G):
-                        value, c = core[way, k, a, g] + amount * high, first + a * G + g
-                        costs[c] = value if value > costs[c] else costs[c]
+                for c in range(cores):
+                    value = core[way, k, c] + amount * high
+                    own[c] = value if value > own[c] else own[c]
 
 
 @njit(cache=True, fastmath={"nnan", "nsz"})
@@ -282,6 +279,15 @@ def table_costs(need: NDArray[np.int64], entries: Floats, per_entry: Floats, cos
             for s in range(costs.size):
                 filled = (entries[s, table] + need[table]) * per_entry[s, table]
                 costs[s] = filled if filled > costs[s] else costs[s]
+
+
+@njit(cache=True, fastmath={"nnan", "nsz"})
+def smallest(costs: Floats) -> float:
+    """Return the smallest cost."""
+    least = np.inf
+    for s in range(costs.size):
+        least = costs[s] if costs[s] < least else least
+    return least
 
 
 @njit(cache=True, fastmath={"nnan", "nsz"})
@@ -414,4 +420,4 @@ def core_leg(
                 costs[s] = max(costs[s], base, base_up)
 
 
-__all__ = ["candidate_costs", "first_within", "leg_costs"]
+__all__ = ["candidate_costs", "first_within", "leg_costs", "smallest"]

@@ -41,22 +41,25 @@ def add_placement(
     links = look_into(shape, state)
     sums = add_up(shape, scratch, sources, sent, internet, dips, received)
     top = np.array([0.0, -1.0])
-    per_core = np.zeros((2, K, A, G))
+    per_core, busy = np.zeros((2, K, A, G)), sums.box > 0
     if switch < K * T:
+        busy[:, switch // T] = True
         share_for_tor(shape, sums, switch, per_core)
         load_tors(shape, low, links, sums, sources, dips, switch, -1, top)
     elif switch < K * T + K * A:
         own, plane = (switch - K * T) // A, (switch - K * T) % A
+        busy[:, own] = True
         share_for_agg(shape, sums, own, plane, per_core)
         cross_over(shape, low, links, sums, own * T, T, plane, top)
         load_tors(shape, low, links, sums, sources, dips, -1, plane, top)
     else:
         core = switch - K * T - K * A
+        busy[:] = True
         share_for_core(shape, sums, core // G, core % G, per_core)
         cross_over(shape, low, links, sums, 0, K * T, core // G, top)
         load_tors(shape, low, links, sums, sources, dips, -1, core // G, top)
     clear(sums, sources, dips)
-    load_cores(shape, high, links, per_core, sums.least, top)
+    load_cores(shape, high, links, per_core, busy, sums.least, top)
     fullest, table = add_entries(need, entries, per_entry, switch, sign)
     if fullest >= top[0]:
         return 2 * K * T * A + 2 * K * A * G + switch * need.size + table, fullest
@@ -173,13 +176,21 @@ def cross_over(
 
 @njit(cache=True)
 def load_cores(
-    shape: NDArray[np.int64], high: float, links: State, per_core: Floats, least: float, top: Floats
+    shape: NDArray[np.int64],
+    high: float,
+    links: State,
+    per_core: Floats,
+    busy: NDArray[np.bool_],
+    least: float,
+    top: Floats,
 ) -> None:
-    """Load the links between containers and Cores with so many bit/s each."""
+    """Load the links between the containers that are busy and the Cores with so many bit/s each."""
     K, T, A, G = shape[0], shape[1], shape[2], shape[3]  # noqa: N806
     each, plane_top, box_top, core_out = links.core, links.plane_top, links.box_top, links.core_out
     for way in range(2):
         for k in range(K):
+            if not busy[way, k]:
+                continue
             for a in range(A):
                 for g in range(G):
                     if per_core[way, k, a, g] > least:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from controller.engine.fattree_costs import candidate_costs, first_within
+from controller.engine.fattree_costs import candidate_costs, first_within, smallest
 from controller.engine.fattree_loads import add_placement
 from controller.engine.topology import Floats, Ints
 
@@ -78,7 +78,7 @@ def place_rows(
             for i in range(closed.size):
                 if closed[i] != own:
                     costs[closed[i]] = np.inf
-            least = costs.min()
+            least = smallest(costs)
         fits = own >= 0 and costs[own] <= feasible
         found = -1
         if staying[row] or (fits and max(worst, costs[own]) - max(worst, least) <= delta):
@@ -90,9 +90,9 @@ def place_rows(
             continue
         cost[row] = costs[found]
         costs[found] = np.inf
-        rival = np.argmin(costs)
-        if costs[rival] < np.inf:
-            runner_up[row], runner_up_cost[row] = rival, costs[rival]
+        second = smallest(costs)
+        if second < np.inf:
+            runner_up[row], runner_up_cost[row] = first_within(costs, second, 0), second
         switch[row] = found
         bottleneck[row], busiest = add_placement(
             shape, usable, state, scratch, sources, amounts, internet[row], dips, shares, need,

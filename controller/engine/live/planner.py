@@ -166,7 +166,7 @@ class Planner:
 
     def _homes(self, rows: Sequence[Row]) -> Ints:
         index = self.topology.index
-        homes = [row.record.home for row in rows]
+        homes = [row.home for row in rows]
         homes += [row.record.carried()[tip.address].home for row in rows for tip in row.tips]
         return np.array([index.get(home, SMUX) if home else SMUX for home in homes], np.int32)
 

@@ -39,6 +39,7 @@ class Row:
     """A VIP's record as the engine sees it, without its traffic."""
 
     record: VipRecord
+    home: str | None
     own: Reach
     tips: tuple[Reach, ...]
 
@@ -73,7 +74,7 @@ def row_of(record: VipRecord, topology: Topology, locate: Callable[[IPv4Address]
     """Read a record. `locate` names the switch of a DIP; raises ValueError where that knows none."""
     demand = Demand.of(record.layout, [placed.tip for placed in record.tips], 0.0, {}, locate)
     tips = tuple(_reach(IPv4Address(tip.name), tip.dips, tip.tables.row(), topology) for tip in demand.tips)
-    return Row(record, _reach(record.address, demand.dips, demand.tables.row(), topology), tips)
+    return Row(record, record.home, _reach(record.address, demand.dips, demand.tables.row(), topology), tips)
 
 
 def _reach(
