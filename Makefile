@@ -44,6 +44,9 @@ stf: root setup  ## p4c's STF tests on xdp, where p4c is on PATH (P4C=its source
 fuzz: root setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
 	@$(SUDO) $(PYTHON) -m ptf_tests.conformance fuzz
 
+p4fuzz: root setup  ## Write 400,000 random updates by P4Runtime, and compare each answer with a model's
+	@$(SUDO) $(PYTHON) -m ptf_tests.fuzzer
+
 p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4
 

@@ -109,6 +109,7 @@ control IngressImpl(inout headers_t hdr, inout metadata_t meta, inout standard_m
     meter(4, MeterType.bytes) ports;
     direct_meter<bit<2>>(MeterType.packets) police;
     direct_counter(CounterType.packets_and_bytes) hits;
+    direct_counter(CounterType.packets) fixed_hits;
     register<int<12>>(4) levels;
 
     action drop() {
@@ -181,6 +182,16 @@ control IngressImpl(inout headers_t hdr, inout metadata_t meta, inout standard_m
         default_action = NoAction();
     }
 
+    table fixed {
+        key = { hdr.ethernet.type: exact @name("type"); }
+        actions = { NoAction; }
+        counters = fixed_hits;
+        const entries = {
+            0x1234: NoAction();
+        }
+        const default_action = NoAction();
+    }
+
     apply {
         if (hdr.packet_out.isValid()) {
             standard.egress_spec = (bit<9>)hdr.packet_out.egress_port;
@@ -193,6 +204,7 @@ control IngressImpl(inout headers_t hdr, inout metadata_t meta, inout standard_m
             switch_ports.apply();
             copies.apply();
             started.apply();
+            fixed.apply();
             int<12> level;
             levels.read(level, 0);
             levels.write(0, level + 1);

@@ -428,3 +428,16 @@ def test_reconcile_keeps_every_kind_of_entity(entities: Client) -> None:
     other.p4_device_config += b"\n"
     entities.push(p4r.SetForwardingPipelineConfigRequest.RECONCILE_AND_COMMIT, other)
     assert entities.everything() == before
+
+
+def test_a_const_entrys_counter_can_be_written(entities: Client) -> None:
+    key = NAMES.entry("fixed", exact(1, 0x1234))
+    count = p4r.CounterData(packet_count=5)
+    entities.write((MODIFY, p4r.DirectCounterEntry(table_entry=key, data=count)))
+    assert entities.read(p4r.DirectCounterEntry(table_entry=key))[0].data == count
+    key.counter_data.packet_count = 6
+    entities.write((MODIFY, key))
+    (found,) = entities.read(NAMES.entry("fixed", counter_data=p4r.CounterData()))
+    assert (found.is_const, found.counter_data.packet_count) == (True, 6)
+    key.action.CopyFrom(direct(NAMES.action("NoAction")))
+    refused(entities, MODIFY, key, rpc_code.PERMISSION_DENIED)

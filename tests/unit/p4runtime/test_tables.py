@@ -339,3 +339,16 @@ def test_a_batch_of_refusals_fits_what_clients_are_told_to_allow_for(client: Cli
         with pytest.raises(grpc.RpcError) as caught:
             p4r_grpc.P4RuntimeStub(channel).Write(request, timeout=20)
     assert codes(caught.value) == [rpc_code.ALREADY_EXISTS] * len(entries)
+
+
+def test_a_modify_without_an_action_keeps_it(client: Client) -> None:
+    client.write((INSERT, host(client, metadata=b"old")))
+    changed = client.names.entry("host", exact(1, ADDRESS), metadata=b"new")
+    client.write((MODIFY, changed))
+    assert client.read(client.names.entry("host")) == [host(client, metadata=b"new")]
+
+
+def test_a_match_without_a_table_selects_nothing(client: Client) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        client.read(p4r.TableEntry(match=[exact(1, 1)]))
+    assert codes(caught.value) == [rpc_code.INVALID_ARGUMENT]
