@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -108,6 +109,9 @@ def _stream_channel(service: P4RuntimeService) -> Callable[[Any, Any], Any]:
                 await service.receive(stream, _well_formed(request))
         except P4RuntimeError as error:
             await _abort(context, error)
+        except asyncio.CancelledError:
+            # The controller hung up, or the server stops: gRPC would log what a stream does every day.
+            pass
         finally:
             stream.close()
             service.forget(stream)

@@ -147,10 +147,12 @@ def test_sigterm_stops_it_cleanly(tmp_path: Path) -> None:
     switch = XdpSwitch(tmp_path)
     try:
         client = switch.client()
+        with Stream(client.stub) as stream:
+            stream.claim(1)
+            assert switch.process is not None
+            switch.process.terminate()
+            assert switch.process.wait(10) == 0, switch.log.read_text()
         client.channel.close()
-        assert switch.process is not None
-        switch.process.terminate()
-        assert switch.process.wait(10) == 0, switch.log.read_text()
         assert "Traceback" not in switch.log.read_text()
     finally:
         switch.close()

@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.ir import CounterArray, RegisterArray
 from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
-from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.device import RunMode, XdpDevice
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from tests.integration import netns
 from tests.integration.xdp_switch import copies
@@ -353,3 +353,68 @@ def test_a_clone_to_the_cpu_port_is_a_packet_in(switch: XdpDevice, wire: Wire) -
     wire.send(1, copies.FRAME)
     assert wire.receive(2) == copies.FRAME
     assert wait_for_packet_in(switch) == copies.FRAME[:20]
+
+
+JUMBO = 9500
+
+
+@pytest.fixture
+def jumbo() -> Iterator[Wire]:
+    """Ports as p4lang makes them: an MTU of 9,500, and nothing at the far ends that polls."""
+    with netns.namespaces("xdp") as (name,), netns.inside(name):
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+        for port in HOSTS:
+            netns.ip(f"link add port{port} type veth peer name host{port}")
+            for end in (f"port{port}", f"host{port}"):
+                netns.ip(f"link set {end} up arp off mtu {JUMBO}")
+        ends = Wire(list(HOSTS))
+        yield ends
+        ends.close()
+
+
+@pytest.mark.parametrize("mode", ["auto", "generic"])
+def test_jumbo_frames_pass_between_ports_that_native_xdp_cannot_serve(
+    jumbo: Wire, mode: RunMode, caplog
+) -> None:
+    device = XdpDevice(CPU_PORT, mode)
+    for port in HOSTS:
+        device.add_port(port, f"port{port}")
+    try:
+        learn(load(device, *program("l2_switch")), 2)
+        for size in (60, 1500, 9000):
+            sent = frame(HOSTS[2], payload=bytes(size))
+            jumbo.send(1, sent)
+            assert jumbo.receive(2) == sent
+        flooded = frame(bytes.fromhex("0180c200000e"))
+        jumbo.send(2, flooded)
+        assert wait_for_packet_in(device) == (2 << 7).to_bytes(2, "big") + flooded
+        said = "port1, port2 takes no frames from native XDP"
+        assert (said in caplog.text) == (mode == "auto")
+    finally:
+        device.close()
+
+
+def test_copies_leave_by_ports_that_native_xdp_cannot_serve(jumbo: Wire) -> None:
+    device = XdpDevice(mode="auto")
+    for port in HOSTS:
+        device.add_port(port, f"port{port}")
+    try:
+        made = copies.document([assign(field("standard_metadata", "mcast_grp"), number(5))])
+        pipeline = load(device, json.dumps(made).encode(), info_of(made))
+        pipeline.multicast.put(5, [(2, 20), (1, 10)])
+        jumbo.send(1, copies.FRAME)
+        assert jumbo.receive(2) is not None
+        assert jumbo.receive(1) is not None
+    finally:
+        device.close()
+
+
+def test_a_port_of_too_large_an_mtu_runs_generic_xdp_and_says_so(
+    switch: XdpDevice, wire: Wire, caplog
+) -> None:
+    netns.ip(f"link set port1 mtu {JUMBO}")
+    netns.ip(f"link set host1 mtu {JUMBO}")
+    learn(load(switch, *program("l2_switch")), 2)
+    assert "port1 runs generic XDP, which is slower: its MTU is too large for native XDP" in caplog.text
+    wire.send(1, frame(HOSTS[2]))
+    assert wire.receive(2) == frame(HOSTS[2])
