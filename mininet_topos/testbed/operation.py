@@ -97,7 +97,11 @@ async def _await_controller(controller: ControllerClient, deadline: float) -> No
 
 async def _await_sessions(agents: Agents, deadline: float, tell: Tell) -> None:
     while True:
-        check = await checks.sessions(agents)
+        try:
+            check = await checks.sessions(agents)
+        except RestError as error:
+            # So many may be busy converging that one does not answer in time.
+            check = checks.Check(name="bgp", ok=False, detail=str(error))
         tell(Progress(step=f"BGP: {check.detail.split(';')[0]}"))
         if check.ok:
             return
