@@ -272,6 +272,8 @@ def test_packets_carry_the_names_of_their_ports(
     assert [(m.metadata_id, m.value) for m in message.metadata] == [(1, b"Ethernet4"), (2, b"\0")]
     device.arrive((3 << 7).to_bytes(2, "big") + b"reply")
     assert primary.receive().packet.metadata[0].value == b"3"
+    primary.arbitrate(election_id=1)
+    assert primary.receive().HasField("arbitration"), "which comes after what was sent before"
     assert device.sent == [(510 << 7).to_bytes(2, "big") + b"frame"]
 
 

@@ -33,6 +33,7 @@ def test_the_cpu_port_has_the_specifications_name(client: Client, device: Memory
         stream.send(packet=packet)
         device.arrive((510 << 7).to_bytes(2, "big") + b"reply")
         assert stream.receive().packet.metadata[0].value == b"\xff\xff\xff\xfd"
+        stream.claim(1)
         assert device.sent == [(510 << 7).to_bytes(2, "big") + b"frame"]
 
 
