@@ -20,6 +20,7 @@ from controller.simulation.profile import parameters
 
 HERE = Path(__file__).parent
 PAGE = HERE / "simulation.md"
+README = HERE.parent / "README.md"
 RESULTS = HERE / "results"
 BLOCK = re.compile(r"<!-- table: ([a-z-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -34,6 +35,8 @@ def collect(folder: Path) -> None:
     """Take summaries, rounded to five digits, and pictures."""
     RESULTS.mkdir(exist_ok=True)
     for name, figure in figures().items():
+        if not (folder / f"{name}.json").exists():
+            continue
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         text = json.dumps(_rounded(record), indent=1) + "\n"
         (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
@@ -257,11 +260,116 @@ def _rubik() -> list[list[str]]:
 def _runs() -> list[list[str]]:
     rows = [["figure", "seeds", "runs", "discarded", "what it shows"]]
     for name, figure in figures().items():
+        if not (RESULTS / f"{name}.json").exists():
+            continue
         data = summary(name)
         title = f"{figure.number}: {name}" if figure.number else name
         seeds, runs = str(data.get("seeds", 1)), str(data.get("runs", data.get("seeds", 1)))
         rows.append([title, seeds, runs, str(data.get("discarded", 0)), data["headline"]])
     return rows
+
+
+def readme_rows() -> list[str]:
+    """Return the rows of README's results that are the simulations'."""
+    smuxes, random, latency = summary("smuxes"), summary("random"), summary("latency")
+    talk = smuxes["paper"]["talk"]
+
+    def over(gbps: str) -> str:
+        return ", ".join(f"{value:.1f}" for value in smuxes["ananta_over_duet"][gbps].values())
+
+    def shares(field: str) -> str:
+        return ", ".join(f"{one[field]['mean']:.1%}" for one in smuxes["reached"])
+
+    def extra(name: str) -> str:
+        mine = [one for one in random["baselines"] if one["strategy"] == name]
+        return ", ".join(f"{one['extra_percent']['mean']:,.0f}%" for one in mine)
+
+    ratios = ", ".join(f"{one['ananta'] / one['duet']:.1f}" for one in talk.values())
+    fallback = ", ".join(f"{one['duet_share']:.1%}" for one in talk.values())
+    count = "`duet simulate smuxes`"
+    us, same = latency["duet_us"]["0.5"]["mean"], latency["ananta_same_smuxes_us"]["mean"] / 1000
+    rows = [
+        [
+            "SMuxes, Ananta over DUET, at 3.6 Gbps per SMux (figure 16)",
+            f"12 to 24; the authors' talk: {ratios}",
+            over("3.6"),
+            count,
+        ],
+        ["the same at 10 Gbps per SMux", "8 to 12", over("10"), count],
+        [
+            "traffic that SMuxes must carry: DUET, by the text's failures; by the worst; `balanced`, by "
+            "the worst; "
+            "no assignment below",
+            f"talk: {fallback}",
+            "; ".join(
+                shares(field)
+                for field in ("duet_share", "duet_worst_share", "balanced_worst_share", "bound_share")
+            ),
+            count,
+        ],
+        [
+            "median round trip at 10 Tbps (figure 17)",
+            "474 us; Ananta on as many SMuxes: over 6 ms",
+            f"{us:.0f} us; {same:.1f} ms",
+            "`duet simulate latency`",
+        ],
+        [
+            "SMuxes Random needs beyond DUET's (figure 18): if a VIP that does not fit is skipped; if it "
+            "ends the assignment",
+            "120% to 307%",
+            f"{extra('random-skip')}; {extra('random')}",
+            "`duet simulate random`",
+        ],
+    ]
+    if (RESULTS / "failures.json").exists():
+        top = summary("failures")["rows"][-1]
+        rows.append(
+            [
+                "points that the worst container failure, the worst of ten random triples, and the three "
+                "busiest "
+                "switches' failure add to the busiest link at 10 Tbps (figure 19)",
+                "changes little",
+                f"{shown(top['container_more'], 1, 100)}, {shown(top['triple_more'], 1, 100)}, "
+                f"{shown(top['busiest_triple_more'], 1, 100)}, on {shown(top['normal'], 0, 100)}%",
+                "`duet simulate failures`",
+            ]
+        )
+    by_name = {one["strategy"]: one for one in summary("migration")["strategies"]}
+    sticky, fresh, once = by_name["sticky"], by_name["non-sticky"], by_name["one-time"]
+    rows.append(
+        [
+            "traffic on HMuxes over 3 hours, and shuffled per interval (figure 20): sticky; non-sticky; "
+            "one-time",
+            "about 95%, 3.5%; -, 37%; 75%, - (remembered)",
+            f"{shown(sticky['hmux_share'], 1, 100)}%, {shown(sticky['shuffled_share'], 1, 100)}%; "
+            f"{shown(fresh['hmux_share'], 1, 100)}%, {shown(fresh['shuffled_share'], 1, 100)}%; "
+            f"{shown(once['hmux_share'], 1, 100)}%, -",
+            "`duet simulate migration`",
+        ]
+    )
+    if (RESULTS / "rubik.json").exists():
+        found = [one for one in summary("rubik")["rows"] if one["mode"] == "rubik"]
+        band = sorted(one["bandwidth_less"]["mean"] for one in found)
+        link = sorted(one["max_link_less"]["mean"] for one in found)
+        rows.append(
+            [
+                "Rubik against DUET on the same traces: less bandwidth; lower busiest link",
+                "over 3x; about 4x (Rubik's)",
+                f"{band[0]:.1f}-{band[-1]:.1f}x; {link[0]:.1f}-{link[-1]:.1f}x",
+                "`duet simulate rubik`",
+            ]
+        )
+    schemes = summary("consistency")
+    broken = [f"{one['scheme']} {shown(one['broken_percent'], 2)}%" for one in schemes["rows"]]
+    rows.append(
+        [
+            f"connections broken by one churn, {schemes['seeds']} seeds",
+            "",
+            ", ".join(broken),
+            "`duet simulate consistency`",
+        ]
+    )
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
@@ -278,8 +386,14 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
 }
 
 
+FIGURE_OF = {"counting": "smuxes"}
+"""Tables that show another figure's summary than the one of their name."""
+
+
 def table(name: str) -> str:
-    """Return a table as Markdown."""
+    """Return a table as Markdown; that of a figure whose summary is not kept says so."""
+    if name not in ("parameters", "runs") and not (RESULTS / f"{FIGURE_OF.get(name, name)}.json").exists():
+        return "No run of this figure is kept."
     head, *rows = TABLES[name]()
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

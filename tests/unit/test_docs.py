@@ -58,6 +58,12 @@ def test_the_cli_and_rest_references_are_what_the_code_says() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_simulations_numbers_are_what_the_kept_results_say() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "results.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [code for language, code in FENCED.findall(page.read_text()) if language == "python"]
