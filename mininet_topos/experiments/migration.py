@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from itertools import cycle
 from pathlib import Path
@@ -37,6 +38,7 @@ def run(name: str, out: Path, runs: int, say: Say) -> dict[str, Any]:
     shown: tuple[Samples, float, tuple[float, float]] | None = None
     repetition: Repetition[tuple[float, Report]] = Repetition(runs, say)
     with running(name, SWITCHES, controller=True, say=say) as testbed:
+        _release(testbed, testbed.vips[: len(MOVED)])
         targets = cycle((MOVED, SWITCHES[:3]))
         for number, samples, (began, report) in repetition.of(lambda: _move_once(testbed, next(targets))):
             pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
@@ -75,6 +77,17 @@ def _move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tup
     if report.failed:
         raise RuntimeError(f"a migration failed: {'; '.join(report.failed)}")
     return found[0], (began, report)
+
+
+def _release(testbed: Running, vips: Sequence[IPv4Address]) -> None:
+    """Give VIPs that were placed by hand back to the engine, or an assignment leaves them where they are."""
+
+    async def release() -> None:
+        async with agents_module.controller(testbed.folder) as controller:
+            for vip in vips:
+                await controller.release(vip)
+
+    asyncio.run(release())
 
 
 def _move(testbed: Running, where: dict[IPv4Address, str | None]) -> Report:

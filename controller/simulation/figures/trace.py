@@ -55,7 +55,7 @@ class Skew(Figure[Traced]):
             xscale="log", xlabel="share of VIPs, largest first", ylabel="cumulative share", ylim=(0, 1.04)
         )
         skew.set_title("Skew across VIPs")
-        skew.legend(loc="lower right", fontsize=8.5)
+        skew.legend(loc="upper left", fontsize=8.5)
         counts = np.maximum(summary.dip_counts, 0.9)
         dips.plot(counts, np.linspace(0, 1, len(counts)), color=OURS)
         dips.axvline(512, color=GREY, linestyle=":", linewidth=1.4)

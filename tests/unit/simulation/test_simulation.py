@@ -338,7 +338,7 @@ def test_a_cluster_of_dask_workers_computes_the_same_and_a_second_run_nothing(
     summaries = [json.loads(one.stdout.splitlines()[-1]) for one in (here, there)]
     assert summaries[0] == summaries[1]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("there/*/raw/*.json")}
-    assert len(files) == 2 * 4 * 4
+    assert len(files) == 2 * 4 * (3 + 1) + 4
     cli.invoke(simulate, arguments, catch_exceptions=False)
     assert all(path.stat().st_mtime_ns == at for path, at in files.items())
 
