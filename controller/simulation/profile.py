@@ -64,9 +64,8 @@ class Profile:
     largest_share: float = _parameter(
         0.02,
         Source.SWEPT,
-        "the largest VIP's share of the bytes; the talk allows 0.7 to 8%, and with more than 2% the "
-        "paper's algorithm "
-        "does not place the stated 16k VIPs; the VIPs up to the first point follow a power law",
+        "the largest VIP's share of the bytes; the talk allows 0.7 to 8%; with 4% the paper's algorithm ends "
+        "early at 10 Tbps, with 8% the largest may not fit; VIPs up to the first point follow a power law",
     )
 
     dips_median: float = _parameter(
