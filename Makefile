@@ -15,7 +15,7 @@ REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec 
 .DEFAULT_GOAL := help
 # First root, then set-up.
 .NOTPARALLEL:
-.PHONY: help root setup testbed test ptf vectors stf fuzz p4 bench experiments simulate shell lint clean
+.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
