@@ -85,6 +85,7 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
         await stop.wait()
     finally:
         service.stop()
+        await service.end_streams()
         await server.stop(STOP_SECONDS)
 
 

@@ -37,6 +37,7 @@ TURN = 64
 """Entities of a Write or Read between two looks at the packets."""
 READ_BATCH = 1024
 """Entities in one ReadResponse."""
+_END_S = 0.05
 PACKETS_AT_ONCE = 64
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class P4RuntimeService:
         self._arbitration: Arbitration[Stream] = Arbitration(device_id)
         self._watched: list[int] = []
         self._notifications = Notifications(self._tell)
+        self.streams: set[asyncio.Task[object]] = set()
         self.config = PipelineConfig(device, self._turns, self._before_change, self._after_change)
 
     def start(self) -> None:
@@ -72,6 +74,13 @@ class P4RuntimeService:
         for fd in self._watched:
             asyncio.get_running_loop().remove_reader(fd)
         self._watched.clear()
+
+    async def end_streams(self) -> None:
+        """End all streams, which gRPC would cut off, and complain."""
+        while self.streams:
+            for task in self.streams:
+                task.cancel()
+            await asyncio.wait(set(self.streams), timeout=_END_S)
 
     async def set_pipeline(self, action: int, config: p4r.ForwardingPipelineConfig | None) -> None:
         """Carry out a SetForwardingPipelineConfig of the operator's, whoever is primary."""

@@ -104,15 +104,19 @@ def _streamed(method: _Streamed) -> Callable[[Any, Any], Any]:
 def _stream_channel(service: P4RuntimeService) -> Callable[[Any, Any], Any]:
     async def call(requests: AsyncIterator[Message | None], context: Any) -> None:
         stream = Stream(context.write)
+        task = asyncio.current_task()
+        assert task is not None
+        service.streams.add(task)
         try:
             async for request in requests:
                 await service.receive(stream, _well_formed(request))
         except P4RuntimeError as error:
             await _abort(context, error)
         except asyncio.CancelledError:
-            # The controller hung up, or the server stops: gRPC would log what a stream does every day.
+            # The controller hung up, or the service stops: gRPC would log what a stream does every day.
             pass
         finally:
+            service.streams.discard(task)
             stream.close()
             service.forget(stream)
 
