@@ -21,7 +21,6 @@ import time
 from collections.abc import AsyncIterator, Sequence, Sized
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from finsy.proto import p4r
@@ -39,9 +38,8 @@ from duet_p4.hmux import pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
-from duet_p4.reporter import Reporter
+from duet_p4.reporter import reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.client import RestClient
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
@@ -315,10 +313,8 @@ class SwitchAgent:
         config = self._config
         if config.report_url is None:
             return
-        url = urlsplit(config.report_url)
-        client = RestClient(f"{url.scheme}://{url.netloc}", token=config.token(), ca=config.report_ca)
-        await stack.enter_async_context(client)
-        reporter = Reporter(client, f"{url.path}/v1/reports/ports", config.report_interval_s)
+        url = f"{config.report_url}/v1/reports/ports"
+        reporter = await reporter_of(url, config.token(), config.report_ca, config.report_interval_s, stack)
         self._kernel.on_host_change = reporter.changed
 
         def report() -> PortReport:
