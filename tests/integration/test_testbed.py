@@ -336,8 +336,9 @@ class TestCommands:
         assert "tor1.switch.log" in shown
 
     def test_capture_shows_the_encapsulated_packet(self, testbed: Folder, graph: nx.Graph) -> None:
+        # Enough for health checks, which come by tunnels as well, not to be all there is.
         capture = subprocess.Popen(
-            [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1", "-c", "4"],
+            [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1", "-c", "120"],
             env=os.environ | {"DUET_TESTBED": testbed.name},
             stdout=subprocess.PIPE,
             text=True,
