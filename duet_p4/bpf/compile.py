@@ -38,7 +38,7 @@ def compile_object(
     """
     defines = defines or {}
     folders = [source.parent, *include, INCLUDE]
-    digest = hashlib.sha256(repr((_FLAGS, _compiler(), sorted(defines.items()))).encode())
+    digest = hashlib.sha256(repr((_FLAGS, compiler(), sorted(defines.items()))).encode())
     for path in _closure(source, folders):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     kept = OBJECTS / f"{source.stem}-{digest.hexdigest()[:32]}.o"
@@ -62,7 +62,7 @@ def _compile(source: Path, folders: Sequence[Path], defines: Mapping[str, str], 
     partial = Path(name)
     try:
         command = [
-            _compiler()[0],
+            compiler()[0],
             *_FLAGS,
             *(f"-D{name}={value}" for name, value in sorted(defines.items())),
             *(f"-I{folder}" for folder in (*folders, *_system_folders())),
@@ -89,8 +89,8 @@ def _give_to_owner(path: Path) -> None:
 
 
 @cache
-def _compiler() -> tuple[str, str]:
-    """Return the compiler's path and version line."""
+def compiler() -> tuple[str, str]:
+    """Return the compiler's path and version line; asked once by a process and those that it forks."""
     found = next((path for name in ("clang", "clang-14") if (path := shutil.which(name))), None)
     if found is None:
         raise BpfError("clang is not on PATH: install it (Debian, Ubuntu: apt-get install clang)")

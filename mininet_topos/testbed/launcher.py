@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from duet_p4 import log
 from duet_p4.bpf import pins
+from duet_p4.bpf.compile import compiler
 from mininet_topos import fattree
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -60,6 +61,7 @@ class Launcher:
                 }
             )
         report(Progress(step="programs"))
+        compiler()  # Ninety processes need not each ask for its version.
         wanted = processes(self.graph, folder, plan)
         self.supervisor = Supervisor(wanted, self._open_descriptors)
         self.listener = _listen(folder.socket)
