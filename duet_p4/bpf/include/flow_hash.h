@@ -22,48 +22,34 @@ static __always_inline __u32 duet_crc32_byte(__u32 crc, __u8 byte)
     return crc >> 4 ^ duet_crc32_nibble[crc & 15];
 }
 
-/* What the hashes of a flow are made of. Without ports, `crc` is that of the bytes so far. */
+/* What the hashes of a flow are made of. */
 struct duet_flow_digest {
     __u32 crc;
     __u32 words;
 };
 
-/* The first step, the same for all ports. Addresses and ports are in network byte order, as they lie in the packet. */
-static __always_inline struct duet_flow_digest duet_digest_addresses(__be32 source, __be32 destination,
-                                                                     __u8 protocol)
+/* Addresses and ports in network byte order, as they lie in the packet. */
+static __always_inline struct duet_flow_digest duet_flow_digest(__be32 source, __be32 destination, __u8 protocol,
+                                                                __be16 source_port, __be16 destination_port)
 {
-    const __u8 *parts[2] = {(const __u8 *)&source, (const __u8 *)&destination};
+    const __u8 *parts[4] = {(const __u8 *)&source, (const __u8 *)&destination,
+                            (const __u8 *)&source_port, (const __u8 *)&destination_port};
     __u32 crc = 0xFFFFFFFFu;
 
     for (int i = 0; i < 4; i++)
         crc = duet_crc32_byte(crc, parts[0][i]);
     for (int i = 0; i < 4; i++)
         crc = duet_crc32_byte(crc, parts[1][i]);
-    return (struct duet_flow_digest){.crc = duet_crc32_byte(crc, protocol),
-                                     .words = bpf_ntohl(source ^ destination)};
-}
-
-static __always_inline struct duet_flow_digest duet_digest_ports(struct duet_flow_digest digest,
-                                                                 __be16 source_port, __be16 destination_port)
-{
-    const __u8 *parts[2] = {(const __u8 *)&source_port, (const __u8 *)&destination_port};
-    __u32 crc = digest.crc;
-
+    crc = duet_crc32_byte(crc, protocol);
     for (int i = 0; i < 2; i++)
-        crc = duet_crc32_byte(crc, parts[0][i]);
+        crc = duet_crc32_byte(crc, parts[2][i]);
     for (int i = 0; i < 2; i++)
-        crc = duet_crc32_byte(crc, parts[1][i]);
+        crc = duet_crc32_byte(crc, parts[3][i]);
     return (struct duet_flow_digest){
         .crc = ~crc ^ duet_flow_key,
-        .words = digest.words ^ ((__u32)bpf_ntohs(source_port) << 16 | bpf_ntohs(destination_port)),
+        .words = bpf_ntohl(source ^ destination) ^
+                 ((__u32)bpf_ntohs(source_port) << 16 | bpf_ntohs(destination_port)),
     };
-}
-
-static __always_inline struct duet_flow_digest duet_flow_digest(__be32 source, __be32 destination, __u8 protocol,
-                                                                __be16 source_port, __be16 destination_port)
-{
-    return duet_digest_ports(duet_digest_addresses(source, destination, protocol), source_port,
-                             destination_port);
 }
 
 static __always_inline __u32 duet_fold(__u32 value)
