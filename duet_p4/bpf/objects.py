@@ -20,6 +20,7 @@ ANY, NOEXIST, EXIST = 0, 1, 2
 """Flags of `Map.update`: create or replace, only create, only replace."""
 
 _LOG_SIZE = 1 << 20
+_VERIFIED_AT = 216  # offset of bpf_prog_info.verified_insns, since Linux 5.16
 _LOG_TAIL_LINES = 40
 _DATASEC = 15
 _BATCH = 4096
@@ -253,6 +254,11 @@ class Program:
     def __init__(self, name: str, fd: int):
         self.name = name
         self.fd = fd
+
+    def verified_instructions(self) -> int:
+        """Return how many instructions the verifier looked at to load it: what loading costs."""
+        info = libbpf.object_info(self.fd, _VERIFIED_AT + 4)
+        return int(struct.unpack_from("=I", info, _VERIFIED_AT)[0])
 
     def test_run(self, data: bytes, repeat: int = 1, context: bytes | None = None) -> TestRun:
         """Run the program on `data` in the kernel, `repeat` times.

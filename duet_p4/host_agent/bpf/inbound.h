@@ -344,13 +344,13 @@ static __always_inline const struct tcphdr *tcp_of(const struct iphdr *ip, const
 }
 
 /* A direct packet to a DIP: its reply leaves as it is, whatever else the DIP serves. */
-static __always_inline int direct(const struct iphdr *ip, const void *end)
+static __always_inline int direct(struct xdp_md *ctx, const struct iphdr *ip, const void *end)
 {
     struct local *local = local_of(ip->daddr);
     struct flow flow;
     enum flow_kind kind;
 
-    if (!local || !(local->flags & LOCAL_DIP) || !ipv4_header_ok(ip, end) ||
+    if (!local || !(local->flags & LOCAL_DIP) || !ipv4_header_ok(ctx, ip) ||
         !ipv4_flow(ip, end, &flow, &kind) || kind == FLOW_FRAGMENT || kind == FLOW_ICMP_ERROR)
         return XDP_PASS;
 
@@ -410,7 +410,7 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
     if ((void *)(outer + 1) > end || ethernet->h_proto != bpf_htons(ETH_P_IP))
         return XDP_PASS;
     if (outer->protocol != IPPROTO_IPIP)
-        return direct(outer, end);
+        return direct(ctx, outer, end);
 
     struct local *local = local_of(outer->daddr);
 
@@ -420,8 +420,8 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
     struct flow flow;
     enum flow_kind kind;
 
-    if (outer->ihl != 5 || ipv4_is_fragment(outer) || !ipv4_header_ok(outer, end) ||
-        !ipv4_header_ok(inner, end) || !ipv4_flow(inner, end, &flow, &kind) ||
+    if (outer->ihl != 5 || ipv4_is_fragment(outer) || !ipv4_header_ok(ctx, outer) ||
+        !ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &flow, &kind) ||
         bpf_ntohs(inner->tot_len) + sizeof(*outer) > bpf_ntohs(outer->tot_len))
         return drop(DROP_MALFORMED, length);
     if (ecn_is_lost(outer->tos, inner))

@@ -380,7 +380,7 @@ static __always_inline int relay_error(struct xdp_md *ctx, struct packet *packet
     const struct icmphdr *icmp = (const void *)(ip + 1);
     const struct iphdr *outer = (const void *)(icmp + 1), *inner = outer + 1;
 
-    if ((void *)(inner + 1) > end || !ipv4_header_ok(ip, end) || ip->ihl != 5 || ipv4_is_fragment(ip) ||
+    if ((void *)(inner + 1) > end || !ipv4_header_ok(ctx, ip) || ip->ihl != 5 || ipv4_is_fragment(ip) ||
         (icmp->type != ICMP_DEST_UNREACH && icmp->type != ICMP_TIME_EXCEEDED) || outer->ihl != 5 ||
         outer->protocol != IPPROTO_IPIP || outer->saddr != mux_address || inner->version != 4 || inner->ihl < 5)
         return leave(PASS_LOCAL, packet->length, XDP_PASS);
@@ -443,7 +443,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     struct iphdr *inner = inner_header(ctx, packet);
     void *end = (void *)(long)ctx->data_end;
 
-    if (!ipv4_header_ok(inner, end) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))
+    if (!ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))
         return leave(DROP_MALFORMED, packet->length, XDP_DROP);
 
     if (packet->inner_offset && ecn_is_lost(packet->outer_tos, inner))
@@ -511,7 +511,7 @@ SEC("xdp") int smux(struct xdp_md *ctx)
     if (handed_over) {
         struct iphdr *inner = ip + 1;
 
-        if ((void *)(inner + 1) > end || !ipv4_header_ok(ip, end) || ip->ihl != 5 || ipv4_is_fragment(ip))
+        if ((void *)(inner + 1) > end || !ipv4_header_ok(ctx, ip) || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         key.address = inner->daddr;
         packet.inner_offset = sizeof(*ip);
@@ -529,7 +529,7 @@ SEC("xdp") int smux(struct xdp_md *ctx)
     if (packet.flags & SERVICE_TIP) {
         if (handed_over)
             return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
-        if (!ipv4_header_ok(ip, end))
+        if (!ipv4_header_ok(ctx, ip))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         if (ip->protocol != IPPROTO_IPIP || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_BARE_TIP, packet.length, XDP_DROP);

@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -527,6 +528,13 @@ def both() -> Iterator[tuple[Mux, Mux]]:
     yield pair
     for made in pair:
         made.close()
+
+
+@pytest.mark.root
+@needs_root
+def test_the_program_costs_the_verifier_little() -> None:
+    with closing(XdpDatapath(MUX, ANNOUNCED)) as path:
+        assert path.program.verified_instructions() < 150_000
 
 
 @pytest.mark.root
