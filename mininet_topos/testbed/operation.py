@@ -67,7 +67,8 @@ async def operate(folder: Folder, plan: Plan, stated: Sequence[StatedVip], tell:
             records = placement.place(stated, graph)
             holdings.keep(folder, records)
             await placement.give(agents, records)
-    tell(Progress(step="convergence"))
+        tell(Progress(step="convergence"))
+        await _await_held(folder, graph, agents, time.monotonic() + CONVERGED_TIMEOUT_S + patience_s)
     await asyncio.to_thread(_await_answers, folder, graph, stated)
 
 
@@ -107,6 +108,21 @@ async def _await_sessions(agents: Agents, deadline: float, tell: Tell) -> None:
             return
         if time.monotonic() > deadline:
             raise TestbedError(f"BGP does not converge: {check.detail}; `duet testbed logs NODE` says more")
+        await asyncio.sleep(_POLL_S)
+
+
+async def _await_held(folder: Folder, graph: nx.Graph, agents: Agents, deadline: float) -> None:
+    """Wait until every device holds what is wanted: one that was slow to answer gets its VIPs later."""
+    while True:
+        try:
+            undone = holdings.undone(graph, await holdings.records(folder), await holdings.observe(agents))
+        except RestError as error:
+            undone = [str(error)]
+        if not undone:
+            return
+        if time.monotonic() > deadline:
+            listed = "\n".join(f"  - {line}" for line in undone[:20])
+            raise TestbedError(f"the agents do not hold their VIPs:\n{listed}\n`duet testbed logs NODE`")
         await asyncio.sleep(_POLL_S)
 
 

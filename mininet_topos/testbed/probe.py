@@ -78,6 +78,7 @@ async def http(
             return Flow(source, vip, Protocol.TCP.number, client.getsockname()[1], port)
 
         started = time.monotonic()
+        asked: Flow | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 await asyncio.get_running_loop().sock_connect(client, (str(vip), port))
@@ -88,7 +89,8 @@ async def http(
                 body += await reader.read()
                 writer.close()
         except (OSError, TimeoutError) as error:
-            return Exchange(flow(), None, _reason(error, timeout_s), time.monotonic() - started)
+            # Once connected, the connection's end closes the socket, too.
+            return Exchange(asked or flow(), None, _reason(error, timeout_s), time.monotonic() - started)
     seconds = time.monotonic() - started
     status = head.split(b"\r\n", 1)[0].decode(errors="replace")
     if " 200 " not in f"{status} ":
