@@ -86,6 +86,8 @@ class Lane:
         self.seen: float | None = None
         self._failures = 0
         self._retry_at = 0.0
+        self._unconfirmed = 0
+        self._confirm_at = 0.0
         self._queue: list[_Waiting] = []
         self._numbers = itertools.count()
         self._worker: asyncio.Task[None] | None = None
@@ -248,8 +250,13 @@ class Lane:
             self.problem = "it does not answer"
 
     def due(self) -> bool:
-        """Whether it can be asked, and has not been since it last failed or was out of reach."""
-        return self.open and self.doubtful
+        """Whether it can be asked, and has not been since it last failed or was out of reach.
+
+        One that was to be changed before it could be confirmed is asked again, ever less often: until then
+        it may hold announcements back.
+        """
+        waits = not self.confirmed and time.monotonic() >= self._confirm_at
+        return self.open and (self.doubtful or waits)
 
     async def ensure_known(self) -> None:
         """Find out what the device holds, unless somebody else did so meanwhile."""
@@ -276,6 +283,9 @@ class Lane:
                 self._failed(error)
                 return False
         self._answered()
+        self._unconfirmed = 0 if self.confirmed else self._unconfirmed + 1
+        pause = FIRST_PAUSE_S * 2.0 ** min(self._unconfirmed, 16)
+        self._confirm_at = time.monotonic() + min(LONGEST_PAUSE_S, pause)
         return True
 
     async def _check(self) -> None:

@@ -584,6 +584,21 @@ def test_a_device_that_is_away_is_put_right_once_it_is_back(tmp_path: Path) -> N
     run(tmp_path, scenario)
 
 
+def test_an_smux_that_was_restarted_behind_the_times_is_told_soon_that_it_may_announce(
+    tmp_path: Path,
+) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), None)
+        await net.set_reach(m1=Reach.UNREACHABLE)
+        await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        net.muxes["m1"].synced = False
+        await net.set_reach(m1=Reach.READY)
+        await net.until(lambda: net.muxes["m1"].synced)
+        assert net.muxes["m1"].held == {VIP: net.updater.vip(VIP).layout}
+
+    run(tmp_path, scenario)
+
+
 def test_a_vip_whose_old_switch_did_not_withdraw_it_reaches_the_new_one_later(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(2)), "s1")
