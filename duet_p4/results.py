@@ -146,6 +146,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")
     figure.savefig(png, metadata={"Software": None})
+    figure.set_layout_engine("none")  # It stays as laid out for the first file.
     figure.savefig(svg, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     return [png, svg]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from controller.engine.demand import Flow
@@ -46,11 +48,13 @@ class DenseLedger(Ledger):
         return float(TOUCHED * (flow.sent.sum() + flow.internet + flow.received.sum()))
 
 
+@lru_cache(maxsize=2)
 def ecmp_shares(topology: Topology) -> Floats:
     """Return `shares[u, v, link]`: the share of a flow from switch u to v that each link carries.
 
     At every switch a flow splits evenly over the next hops on its shortest paths; parallel links
-    count as several next hops. All zero where there is no path.
+    count as several next hops. All zero where there is no path. Kept for the next
+    ledger of the same topology.
     """
     n, links = topology.switch_count, topology.link_count
     start, order = topology.out_links
@@ -72,6 +76,7 @@ def ecmp_shares(topology: Topology) -> Floats:
             shares[u, v] = shares[topology.target[out], v].sum(axis=0)
             shares[u, v, out] += 1
             shares[u, v] /= len(out)
+    shares.flags.writeable = False
     return shares
 
 

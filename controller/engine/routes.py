@@ -102,7 +102,8 @@ def next_sets(
                 if number < 0:
                     table[slot] = number = count - first[u]
                     links = grown32(links, used + size)
-                    links[used : used + size] = found[:size]
+                    for i in range(size):
+                        links[used + i] = found[i]
                     ends[count] = used
                     count += 1
                     used += size
@@ -229,7 +230,8 @@ def grown(array: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     if size <= array.size:
         return array
     longer = np.zeros(max(size, 2 * array.size), np.int64)
-    longer[: array.size] = array
+    for i in range(array.size):
+        longer[i] = array[i]
     return longer
 
 
@@ -239,7 +241,8 @@ def grown32(array: Ints, size: int) -> Ints:
     if size <= array.size:
         return array
     longer = np.zeros(max(size, 2 * array.size), np.int32)
-    longer[: array.size] = array
+    for i in range(array.size):
+        longer[i] = array[i]
     return longer
 
 
@@ -249,7 +252,8 @@ def grown64(array: Floats, size: int) -> Floats:
     if size <= array.size:
         return array
     longer = np.zeros(max(size, 2 * array.size))
-    longer[: array.size] = array
+    for i in range(array.size):
+        longer[i] = array[i]
     return longer
 
 

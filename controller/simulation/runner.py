@@ -130,6 +130,7 @@ _TELLS_ONLY = {
     "executors.py",
     "sweep.py",
     "bench.py",
+    "kernels.py",
     "registry.py",
     "recognise.py",
     "__init__.py",

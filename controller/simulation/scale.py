@@ -49,7 +49,7 @@ class Scale:
         """Build the network."""
         if not 0 <= self.background < 1 - HEADROOM:
             raise ValueError(f"background must be within 0..{1 - HEADROOM:g}, not {self.background}")
-        return Topology.fat_tree(self.shape, routes=self.routes, headroom=HEADROOM + self.background)
+        return _network(self.shape, self.routes, HEADROOM + self.background)
 
     def trace(self, topology: Topology, seed: int) -> Trace:
         """Read the trace file, or draw a trace."""
@@ -60,6 +60,12 @@ class Scale:
     def bps(self, rate_tbps: float) -> float:
         """Return the total traffic of this data centre at a nominal rate."""
         return rate_tbps * TBPS * self.shape.tor_count / PAPER_TORS
+
+
+@lru_cache(maxsize=2)
+def _network(shape: FatTreeShape, routes: int, headroom: float) -> Topology:
+    """Build a network, or find the one just built: tasks share it, and what it has worked out so far."""
+    return Topology.fat_tree(shape, routes=routes, headroom=headroom)
 
 
 @lru_cache(maxsize=2)

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from controller.engine import Assignment, FatTreeShape, Greedy, Topology, assign
 from controller.simulation import executors, latency, runner
 from controller.simulation.cli import simulate
+from controller.simulation.consistency import SCHEMES
 from controller.simulation.figures import figures
 from controller.simulation.figures.base import estimate
 from controller.simulation.profile import TBPS, Profile
@@ -48,7 +49,7 @@ def placed() -> Assignment:
 
 
 def tiny(**changes: Any) -> Scale:
-    scale = sized(small(), FatTreeShape(3, 3, 2, 2), 60)
+    scale = sized(small(), FatTreeShape(3, 3, 2, 2), 40)
     return replace(
         scale, seeds=(1, 2), churn_seeds=2, assumption_seeds=1, samples=5, link_samples=1, **changes
     )
@@ -140,7 +141,7 @@ TINY = [
     "--cores-per-agg",
     "2",
     "--vips",
-    "60",
+    "40",
     "--seeds",
     "2",
 ]
@@ -198,16 +199,18 @@ def test_two_set_ups_never_meet_in_one_folder(tmp_path: Path) -> None:
     cli = CliRunner()
     for share in ("0.04", "0.08"):
         arguments = [
-            "trace",
+            "consistency",
             "--scale",
             "small",
+            "--set",
+            "churn_seeds=1",
             "--set",
             f"profile.largest_share={share}",
             "--out",
             str(tmp_path),
         ]
         assert cli.invoke(simulate, [*arguments, "--jobs", "1"], catch_exceptions=False).exit_code == 0
-    found = [json.loads((folder / "trace.json").read_text()) for folder in tmp_path.iterdir()]
+    found = [json.loads((folder / "consistency.json").read_text()) for folder in tmp_path.iterdir()]
     assert {record["scale"]["profile"]["largest_share"] for record in found} == {0.04, 0.08}
 
 
@@ -329,7 +332,7 @@ def test_a_cluster_of_dask_workers_computes_the_same_and_a_second_run_nothing(
     tmp_path: Path, cluster: str
 ) -> None:
     cli = CliRunner()
-    common = ["smuxes", "--scale", "small", *TINY, *CHEAP, "--json"]
+    common = ["consistency", "--scale", "small", *TINY, *SHORT, "--json"]
     here = cli.invoke(
         simulate, [*common, "--jobs", "1", "--out", str(tmp_path / "here")], catch_exceptions=False
     )
@@ -338,7 +341,7 @@ def test_a_cluster_of_dask_workers_computes_the_same_and_a_second_run_nothing(
     summaries = [json.loads(one.stdout.splitlines()[-1]) for one in (here, there)]
     assert summaries[0] == summaries[1]
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("there/*/raw/*.json")}
-    assert len(files) == 2 * 4 * (3 + 1) + 4
+    assert len(files) == 2 * len(SCHEMES)
     cli.invoke(simulate, arguments, catch_exceptions=False)
     assert all(path.stat().st_mtime_ns == at for path, at in files.items())
 
