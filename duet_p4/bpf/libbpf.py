@@ -118,6 +118,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_program_by_name": (_POINTER, [_POINTER, _STRING]),
     "bpf_program__fd": (_INT, [_POINTER]),
     "bpf_program__name": (_STRING, [_POINTER]),
+    "bpf_program__insns": (_POINTER, [_POINTER]),
+    "bpf_program__insn_cnt": (_SIZE, [_POINTER]),
     "bpf_program__set_autoload": (_INT, [_POINTER, c.c_bool]),
     "bpf_map__name": (_STRING, [_POINTER]),
     "bpf_map__fd": (_INT, [_POINTER]),

@@ -364,6 +364,23 @@ class Object(Closable):
             raise BpfError(f"{self.path.name} has no program {name}")
         return Program(name, self._library.bpf_program__fd(handle))
 
+    def instructions(self, name: str) -> bytes:
+        """Return a loaded program's instructions, as libbpf gave them to the kernel."""
+        handle = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
+        if not handle or not self._loaded:
+            raise BpfError(f"{self.path.name} has no program {name} in the kernel")
+        size = 8 * self._library.bpf_program__insn_cnt(handle)
+        return c.string_at(self._library.bpf_program__insns(handle), size)
+
+    def maps(self) -> list[Map]:
+        """Return all maps of the object, those of its global variables included."""
+        found = []
+        handle = self._library.bpf_object__next_map(self._handle, None)
+        while handle:
+            found.append(self._library.bpf_map__name(handle).decode())
+            handle = self._library.bpf_object__next_map(self._handle, handle)
+        return [self.map(name) for name in found]
+
     def memory(self, name: str) -> memoryview:
         """Return a zero-initialized global variable (in .bss) of a loaded object, as the program sees it.
 

@@ -1,0 +1,96 @@
+"""What one packet costs a program: nanoseconds by the kernel's test run, net of the harness, and instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from duet_p4.bench.line import PROGRAMS, BenchError
+from duet_p4.bpf import Object, Program, compile_object
+
+HEAD = 64
+"""Bytes of a frame that a program may change; frames are no shorter."""
+FRAMES = 65536
+REPEAT = 10_000
+BATCHES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Nanoseconds of a run, the least of many short batches, without what the harness itself takes."""
+
+    ns: float
+    gross_ns: float
+
+
+class Harness:
+    """Runs programs on frames that are the same again for every run; needs root."""
+
+    def __init__(self) -> None:
+        self._object = Object(compile_object(PROGRAMS / "harness.bpf.c")).load()
+        self._programs = self._object.map("programs")
+        self._frames = np.frombuffer(self._object.map("frames").mapped(), dtype=np.uint8).reshape(-1, HEAD)
+        self._words = {
+            name: self._object.memory(name).cast("I" if name in ("frame_count", "expected_length") else "Q")
+            for name in ("frame_count", "expected_length", "started", "runs", "astray")
+        }
+        self._next = self._object.memory("next_frame").cast("I")
+        self._trivial = self._object.program("trivial")
+        self._harness = self._object.program("harness")
+        self._known: dict[tuple[int, int], float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._object.close()
+
+    def cost(
+        self,
+        program: Program,
+        frames: Sequence[bytes],
+        verdict: int,
+        length: int,
+        *,
+        batches: int = BATCHES,
+        repeat: int = REPEAT,
+    ) -> Cost:
+        """Return what a run costs when frames come in turn, all of one length.
+
+        Raises BenchError unless every run ended with `verdict` (the last of a batch) and a frame of `length`.
+        """
+        size = len(frames[0])
+        before = self._floor(frames, batches, repeat)
+        gross = self._least(program, frames, verdict, length, batches, repeat)
+        after = self._least(self._trivial, frames, 2, size, batches // 4 + 1, repeat)
+        return Cost(gross - min(before, after), gross)
+
+    def _floor(self, frames: Sequence[bytes], batches: int, repeat: int) -> float:
+        return self._least(self._trivial, frames, 2, len(frames[0]), batches, repeat)
+
+    def _least(
+        self, program: Program, frames: Sequence[bytes], verdict: int, length: int, batches: int, repeat: int
+    ) -> float:
+        self._programs.update(bytes(4), program.fd.to_bytes(4, "little"))
+        heads = b"".join(frame[:HEAD] for frame in frames)
+        self._frames[: len(frames)] = np.frombuffer(heads, dtype=np.uint8).reshape(-1, HEAD)
+        words = self._words
+        words["frame_count"][0], words["expected_length"][0] = len(frames), length
+        words["runs"][0] = words["astray"][0] = 0
+        self._next[0] = 0
+        least = float("inf")
+        for _ in range(batches):
+            words["started"][0] = 0
+            run = self._harness.test_run(frames[0], repeat)
+            if run.retval != verdict or len(run.data_out) != length:
+                raise BenchError(
+                    f"{program.name}: a run ended with {run.retval} and {len(run.data_out)} bytes, "
+                    f"not with {verdict} and {length}"
+                )
+            least = min(least, run.ns)
+        if words["runs"][0] != batches * repeat or words["astray"][0]:
+            raise BenchError(f"{program.name}: {words['astray'][0]} runs took another path than intended")
+        return least
