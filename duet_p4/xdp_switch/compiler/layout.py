@@ -130,6 +130,35 @@ class Layout:
         word, bit = self._bit(name)
         return f"({word} & {bit})"
 
+    def valid_bit(self, name: str) -> str:
+        """Return the C name of a header's bit in its word of validity bits."""
+        return self._bit(name)[1]
+
+    def cells(self, name: str) -> list[tuple[int, int]]:
+        """Return (offset, bytes) of the pieces that a header is best moved in.
+
+        A word that was stored field by field cannot be loaded before the stores are done with, so that pieces end
+        where fields that are written together end: every 4 bytes, or where a longer field begins or ends.
+        """
+        kind = self.program.headers[name].type
+        ends = {kind.bytes}
+        for member in kind.fields.values():
+            for bit in (member.offset, member.offset + member.width):
+                if bit % 32 == 0 or (member.width > 32 and bit % 8 == 0):
+                    ends.add(bit // 8)
+        cells: list[tuple[int, int]] = []
+        start = 0
+        for end in sorted(ends - {0}):
+            cells += [(start + at, size) for at, size in steps(end - start)]
+            start = end
+        return cells
+
+    def emit(self, name: str, target: str) -> list[str]:
+        """Return C statements that copy a header's bytes into a packet."""
+        return [
+            f"COPY{8 * size}({target} + {at}, {self.header(name)} + {at});" for at, size in self.cells(name)
+        ]
+
     def set_valid(self, name: str) -> list[str]:
         """Return C statements that make a header valid, and the rest of its union invalid."""
         word, bit = self._bit(name)

@@ -12,12 +12,13 @@ from duet_p4.xdp_switch.compiler.check import check
 from duet_p4.xdp_switch.compiler.digests import Digests
 from duet_p4.xdp_switch.compiler.entries import ActionSet, TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions
-from duet_p4.xdp_switch.compiler.layout import Layout, copy_bytes, indent
+from duet_p4.xdp_switch.compiler.layout import Layout, indent
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
 from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.compiler.replication import Replication
+from duet_p4.xdp_switch.compiler.shapes import Shape, common_shapes
 from duet_p4.xdp_switch.compiler.tables import GotoMaker, Tables
 from duet_p4.xdp_switch.compiler.uses import fields_read
 
@@ -254,9 +255,15 @@ class _Generator:
 
     def _deparse(self) -> Iterator[str]:
         order = [self._program.headers[name] for name in self._program.deparser]
+        shapes = common_shapes(self._program) if len(self._layout.valid_words) == 1 else []
         yield "/* Put the valid headers in front of the payload; false where the frame has no room. */"
         yield "static __always_inline bool deparse(struct xdp_md *ctx, struct scratch *s)"
         yield "{"
+        if shapes:
+            yield "    switch (s->valid) {"
+            for shape in shapes:
+                yield from indent(self._deparse_shape([h for h in order if h.name in shape], shape))
+            yield "    }"
         yield "    __u32 total = 0;"
         for header in order:
             yield f"    if {self._layout.valid(header.name)}"
@@ -277,12 +284,30 @@ class _Generator:
                 yield "        HIDE(here);"
                 yield f"        if (here + {size} > data_end)"
                 yield "            return false;"
-                yield from indent(copy_bytes("here", self._layout.header(header.name), size), 2)
+                yield from indent(self._layout.emit(header.name, "here"), 2)
                 yield f"        s->offset += {size};"
             yield "    }"
         yield "    return true;"
         yield "}"
         yield ""
+
+    def _deparse_shape(self, headers: list[ir.Header], shape: Shape) -> Iterator[str]:
+        """Yield the case of a packet with just these valid headers: its offsets are known."""
+        total = sum(header.type.bytes for header in headers)
+        mask = " | ".join(sorted(self._layout.valid_bit(name) for name in shape))
+        yield f"case {mask}: {{"
+        yield f"    if (s->parsed != {total} && bpf_xdp_adjust_head(ctx, (int)s->parsed - {total}))"
+        yield "        return false;"
+        yield "    __u8 *data = (__u8 *)(long)ctx->data;"
+        yield f"    if (data + {total} > (__u8 *)(long)ctx->data_end)"
+        yield "        return false;"
+        at = 0
+        for header in headers:
+            lines = self._layout.emit(header.name, f"data + {at}")
+            yield from indent(lines)
+            at += header.type.bytes
+        yield "    return true;"
+        yield "}"
 
     def _emit_varbit(self, header: ir.Header) -> Iterator[str]:
         """Yield C that writes a header with a varbit field, by helper: pointers cannot follow its length."""
