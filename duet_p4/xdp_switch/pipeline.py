@@ -67,7 +67,7 @@ class XdpPipeline:
         frame may then have fewer than the 14 that the kernel wants.
         """
         sizes = {table.preamble.name: table.size for table in info.tables}
-        self.compiled = compile_program(config, bpf.possible_cpus(), padding, sizes)
+        self.compiled = compile_program(config, bpf.possible_cpus(), padding, sizes, _default_only(info))
         self._replays = replays
         self._padding = padding
         self._widths = fit.check(info, self.compiled.program)
@@ -426,7 +426,7 @@ class _Table:
         if action is None:
             self._default_at[0] = NO_DEFAULT
         else:
-            self._write_default(self._pack(action, 0))
+            self._write_default(self._pack_default(action))
 
     def read_counters(self, keys: Sequence[Key]) -> list[Count]:
         """Return the direct counters of entries."""
@@ -464,11 +464,15 @@ class _Table:
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):
-            return self._layout.entry.pack(
-                self._layout.entry.by_name[action.action], handle, action.arguments
-            )
+            number = self._layout.entry.by_name[action.action]
+            return self._layout.pack(self._layout.entry.actions[number], handle, action.arguments)
         reference = action.handle | (GROUP_FLAG if isinstance(action, GroupHandle) else 0)
         return reference.to_bytes(4, "little") + handle.to_bytes(4, "little")
+
+    def _pack_default(self, action: TargetAction) -> bytes:
+        if not isinstance(action, Call):
+            return self._pack(action, 0)
+        return self._layout.entry.pack(self._layout.entry.by_name[action.action], 0, action.arguments)
 
     def _write_default(self, data: bytes) -> None:
         assert self._default is not None
@@ -544,6 +548,19 @@ class _Profile:
     def _full(self) -> TableFullError:
         size = self._profile.size
         return TableFullError(f"action profile {self._profile.name} is full: it has room for {size} members")
+
+
+def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:
+    """Return by table the actions that none of its entries may run."""
+    names = {action.preamble.id: action.preamble.name for action in info.actions}
+    return {
+        table.preamble.name: frozenset(
+            names[reference.id]
+            for reference in table.action_refs
+            if reference.scope == p4i.ActionRef.DEFAULT_ONLY and reference.id in names
+        )
+        for table in info.tables
+    }
 
 
 def build(compiled: Compiled) -> Path:

@@ -71,12 +71,29 @@ class Places:
         self._free.give_back(position)
 
 
+class Words:
+    """Entries that slots hold themselves, each packed into a word, in place of `Places`."""
+
+    def add(self, data: bytes) -> int:
+        """Return the word."""
+        return int.from_bytes(data, "little")
+
+    def remove(self, position: int) -> None:
+        """Do nothing: it is gone once no slot holds it."""
+
+
+def _places(layout: TableLayout, loaded: bpf.Object) -> Places | Words:
+    if layout.packing is not None:
+        return Words()
+    return Places(loaded.memory(f"entries_{layout.symbol}"), layout.capacity)
+
+
 class IndexStore(Store):
     """One exact field, an array by its value."""
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
-        self._index = loaded.memory(f"index_{layout.symbol}").cast("I")
-        self._places = Places(loaded.memory(f"entries_{layout.symbol}"), layout.capacity)
+        self._index = loaded.memory(f"index_{layout.symbol}").cast("Q" if layout.packing else "I")
+        self._places = _places(layout, loaded)
 
     def insert(self, key: Key, data: bytes) -> None:
         """Add an entry."""
@@ -123,12 +140,12 @@ class HashStore(Store):
 class TrieStore(Store):
     """One LPM field: a root indexed by 16 bits, behind it nodes indexed by 4.
 
-    A slot holds the position of the longest prefix that covers it among those that end in its node, and
-    the node behind it. `_ends` knows the prefixes that end in each node, `_lengths` which one a slot shows.
+    A slot holds the position (or the word, where entries are packed) of the longest prefix that covers it among
+    those that end in its node, and the node behind it. `_ends` knows the prefixes that end in each node, `_lengths` which one a slot shows.
     """
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
-        self._places = Places(loaded.memory(f"entries_{layout.symbol}"), layout.capacity)
+        self._places = _places(layout, loaded)
         self._root_bits = layout.trie_root_bits
         self._bits = self._root_bits + 4 * layout.trie_levels
         self._fill = self._bits - layout.width

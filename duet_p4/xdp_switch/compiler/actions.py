@@ -63,6 +63,7 @@ class Actions(HeaderPrimitives):
         arguments = "".join(f", {one}" for one in declared)
         yield f"static __always_inline bool {self.name(action)}(struct scratch *s{arguments})"
         yield "{"
+        yield from indent(self._layout.variables(action.primitives))
         if self.exits(action):
             yield "    bool exiting = false;"
         locked = self.locked(action)

@@ -196,6 +196,12 @@ class Calculations:
             yield from self._variants(calculation, optional[1:], absent)
             return
         present = [p for p in calculation.inputs if not absent.intersection(self._headers(p))]
+        if calculation.algorithm == "csum16" and (terms := self._raw_terms(present)) is not None:
+            yield "__u64 sum = 0;"
+            for term in terms:
+                yield f"sum += {term};"
+            yield f"return bpf_ntohs(csum16_fold{'' if len(terms) > 15 else '_few'}(sum));"
+            return
         pieces = self._merge(present)
         length = sum(width for _, width in pieces)
         words = _words(pieces, 32)
@@ -234,6 +240,20 @@ class Calculations:
 
     def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[str, int]]:
         """Return (C code, width) of inputs at most 64 bits wide, adjacent fields of a header in one load."""
+        merged = []
+        for name, first, width, expression in self._regions(pieces):
+            if name is None and expression is not None:
+                merged += self._expression_pieces(expression, width)
+                continue
+            at = 0
+            while at < width and name is not None:
+                step = min(32 - (first + at) % 32, width - at)
+                merged.append((self._layout.load_bits(name, first + at, step), step))
+                at += step
+        return merged
+
+    def _regions(self, pieces: Sequence[ir.Piece]) -> list[tuple[str | None, int, int, ir.Expr | None]]:
+        """Return (header, first bit, width, None) of inputs, adjacent ones as one, or (None, 0, width, value)."""
         regions: list[tuple[str | None, int, int, ir.Expr | None]] = []
         for piece in pieces:
             value = piece.value
@@ -249,17 +269,34 @@ class Calculations:
                 name, first, width, _ = regions.pop()
                 region = (name, first, width + region[2], None)
             regions.append(region)
-        merged = []
-        for name, first, width, expression in regions:
-            if name is None and expression is not None:
-                merged += self._expression_pieces(expression, width)
+        return regions
+
+    def _raw_terms(self, pieces: Sequence[ir.Piece]) -> list[str] | None:
+        """Return the inputs of a checksum as words in network byte order, None where some are no whole words.
+
+        A sum of 16-bit words whose bytes are swapped is the sum with its bytes swapped.
+        """
+        terms: list[str] = []
+        for name, first, width, expression in self._regions(pieces):
+            if first % 16 or width % 16:
+                return None
+            if name is None:
+                if expression is None or width not in (16, 32, 64):
+                    return None
+                code = f"bpf_hton{'s' if width == 16 else 'l'}"
+                value = Expressions(self._layout, ir.Source()).assignable(expression, width)
+                if width == 64:
+                    swapped = f"__builtin_bswap64({value})"
+                    terms += [f"(__u32)({swapped})", f"({swapped} >> 32)"]
+                else:
+                    terms.append(f"(__u{width}){code}({value})")
                 continue
-            at = 0
-            while at < width and name is not None:
-                step = min(32 - (first + at) % 32, width - at)
-                merged.append((self._layout.load_bits(name, first + at, step), step))
-                at += step
-        return merged
+            place, at, end = self._layout.header(name), first // 8, (first + width) // 8
+            while at < end:
+                size = 4 if at % 4 == 0 and end - at >= 4 else 2
+                terms.append(f"*(const any{8 * size} *)({place} + {at})")
+                at += size
+        return terms
 
     def _expression_pieces(self, expression: ir.Expr, width: int) -> list[tuple[str, int]]:
         if width > 128:

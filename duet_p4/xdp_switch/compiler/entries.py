@@ -10,14 +10,15 @@ How a table is looked up depends on its key:
 | trie | one LPM field of at most 32 bits | a 16-bit root, then nibbles |
 | masked | anything else | a hash map per mask, in one BPF hash map |
 
-Entries found by `index` and `trie` lie in an array by handle. An entry holds the number of its action
-within the table, its handle (which is also the index of its direct counter), and the action's arguments;
-in a table with an action profile, the member or group it refers to.
+An entry holds the number of its action within the table, its handle (which is also the index of its direct
+counter), and the action's arguments; in a table with an action profile, the member or group it refers to.
+Where that fits the slot that `index` and `trie` find, the slot holds the entry itself, packed into a word
+(`Packing`): packets see it written at once. Other entries of theirs lie in an array, and slots hold their places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -107,9 +108,59 @@ class ActionSet:
         return f"{actions.name(action)}(s{arguments})"
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """An entry in one word, from its lowest bit on: a 1, the number of its action, its handle, the arguments."""
+
+    actions: tuple[ir.Action, ...]
+    number_bits: int
+    handle_bits: int
+
+    @property
+    def bits(self) -> int:
+        """The length of the longest entry."""
+        longest = max(sum(p.width for p in action.parameters) for action in self.actions)
+        return self._first + longest
+
+    @property
+    def _first(self) -> int:
+        return 1 + self.number_bits + self.handle_bits
+
+    def pack(self, action: ir.Action, handle: int, arguments: Sequence[int]) -> int:
+        """Return the word of an entry."""
+        word = 1 | self.actions.index(action) << 1
+        if self.handle_bits:
+            word |= handle << 1 + self.number_bits
+        at = self._first
+        for parameter, value in zip(action.parameters, arguments, strict=True):
+            word |= value << at
+            at += parameter.width
+        return word
+
+    def number(self, word: str) -> str:
+        """Return C for the number of the action, among `actions`."""
+        return _bits_of(word, 1, self.number_bits)
+
+    def handle(self, word: str) -> str:
+        """Return C for the handle."""
+        return _bits_of(word, 1 + self.number_bits, self.handle_bits)
+
+    def call(self, actions: Actions, action: ir.Action, word: str) -> str:
+        """Return the C call of an action with the arguments of an entry."""
+        at, arguments = self._first, ""
+        for parameter in action.parameters:
+            arguments += f", {_bits_of(word, at, parameter.width)}"
+            at += parameter.width
+        return f"{actions.name(action)}(s{arguments})"
+
+
+def _bits_of(word: str, first: int, width: int) -> str:
+    return f"({word} >> {first} & {(1 << width) - 1:#x})"
+
+
 @dataclass(slots=True)
 class TableLayout:
-    """A table as the data plane's Python and C share it."""
+    """A table as the data plane's Python and C share it; `inserted` are the actions that entries may run."""
 
     table: ir.Table
     strategy: Strategy
@@ -118,6 +169,14 @@ class TableLayout:
     symbol: str
     counter: str | None
     meter: str | None
+    inserted: tuple[ir.Action, ...]
+    packing: Packing | None = None
+
+    def pack(self, action: ir.Action, handle: int, arguments: Sequence[int]) -> bytes:
+        """Return the bytes of an entry as the table holds it."""
+        if self.packing is not None:
+            return self.packing.pack(action, handle, arguments).to_bytes(8, "little")
+        return self.entry.pack(self.entry.numbers[action.id], handle, arguments)
 
     @property
     def capacity(self) -> int:
@@ -174,13 +233,21 @@ def choose(table: ir.Table) -> Strategy:
     return Strategy.MASKED
 
 
-def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout:
-    """Return how a table is laid out."""
+def layout_of(
+    program: ir.Program, names: Names, table: ir.Table, default_only: Collection[str] = ()
+) -> TableLayout:
+    """Return how a table is laid out; no entry runs an action whose name is in `default_only`."""
     strategy = choose(table)
+    stated = {entry.action_id for entry in table.entries}
+    inserted = tuple(
+        action
+        for number in table.actions
+        if (action := program.actions[number]).name not in default_only or number in stated
+    )
     fields = [(f"k{n}_{names(f'key {n}', k.name)}", k.width) for n, k in enumerate(table.keys)]
     if strategy is Strategy.MASKED:
         fields.append(("mask", 32))
-    return TableLayout(
+    layout = TableLayout(
         table,
         strategy,
         ActionSet(program, names, table.actions, profile=table.profile is not None),
@@ -188,7 +255,17 @@ def layout_of(program: ir.Program, names: Names, table: ir.Table) -> TableLayout
         names("table", table.name),
         f"direct_{names('table', table.name)}" if table.with_counter else None,
         f"meter_{names('meter', table.meter)}" if table.meter is not None else None,
+        inserted,
     )
+    room = {Strategy.INDEX: 64, Strategy.TRIE: 32}.get(strategy, 0)
+    if inserted and table.profile is None and table.default_const:
+        counted = bool(layout.counter or layout.meter or table.ages)
+        packing = Packing(
+            inserted, (len(inserted) - 1).bit_length(), layout.capacity.bit_length() if counted else 0
+        )
+        if packing.bits <= room:
+            layout.packing = packing
+    return layout
 
 
 def member_capacity(profile: ir.Profile) -> int:

@@ -212,6 +212,8 @@ class Expressions:
             return self._shift(op, left, right)
         if op in ("/", "%"):
             return self._divide(op, left, right)
+        if op == "&" and (kept := _unmasked(left, right) or _unmasked(right, left)) is not None:
+            return kept
         if op in ("+", "-", "*", "&", "|", "^"):
             low, high = _interval(op, left, right)
             if op == "*" and self._bits == 128:
@@ -461,6 +463,12 @@ def cut(value: Value, width: int) -> str:
     if width > 64:
         return f"({value.code} & ((__u128){hex(mask >> 64)}ull << 64 | {hex((1 << 64) - 1)}ull))"
     return f"((__u64){value.code} & {hex(mask)}ull)"
+
+
+def _unmasked(value: Value, mask: Value) -> Value | None:
+    """Return a value that a mask leaves as it is, None where it may change it."""
+    whole = mask.low == mask.high and mask.low & (mask.low + 1) == 0
+    return value if whole and 0 <= value.low and value.high <= mask.low else None
 
 
 def _interval(op: str, a: Value, b: Value) -> tuple[int, int]:

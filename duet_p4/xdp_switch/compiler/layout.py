@@ -55,6 +55,10 @@ class Layout:
 
     program: ir.Program
     read: set[ir.FieldRef]
+    cleared: set[ir.FieldRef] | None = None
+    """The metadata that starts as zero: all of it where None, the rest is written before it is read."""
+    local: set[ir.FieldRef] = field(default_factory=set)
+    """The metadata that lives within one action or parser state, in variables of its C function."""
     names: Names = field(default_factory=Names)
     more: list[str] = field(default_factory=list)
     """Members of `struct scratch` that other parts of the compiler want; they start as zero."""
@@ -74,12 +78,27 @@ class Layout:
                 if member.varbit or member.width > MAX_ARITHMETIC:
                     room = (member.width + 7) // 8
                     self._wide[reference] = Bytes(f"s->m.w_{name}", f"s->m.n_{name}", room)
+                elif reference in self.local:
+                    self._slots[reference] = Slot(f"t_{name}", storage_width(member.width))
                 else:
-                    self._slots[reference] = Slot(f"s->m.m_{name}", storage_width(member.width))
+                    late = self.cleared is not None and reference not in self.cleared
+                    place = f"s->late.m_{name}" if late else f"s->m.m_{name}"
+                    self._slots[reference] = Slot(place, storage_width(member.width))
 
     def slot(self, reference: ir.FieldRef) -> Slot | None:
         """Return where a metadata field is, or None where nothing reads it or it is no C integer."""
         return self._slots.get(reference)
+
+    def variables(self, steps: Iterable[ir.Primitive]) -> list[str]:
+        """Return the C declarations of the metadata that lives within these steps."""
+        used = dict.fromkeys(
+            part
+            for step in steps
+            for argument in step.arguments
+            for part in ir.inside(argument)
+            if isinstance(part, ir.FieldRef) and part in self.local and part in self._slots
+        )
+        return [f"{c_type(self._slots[part].storage)} {self._slots[part].lvalue};" for part in used]
 
     def stored(self, reference: ir.FieldRef) -> bool:
         """Tell whether a field has a place: metadata that nothing reads has none."""
@@ -201,8 +220,12 @@ class Layout:
         for wide in self._wide.values():
             yield f"        __u8 {wide.place.removeprefix('s->m.')}[{(wide.room + 7) // 8 * 8}] {_ALIGNED};"
         by_size: dict[int, list[str]] = {}
+        late: dict[int, list[str]] = {}
         for slot in self._slots.values():
-            by_size.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->m."))
+            if slot.lvalue.startswith("s->m."):
+                by_size.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->m."))
+            elif slot.lvalue.startswith("s->late."):
+                late.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->late."))
         for wide in self._wide.values():
             by_size.setdefault(32, []).append(wide.length.removeprefix("s->m."))
         for size in sorted(by_size, reverse=True):
@@ -210,8 +233,15 @@ class Layout:
                 yield f"        {c_type(size)} {name};"
         for line in self.more:
             yield f"        {line}"
-        yield "        __u64 end;"
+        if self.cleared is None:
+            yield "        __u64 end;"
         yield "    } m __attribute__((aligned(8)));"
+        if late:
+            yield "    struct {"
+            for size in sorted(late, reverse=True):
+                for name in late[size]:
+                    yield f"        {c_type(size)} {name};"
+            yield "    } late __attribute__((aligned(8))); /* written before it is read */"
         for header in headers:
             room = (header.type.bytes + 7) // 8 * 8
             yield f"    __u8 {self.header(header.name).removeprefix('s->')}[{room}] {_ALIGNED};"

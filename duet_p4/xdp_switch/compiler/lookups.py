@@ -25,11 +25,21 @@ class Lookups:
         }[t.strategy](t)
 
     def _signature(self, t: TableLayout) -> Iterator[str]:
-        yield f"static __always_inline struct entry_{t.symbol} *lookup_{t.symbol}(struct scratch *s)"
+        kind = "__u64 " if t.packing else f"struct entry_{t.symbol} *"
+        yield f"static __always_inline {kind}lookup_{t.symbol}(struct scratch *s)"
         yield "{"
 
-    def _entry_by_handle(self, t: TableLayout, handle: str) -> Iterator[str]:
-        yield f"    INDEX(at, {handle});"
+    def _entries(self, t: TableLayout) -> Iterator[str]:
+        if t.packing is None:
+            yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
+
+    def _found(self, t: TableLayout, slot: str) -> Iterator[str]:
+        """Yield C that returns the entry that a slot holds, or the place of."""
+        if t.packing is not None:
+            yield f"    return {slot};"
+            yield "}"
+            return
+        yield f"    INDEX(at, {slot});"
         yield f"    if (at == 0 || at >= {t.capacity})"
         yield "        return 0;"
         yield f"    return &entries_{t.symbol}[at];"
@@ -45,17 +55,17 @@ class Lookups:
         return f"({code} & {key.mask:#x}ull)"
 
     def _index(self, t: TableLayout) -> Iterator[str]:
-        yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
-        yield f"__u32 index_{t.symbol}[{1 << t.width}];"
+        yield from self._entries(t)
+        yield f"__u{64 if t.packing else 32} index_{t.symbol}[{1 << t.width}];"
         yield from self._signature(t)
-        yield f"    __u32 handle = index_{t.symbol}[({self._key_value(t, 0)}) & {(1 << t.width) - 1:#x}];"
-        yield from self._entry_by_handle(t, "handle")
+        slot = f"index_{t.symbol}[({self._key_value(t, 0)}) & {(1 << t.width) - 1:#x}]"
+        yield from self._found(t, slot)
 
     def _trie(self, t: TableLayout) -> Iterator[str]:
         levels, root = t.trie_levels, t.trie_root_bits
         fill = root + 4 * levels - t.width
-        yield f"struct entry_{t.symbol} entries_{t.symbol}[{t.capacity}];"
-        yield "/* slots: node behind << 32 | handle of the longest prefix that ends here */"
+        yield from self._entries(t)
+        yield "/* slots: node behind << 32 | the longest prefix that ends here: its entry, or where that is */"
         yield f"__u64 root_{t.symbol}[{1 << root}];"
         if levels:
             yield f"__u64 nodes_{t.symbol}[{16 * t.trie_nodes}];"
@@ -63,7 +73,7 @@ class Lookups:
         shifted = f"(__u64){self._key_value(t, 0)} << {fill}" if fill else self._key_value(t, 0)
         yield f"    __u64 key = {shifted};"
         yield f"    __u64 slot = root_{t.symbol}[key >> {4 * levels} & {(1 << root) - 1:#x}];"
-        yield "    __u32 handle = (__u32)slot;"
+        yield "    __u32 found = (__u32)slot;"
         if levels:
             yield "    __u64 node;"
         for level in reversed(range(levels)):
@@ -74,10 +84,10 @@ class Lookups:
             yield "    node <<= 4;"
             yield "    HIDE(node);"
             yield f"    slot = nodes_{t.symbol}[node + (key >> {4 * level} & 15)];"
-            yield "    handle = (__u32)slot ? (__u32)slot : handle;"
+            yield "    found = (__u32)slot ? (__u32)slot : found;"
         if levels:
             yield "found:;"
-        yield from self._entry_by_handle(t, "handle")
+        yield from self._found(t, "found")
 
     def _fill_key(self, t: TableLayout, target: str) -> Iterator[str]:
         for number in range(len(t.table.keys)):

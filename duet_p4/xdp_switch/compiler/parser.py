@@ -63,6 +63,8 @@ class Parser:
         yield "    __u8 *data = (__u8 *)(long)ctx->data;"
         yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
         yield "    __u32 cursor = 0;"
+        steps = (step for state in self._program.parser.values() for step in state.operations)
+        yield from indent(self._layout.variables(steps))
         body: list[_Line] = []
         if self._program.parser_start is not None:
             start = self._copy(self._program.parser_start, {}, 0)

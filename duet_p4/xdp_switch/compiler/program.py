@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from duet_p4.xdp_switch.compiler import ir
@@ -13,6 +13,7 @@ from duet_p4.xdp_switch.compiler.digests import Digests
 from duet_p4.xdp_switch.compiler.entries import ActionSet, TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, indent
+from duet_p4.xdp_switch.compiler.lifetimes import Lifetimes
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
@@ -42,19 +43,24 @@ class Compiled:
 
 
 def compile_program(
-    config: bytes, cpus: int, padding: int = 0, sizes: Mapping[str, int] | None = None
+    config: bytes,
+    cpus: int,
+    padding: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    default_only: Mapping[str, Collection[str]] | None = None,
 ) -> Compiled:
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
     With `padding`, for test runs only, so many bytes behind each packet are none of it. `sizes` are those of
-    the P4Info: of a table that the program gives entries, p4c's JSON counts just these.
+    the P4Info: of a table that the program gives entries, p4c's JSON counts just these. `default_only` are by table
+    the actions that no entry may run, which only the P4Info tells, too.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
     program = read(config)
     check(program)
-    return _compile(_with_sizes(program, sizes or {}), cpus, padding)
+    return _compile(_with_sizes(program, sizes or {}), cpus, padding, default_only or {})
 
 
 def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
@@ -68,13 +74,15 @@ def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
     return replace(program, ingress=widened(program.ingress), egress=widened(program.egress))
 
 
-def _compile(program: ir.Program, cpus: int, padding: int) -> Compiled:
+def _compile(
+    program: ir.Program, cpus: int, padding: int, default_only: Mapping[str, Collection[str]]
+) -> Compiled:
     program = optimize(program)
-    layout = Layout(program, fields_read(program))
+    layout = _layout(program)
     calculations = Calculations(layout)
     replication = Replication(layout)
     actions = Actions(layout, calculations, replication)
-    tables = Tables(layout, actions, calculations)
+    tables = Tables(layout, actions, calculations, default_only)
     generator = _Generator(program, layout, calculations, replication, actions, tables, cpus, padding)
     return Compiled(
         program=program,
@@ -90,6 +98,22 @@ def _compile(program: ir.Program, cpus: int, padding: int) -> Compiled:
             t.value_set for state in program.parser.values() for t in state.transitions if t.value_set
         ),
     )
+
+
+_SET_FIRST = ("ingress_port", "packet_length", "parser_error", "ingress_global_timestamp")
+"""The standard metadata that is set when a packet starts, or when it is parsed."""
+
+
+def _layout(program: ir.Program) -> Layout:
+    """Return where headers and metadata are, the latter by how long it lives."""
+    lifetimes = Lifetimes(program)
+    read = fields_read(program)
+    local = {reference for reference in read if lifetimes.local(reference)}
+    # A copy, or another pass, starts with what of the metadata is kept.
+    if Replication(Layout(program, read)).active or program.digests:
+        return Layout(program, read, local=local)
+    cleared = lifetimes.cleared() - {ir.FieldRef(ir.STANDARD_METADATA, name) for name in _SET_FIRST}
+    return Layout(program, read, cleared, local)
 
 
 class _Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
@@ -27,14 +27,21 @@ from duet_p4.xdp_switch.compiler.names import Names
 class Tables:
     """Compiles the tables and action profiles of a program."""
 
-    def __init__(self, layout: Layout, actions: Actions, calculations: Calculations) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        actions: Actions,
+        calculations: Calculations,
+        default_only: Mapping[str, Collection[str]],
+    ) -> None:
         self._program = layout.program
         self._layout = layout
         self._actions = actions
         self._calculations = calculations
         self._lookups = Lookups(layout)
         self.layouts = {
-            name: layout_of(self._program, layout.names, t) for name, t in self._program.tables().items()
+            name: layout_of(self._program, layout.names, t, default_only.get(name, ()))
+            for name, t in self._program.tables().items()
         }
         self.profiles = {name: self._profile_actions(p) for name, p in self._program.profiles().items()}
 
@@ -102,7 +109,7 @@ class Tables:
             yield "    __u32 reference; /* to a member or a group */"
             yield "    __u32 handle;"
             yield "};"
-        else:
+        elif t.packing is None:
             yield from t.entry.declaration(f"entry_{symbol}")
         if not table.default_const:
             yield f"struct entry_{symbol} default_{symbol}[2];"
@@ -166,34 +173,26 @@ class Tables:
 
     def _run(self, t: TableLayout, goto: GotoMaker) -> Iterator[str]:
         table, symbol = t.table, t.symbol
-        if t.strategy is Strategy.NONE:
+        handle = t.packing.handle("entry") if t.packing else "entry->handle"
+        if t.packing is not None:
+            yield f"__u64 entry = lookup_{symbol}(s);"
+        elif t.strategy is Strategy.NONE:
             yield f"struct entry_{symbol} *entry = 0;"
         else:
             yield f"struct entry_{symbol} *entry = lookup_{symbol}(s);"
         yield "bool hit = entry != 0;"
-        if t.counter:
-            yield "if (hit)"
-            yield f"    count_packet(s, {t.counter}, {t.capacity}, entry->handle);"
-        if table.ages:
-            yield "if (hit) {"
-            yield "    INDEX(seen, entry->handle);"
-            yield f"    if (seen < {t.capacity})"
-            yield f"        hits_{symbol}[seen] = bpf_ktime_get_coarse_ns();"
-            yield "}"
-        if table.meter is not None:
-            meter = self._program.meters[table.meter]
-            yield "if (hit) {"
-            yield f"    __u32 colour = {self._actions.colour(meter, 'entry->handle')};"
-            if meter.target is not None:
-                width = self._program.field(meter.target).width
-                yield from indent(self._layout.store(meter.target, cut(Value("colour", 0, 2), width)))
-            yield "    (void)colour;"
-            yield "}"
         if table.default_const:
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))
             yield "}"
-        else:
+        at_hit = list(self._at_hit(t, handle))
+        if at_hit and table.default_const:
+            yield from at_hit
+        elif at_hit:
+            yield "if (hit) {"
+            yield from indent(at_hit)
+            yield "}"
+        if not table.default_const:
             yield "if (!hit) {"
             yield f"    INDEX(at, at_default_{symbol});"
             yield "    if (at > 1) {"
@@ -201,33 +200,71 @@ class Tables:
             yield "    }"
             yield f"    entry = &default_{symbol}[at];"
             yield "}"
-        actions = t.entry
-        number_of = "entry->action"
-        carrier = "entry"
         if table.profile is not None:
-            profile = self._layout.names("profile", table.profile)
-            actions = self.profiles[table.profile]
-            yield f"struct member_{profile} *member = find_{profile}(s, entry->reference);"
-            yield "if (!member) {"
-            yield from indent(self._after_miss(t, None, goto))
+            yield from self._run_member(t, table.profile, goto)
+        elif table.default_const and len(t.inserted) == 1:
+            yield from self._act(t, t.inserted[0], self._call(t, t.inserted[0]), goto)
+        else:
+            shown = t.inserted if table.default_const else tuple(t.entry.actions)
+            yield f"switch ({t.packing.number('entry') if t.packing else 'entry->action'}) {{"
+            for number, action in enumerate(shown):
+                yield f"case {number if t.packing else t.entry.numbers[action.id]}: /* {action.name} */"
+                yield from indent(self._act(t, action, self._call(t, action), goto))
+            yield "default:"
+            yield f"    {goto(None)}"
             yield "}"
-            number_of, carrier = "member->action", "member"
-        yield f"switch ({number_of}) {{"
-        own = {self._program.actions[n].name: n for n in table.actions}
-        for number, action in enumerate(actions.actions):
-            if action.name not in own:
-                continue
-            yield f"case {number}: /* {action.name} */"
-            call = actions.call(self._actions, number, carrier)
-            if self._actions.exits(action):
-                yield f"    if ({call})"
-                yield "        goto finished;"
-            else:
-                yield f"    {call};"
-            yield from indent(self._next(t, own[action.name], goto))
+
+    def _at_hit(self, t: TableLayout, handle: str) -> Iterator[str]:
+        """Yield C of what a hit does beside its action."""
+        table = t.table
+        if t.counter:
+            yield f"count_packet(s, {t.counter}, {t.capacity}, {handle});"
+        if table.ages:
+            yield "{"
+            yield f"    INDEX(seen, {handle});"
+            yield f"    if (seen < {t.capacity})"
+            yield f"        hits_{t.symbol}[seen] = bpf_ktime_get_coarse_ns();"
+            yield "}"
+        if table.meter is not None:
+            meter = self._program.meters[table.meter]
+            yield "{"
+            yield f"    __u32 colour = {self._actions.colour(meter, handle)};"
+            if meter.target is not None:
+                width = self._program.field(meter.target).width
+                yield from indent(self._layout.store(meter.target, cut(Value("colour", 0, 2), width)))
+            yield "    (void)colour;"
+            yield "}"
+
+    def _run_member(self, t: TableLayout, name: str, goto: GotoMaker) -> Iterator[str]:
+        profile = self._layout.names("profile", name)
+        yield f"struct member_{profile} *member = find_{profile}(s, entry->reference);"
+        yield "if (!member) {"
+        yield from indent(self._after_miss(t, None, goto))
+        yield "}"
+        yield "switch (member->action) {"
+        own = {self._program.actions[n].name: self._program.actions[n] for n in t.table.actions}
+        for number, action in enumerate(self.profiles[name].actions):
+            if action.name in own:
+                yield f"case {number}: /* {action.name} */"
+                call = self.profiles[name].call(self._actions, number, "member")
+                yield from indent(self._act(t, own[action.name], call, goto))
         yield "default:"
         yield f"    {goto(None)}"
         yield "}"
+
+    def _call(self, t: TableLayout, action: ir.Action) -> str:
+        if t.packing is not None:
+            return t.packing.call(self._actions, action, "entry")
+        return t.entry.call(self._actions, t.entry.numbers[action.id], "entry")
+
+    def _act(self, t: TableLayout, action: ir.Action, call: str, goto: GotoMaker) -> Iterator[str]:
+        """Yield C that runs an action and goes on."""
+        if self._actions.exits(action):
+            yield f"if ({call})"
+            yield "    goto finished;"
+        else:
+            yield f"{call};"
+        yield from self._next(t, action.id, goto)
 
     def _next(self, t: TableLayout, action: int, goto: GotoMaker) -> Iterator[str]:
         hit, miss = self._after_hit(t, action, goto), next(self._after_miss(t, action, goto))

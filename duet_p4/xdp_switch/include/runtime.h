@@ -106,6 +106,15 @@ static __always_inline __u32 crc16_byte(__u32 crc, __u32 byte)
     return crc >> 8 ^ crc16_table[(crc ^ byte) & 0xff];
 }
 
+/* Of at most 15 words of 32 bits. */
+static __always_inline __u16 csum16_fold_few(__u64 sum)
+{
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum += sum >> 16;
+    return ~sum;
+}
+
 static __always_inline __u16 csum16_fold(__u64 sum)
 {
     sum = (sum & 0xffffffff) + (sum >> 32);
