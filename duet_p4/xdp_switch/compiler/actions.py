@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.calculations import Calculations
@@ -71,6 +71,7 @@ class Actions(HeaderPrimitives):
             yield "    struct register_lock *registers = find_register_lock();"
             yield "    if (!registers)"
             yield "        return false;"
+        whole = self.header_writes(action.primitives, parameters) if not targets and not locked else {}
         for index, primitive in enumerate(action.primitives):
             if index in targets:
                 yield f"step_{index}:;"
@@ -78,7 +79,8 @@ class Actions(HeaderPrimitives):
                 yield "    bpf_spin_lock(&registers->lock);"
             if locked and index == locked.stop:
                 yield "    bpf_spin_unlock(&registers->lock);"
-            yield from indent(self.primitive(primitive, parameters))
+            lines = whole.get(index)
+            yield from indent(self.primitive(primitive, parameters) if lines is None else lines)
         if len(action.primitives) in targets:
             yield f"step_{len(action.primitives)}:;"
         if locked and locked.stop == len(action.primitives):
@@ -86,6 +88,92 @@ class Actions(HeaderPrimitives):
         yield f"    return {'exiting' if self.exits(action) else 'false'};"
         yield "}"
         yield ""
+
+    def header_writes(
+        self, steps: Sequence[ir.Primitive], parameters: tuple[Value, ...]
+    ) -> dict[int, list[str]]:
+        """Return C for steps that fill in a header together: whole words of it are written at once.
+
+        A word that a few fields make up is put together in a register, so that it can be loaded as one later.
+        """
+        found: dict[int, list[str]] = {}
+        start = 0
+        while start < len(steps):
+            run = list(self._fills(steps, start))
+            if len(run) > 1:
+                header = run[0][0].header
+                lines, rest = self._filled(header, run, parameters)
+                before = steps[start - 1] if start else None
+                if (
+                    before is not None
+                    and before.op == "add_header"
+                    and before.arguments == (ir.Named("header", header),)
+                ):
+                    found[start - 1] = self._make_valid(header, rest)
+                found |= {start: lines} | {start + n: [] for n in range(1, len(run))}
+            start += max(len(run), 1)
+        return found
+
+    def _fills(self, steps: Sequence[ir.Primitive], start: int) -> Iterator[tuple[ir.FieldRef, ir.Primitive]]:
+        """Yield the assignments from a step on to one header's fields, of values that do not depend on it."""
+        header = None
+        for step in steps[start:]:
+            target = step.arguments[0] if step.arguments else None
+            if step.op != "assign" or not isinstance(target, ir.FieldRef):
+                return
+            kind = self._program.headers[target.header]
+            if header not in (None, target.header) or kind.metadata or kind.type.varbit is not None:
+                return
+            if self._program.field(target).width > 64:
+                return
+            for part in ir.inside(step.arguments[1]):
+                if isinstance(part, ir.FieldRef):
+                    if part.header == target.header:
+                        return
+                elif isinstance(part, ir.Element | ir.ElementField | ir.Named):
+                    return
+            header = target.header
+            yield target, step
+
+    def _filled(
+        self, header: str, run: Sequence[tuple[ir.FieldRef, ir.Primitive]], parameters: tuple[Value, ...]
+    ) -> tuple[list[str], list[tuple[int, int]]]:
+        """Return C for the assignments of a run, and the (offset, bytes) of the header that it leaves as they are."""
+        kind = self._program.headers[header].type
+        last = {target.field: step for target, step in run}
+        lines: list[str] = []
+        rest: list[tuple[int, int]] = []
+        done: set[str] = set()
+        pending = [(at, size) for at, size in self._layout.cells(header)]
+        while pending:
+            at, size = pending.pop(0)
+            inside = [
+                m for m in kind.fields.values() if m.offset < 8 * (at + size) and m.offset + m.width > 8 * at
+            ]
+            fits = all(m.offset >= 8 * at and m.offset + m.width <= 8 * (at + size) for m in inside)
+            if fits and all(m.name in last for m in inside) and not any(m.name in done for m in inside):
+                parts = []
+                for member in inside:
+                    code = self._value_of(last[member.name], member.width, parameters)
+                    shift = 8 * (at + size) - member.offset - member.width
+                    parts.append(f"(__u64)({code}) << {shift}" if shift else f"(__u64)({code})")
+                lines.append(f"STORE{8 * size}({self._layout.header(header)} + {at}, {' | '.join(parts)});")
+                done |= {m.name for m in inside}
+            elif size > 1:
+                pending[:0] = [(at, size // 2), (at + size // 2, size // 2)]
+            else:
+                rest.append((at, size))
+        for name, step in last.items():
+            if name not in done:
+                lines += self.primitive(step, parameters)
+        return lines, rest
+
+    def _value_of(self, step: ir.Primitive, width: int, parameters: tuple[Value, ...]) -> str:
+        expressions = Expressions(self._layout, step.source, parameters)
+        value = step.arguments[1]
+        if expressions.is_boolean(value):
+            return f"({expressions.condition(value)} ? 1 : 0)"
+        return expressions.assignable(value, width)
 
     def locked(self, action: ir.Action) -> range | None:
         """Return the steps of an action that no other CPU's steps on registers may come between.

@@ -226,17 +226,24 @@ class Calculations:
                 yield f"sum ^= {word};"
             yield "return sum ^ sum >> 16;"
             return
-        yield f"__u32 crc = {'0xffffffff' if algorithm == 'crc32' else '0'};"
         left = (length + 7) // 8
+        if algorithm == "crc32":
+            yield "__u32 crc = 0xffffffff;"
+            for at in range(0, len(words), 2):
+                code = " | ".join(
+                    f"(__u64)__builtin_bswap32({word}) << {32 * n}"
+                    for n, word in enumerate(words[at : at + 2])
+                )
+                yield f"crc = crc32_bytes(crc, {code}, {min(left, 8)});"
+                left -= 8
+            yield "return ~crc;"
+            return
+        yield "__u32 crc = 0;"
         for word in words:
-            count = min(left, 4)
-            left -= count
-            if count == 4 and algorithm == "crc32":
-                yield f"crc = crc32_word(crc, {word});"
-            else:
-                for byte in range(count):
-                    yield f"crc = {algorithm}_byte(crc, {word} >> {24 - 8 * byte});"
-        yield "return ~crc;" if algorithm == "crc32" else "return crc;"
+            for byte in range(min(left, 4)):
+                yield f"crc = {algorithm}_byte(crc, {word} >> {24 - 8 * byte});"
+            left -= 4
+        yield "return crc;"
 
     def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[str, int]]:
         """Return (C code, width) of inputs at most 64 bits wide, adjacent fields of a header in one load."""

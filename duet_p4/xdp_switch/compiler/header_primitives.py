@@ -28,11 +28,12 @@ class HeaderPrimitives:
     def _add_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return self._on_header(expressions, primitive.arguments[0], self._make_valid)
 
-    def _make_valid(self, name: str) -> list[str]:
+    def _make_valid(self, name: str, kept: Sequence[tuple[int, int]] | None = None) -> list[str]:
+        """Return C that makes a header valid, its fields zero; of `kept` bytes only, where the rest is written next."""
         header = self._program.headers[name]
         clear = [
             f"STORE{8 * step}({self._layout.header(name)} + {at}, 0);"
-            for at, step in steps(header.type.bytes)
+            for at, step in (steps(header.type.bytes) if kept is None else kept)
         ]
         if header.type.varbit is not None:
             clear.append(f"{self._layout.varbit_length(name)} = 0;")
@@ -42,7 +43,7 @@ class HeaderPrimitives:
             f"if (!{self._layout.valid(name)}) {{",
             *indent(clear),
             *indent(self._layout.set_valid(name)),
-            f"    s->length += {self._layout.length(name)};",
+            *self._lengthened("+=", name),
             "}",
         ]
 
@@ -53,9 +54,14 @@ class HeaderPrimitives:
         return [
             f"if ({self._layout.valid(name)}) {{",
             *indent(self._layout.set_invalid(name)),
-            f"    s->length -= {self._layout.length(name)};",
+            *self._lengthened("-=", name),
             "}",
         ]
+
+    def _lengthened(self, operator: str, name: str) -> list[str]:
+        if not self._layout.tracks_length:
+            return []
+        return [f"    s->length {operator} {self._layout.length(name)};"]
 
     def _assign_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, source = primitive.arguments

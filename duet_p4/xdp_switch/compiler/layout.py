@@ -60,12 +60,17 @@ class Layout:
     local: set[ir.FieldRef] = field(default_factory=set)
     """The metadata that lives within one action or parser state, in variables of its C function."""
     names: Names = field(default_factory=Names)
+    tracks_length: bool = True
+    """Whether something reads the packet's length behind ingress, as headers come and go."""
+    written: dict[str, set[str]] = field(default_factory=dict)
+    """The fields of each header that the program writes, other than by extracting it."""
     more: list[str] = field(default_factory=list)
     """Members of `struct scratch` that other parts of the compiler want; they start as zero."""
     _slots: dict[ir.FieldRef, Slot] = field(default_factory=dict)
     _wide: dict[ir.FieldRef, Bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._find_written()
         for header in self.program.headers.values():
             if not header.metadata:
                 continue
@@ -88,6 +93,20 @@ class Layout:
     def slot(self, reference: ir.FieldRef) -> Slot | None:
         """Return where a metadata field is, or None where nothing reads it or it is no C integer."""
         return self._slots.get(reference)
+
+    def _find_written(self) -> None:
+        for step in self.program.primitives():
+            target = step.arguments[0] if step.arguments else None
+            if isinstance(target, ir.FieldRef):
+                self.written.setdefault(target.header, set()).add(target.field)
+            elif (
+                step.op != "extract" and isinstance(target, ir.Named) and target.name in self.program.headers
+            ):
+                kind = self.program.headers[target.name].type
+                self.written.setdefault(target.name, set()).update(kind.fields)
+        for checksum in self.program.checksums:
+            if checksum.update:
+                self.written.setdefault(checksum.target.header, set()).add(checksum.target.field)
 
     def variables(self, steps: Iterable[ir.Primitive]) -> list[str]:
         """Return the C declarations of the metadata that lives within these steps."""
@@ -157,20 +176,30 @@ class Layout:
         """Return (offset, bytes) of the pieces that a header is best moved in.
 
         A word that was stored field by field cannot be loaded before the stores are done with, so that pieces end
-        where fields that are written together end: every 4 bytes, or where a longer field begins or ends.
+        where fields that are written together end: every 4 bytes, or where a longer field begins or ends. What the
+        program never writes is moved in the widest steps.
         """
         kind = self.program.headers[name].type
+        written = self.written.get(name, set())
         ends = {kind.bytes}
         for member in kind.fields.values():
             for bit in (member.offset, member.offset + member.width):
                 if bit % 32 == 0 or (member.width > 32 and bit % 8 == 0):
                     ends.add(bit // 8)
-        cells: list[tuple[int, int]] = []
+        runs: list[tuple[int, int, bool]] = []
         start = 0
         for end in sorted(ends - {0}):
-            cells += [(start + at, size) for at, size in steps(end - start)]
+            clean = not any(
+                member.offset < 8 * end and member.offset + member.width > 8 * start
+                for member in kind.fields.values()
+                if member.name in written
+            )
+            if runs and clean and runs[-1][2]:
+                runs[-1] = (runs[-1][0], end, True)
+            else:
+                runs.append((start, end, clean))
             start = end
-        return cells
+        return [(first + at, size) for first, end, _ in runs for at, size in steps(end - first)]
 
     def emit(self, name: str, target: str) -> list[str]:
         """Return C statements that copy a header's bytes into a packet."""
@@ -334,7 +363,10 @@ class Layout:
     def copy(self, target: str, source: str) -> list[str]:
         """Return C statements that copy a header's bytes between scratch headers."""
         kind = self.program.headers[target].type
-        lines = copy_bytes(self.header(target), self.header(source), kind.bytes)
+        lines = [
+            f"COPY{8 * size}({self.header(target)} + {at}, {self.header(source)} + {at});"
+            for at, size in self.cells(target)
+        ]
         if kind.varbit is not None:
             lines.append(f"{self.varbit_length(target)} = {self.varbit_length(source)};")
         return lines

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from duet_p4.xdp_switch.compiler import ir
 
+# Reading a register behind its array's end leaves the field as it was.
 _WRITES_FIRST = {
     "assign",
     "set",
-    "register_read",
     "modify_field_with_hash_based_offset",
     "modify_field_rng_uniform",
 }

@@ -389,9 +389,10 @@ class Parser:
         return [*lines, *cursor.declare("s->offset")]
 
     def _transitions(self, state: ir.ParserState, cursor: Cursor, indices: dict[str, int]) -> Iterator[_Line]:
-        widths = []
+        widths: list[int] = []
+        bits: list[int] = []
         expressions = Expressions(self._layout, state.source)
-        names = []
+        names: list[str] = []
         for number, key in enumerate(state.key):
             resolved = self._resolve(key, indices)
             if isinstance(resolved, ir.Lookahead):
@@ -412,10 +413,19 @@ class Parser:
             if width > 32:
                 code = f"(__u64){code}"
             kind = "__u64" if width > 32 else "__u32"
+            bits.append(width)
             yield f"{kind} key{number} = {code};"
+        whole = len(names) > 1 and sum(bits) <= 64 and all(t.value_set is None for t in state.transitions)
+        if whole:
+            # One number, of which clang does not make one test for each field.
+            parts = [f"(__u64){name} << {sum(bits[at + 1 :])}" for at, name in enumerate(names)]
+            yield f"__u{32 if sum(bits) <= 32 else 64} keys = {' | '.join(parts)};"
+            yield "HIDE(keys);"
         for transition in state.transitions:
             if transition.value_set is not None:
                 tests = [self._in_value_set(transition, names, state.source)]
+            elif whole:
+                tests = self._test_of_all(transition, bits, widths)
             else:
                 tests = self._tests(transition, names, widths)
             go = list(self._go(transition.next_state, cursor, indices))
@@ -427,6 +437,23 @@ class Parser:
                 yield from go
                 return
         yield from self._go(None, cursor, indices)
+
+    @staticmethod
+    def _test_of_all(transition: ir.Transition, bits: list[int], widths: list[int]) -> list[str]:
+        """Return the test of all keys in one number; p4c has each of them in whole bytes."""
+        if transition.mask is None:
+            return []
+        mask = value = 0
+        shift = sum(widths)
+        for count, width in zip(bits, widths, strict=True):
+            shift -= width
+            part = (1 << count) - 1
+            mask = mask << count | (transition.mask >> shift & part)
+            value = value << count | (transition.value >> shift & transition.mask >> shift & part)
+        if not mask:
+            return []
+        whole = mask == (1 << sum(bits)) - 1
+        return [f"keys == {value:#x}u" if whole else f"(keys & {mask:#x}ull) == {value:#x}ull"]
 
     def _tests(self, transition: ir.Transition, names: list[str], widths: list[int]) -> list[str]:
         tests: list[str] = []

@@ -112,8 +112,9 @@ def _layout(program: ir.Program) -> Layout:
     # A copy, or another pass, starts with what of the metadata is kept.
     if Replication(Layout(program, read)).active or program.digests:
         return Layout(program, read, local=local)
+    tracks = program.egress.start is not None
     cleared = lifetimes.cleared() - {ir.FieldRef(ir.STANDARD_METADATA, name) for name in _SET_FIRST}
-    return Layout(program, read, cleared, local)
+    return Layout(program, read, cleared, local, tracks_length=tracks)
 
 
 class _Generator:
@@ -435,6 +436,8 @@ class _Generator:
             yield from self._set("instance_type", "NORMAL")
 
     def _egress(self, port: str) -> Iterator[str]:
+        if self._program.egress.start is None and not self._replication.active:
+            return
         yield from self._set("egress_port", port)
         yield from self._set("egress_spec", "0")
         yield from self._set("packet_length", "s->length")
@@ -445,9 +448,8 @@ class _Generator:
         yield from self._replication.after_egress(DROP_PORT)
 
     def _finish(self) -> Iterator[str]:
-        yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
-        yield "    return drop(DROP_BY_PROGRAM);"
-        yield ""
+        if self._program.egress.start is not None or self._replication.active:
+            yield from self._egress_drops()
         declare = "__u32 " if self._replication.active else ""
         yield f"{declare}egress_port = s->egress_port;"
         yield "update_checksums(ctx, s);"
@@ -456,3 +458,8 @@ class _Generator:
         yield "    return drop(DROP_NO_ROOM);"
         yield from self._replication.after_deparser()
         yield "return transmit(ctx, egress_port);"
+
+    def _egress_drops(self) -> Iterator[str]:
+        yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
+        yield "    return drop(DROP_BY_PROGRAM);"
+        yield ""
