@@ -1,4 +1,4 @@
-"""What one packet costs a program: nanoseconds by the kernel's test run, net of the harness, and instructions."""
+"""What a packet costs a program: nanoseconds by the kernel's test run, net of the harness."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Harness:
     ) -> Cost:
         """Return what a run costs when frames come in turn, all of one length.
 
-        Raises BenchError unless every run ended with `verdict` (the last of a batch) and a frame of `length`.
+        Raises BenchError unless every run left a frame of `length`, and the last of a batch `verdict`.
         """
         size = len(frames[0])
         before = self._floor(frames, batches, repeat)

@@ -1,8 +1,8 @@
 """Counts the eBPF instructions that a packet takes, by carrying them out one by one.
 
-There is no other exact way: a virtual machine has no counter of instructions, and the kernel counts none. What is
-carried out are the instructions as libbpf hands them to the kernel, on a copy of what the maps hold. What a helper
-does inside the kernel is not counted, and neither is what the verifier puts in place of a lookup in an array.
+There is no other exact way: a virtual machine has no counter of instructions, and the kernel counts none.
+What is carried out are the instructions as libbpf hands them to the kernel, on a copy of what the maps hold.
+What a helper does inside the kernel is not counted, nor what the verifier puts in place of an array's lookup.
 """
 
 from __future__ import annotations

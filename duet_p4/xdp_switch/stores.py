@@ -140,8 +140,9 @@ class HashStore(Store):
 class TrieStore(Store):
     """One LPM field: a root indexed by 16 bits, behind it nodes indexed by 4.
 
-    A slot holds the position (or the word, where entries are packed) of the longest prefix that covers it among
-    those that end in its node, and the node behind it. `_ends` knows the prefixes that end in each node, `_lengths` which one a slot shows.
+    A slot holds the position (or the word, where entries are packed) of the longest prefix that covers it
+    among those that end in its node, and the node behind. `_ends` knows the prefixes that end in each node,
+    `_lengths` which one a slot shows.
     """
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:

@@ -138,7 +138,7 @@ class Actions(HeaderPrimitives):
     def _filled(
         self, header: str, run: Sequence[tuple[ir.FieldRef, ir.Primitive]], parameters: tuple[Value, ...]
     ) -> tuple[list[str], list[tuple[int, int]]]:
-        """Return C for the assignments of a run, and the (offset, bytes) of the header that it leaves as they are."""
+        """Return C for the assignments of a run, and the (offset, bytes) of the header that it leaves."""
         kind = self._program.headers[header].type
         last = {target.field: step for target, step in run}
         lines: list[str] = []

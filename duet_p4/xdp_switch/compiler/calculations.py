@@ -260,7 +260,7 @@ class Calculations:
         return merged
 
     def _regions(self, pieces: Sequence[ir.Piece]) -> list[tuple[str | None, int, int, ir.Expr | None]]:
-        """Return (header, first bit, width, None) of inputs, adjacent ones as one, or (None, 0, width, value)."""
+        """Return (header, first bit, width, None) of adjacent inputs, or (None, 0, width, value)."""
         regions: list[tuple[str | None, int, int, ir.Expr | None]] = []
         for piece in pieces:
             value = piece.value

@@ -13,7 +13,8 @@ How a table is looked up depends on its key:
 An entry holds the number of its action within the table, its handle (which is also the index of its direct
 counter), and the action's arguments; in a table with an action profile, the member or group it refers to.
 Where that fits the slot that `index` and `trie` find, the slot holds the entry itself, packed into a word
-(`Packing`): packets see it written at once. Other entries of theirs lie in an array, and slots hold their places.
+(`Packing`): packets see it written at once. Other entries of theirs lie in an array, and slots hold their
+places.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class ActionSet:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """An entry in one word, from its lowest bit on: a 1, the number of its action, its handle, the arguments."""
+    """An entry in one word: from its lowest bit on a 1, its action's number, its handle, the arguments."""
 
     actions: tuple[ir.Action, ...]
     number_bits: int

@@ -468,7 +468,7 @@ def cut(value: Value, width: int) -> str:
 def _unmasked(value: Value, mask: Value) -> Value | None:
     """Return a value that a mask leaves as it is, None where it may change it."""
     whole = mask.low == mask.high and mask.low & (mask.low + 1) == 0
-    return value if whole and 0 <= value.low and value.high <= mask.low else None
+    return value if whole and value.low >= 0 and value.high <= mask.low else None
 
 
 def _interval(op: str, a: Value, b: Value) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class HeaderPrimitives:
         return self._on_header(expressions, primitive.arguments[0], self._make_valid)
 
     def _make_valid(self, name: str, kept: Sequence[tuple[int, int]] | None = None) -> list[str]:
-        """Return C that makes a header valid, its fields zero; of `kept` bytes only, where the rest is written next."""
+        """Return C that makes a header valid, with zeros in all or in `kept` (offset, bytes)."""
         header = self._program.headers[name]
         clear = [
             f"STORE{8 * step}({self._layout.header(name)} + {at}, 0);"

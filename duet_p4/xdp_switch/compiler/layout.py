@@ -175,9 +175,9 @@ class Layout:
     def cells(self, name: str) -> list[tuple[int, int]]:
         """Return (offset, bytes) of the pieces that a header is best moved in.
 
-        A word that was stored field by field cannot be loaded before the stores are done with, so that pieces end
-        where fields that are written together end: every 4 bytes, or where a longer field begins or ends. What the
-        program never writes is moved in the widest steps.
+        A word that was stored field by field cannot be loaded before the stores are done with, so that pieces
+        end where fields that are written together end: every 4 bytes, or where a longer field begins or ends.
+        What the program never writes is moved in the widest steps.
         """
         kind = self.program.headers[name].type
         written = self.written.get(name, set())

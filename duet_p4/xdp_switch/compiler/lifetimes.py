@@ -142,7 +142,7 @@ class Lifetimes:
                 if isinstance(argument, ir.Named) and argument.name in self._program.calculations:
                     read |= self._inputs(argument.name)
             if step.op == "execute_meter":
-                read |= {f for f in _fields(step.arguments[2])}
+                read |= set(_fields(step.arguments[2]))
             unit.exposed |= read - unit.written
             if step.op.startswith("_jump"):
                 certain = False

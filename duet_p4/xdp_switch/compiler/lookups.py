@@ -65,7 +65,7 @@ class Lookups:
         levels, root = t.trie_levels, t.trie_root_bits
         fill = root + 4 * levels - t.width
         yield from self._entries(t)
-        yield "/* slots: node behind << 32 | the longest prefix that ends here: its entry, or where that is */"
+        yield "/* slots: node behind << 32 | entry of the longest prefix that ends here, or its place */"
         yield f"__u64 root_{t.symbol}[{1 << root}];"
         if levels:
             yield f"__u64 nodes_{t.symbol}[{16 * t.trie_nodes}];"

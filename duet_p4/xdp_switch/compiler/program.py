@@ -52,8 +52,8 @@ def compile_program(
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
     With `padding`, for test runs only, so many bytes behind each packet are none of it. `sizes` are those of
-    the P4Info: of a table that the program gives entries, p4c's JSON counts just these. `default_only` are by table
-    the actions that no entry may run, which only the P4Info tells, too.
+    the P4Info: of a table that the program gives entries, p4c's JSON counts just these. `default_only` are by
+    table the actions that no entry may run, which only the P4Info tells, too.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.

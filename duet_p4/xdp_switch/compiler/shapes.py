@@ -1,7 +1,7 @@
 """Which headers may be valid together when a packet leaves: its shape.
 
-Most packets have one of few shapes, and for each of those the deparser is straight code with known offsets. Whatever
-leaves in another shape, after an error of the parser for one, is put together header by header.
+Most packets have one of few shapes, and for each of those the deparser is straight code with known offsets.
+Whatever leaves in another shape, after an error of the parser for one, is put together header by header.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def common_shapes(program: ir.Program) -> list[Shape]:
         found = _Walk(program).shapes()
     except _UnknownError:
         return []
-    emitted = [name for name in program.deparser]
+    emitted = list(program.deparser)
     stacked = {name for stack in program.stacks.values() for name in stack.headers}
     sizes = {name: program.headers[name].type.bytes for name in emitted}
     fits = {shape for shape in found if sum(sizes[name] for name in shape if name in sizes) >= 14}
