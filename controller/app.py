@@ -16,6 +16,7 @@ from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from controller.access import ACCESS, BODIES
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
 from controller.config import ControllerConfig, Module
 from controller.engine.live import api as engine_api
@@ -38,11 +39,11 @@ from controller.updater.service import Placement, Updater
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health
 from duet_p4.api.service import State as ServiceState
+from duet_p4.identity import Credentials, CredentialsError, Role
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import HostClient, MuxClient, RestClient, RestError
-from duet_p4.rest.credentials import read_token
-from duet_p4.rest.server import Tls, serve, serve_local
+from duet_p4.rest.server import serve, serve_local
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +96,14 @@ class Controller:
     def __init__(self, config: ControllerConfig, stack: AsyncExitStack) -> None:
         self.config = config
         self._stack = stack
-        self._token = read_token(config.token_file) if config.token_file else None
+        self.credentials = _identify(config)
         self.supervisor = Supervisor([], self._job_failed)
         self._events: EventLog | None = None
         self.app: FastAPI = create_app(
             "DUET controller",
-            token=self._token,
+            access=None if config.insecure else ACCESS,
+            credentials=self.credentials,
+            bodies=BODIES,
             health=self._health,
             description="Monitoring, DUET engine, assignment updater.",
         )
@@ -241,17 +244,27 @@ class Controller:
             self._events.add("job-failed", job, why=why)
 
     def _agent(self, kind: type[Client], url: str) -> Client:
-        client = kind(url, token=self._token, ca=self.config.ca)
+        client = kind(url, credentials=self.credentials)
         self._stack.push_async_callback(client.close)
         return client
 
     def _module(self, kind: type[Client], module: Module) -> Client:
         """Return a client of a module: in this process, or where `elsewhere` says."""
         if module in self.config.modules:
-            client = kind("http://controller", token=self._token, app=self.app)
+            client = kind("http://controller", app=self.app)
             self._stack.push_async_callback(client.close)
             return client
         return self._agent(kind, self.config.elsewhere[module])
+
+
+def _identify(config: ControllerConfig) -> Credentials | None:
+    """Read the controller's credentials. Raises CredentialsError."""
+    if config.credentials is None:
+        return None
+    found = Credentials(config.credentials)
+    if found.identity.role is not Role.CONTROLLER:
+        raise CredentialsError(f"{config.credentials} is of {found.identity}, which is no controller")
+    return found
 
 
 @asynccontextmanager
@@ -260,9 +273,8 @@ async def running(config: ControllerConfig) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         controller = Controller(config, stack)
         await controller.assemble()
-        tls = Tls(config.certificate, config.key) if config.certificate and config.key else None
         url = await stack.enter_async_context(
-            serve(controller.app, str(config.listen.host), config.listen.port, tls)
+            serve(controller.app, str(config.listen.host), config.listen.port, controller.credentials)
         )
         if config.socket:
             await stack.enter_async_context(serve_local(controller.app, config.socket))

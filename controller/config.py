@@ -10,6 +10,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from controller.engine import strategy_names
+from duet_p4.identity.credentials import require_one
 from duet_p4.model import Model
 
 
@@ -22,7 +23,7 @@ class Module(StrEnum):
 
 
 class Listen(Model):
-    """Where the controller answers over TLS (plain TCP without a certificate)."""
+    """Where the controller answers over mutual TLS."""
 
     host: IPv4Address = IPv4Address("127.0.0.1")
     port: int = Field(default=8080, ge=0, le=65535)
@@ -49,10 +50,8 @@ class ControllerConfig(Model):
     inventory: Path
     listen: Listen = Listen()
     socket: Path | None = Field(default=None, description="Unix socket for the operator on this machine")
-    token_file: Path | None = None
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    credentials: Path | None = Field(default=None, description="Folder with its key and certificate")
+    insecure: bool = Field(default=False, description="Plain HTTP, and everybody may do everything")
     modules: tuple[Module, ...] = tuple(Module)
     elsewhere: dict[Module, str] = Field(default_factory=dict)
     intervals: Intervals = Intervals()
@@ -76,8 +75,7 @@ class ControllerConfig(Model):
             raise ValueError(
                 f"there is no strategy {self.strategy!r}; there are {', '.join(strategy_names())}"
             )
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("a certificate needs its key, and a key its certificate")
+        require_one(self.credentials, insecure=self.insecure)
         for module in Module:
             if module not in self.modules and module not in self.elsewhere:
                 raise ValueError(f"{module} runs neither here nor, as `elsewhere` says, anywhere")

@@ -52,7 +52,7 @@ def rest() -> str:
         "# REST interfaces",
         "",
         "Written by `docs/reference.py` from the services' own OpenAPI documents, which each serves at",
-        "`/openapi.json` (and, for people, at `/docs`). Writes need the bearer token of the installation.",
+        "`/openapi.json` (and, for people, at `/docs`). Who may ask what: [security.md](security.md).",
         "Every error is a problem (RFC 9457) that names the offending value.",
     ]
     for title, app in (
@@ -85,7 +85,9 @@ def _controller() -> FastAPI:
 
     async def build(folder: Path) -> FastAPI:
         (folder / "inventory.json").write_text(inventory.model_dump_json())
-        config = ControllerConfig(database=folder / "controller.db", inventory=folder / "inventory.json")
+        config = ControllerConfig(
+            database=folder / "controller.db", inventory=folder / "inventory.json", insecure=True
+        )
         async with AsyncExitStack() as stack:
             controller = Controller(config, stack)
             await controller.assemble()
@@ -99,7 +101,7 @@ def _mux() -> FastAPI:
     from duet_p4.rest.app import create_app
     from duet_p4.rest.routers.mux import router
 
-    app = create_app("Mux agent", token=None)
+    app = create_app("Mux agent", access=None)
     app.include_router(router(None))  # type: ignore[arg-type]
     return app
 
@@ -108,7 +110,7 @@ def _host() -> FastAPI:
     from duet_p4.rest.app import create_app
     from duet_p4.rest.routers.host import router
 
-    app = create_app("Host agent", token=None)
+    app = create_app("Host agent", access=None)
     app.include_router(router(None))  # type: ignore[arg-type]
     return app
 

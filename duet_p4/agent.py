@@ -8,15 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
+
+from pydantic import model_validator
 
 from duet_p4 import log
 from duet_p4.bird.daemon import BirdError
 from duet_p4.bpf.errors import BpfError
+from duet_p4.identity import Credentials, CredentialsError, Identity, Role
+from duet_p4.identity.credentials import require_one
 from duet_p4.journal import JournalError
 from duet_p4.model import Model, Port
-from duet_p4.rest.credentials import read_token
-from duet_p4.rest.server import Tls
+from duet_p4.rest.access import AGENT, Access
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +27,18 @@ logger = logging.getLogger(__name__)
 class AgentConfig(Model):
     """What every agent is told; its own configuration adds to it.
 
-    It answers at `listen`: over TLS where it has a certificate and its key. Writes need the token in
-    `token_file` where there is one.
+    It answers at `listen` over mutual TLS, with the `credentials` (a folder, `duet_p4.identity`) of the node
+    `name`. Without it does not start, unless it is told to let everybody in over plain HTTP: `insecure`.
     """
+
+    role: ClassVar[Role]
 
     name: str
     state_dir: Path
     listen: IPv4Address
     port: Port = 8443
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    credentials: Path | None = None
+    insecure: bool = False
     pins: Path | None = None
     log_level: str = "INFO"
 
@@ -42,13 +46,24 @@ class AgentConfig(Model):
         """Where the data path is pinned: in a BPF file system, which is mounted there if need be."""
         return self.pins or self.state_dir / "pins"
 
-    def token(self) -> str | None:
-        """Read the token. Raises OSError, or ValueError where the file holds none."""
-        return read_token(self.token_file) if self.token_file else None
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        require_one(self.credentials, insecure=self.insecure)
+        return self
 
-    def tls(self) -> Tls | None:
-        """Return the certificate and its key."""
-        return Tls(self.tls_cert, self.tls_key) if self.tls_cert and self.tls_key else None
+    def identify(self) -> Credentials | None:
+        """Read the credentials; None where everybody is let in. Raises CredentialsError."""
+        if self.credentials is None:
+            return None
+        found = Credentials(self.credentials)
+        wanted = Identity(self.role, self.name)
+        if found.identity != wanted:
+            raise CredentialsError(f"{self.credentials} is of {found.identity}, not of {wanted}")
+        return found
+
+    def access(self) -> Access | None:
+        """Return who may do what; None for everybody everything."""
+        return None if self.insecure else AGENT
 
 
 Config = TypeVar("Config", bound=AgentConfig)

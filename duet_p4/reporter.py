@@ -6,22 +6,22 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from duet_p4.identity import Credentials
 from duet_p4.rest.client import RestClient, RestError
 
 logger = logging.getLogger(__name__)
 
 
 async def reporter_of(
-    url: str, token: str | None, ca: Path | None, interval_s: float, stack: AsyncExitStack
+    url: str, credentials: Credentials | None, interval_s: float, stack: AsyncExitStack
 ) -> Reporter:
     """Return what posts to a URL; `stack` closes its connections."""
     parts = urlsplit(url)
-    client = RestClient(f"{parts.scheme}://{parts.netloc}", token=token, ca=ca)
+    client = RestClient(f"{parts.scheme}://{parts.netloc}", credentials=credentials)
     return Reporter(await stack.enter_async_context(client), parts.path, interval_s)
 
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.client import ControllerClient
+from duet_p4.identity import Credentials
 from duet_p4.rest.client import RefusedError, RestError
-from duet_p4.rest.credentials import read_token
 
 RUN = Path("/run/duet/paper")
-"""Where the default testbed's controller listens and keeps its token."""
+"""Where the default testbed's controller listens."""
 
 _Answer = TypeVar("_Answer")
 
@@ -44,19 +44,27 @@ ADDRESS = Address()
 
 @dataclass(frozen=True)
 class Session:
-    """How to reach the controller, and how to show what it says."""
+    """How to reach the controller, and how to show what it says: over its socket, or else at `url`."""
 
     socket: Path
-    token_file: Path
     as_json: bool
+    url: str | None = None
+    credentials: Path | None = None
+
+    def client(self) -> ControllerClient:
+        """Return a client. Raises ValueError where there are no credentials, OSError where no socket."""
+        if self.url is None:
+            self.socket.stat()
+            return ControllerClient("http://controller", local=self.socket)
+        if self.credentials is None:
+            raise ValueError(f"{self.url} asks who you are: name your credentials (--credentials)")
+        return ControllerClient(self.url, credentials=Credentials(self.credentials))
 
     def ask(self, question: Callable[[ControllerClient], Awaitable[_Answer]]) -> _Answer:
         """Ask the controller something; a refusal ends the command with exit code 1."""
 
         async def run() -> _Answer:
-            token = read_token(self.token_file)
-            self.socket.stat()
-            async with ControllerClient("http://controller", token=token, local=self.socket) as client:
+            async with self.client() as client:
                 return await question(client)
 
         try:
@@ -64,7 +72,7 @@ class Session:
         except FileNotFoundError as error:
             raise click.ClickException(
                 f"no controller here: {error.filename} does not exist. Bring up a testbed (duet testbed up), "
-                "or name its socket and token (--socket, --token-file)"
+                "or name its socket (--socket), or its address and your credentials (--url, --credentials)"
             ) from error
         except RefusedError as error:
             raise click.ClickException(error.problem.detail) from error
@@ -89,15 +97,20 @@ def _plain(answers: Sequence[BaseModel]) -> list[Any]:
 def with_session(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command has, and hand the command a `Session`."""
 
-    def run(socket: Path | None, token_file: Path | None, testbed: str, as_json: bool, **rest: Any) -> Any:
-        run_dir = RUN.parent / testbed
-        session = Session(
-            socket or run_dir / "controller.sock", token_file or run_dir / "credentials" / "token", as_json
-        )
-        return command(session, **rest)
+    def run(
+        socket: Path | None,
+        url: str | None,
+        credentials: Path | None,
+        testbed: str,
+        as_json: bool,
+        **rest: Any,
+    ) -> Any:
+        path = socket or RUN.parent / testbed / "controller.sock"
+        return command(Session(path, as_json, url, credentials), **rest)
 
     update_wrapper(run, command)  # with the options that click has noted on it so far
     path = click.Path(path_type=Path, dir_okay=False)
+    folder = click.Path(path_type=Path, file_okay=False)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON value as the last line."),
         click.option(
@@ -107,7 +120,13 @@ def with_session(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Name of the running testbed.",
         ),
-        click.option("--token-file", type=path, envvar="DUET_TOKEN_FILE", help="The bearer token."),
+        click.option(
+            "--credentials",
+            type=folder,
+            envvar="DUET_CREDENTIALS",
+            help="Folder with an operator's certificate.",
+        ),
+        click.option("--url", envvar="DUET_URL", help="The controller's address, in place of a socket."),
         click.option("--socket", type=path, envvar="DUET_SOCKET", help="The controller's Unix socket."),
     ):
         run = option(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
@@ -13,6 +13,7 @@ from controller.monitoring.service import CheckedDip, Monitoring
 from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
 from duet_p4.api.ports import PortReport
+from duet_p4.rest.access import require_own
 from duet_p4.rest.app import problem_responses
 
 Seconds = Annotated[
@@ -44,14 +45,16 @@ def router(monitoring: Monitoring) -> APIRouter:
         """Return the DIPs that servers check, and whether they are fit."""
         return monitoring.dips()
 
-    @api.post("/reports/health", status_code=204, responses=problem_responses(404, 422))
-    async def report(body: HealthReport) -> None:
-        """Take what a server, or an SMux, says of the DIPs that it checks."""
+    @api.post("/reports/health", status_code=204, responses=problem_responses(403, 404, 422))
+    async def report(body: HealthReport, request: Request) -> None:
+        """Take what a server, or an SMux, says in its own name of the DIPs that it checks."""
+        require_own(request, body.reporter)
         await monitoring.report(body)
 
-    @api.post("/reports/ports", status_code=204, responses=problem_responses(404, 422))
-    async def report_ports(body: PortReport) -> None:
+    @api.post("/reports/ports", status_code=204, responses=problem_responses(403, 404, 422))
+    async def report_ports(body: PortReport, request: Request) -> None:
         """Take a switch's report of its ports to hosts: what is cut off there is out of service at once."""
+        require_own(request, body.switch)
         monitoring.report_ports(body)
 
     @api.get("/traffic", responses=problem_responses(422))

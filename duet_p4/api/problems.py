@@ -49,6 +49,13 @@ class ProblemError(Exception):
         )
 
 
+class ForbiddenError(ProblemError):
+    """Who asks is known, and may not (403)."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(403, detail, "forbidden")
+
+
 class UnknownError(ProblemError):
     """What the path names does not exist (404)."""
 
@@ -85,6 +92,7 @@ class UnavailableError(ProblemError):
 
 
 _BY_STATUS: dict[int, type[ProblemError]] = {
+    403: ForbiddenError,
     404: UnknownError,
     409: ConflictError,
     412: OldTermError,

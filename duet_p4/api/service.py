@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel
@@ -20,3 +21,19 @@ class Health(BaseModel):
 
     state: State
     detail: str = ""
+
+
+class Whoami(BaseModel):
+    """Who a service is (`service`), and as whom it knows who asks (`peer`), as its certificates state it.
+
+    `serial` and `expires` are those of its certificate, `trusted` the SHA-256 of each authority that it
+    believes; `generation` counts how often its credentials have changed since it began. None and empty for
+    a service that is `insecure`.
+    """
+
+    service: str | None
+    peer: str | None
+    serial: str | None
+    expires: datetime | None
+    trusted: tuple[str, ...]
+    generation: int

@@ -21,6 +21,7 @@ from duet_p4.bpf import Pins, detach_tc, pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
 from duet_p4.host_agent.service import HostService
+from duet_p4.identity import Credentials
 from duet_p4.reporter import Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.host import router
@@ -33,14 +34,22 @@ logger = logging.getLogger(__name__)
 _EXPIRE_S = 5.0
 
 
-def application(config: HostConfig, service: HostService, terms: Terms) -> FastAPI:
+def application(
+    config: HostConfig, service: HostService, terms: Terms, credentials: Credentials | None
+) -> FastAPI:
     """Return the REST interface."""
 
     def health() -> Health:
         problem = service.problem
         return Health(state=State.DEGRADED if problem else State.READY, detail=problem)
 
-    app = create_app(f"Host agent {config.name}", token=config.token(), health=health, terms=terms)
+    app = create_app(
+        f"Host agent {config.name}",
+        access=config.access(),
+        credentials=credentials,
+        health=health,
+        terms=terms,
+    )
     app.include_router(router(service))
     return app
 
@@ -55,6 +64,7 @@ async def expire(service: HostService) -> None:
 async def run(config: HostConfig) -> None:
     """Be a host agent until told to end."""
     ended = told_to_end()
+    credentials = config.identify()
     datapath = HostDatapath(
         flows=config.flows,
         snat_connections=config.snat_connections,
@@ -64,7 +74,7 @@ async def run(config: HostConfig) -> None:
     )
     async with AsyncExitStack() as stack:
         stack.callback(datapath.close)
-        reporter = await _reporter(config, stack)
+        reporter = await _reporter(config, credentials, stack)
         terms = Terms(config.state_dir / "term")
         service = HostService(config, datapath, terms, reporter.changed if reporter else lambda: None)
         stack.push_async_callback(service.close)
@@ -72,8 +82,8 @@ async def run(config: HostConfig) -> None:
             # Strict reverse-path filtering would drop clients that are routed another way.
             netdev.set_ipv4_option(interface, "rp_filter", 2)
         datapath.attach([netdev.index(interface) for interface in config.interfaces], config.xdp_mode)
-        app = application(config, service, terms)
-        url = await stack.enter_async_context(serve(app, str(config.listen), config.port, config.tls()))
+        app = application(config, service, terms, credentials)
+        url = await stack.enter_async_context(serve(app, str(config.listen), config.port, credentials))
         logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(expire(service), name="expire")]
@@ -84,12 +94,12 @@ async def run(config: HostConfig) -> None:
                 task.cancel()
 
 
-async def _reporter(config: HostConfig, stack: AsyncExitStack) -> Reporter | None:
+async def _reporter(
+    config: HostConfig, credentials: Credentials | None, stack: AsyncExitStack
+) -> Reporter | None:
     if config.report_url is None:
         return None
-    return await reporter_of(
-        config.report_url, config.token(), config.report_ca, config.report_interval_s, stack
-    )
+    return await reporter_of(config.report_url, credentials, config.report_interval_s, stack)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

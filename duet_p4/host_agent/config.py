@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from duet_p4.agent import AgentConfig
+from duet_p4.identity import Role
 from duet_p4.model import Model
 
 _ICMP, _TCP = 1, 6
@@ -47,6 +47,8 @@ class HostConfig(AgentConfig):
     everything again every `report_interval_s`.
     """
 
+    role = Role.SERVER
+
     interfaces: tuple[str, ...] = Field(min_length=1)
     xdp_mode: Literal["native", "skb"] = "native"
     flows: int = Field(default=65_536, ge=64, le=1 << 22)
@@ -54,5 +56,4 @@ class HostConfig(AgentConfig):
     snat_exclude: tuple[IPv4Network, ...] = ()
     snat_timeouts: SnatTimeouts = SnatTimeouts()
     report_url: str | None = None
-    report_ca: Path | None = None
     report_interval_s: float = Field(default=10.0, ge=0.1)

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from duet_p4.api import term
 from duet_p4.api.problems import MEDIA_TYPE, OldTermError, Problem
-from duet_p4.api.service import Health, State
+from duet_p4.api.service import Health, State, Whoami
+from duet_p4.identity import Credentials
 from duet_p4.rest import problems
+from duet_p4.rest.access import READ_METHODS, Access, Guard, peer_of
+from duet_p4.rest.bounds import Bodies, BodyBound
 from duet_p4.term import Terms
-
-_READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def create_app(
     title: str,
     *,
-    token: str | None,
+    access: Access | None,
+    credentials: Credentials | None = None,
+    bodies: Bodies | None = None,
     health: Callable[[], Health] | None = None,
     terms: Terms | None = None,
     description: str = "",
 ) -> FastAPI:
-    """Return an application without paths of its own but `/healthz` and `/openapi.json`.
+    """Return an application with no paths of its own but `/healthz`, `/v1/identity` and `/openapi.json`.
 
-    Every error is a problem (RFC 9457). Requests that may change something (all but GET, HEAD and
-    OPTIONS) are refused with 401 unless they carry `token` as a bearer token; None lets everybody
-    write and is meant for tests. `health` says how the service is; without it, it is ready once it
-    answers. `/healthz` is 200 for a ready service and 503 otherwise. With `terms`, writes of a controller
-    that leads no more are refused with 412.
+    Every error is a problem (RFC 9457). `access` says who may do what: who shows no certificate is refused
+    with 401, and who may not with 403. None lets everybody do everything (`insecure`). `bodies` bounds what
+    requests may carry (413, 408). `health` says how the service is; without it, it is ready once it answers.
+    `/healthz` is 200 for a ready service and 503 otherwise. With `terms`, writes of a controller that leads
+    no more are refused with 412. `credentials` are those that it is served with.
     """
     app = FastAPI(title=title, version=version("duet-p4"), description=description, redoc_url=None)
     problems.install(app)
     if terms is not None:
         app.add_middleware(_TermGuard, terms=terms)
-    if token is not None:
-        app.add_middleware(_TokenGuard, token=token)
+    app.add_middleware(BodyBound, bodies=bodies or Bodies())
+    if access is not None:
+        app.add_middleware(Guard, access=access)
 
     @app.get("/healthz", tags=["health"], responses={503: {"model": Health}})
     async def healthz(response: Response) -> Health:
@@ -51,36 +54,27 @@ def create_app(
         response.status_code = 200 if now.state is State.READY else 503
         return now
 
+    @app.get("/v1/identity", tags=["health"])
+    async def whoami(request: Request) -> Whoami:
+        """Say who the service is, whom it believes, and who asks."""
+        peer = peer_of(request)
+        own = credentials
+        return Whoami(
+            peer=str(peer) if peer else None,
+            generation=own.generation if own else 0,
+            service=str(own.identity) if own else None,
+            serial=own.serial if own else None,
+            expires=own.expires if own else None,
+            trusted=own.trusted if own else (),
+        )
+
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            app.openapi_schema = _openapi(app, secured=token is not None)
+            app.openapi_schema = _openapi(app, secured=access is not None)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
-
-
-class _TokenGuard:
-    """Refuses writes without the token before anything of them is read."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in _READ_METHODS:
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
-                reason = "is not the one this service knows" if given else "is missing"
-                problem = Problem(
-                    title="Unauthorized",
-                    status=401,
-                    detail=f"{scope['method']} {scope['path']} needs a bearer token: it {reason}",
-                )
-                refusal = problems.response(problem, {"WWW-Authenticate": "Bearer"})
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class _TermGuard:
@@ -91,7 +85,7 @@ class _TermGuard:
         self._terms = terms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in _READ_METHODS:
+        if scope["type"] == "http" and scope["method"] not in READ_METHODS:
             given = dict(scope["headers"]).get(term.HEADER.lower().encode())
             problem = None
             try:
@@ -110,7 +104,7 @@ class _TermGuard:
 
 
 def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
-    """Return the OpenAPI document with problems as the shape of errors and the token on writes."""
+    """Return the OpenAPI document, with problems as the shape of errors."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     components = schema.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
@@ -124,17 +118,17 @@ def _openapi(app: FastAPI, *, secured: bool) -> dict[str, Any]:
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if secured:
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        components["securitySchemes"] = {"certificate": {"type": "mutualTLS"}}
+        schema["security"] = [{"certificate": []}]
     for path in schema["paths"].values():
-        for method, operation in path.items():
+        for operation in path.values():
             responses = operation["responses"]
             if "422" in responses:
                 responses["422"] = error
             if operation.get("requestBody"):
                 responses.setdefault("400", error)
-            if method.upper() not in _READ_METHODS and secured:
-                operation["security"] = [{"token": []}]
-                responses.setdefault("401", error)
+            if secured:
+                responses.setdefault("403", error)
     return schema
 
 

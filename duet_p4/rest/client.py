@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -31,8 +31,10 @@ from duet_p4.api.mux import (
 )
 from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import MEDIA_TYPE, Problem
-from duet_p4.api.service import Health
+from duet_p4.api.service import Health, Whoami
+from duet_p4.identity import Credentials, Identity, Role
 from duet_p4.model import MuxTip, MuxVip
+from duet_p4.rest.access import As
 
 Answer = TypeVar("Answer")
 
@@ -40,6 +42,7 @@ DEFAULT_TIMEOUT_S = 10.0
 BULK_TIMEOUT_S = 120.0
 """For requests that carry everything a device is to hold."""
 
+_HERE = Identity(Role.CONTROLLER, "controller")
 _SHOWN = 500
 _IDLE_S = 30.0  # below the server's keep-alive, so that a reused connection is alive
 
@@ -60,37 +63,78 @@ class RefusedError(RestError):
         self.problem = problem
 
 
+@dataclass
+class _Pool:
+    """Connections made with the credentials of one generation, and how many requests use them."""
+
+    http: httpx.AsyncClient
+    generation: int
+    users: int = 0
+
+
 class RestClient:
     """Calls one service; an asynchronous context manager that keeps its connections open.
 
-    `token` goes with every request; `ca` is the certificate authority that an `https` service must
-    be signed by; `local` is the Unix socket that the service is reached through, if not TCP,
-    and `app` the service itself where it runs in this process. Proxies of the environment are ignored:
-    agents are on the management network. `term`, once it is set, goes with every write.
+    `credentials` are shown to an `https` service, which must have a certificate of an authority that they
+    believe, for its address; where they change, later requests go over new connections. `local` is the Unix
+    socket that the service is reached through, if not TCP, and `app` the service itself where it runs in
+    this process: it is asked by the controller. Proxies of the environment are ignored: agents are on the
+    management network. `term`, once it is set, goes with every write.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        token: str | None = None,
-        ca: Path | None = None,
+        credentials: Credentials | None = None,
         local: Path | None = None,
         app: ASGIApp | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self.url = url
         self.term: int | None = None
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            transport=_transport(local, app),
-            headers=headers,
-            verify=ssl.create_default_context(cafile=ca) if ca else url.startswith("https:"),
-            timeout=timeout_s,
+        self._credentials = credentials
+        self._local = local
+        self._app = app
+        self._timeout_s = timeout_s
+        self._pool = self._connect()
+        self._retired: list[_Pool] = []
+
+    def _connect(self) -> _Pool:
+        """Return where connections are made with the credentials of the moment."""
+        credentials = self._credentials
+        generation = credentials.generation if credentials else 0
+        http = httpx.AsyncClient(
+            base_url=self.url,
+            transport=_transport(self._local, self._app),
+            verify=credentials.client() if credentials else self.url.startswith("https:"),
+            timeout=self._timeout_s,
             limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
             trust_env=False,
         )
+        return _Pool(http, generation)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield what requests go through; what is used no more, as credentials have changed, is closed."""
+        if self._credentials is not None and self._credentials.generation != self._pool.generation:
+            self._retired.append(self._pool)
+            self._pool = self._connect()
+            await self._tidy()
+        pool = self._pool
+        pool.users += 1
+        try:
+            yield pool.http
+        finally:
+            pool.users -= 1
+            if pool is not self._pool:
+                await self._tidy()
+
+    async def _tidy(self) -> None:
+        over = [pool for pool in self._retired if not pool.users]
+        self._retired = [pool for pool in self._retired if pool.users]
+        for pool in over:
+            await pool.http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,7 +146,8 @@ class RestClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        for pool in (self._pool, *self._retired):
+            await pool.http.aclose()
 
     async def call(
         self,
@@ -125,11 +170,12 @@ class RestClient:
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         if self.term is not None and method != "GET":
             sent[term.HEADER] = str(self.term)
-        timeout = self._http.timeout if timeout_s is None else httpx.Timeout(timeout_s)
+        timeout = httpx.Timeout(self._timeout_s if timeout_s is None else timeout_s)
         try:
-            reply = await self._http.request(
-                method, path, content=content, params=params, headers=sent, timeout=timeout
-            )
+            async with self._connected() as http:
+                reply = await http.request(
+                    method, path, content=content, params=params, headers=sent, timeout=timeout
+                )
         except httpx.TimeoutException as error:
             raise UnreachableError(f"{where}: no answer in {timeout.read} s") from error
         except httpx.TransportError as error:
@@ -151,7 +197,8 @@ class RestClient:
         """
         where = f"GET {self.url}/healthz"
         try:
-            reply = await self._http.get("/healthz")
+            async with self._connected() as http:
+                reply = await http.get("/healthz")
         except httpx.TransportError as error:
             raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
         try:
@@ -159,6 +206,10 @@ class RestClient:
         except ValidationError as error:
             said = reply.text[:_SHOWN]
             raise RestError(f"{where}: {reply.status_code} and no health: {said!r}") from error
+
+    async def whoami(self) -> Whoami:
+        """Return who the service is, whom it believes, and as whom it knows this client."""
+        return await self.call("GET", "/v1/identity", Whoami)
 
 
 class MuxClient(RestClient):
@@ -302,7 +353,7 @@ def _adapter(answer: Any) -> TypeAdapter[Any]:
 def _transport(local: Path | None, app: ASGIApp | None) -> httpx.AsyncBaseTransport | None:
     if app is not None:
         # As over a socket, what goes wrong inside the service is an answer, and no exception of the caller's.
-        return httpx.ASGITransport(app, raise_app_exceptions=False)
+        return httpx.ASGITransport(As(app, _HERE), raise_app_exceptions=False)
     return httpx.AsyncHTTPTransport(uds=str(local)) if local else None
 
 

@@ -24,6 +24,7 @@ from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import Pins, pins
+from duet_p4.identity import Credentials
 from duet_p4.reporter import Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
@@ -129,14 +130,22 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
         yield scapy, attach
 
 
-def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, terms: Terms) -> FastAPI:
+def application(
+    config: SmuxConfig,
+    service: SmuxService,
+    datapath: Datapath,
+    terms: Terms,
+    credentials: Credentials | None,
+) -> FastAPI:
     """Return the REST interface."""
 
     def health() -> Health:
         problem = service.problem
         return Health(state=State.DEGRADED if problem else State.READY, detail=problem)
 
-    app = create_app(f"SMux {config.name}", token=config.token(), health=health, terms=terms)
+    app = create_app(
+        f"SMux {config.name}", access=config.access(), credentials=credentials, health=health, terms=terms
+    )
     app.include_router(router(service))
 
     @app.get("/v1/exits", tags=["status"])
@@ -150,6 +159,7 @@ def application(config: SmuxConfig, service: SmuxService, datapath: Datapath, te
 async def run(config: SmuxConfig) -> None:
     """Be an SMux until told to end."""
     ended = told_to_end()
+    credentials = config.identify()
     alone = config.datapath == "scapy"
     bird = Bird(_bird_config(config), config.state_dir, die_with_parent=alone)
     if not bird.runs():
@@ -157,7 +167,7 @@ async def run(config: SmuxConfig) -> None:
     terms = Terms(config.state_dir / "term")
     async with AsyncExitStack() as stack:
         datapath, attach = stack.enter_context(forwarding(config))
-        probing = await _probing(config, stack)
+        probing = await _probing(config, credentials, stack)
         service = SmuxService(
             config.name,
             config.datapath,
@@ -169,14 +179,14 @@ async def run(config: SmuxConfig) -> None:
             probing.prober if probing else None,
         )
         attach()
-        app = application(config, service, datapath, terms)
+        app = application(config, service, datapath, terms, credentials)
         tasks = Tasks()
         tasks.start("running BIRD", bird.supervise)
         tasks.start("admission", lambda: _admit(config, service, bird))
         if probing:
             tasks.start("reporting health", lambda: probing.reporter.run(probing.prober.report))
         try:
-            async with serve(app, str(config.listen), config.port, config.tls()) as url:
+            async with serve(app, str(config.listen), config.port, credentials) as url:
                 logger.info("serves %s, %s data path on %s", url, config.datapath, ", ".join(config.uplinks))
                 await ended.wait()
         finally:
@@ -193,12 +203,12 @@ class Probing:
     reporter: Reporter
 
 
-async def _probing(config: SmuxConfig, stack: AsyncExitStack) -> Probing | None:
+async def _probing(
+    config: SmuxConfig, credentials: Credentials | None, stack: AsyncExitStack
+) -> Probing | None:
     if config.report_url is None:
         return None
-    reporter = await reporter_of(
-        config.report_url, config.token(), config.report_ca, config.report_interval_s, stack
-    )
+    reporter = await reporter_of(config.report_url, credentials, config.report_interval_s, stack)
     gateways = {neighbor.interface: neighbor.address for neighbor in config.bird.neighbors}
     tunnels = stack.enter_context(Tunnels(config.address, gateways))
     prober = Prober(tunnels, config.name, reporter.changed)

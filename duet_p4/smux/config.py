@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
+from duet_p4.identity import Role
 from duet_p4.model import Model
 from duet_p4.smux.datapath import Sizes, Timeouts
 
@@ -52,6 +52,8 @@ class SmuxConfig(AgentConfig):
     of a verdict is posted there, and all of them again every `report_interval_s`.
     """
 
+    role = Role.SMUX
+
     address: IPv4Address
     uplinks: tuple[str, ...] = Field(min_length=1)
     announced: tuple[IPv4Network, ...] = Field(min_length=1)
@@ -60,7 +62,6 @@ class SmuxConfig(AgentConfig):
     datapath: Literal["xdp", "scapy"] = "xdp"
     hold_s: float = Field(default=30.0, ge=0, le=3600)
     report_url: str | None = None
-    report_ca: Path | None = None
     report_interval_s: float = Field(default=2.0, ge=0.1)
     xdp_mode: Literal["native", "skb"] = "native"
     timeouts: FlowTimeouts = FlowTimeouts()

@@ -77,6 +77,7 @@ class SwitchAgent:
     def __init__(self, config: SwitchConfig) -> None:
         """Take over the host interfaces that are there already, or make them; nothing is started yet."""
         self._config = config
+        self._credentials = config.identify()
         self._bird = Bird(config.routing(), config.state_dir)
         # The P4 switch forwards, not the kernel.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
@@ -139,7 +140,7 @@ class SwitchAgent:
             self.service.on_confirmation(lambda: self._tasks.start(_ADMISSION, self.service.admit))
             await self._report(stack)
             url = await stack.enter_async_context(
-                serve(self._application(), str(config.listen), config.port, config.tls())
+                serve(self._application(), str(config.listen), config.port, self._credentials)
             )
             logger.info("serves %s, P4 switch at %s", url, config.p4.address)
             await ended.wait()
@@ -224,7 +225,8 @@ class SwitchAgent:
 
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
-        switch = Switch(self._config.p4.address, self._config.p4.device_id)
+        p4 = self._config.p4
+        switch = Switch(p4.address, p4.device_id, None if p4.private else self._credentials)
         backoff = Backoff(_DOUBT_S, _LONGEST_DOUBT_S)
         async with switch.session() as lost:
             if await switch.ensure_pipeline():
@@ -314,7 +316,7 @@ class SwitchAgent:
         if config.report_url is None:
             return
         url = f"{config.report_url}/v1/reports/ports"
-        reporter = await reporter_of(url, config.token(), config.report_ca, config.report_interval_s, stack)
+        reporter = await reporter_of(url, self._credentials, config.report_interval_s, stack)
         self._kernel.on_host_change = reporter.changed
 
         def report() -> PortReport:
@@ -340,20 +342,31 @@ class SwitchAgent:
 
     def _application(self) -> FastAPI:
         title = f"switch agent of {self._config.name}"
-        app = create_app(title, token=self._config.token(), health=self.health, terms=self._terms)
+        app = create_app(
+            title,
+            access=self._config.access(),
+            credentials=self._credentials,
+            health=self.health,
+            terms=self._terms,
+        )
         app.include_router(router(self.service))
         return app
 
 
 async def listens(address: str) -> bool:
-    """Return whether a server, such as the P4 switch, takes connections at `host:port` and keeps them.
+    """Return whether a server, such as the P4 switch, takes connections at an address and keeps them.
+
+    The address is `host:port`, or `unix:PATH`.
 
     While a process ends, its listening socket may outlive its connections.
     """
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(_PROBE_S):
-            reader, writer = await asyncio.open_connection(host, int(port))
+            if host == "unix":
+                reader, writer = await asyncio.open_unix_connection(port)
+            else:
+                reader, writer = await asyncio.open_connection(host, int(port))
     except (OSError, TimeoutError):
         return False
     try:

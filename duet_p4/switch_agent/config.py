@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.hmux.pipeline import CPU_PORT
+from duet_p4.identity import Role
 from duet_p4.model import Model
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -61,11 +61,22 @@ class PortConfig(Model):
 
 
 class P4Config(Model):
-    """How the P4 switch below is reached; `target` only names it in the status."""
+    """How the P4 switch below is reached; `target` only names it in the status.
 
-    address: str = Field(default="127.0.0.1:9559", pattern=r"^[^\s:]+:\d+$")
+    `address` is the Unix socket (`unix:PATH`, private to the node's owner) that it listens on, or HOST:PORT.
+    Over TCP both sides show certificates of an authority that the agent's credentials believe, unless it is
+    `insecure`.
+    """
+
+    address: str = Field(pattern=r"^(unix:/\S{1,106}|[^\s:]+:\d{1,5})$")
+    insecure: bool = False
     device_id: int = Field(default=0, ge=0)
     target: str = "xdp"
+
+    @property
+    def private(self) -> bool:
+        """Whether no certificates are needed."""
+        return self.insecure or self.address.startswith("unix:")
 
 
 class SwitchConfig(AgentConfig):
@@ -85,6 +96,8 @@ class SwitchConfig(AgentConfig):
     again every `report_interval_s`.
     """
 
+    role = Role.SWITCH
+
     address: IPv4Address
     ports: tuple[PortConfig, ...] = Field(min_length=1)
     bird: BirdConfig
@@ -92,11 +105,10 @@ class SwitchConfig(AgentConfig):
     muxes: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
     fragment_mux: IPv4Address | None = None
-    p4: P4Config = P4Config()
+    p4: P4Config
     grace_s: float = Field(default=10.0, ge=0, le=600)
     hold_s: float = Field(default=30.0, ge=0, le=3600)
     report_url: str | None = None
-    report_ca: Path | None = None
     report_interval_s: float = Field(default=5.0, ge=0.1)
     drain_least_ms: int = Field(default=30, ge=0, le=10_000)
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)

@@ -19,6 +19,7 @@ from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Plan, Step, Update
 from duet_p4.hmux.rows import Row
+from duet_p4.identity import Credentials
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +53,14 @@ class WriteError(Exception):
 
 
 class Switch:
-    """One session. `writes` counts the updates that the switch has taken."""
+    """One session. `writes` counts the updates that the switch has taken.
 
-    def __init__(self, address: str, device_id: int) -> None:
+    With credentials over mutual TLS; None is for a Unix socket, or for tests.
+    """
+
+    def __init__(self, address: str, device_id: int, credentials: Credentials | None = None) -> None:
         self._address = address
+        self._credentials = credentials
         self._device_id = device_id
         self._schema = pipeline.schema()
         self._codec = Codec(self._schema)
@@ -67,9 +72,16 @@ class Switch:
     @contextlib.asynccontextmanager
     async def channel(self) -> AsyncIterator[None]:
         """Connect without a session: good for reading only."""
-        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+        async with self._open() as channel:
             self._stub = p4r_grpc.P4RuntimeStub(channel)
             yield
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        trust, key, certificate = self._credentials.parts()
+        shown = grpc.ssl_channel_credentials(trust, key, certificate)
+        return grpc.aio.secure_channel(self._address, shown, options=_OPTIONS)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[asyncio.Task[None]]:

@@ -13,12 +13,12 @@ import networkx as nx
 
 from controller.client import ControllerClient
 from duet_p4.api.service import State
+from duet_p4.identity import Credentials
 from duet_p4.rest.client import DEFAULT_TIMEOUT_S, HostClient, MuxClient, RestClient, RestError
-from duet_p4.rest.credentials import Credentials, read_token
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import namespaces
-from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.folder import OPERATOR, Folder, TestbedError
 
 PORT = 8443
 """Where every agent answers, on its management address."""
@@ -72,13 +72,12 @@ class Agents:
 @asynccontextmanager
 async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
     """Yield clients of every agent; meanwhile the calling thread is in the testbed's root namespace."""
-    files = Credentials(folder.credentials)
-    token = read_token(files.token_file)
+    operator = Credentials(folder.identity(OPERATOR))
     with namespaces.entered(folder.root):
         async with AsyncExitStack() as stack:
 
             async def client(kind: type[Client], node: fattree.Node) -> Client:
-                made = kind(url(node), token=token, ca=files.ca)
+                made = kind(url(node), credentials=operator)
                 await stack.enter_async_context(made)
                 return made
 
@@ -95,9 +94,8 @@ async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
 @asynccontextmanager
 async def controller(folder: Folder, timeout_s: float = DEFAULT_TIMEOUT_S) -> AsyncIterator[ControllerClient]:
     """Yield a client of the controller, over its Unix socket."""
-    token = read_token(Credentials(folder.credentials).token_file)
     async with ControllerClient(
-        "http://controller", token=token, local=folder.controller_socket, timeout_s=timeout_s
+        "http://controller", local=folder.controller_socket, timeout_s=timeout_s
     ) as client:
         yield client
 

@@ -12,6 +12,12 @@ DEFAULT_NAME = "paper"
 ROOT_NODE = "root"
 """What the testbed's own root namespace is called among the nodes."""
 
+OPERATOR = "operator"
+"""Who a testbed's launcher and commands are towards agents."""
+
+READER = "reader"
+"""Who may look at everything, and change nothing."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -67,8 +73,12 @@ class Folder:
 
     @property
     def credentials(self) -> Path:
-        """Token, certificate authority and certificates."""
+        """The credentials of everybody, a folder each."""
         return self.path / "credentials"
+
+    def identity(self, name: str) -> Path:
+        """The credentials of a node, of the controller, of an operator or of a reader."""
+        return self.credentials / name
 
     @property
     def socket(self) -> Path:
@@ -107,6 +117,15 @@ class Folder:
         return self.path / "state" / node
 
     @property
+    def sockets(self) -> Path:
+        """Where P4 switches answer their agents."""
+        return self.path / "p4"
+
+    def p4runtime(self, node: str) -> Path:
+        """The Unix socket of a P4 switch."""
+        return self.sockets / node
+
+    @property
     def bpf(self) -> Path:
         """The BPF file system that keeps the nodes' data paths while no agent of theirs lives."""
         return self.path / "bpf"
@@ -139,7 +158,7 @@ class Folder:
             self.path.mkdir(mode=0o700)
         except FileExistsError:
             raise TestbedError(self.in_use()) from None
-        for folder in (self.namespaces, self.logs, self.configs):
+        for folder in (self.namespaces, self.logs, self.configs, self.sockets):
             folder.mkdir()
 
 

@@ -6,22 +6,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 import networkx as nx
 
 from duet_p4.bpf import pins
-from duet_p4.rest import credentials
+from duet_p4.identity import Authority, Identity, Role
 from mininet_topos import addresses, fattree
+from mininet_topos.addresses import Kind
 from mininet_topos.testbed import namespaces, preflight
-from mininet_topos.testbed.folder import ROOT, Folder, TestbedError
+from mininet_topos.testbed.folder import OPERATOR, READER, ROOT, Folder, TestbedError
 from mininet_topos.testbed.nodes import CONTROLLER
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Progress
 from mininet_topos.testbed.supervisor import tail
 
 _KILL_TIMEOUT_S = 4.0
+_ROLES = {Kind.SMUX: Role.SMUX, Kind.SERVER: Role.SERVER, Kind.CLIENT: Role.READER}
 
 Tell = Callable[[Progress], None]
 
@@ -38,7 +40,7 @@ def launch(folder: Folder, plan: Plan, tell: Tell) -> None:
     try:
         folder.plan.write_text(plan.model_dump_json(indent=2))
         tell(Progress(step="credentials"))
-        credentials.create(folder.credentials, _services(graph))
+        _certify(folder, graph)
         pins.mount(folder.bpf)
         namespaces.create(folder.root)
         _follow(_start_launcher(folder), folder, tell)
@@ -107,7 +109,18 @@ def _log_end(folder: Folder) -> str:
     return "".join(f"\n    {line}" for line in lines)
 
 
-def _services(graph: nx.Graph) -> dict[str, list[IPv4Address]]:
-    """Return who needs a certificate: every node with an agent, and the controller."""
-    services = {node.name: [node.management.ip] for node in fattree.nodes(graph) if node.management}
-    return services | {CONTROLLER: [addresses.CONTROLLER]}
+def _certify(folder: Folder, graph: nx.Graph) -> None:
+    """Give everybody a certificate; the key that signs them is gone when this returns."""
+    authority = Authority()
+    for identity, addresses_ in _identities(graph):
+        authority.issue(folder.identity(identity.name), identity, addresses_)
+
+
+def _identities(graph: nx.Graph) -> Iterator[tuple[Identity, list[IPv4Address]]]:
+    """Yield who needs a certificate, and where they answer."""
+    for node in fattree.nodes(graph):
+        if node.management is not None:
+            yield Identity(_ROLES.get(node.kind, Role.SWITCH), node.name), [node.management.ip]
+    yield Identity(Role.CONTROLLER, CONTROLLER), [addresses.CONTROLLER]
+    yield Identity(Role.OPERATOR, OPERATOR), []
+    yield Identity(Role.READER, READER), []

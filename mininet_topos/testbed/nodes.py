@@ -17,7 +17,6 @@ from controller.config import ControllerConfig, Listen
 from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
-from duet_p4.rest.credentials import Credentials
 from duet_p4.smux.config import SmuxConfig
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC
@@ -30,9 +29,6 @@ from mininet_topos.testbed.supervisor import Process
 
 CONTROLLER = "controller"
 """The controller's name among the services that have a certificate."""
-
-P4RUNTIME = "127.0.0.1:9559"
-"""Where a P4 switch answers, inside its node."""
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 
@@ -127,7 +123,6 @@ class _Nodes:
         self.graph = graph
         self.folder = folder
         self.plan = plan
-        self.files = Credentials(folder.credentials)
         self.by_name = {node.name: node for node in fattree.nodes(graph)}
 
     def processes(self) -> Iterator[Process]:
@@ -174,7 +169,7 @@ class _Nodes:
         ports = [*((port.number, port.name) for port in own), (CPU_PORT, CPU_ASIC)]
         interfaces = [word for number, name in ports for word in ("-i", f"{number}@{name}")]
         arguments = ["--no-p4", "--device-id", str(_device_id(node)), *interfaces, "--log-console"]
-        target = ["--", "--grpc-server-addr", P4RUNTIME]
+        target = ["--", "--grpc-server-addr", self._p4runtime(node)]
         if self.plan.target is Target.XDP:
             level = ["-L", self.plan.log_level.lower().replace("warning", "warn")]
             function = "duet_p4.xdp_switch.__main__:main"
@@ -184,6 +179,9 @@ class _Nodes:
         if _bmv2_has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
             program += ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
         return self._process(node.name, "switch", None, *program, *target)
+
+    def _p4runtime(self, node: fattree.Node) -> str:
+        return f"unix:{self.folder.p4runtime(node.name)}"
 
     def _switch(self, node: fattree.Node) -> SwitchConfig:
         ports = []
@@ -211,10 +209,11 @@ class _Nodes:
             muxes=(addresses.VIPS, addresses.TIPS),
             seed=zlib.crc32(node.name.encode()),
             fragment_mux=addresses.FRAGMENT_MUX,
-            p4=P4Config(address=P4RUNTIME, device_id=_device_id(node), target=self.plan.target.value),
+            p4=P4Config(
+                address=self._p4runtime(node), device_id=_device_id(node), target=self.plan.target.value
+            ),
             hold_s=_HOLD_S[self.plan.controller],
             report_url=_CONTROLLER_URL if self.plan.controller else None,
-            report_ca=self.files.ca,
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:
@@ -226,7 +225,6 @@ class _Nodes:
             announced=(addresses.VIPS, addresses.TIPS),
             fragment_mux=addresses.FRAGMENT_MUX,
             report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
-            report_ca=self.files.ca,
             bird=self._bird(node),
             datapath=self.plan.smux_path.value,
             hold_s=_HOLD_S[self.plan.controller],
@@ -240,11 +238,9 @@ class _Nodes:
             flows=16_384,
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
             report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
-            report_ca=self.files.ca,
         )
 
     def _controller(self) -> ControllerConfig:
-        tls = self.files.tls(CONTROLLER)
         state = self.folder.state(CONTROLLER)
         state.mkdir(parents=True, exist_ok=True)
         return ControllerConfig(
@@ -252,16 +248,12 @@ class _Nodes:
             inventory=self.folder.inventory,
             listen=Listen(host=addresses.CONTROLLER, port=agents.PORT),
             socket=self.folder.controller_socket,
-            token_file=self.files.token_file,
-            ca=self.files.ca,
-            certificate=tls.certificate,
-            key=tls.key,
+            credentials=self.folder.identity(CONTROLLER),
         )
 
     def _agent(self, node: fattree.Node) -> dict[str, Any]:
         """Return what every agent's configuration has."""
         assert node.management is not None
-        tls = self.files.tls(node.name)
         state = self.folder.state(node.name)
         state.mkdir(parents=True, exist_ok=True)
         return {
@@ -270,9 +262,7 @@ class _Nodes:
             "pins": self.folder.pins(node.name),
             "listen": node.management.ip,
             "port": agents.PORT,
-            "token_file": self.files.token_file,
-            "tls_cert": tls.certificate,
-            "tls_key": tls.key,
+            "credentials": self.folder.identity(node.name),
             "log_level": self.plan.log_level,
         }
 

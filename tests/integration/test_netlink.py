@@ -18,7 +18,7 @@ from pyroute2 import AsyncIPRoute, IPRoute
 from duet_p4.bird.config import BirdConfig, PrefixRange
 from duet_p4.hmux.routes import Gateway, Target
 from duet_p4.switch_agent import netlink
-from duet_p4.switch_agent.config import PortConfig, SwitchConfig
+from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.netlink import Link, Message, Neighbor, Route
 from tests.integration.netns import inside, ip, namespaces
@@ -150,6 +150,8 @@ def mirror(receive_buffer: int) -> Kernel:
         name="sw",
         state_dir=Path("/nonexistent"),
         listen=IPv4Address("127.0.0.1"),
+        insecure=True,
+        p4=P4Config(address="unix:/nonexistent"),
         address=IPv4Address("172.30.0.1"),
         ports=ports,
         bird=BirdConfig(router_id=IPv4Address("172.30.0.1"), asn=1, neighbors=(), space=space),

@@ -141,6 +141,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Balanced, Agent]]:
             interfaces=(UPLINK,),
             state_dir=tmp_path / "server1",
             listen=IPv4Address("127.0.0.1"),
+            insecure=True,
         )
         pins.mount(config.pin_folder())
         agent = Agent("duet_p4.host_agent", network.servers["server1"], config, tmp_path)
@@ -204,6 +205,7 @@ def test_connections_outlive_the_smux_agent_and_keep_their_dips(tmp_path: Path) 
         ),
         state_dir=tmp_path / "smux1",
         listen=IPv4Address("127.0.0.1"),
+        insecure=True,
     )
     with balanced() as network:
         network.mux.close()

@@ -24,6 +24,7 @@ from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
 from duet_p4.bird.daemon import Bird
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
+from duet_p4.identity import Authority, Credentials, Identity, Role
 from duet_p4.model import Dip, Group, HealthCheck, HealthCheckKind, MuxTip, MuxVip
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, UnreachableError
 from duet_p4.smux.config import SmuxConfig
@@ -45,7 +46,8 @@ SPACE = (
     PrefixRange(network=TIPS, shortest=24, longest=32),
     PrefixRange(network=IPv4Network("172.30.0.0/16"), shortest=32, longest=32),
 )
-TOKEN = "a-token-for-tests"
+HERE = IPv4Address("127.0.0.1")
+URL = "https://127.0.0.1:8443"
 DIP = IPv4Address("100.1.1.1")
 TIMEOUT_S = 20.0
 
@@ -128,8 +130,23 @@ def neighbor(interface_local: IPv4Address, remote: IPv4Address, asn: int) -> tup
     return (Neighbor(name="peer", interface="eth1", local=interface_local, address=remote, asn=asn),)
 
 
+def certify(folder: Path) -> None:
+    """Make credentials of the SMux, of an operator, and of a server."""
+    authority = Authority()
+    for identity in (
+        Identity(Role.SMUX, "smux1"),
+        Identity(Role.OPERATOR, "operator"),
+        Identity(Role.SERVER, "server1"),
+    ):
+        authority.issue(folder / f"{identity.name}-credentials", identity, [HERE])
+
+
+def client_of(folder: Path, name: str = "operator") -> MuxClient:
+    return MuxClient(URL, credentials=Credentials(folder / f"{name}-credentials"))
+
+
 def smux_config(tmp_path: Path, hold_s: float = 0.0) -> Path:
-    (tmp_path / "token").write_text(TOKEN)
+    certify(tmp_path)
     config = SmuxConfig(
         name="smux1",
         address=MUX,
@@ -144,8 +161,8 @@ def smux_config(tmp_path: Path, hold_s: float = 0.0) -> Path:
         ),
         hold_s=hold_s,
         state_dir=tmp_path / "smux1",
-        listen=IPv4Address("127.0.0.1"),
-        token_file=tmp_path / "token",
+        listen=HERE,
+        credentials=tmp_path / "smux1-credentials",
     )
     path = tmp_path / "smux1.json"
     path.write_text(config.model_dump_json())
@@ -182,7 +199,7 @@ def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str
         agent = Agent("duet_p4.smux", smux, smux_config(tmp_path, hold_s=600.0))
         async with (
             tor_bird(tor, tmp_path / "tor") as bird,
-            MuxClient("http://127.0.0.1:8443", token=TOKEN) as client,
+            client_of(tmp_path) as client,
         ):
 
             async def only_itself() -> bool:
@@ -229,7 +246,7 @@ def test_an_smux_announces_holds_and_comes_back(uplink: list[str], tmp_path: Pat
         agent = Agent("duet_p4.smux", smux, smux_config(tmp_path))
         async with (
             tor_bird(tor, tmp_path / "tor") as bird,
-            MuxClient("http://127.0.0.1:8443", token=TOKEN) as client,
+            client_of(tmp_path) as client,
         ):
 
             async def announced() -> bool:
@@ -250,8 +267,8 @@ def test_an_smux_announces_holds_and_comes_back(uplink: list[str], tmp_path: Pat
                     await client.put_vip(MuxVip(address="10.9.0.1", group=group("100.1.1.1")))
                 with pytest.raises(RefusedError, match=r"20\.0\.0\.1 cannot be a VIP"):
                     await client.put_vip(MuxVip(address="20.0.0.1", group=group("100.1.1.1")))
-                with pytest.raises(RefusedError, match="401"):
-                    async with MuxClient("http://127.0.0.1:8443") as stranger:
+                async with client_of(tmp_path, "server1") as stranger:
+                    with pytest.raises(RefusedError, match=r"403.*server server1 may not DELETE"):
                         await stranger.delete_vip(vip.address)
 
                 since = (await client.status()).sessions[0].since
@@ -302,7 +319,7 @@ def test_an_smux_forwards_on_either_data_path(uplink: list[str], tmp_path: Path,
 
     async def live() -> None:
         agent = Agent("duet_p4.smux", smux, smux_config(tmp_path), "--datapath", datapath)
-        async with MuxClient("http://127.0.0.1:8443", token=TOKEN) as client:
+        async with client_of(tmp_path) as client:
             try:
                 await agent.ready(client)
                 await client.put_vip(MuxVip(address="10.0.0.1", group=group("100.1.1.1")))
@@ -348,7 +365,8 @@ def host_config(tmp_path: Path) -> Path:
         name="server1",
         interfaces=("eth1",),
         state_dir=tmp_path / "server1",
-        listen=IPv4Address("127.0.0.1"),
+        listen=HERE,
+        insecure=True,
     )
     path = tmp_path / "server1.json"
     path.write_text(config.model_dump_json())

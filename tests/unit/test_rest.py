@@ -1,7 +1,6 @@
 import asyncio
 import gc
 import socket
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
@@ -18,7 +17,6 @@ from duet_p4.api.problems import MEDIA_TYPE, ConflictError, OldTermError
 from duet_p4.api.service import Health, State
 from duet_p4.model import Dip, MuxTip, MuxVip, Vip
 from duet_p4.model import Group as MuxGroup
-from duet_p4.rest import credentials
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import MuxClient, RefusedError, RestError, UnreachableError
 from duet_p4.rest.routers.mux import router
@@ -26,7 +24,6 @@ from duet_p4.rest.server import serve
 from duet_p4.term import Terms
 from tests.unit.controller.memory_mux import MemoryMux
 
-TOKEN = "a-token"
 JSON = {"Content-Type": "application/json"}
 VIP = IPv4Address("10.0.0.1")
 
@@ -58,17 +55,17 @@ class FullMux(MemoryMux):
 
 
 @asynccontextmanager
-async def serving(token: str | None = TOKEN) -> AsyncIterator[tuple[str, FullMux]]:
+async def serving() -> AsyncIterator[tuple[str, FullMux]]:
     mux = FullMux("mux")
-    app = create_app("test mux", token=token, terms=mux.terms)
+    app = create_app("test mux", access=None, terms=mux.terms)
     app.include_router(router(mux))
-    async with serve(app, "127.0.0.1", 0) as url:
+    async with serve(app, "127.0.0.1", 0, None) as url:
         yield url, mux
 
 
 def test_a_vip_travels_to_the_mux_and_back_unchanged() -> None:
     async def run() -> None:
-        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, mux), MuxClient(url) as client:
             sent = mux_vip(1, 2)
             change = await client.put_vip(sent)
             assert (change.announced, change.updates) == (True, 1)
@@ -83,7 +80,7 @@ def test_a_vip_travels_to_the_mux_and_back_unchanged() -> None:
 
 def test_a_tip_is_none_of_the_vips() -> None:
     async def run() -> None:
-        async with serving() as (url, _), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, _), MuxClient(url) as client:
             await client.put_tip(TIP)
             assert await client.get_tip(TIP.address) == TipState(tip=TIP, announced=True)
             with pytest.raises(RefusedError, match=r"404 .*VIP 20.0.0.1 is not on this mux"):
@@ -96,7 +93,7 @@ def test_a_tip_is_none_of_the_vips() -> None:
 
 def test_one_request_changes_many_and_what_fails_for_one_stops_no_other() -> None:
     async def run() -> None:
-        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, mux), MuxClient(url) as client:
             await client.put_vip(mux_vip(1))
             changed = await client.change(
                 Changes(
@@ -127,7 +124,7 @@ def test_one_request_changes_many_and_what_fails_for_one_stops_no_other() -> Non
 
 def test_a_mux_becomes_what_is_wanted_and_writes_only_the_difference() -> None:
     async def run() -> None:
-        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, mux), MuxClient(url) as client:
             await client.put_vip(other(2))
             await client.put_vip(other(3), announce=False)
             wanted = WantedState(
@@ -148,7 +145,7 @@ def test_a_mux_becomes_what_is_wanted_and_writes_only_the_difference() -> None:
 
 def test_a_mux_is_synced_once_its_digest_is_confirmed() -> None:
     async def run() -> None:
-        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, mux), MuxClient(url) as client:
             told: list[bool] = []
             mux.on_confirmation(lambda: told.append(mux.synced))
             await client.put_vip(other(2))
@@ -166,7 +163,7 @@ def test_a_mux_is_synced_once_its_digest_is_confirmed() -> None:
 
 def test_writes_of_an_old_term_are_refused_even_by_the_next_process(tmp_path: Path) -> None:
     async def run() -> None:
-        async with serving() as (url, _), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, _), MuxClient(url) as client:
             await client.put_vip(other(1))
             client.term = 3
             await client.put_vip(other(2))
@@ -180,7 +177,7 @@ def test_writes_of_an_old_term_are_refused_even_by_the_next_process(tmp_path: Pa
             client.term = 3
             await client.delete_vip(VIP)
             async with httpx.AsyncClient(trust_env=False) as http:
-                headers = {"Authorization": f"Bearer {TOKEN}", "Duet-Term": "3x"}
+                headers = {"Duet-Term": "3x"}
                 reply = await http.delete(f"{url}/v1/vips/10.0.0.2", headers=headers)
             assert (reply.status_code, "'3x' is no term" in reply.json()["detail"]) == (400, True)
 
@@ -196,7 +193,7 @@ def test_writes_of_an_old_term_are_refused_even_by_the_next_process(tmp_path: Pa
 def test_a_write_that_waited_while_a_newer_leader_wrote_is_refused() -> None:
     async def run() -> None:
         async with serving() as (url, mux):
-            old, new = MuxClient(url, token=TOKEN), MuxClient(url, token=TOKEN)
+            old, new = MuxClient(url), MuxClient(url)
             old.term, new.term = 1, 2
             async with old, new:
                 async with mux.alone(VIP):
@@ -222,7 +219,7 @@ def test_an_answer_that_is_no_health_is_an_error_of_rest(answer: str) -> None:
         async def healthz() -> Response:
             return Response(answer, 500)
 
-        async with serve(app, "127.0.0.1", 0) as url, MuxClient(url) as client:
+        async with serve(app, "127.0.0.1", 0, None) as url, MuxClient(url) as client:
             with pytest.raises(RestError, match="500 and no health"):
                 await client.health()
             with pytest.raises(RefusedError, match="404"):
@@ -233,7 +230,7 @@ def test_an_answer_that_is_no_health_is_an_error_of_rest(answer: str) -> None:
 
 def test_errors_are_problems_that_name_what_was_wrong() -> None:
     async def run() -> None:
-        async with serving() as (url, mux), MuxClient(url, token=TOKEN) as client:
+        async with serving() as (url, mux), MuxClient(url) as client:
             with pytest.raises(RefusedError) as refused:
                 await client.get_vip(VIP)
             assert refused.value.problem.status == 404
@@ -247,9 +244,7 @@ def test_errors_are_problems_that_name_what_was_wrong() -> None:
                 await client.status()
             assert len(mux.held) == 2
 
-            http = httpx.AsyncClient(
-                base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False
-            )
+            http = httpx.AsyncClient(base_url=url, trust_env=False)
             group = '{"members": [{"address": "fe80::1"}], "slots": [0]}'
             bad = f'{{"address": "10.0.0.1", "group": {group}, "x": "\\ud800"}}'
             async with http:
@@ -273,26 +268,10 @@ def test_errors_are_problems_that_name_what_was_wrong() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic a-token", "a-token"])
-def test_writes_without_the_token_are_refused_and_reads_are_not(header: str | None) -> None:
-    async def run() -> None:
-        headers = {"Authorization": header} if header else {}
-        async with serving() as (url, mux):
-            async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
-                reply = await http.put("/v1/vips/10.0.0.1", content=mux_vip(1).model_dump_json())
-                assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
-                assert reply.headers["content-type"] == MEDIA_TYPE
-                assert (await http.put("/v1/vips/10.0.0.1", content="no json")).status_code == 401
-                assert (await http.get("/v1/vips")).json() == []
-            assert mux.held == {}
-
-    asyncio.run(run())
-
-
 def test_healthz_is_503_until_ready() -> None:
     async def run() -> None:
         now = Health(state=State.STARTING, detail="waiting for the switch")
-        async with serve(create_app("t", token=None, health=lambda: now), "127.0.0.1", 0) as url:
+        async with serve(create_app("t", access=None, health=lambda: now), "127.0.0.1", 0, None) as url:
             async with MuxClient(url) as client:
                 assert await client.health() == now
             async with httpx.AsyncClient(trust_env=False) as http:
@@ -303,46 +282,16 @@ def test_healthz_is_503_until_ready() -> None:
     asyncio.run(run())
 
 
-def test_openapi_documents_problems_and_the_token() -> None:
+def test_openapi_documents_problems() -> None:
     async def run() -> None:
         async with serving() as (url, _), httpx.AsyncClient(base_url=url, trust_env=False) as http:
             schema = (await http.get("/openapi.json")).json()
         put = schema["paths"]["/v1/vips/{vip}"]["put"]
-        assert put["security"] == [{"token": []}]
         assert list(put["responses"]["422"]["content"]) == [MEDIA_TYPE]
-        assert {"401", "409"} <= put["responses"].keys()
-        assert "security" not in schema["paths"]["/v1/vips"]["get"]
+        assert "409" in put["responses"]
         assert {"Problem", "InvalidValue"} <= schema["components"]["schemas"].keys()
 
     asyncio.run(run())
-
-
-def test_tls_is_verified_against_the_created_authority(tmp_path: Path) -> None:
-    ours = credentials.create(tmp_path / "ours", {"tor-1": [IPv4Address("127.0.0.1")]})
-    other = credentials.create(tmp_path / "other", {})
-    assert stat.S_IMODE(ours.token_file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(ours.tls("tor-1").key.stat().st_mode) == 0o600
-    token = credentials.read_token(ours.token_file)
-    assert token != credentials.read_token(other.token_file)
-
-    async def run() -> None:
-        app = create_app("t", token=token)
-        app.include_router(router(FullMux("mux")))
-        async with serve(app, "127.0.0.1", 0, ours.tls("tor-1")) as url:
-            assert url.startswith("https://")
-            async with MuxClient(url, token=token, ca=ours.ca) as client:
-                await client.put_vip(mux_vip(1))
-            async with MuxClient(url, token=token, ca=other.ca) as client:
-                with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
-                    await client.get_vips()
-
-    asyncio.run(run())
-
-
-def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
-    with pytest.raises(ValueError, match="token"):
-        credentials.read_token(tmp_path / "token")
 
 
 def test_a_port_in_use_is_named() -> None:
@@ -352,7 +301,7 @@ def test_a_port_in_use_is_named() -> None:
             taken.listen()
             port = taken.getsockname()[1]
             with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
-                async with serve(create_app("t", token=None), "127.0.0.1", port):
+                async with serve(create_app("t", access=None), "127.0.0.1", port, None):
                     pass
             taken.close()
             async with MuxClient(f"http://127.0.0.1:{port}") as client:
@@ -365,7 +314,7 @@ def test_a_port_in_use_is_named() -> None:
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     async def scenario() -> None:
         async with (
-            serve(create_app("x", token=None), "127.0.0.1", 0) as url,
+            serve(create_app("x", access=None), "127.0.0.1", 0, None) as url,
             MuxClient(url) as client,
         ):
             await client.health()
@@ -389,7 +338,7 @@ def _is_accepted(sock: socket.socket, port: int) -> bool:
 
 def test_a_slow_service_is_given_up_on() -> None:
     async def run() -> None:
-        app = create_app("t", token=None)
+        app = create_app("t", access=None)
         release = asyncio.Event()
 
         @app.get("/v1/vips")
@@ -397,7 +346,7 @@ def test_a_slow_service_is_given_up_on() -> None:
             await release.wait()
             return []
 
-        async with serve(app, "127.0.0.1", 0) as url, MuxClient(url, timeout_s=0.05) as client:
+        async with serve(app, "127.0.0.1", 0, None) as url, MuxClient(url, timeout_s=0.05) as client:
             with pytest.raises(UnreachableError, match=r"no answer in 0.05 s"):
                 await client.get_vips()
             release.set()

@@ -44,6 +44,8 @@ def config(**changes: Any) -> SwitchConfig:
         "seed": 7,
         "state_dir": "/run/x",
         "listen": "198.18.0.1",
+        "credentials": "/etc/duet",
+        "p4": {"address": "unix:/run/x/p4"},
     }
     return SwitchConfig.model_validate(settings | changes)
 
@@ -55,7 +57,7 @@ def test_bird_runs_on_the_taps_and_announces_what_is_the_switchs_own() -> None:
 
 
 def test_a_configuration_survives_json() -> None:
-    one = config(token_file=Path("/etc/token"))
+    one = config(pins=Path("/sys/fs/bpf/x"))
     assert SwitchConfig.model_validate_json(one.model_dump_json()) == one
 
 
@@ -72,6 +74,9 @@ def test_a_configuration_survives_json() -> None:
         ({"ports": [port(1) | {"number": 510}]}, "510"),
         ({"ports": []}, "ports"),
         ({"seed": -1}, "seed"),
+        ({"credentials": None}, "no credentials"),
+        ({"insecure": True}, "choose one"),
+        ({"p4": {"address": "unix:here"}}, "unix:here"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -164,7 +164,7 @@ class MemoryMux(MuxKeeper):
 @asynccontextmanager
 async def served(mux: MemoryMux, port: int = 0) -> AsyncIterator[str]:
     """Serve `mux` on a loopback port, any unless one is given; yields its URL."""
-    app = create_app(mux.name, token=None, terms=mux.terms)
+    app = create_app(mux.name, access=None, terms=mux.terms)
     app.include_router(router(mux))
-    async with serve(app, "127.0.0.1", port) as url:
+    async with serve(app, "127.0.0.1", port, None) as url:
         yield url

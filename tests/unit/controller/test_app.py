@@ -30,7 +30,6 @@ from duet_p4.rest.client import RefusedError, UnreachableError
 from duet_p4.rest.server import serve
 from tests.unit.controller.memory_mux import MemoryMux, served
 
-TOKEN = "let-me-in"
 VIP = IPv4Address("10.0.0.1")
 SWITCHES = {"tor1": Role.TOR, "tor2": Role.TOR, "agg1": Role.AGG, "core1": Role.CORE}
 
@@ -121,18 +120,17 @@ async def controlled(path: Path) -> AsyncIterator[Testbed]:
             muxes[one].sessions += (session_with(other),)
             muxes[other].sessions += (session_with(one),)
         (path / "inventory.json").write_text(inventory.model_dump_json())
-        (path / "token").write_text(TOKEN)
         config = ControllerConfig(
             database=path / "controller.db",
             inventory=path / "inventory.json",
             listen=Listen(port=0),
             socket=path / "controller.sock",
-            token_file=path / "token",
+            insecure=True,
             intervals=Intervals(health=0.05, repair=0.05, assignment=None),
             switch_hold_s=0.2,
         )
         url = await stack.enter_async_context(running(config))
-        client = ControllerClient("http://controller", token=TOKEN, local=config.socket)
+        client = ControllerClient("http://controller", local=config.socket)
         await stack.enter_async_context(client)
         testbed = Testbed(muxes, servers, urls, url, path / "controller.sock", client)
         await testbed.until(testbed.ready)
@@ -266,18 +264,6 @@ def test_a_vip_placed_by_hand_waits_for_its_lost_switch(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_a_write_without_the_token_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    async def scenario(testbed: Testbed) -> None:
-        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as stranger:
-            body = Vip(address=VIP, dips=dips(2)).model_dump(mode="json")
-            for headers in ({}, {"Authorization": "Bearer wrong"}):
-                reply = await stranger.post("/v1/vips", json=body, headers=headers)
-                assert reply.status_code == 401
-            assert (await stranger.get("/v1/vips")).json() == []
-
-    run(tmp_path, scenario)
-
-
 @pytest.mark.parametrize(
     ("body", "status", "named"),
     [
@@ -296,9 +282,7 @@ def test_a_bad_vip_is_a_problem_that_names_the_value_and_changes_nothing(
 ) -> None:
     async def scenario(testbed: Testbed) -> None:
         before = await testbed.client.add_vip(Vip(address=IPv4Address("10.0.0.9"), dips=dips(2)))
-        async with httpx.AsyncClient(
-            base_url=testbed.url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}
-        ) as client:
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
             reply = await client.post("/v1/vips", json=body)
         assert reply.status_code == status, reply.text
         assert reply.headers["content-type"] == "application/problem+json"
@@ -352,11 +336,10 @@ def test_each_module_can_be_a_process_of_its_own(tmp_path: Path) -> None:
             muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
             urls = {name: await stack.enter_async_context(served(mux)) for name, mux in muxes.items()}
             (tmp_path / "inventory.json").write_text(inventory_of(urls).model_dump_json())
-            (tmp_path / "token").write_text(TOKEN)
             ports = dict(zip(Module, free_ports(len(Module)), strict=True))
             found = {module: f"http://127.0.0.1:{port}" for module, port in ports.items()}
             clients = {
-                module: await stack.enter_async_context(ControllerClient(url, token=TOKEN))
+                module: await stack.enter_async_context(ControllerClient(url))
                 for module, url in found.items()
             }
             for module, port in ports.items():
@@ -364,7 +347,7 @@ def test_each_module_can_be_a_process_of_its_own(tmp_path: Path) -> None:
                     database=tmp_path / f"{module}.db",
                     inventory=tmp_path / "inventory.json",
                     listen=Listen(port=port),
-                    token_file=tmp_path / "token",
+                    insecure=True,
                     elsewhere=found,
                     intervals=Intervals(health=0.05, assignment=None),
                 )
@@ -401,6 +384,7 @@ def test_a_request_that_needs_a_module_that_is_away_is_unavailable_and_changes_n
             listen=Listen(port=0),
             modules=(Module.UPDATER,),
             elsewhere={Module.ENGINE: away, Module.MONITORING: away},
+            insecure=True,
         )
         async with running(config) as url, ControllerClient(url) as client:
             with pytest.raises(RefusedError, match=f"503.*{away}"):
@@ -449,7 +433,7 @@ def test_one_odd_answer_of_an_agent_ends_nothing_and_says_so(tmp_path: Path) -> 
             agents = {agent.name: agent.reach for agent in await testbed.client.agents()}
             return agents[name] is reach
 
-        async with serve(odd, "127.0.0.1", port):
+        async with serve(odd, "127.0.0.1", port, None):
             await testbed.until(partial(reach, "tor1", Reach.UNREACHABLE))
             await testbed.servers["core1"].aclose()
             await testbed.until(partial(reach, "core1", Reach.UNREACHABLE))
@@ -480,7 +464,7 @@ def test_ten_additions_of_a_dip_at_once_all_stay(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
         command = [sys.executable, "-m", "mininet_topos.cli", "vip", "change", str(VIP), "--socket"]
-        command += [str(testbed.socket), "--token-file", str(tmp_path / "token"), "--add"]
+        command += [str(testbed.socket), "--add"]
         running = [
             await asyncio.create_subprocess_exec(
                 *command, str(dip.address), stdout=asyncio.subprocess.DEVNULL
@@ -496,9 +480,7 @@ def test_ten_additions_of_a_dip_at_once_all_stay(tmp_path: Path) -> None:
 def test_a_change_of_an_old_revision_is_refused_and_every_answer_has_a_tag(tmp_path: Path) -> None:
     async def scenario(testbed: Testbed) -> None:
         await testbed.client.add_vip(Vip(address=VIP, dips=dips(2)))
-        async with httpx.AsyncClient(
-            base_url=testbed.url, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}
-        ) as client:
+        async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
             tag = (await client.get(f"/v1/vips/{VIP}")).headers["etag"]
             body = Vip(address=VIP, dips=dips(3)).model_dump(mode="json")
             changed = await client.put(f"/v1/vips/{VIP}", json=body, headers={"If-Match": tag})

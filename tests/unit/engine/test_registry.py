@@ -54,7 +54,7 @@ def test_a_strategy_of_another_package_needs_no_edit_of_ours(tmp_path: Path) -> 
         "from controller.engine import *\n"
         "from controller.config import ControllerConfig\n"
         "assert 'first-switch' in strategy_names() and 'greedy' in strategy_names()\n"
-        "ControllerConfig(database='d', inventory='i', strategy='first-switch')\n"
+        "ControllerConfig(database='d', inventory='i', strategy='first-switch', insecure=True)\n"
         "t = Topology.fat_tree(FatTreeShape(2, 2, 2, 1))\n"
         "d = Demand('v', 1e9, {'tor1.1': 1.0}, {'tor2.1': 1.0}, TableUse(1, 8, 1))\n"
         "chosen = make_strategy('first-switch', number=5)\n"
