@@ -27,7 +27,7 @@ from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
 from duet_p4.api.mux import MuxStatus
 from duet_p4.api.ports import PortReport
-from duet_p4.api.problems import UnavailableError, UnknownError
+from duet_p4.api.problems import ForbiddenError, UnavailableError, UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, RestError
 
@@ -110,6 +110,8 @@ class Monitoring:
         self._votes = Votes(smuxes)
         self._reporters = smuxes | {server.name for server in inventory.servers}
         self._dip_up: dict[Checked, bool] = {}
+        self._behind: dict[Checked, str] = {}
+        """Whose a DIP is that is no server's own address."""
 
     def jobs(self) -> list[Job]:
         """Return what it does by itself."""
@@ -252,11 +254,14 @@ class Monitoring:
     async def report(self, report: HealthReport) -> None:
         """Take what a server, or an SMux, says of DIPs that it checks; the updater is told what follows.
 
-        What a reporter does not check any more is forgotten. Raises `UnknownError`.
+        What a reporter does not check any more is forgotten. A server has a say in its own DIPs only. Raises
+        `UnknownError`, and `ForbiddenError` where a server reports on another's.
         """
         if report.reporter not in self._reporters:
             raise UnknownError(f"no server or SMux is called {report.reporter!r}")
         said = {Checked(health.vip, health.dip): health.up for health in report.dips}
+        if report.reporter in self._hosts:
+            said = {checked: up for checked, up in said.items() if await self._owns(report.reporter, checked)}
         by_vip: dict[IPv4Address, dict[IPv4Address, bool]] = {}
         for checked in self._votes.note(report.reporter, said):
             up = self._votes.verdict(checked)
@@ -273,6 +278,27 @@ class Monitoring:
             except RestError as error:
                 raise UnavailableError(f"the updater cannot be told: {error}") from error
             self._dip_up.update({Checked(vip, dip): up for dip, up in told.items()})
+
+    async def _owns(self, server: str, checked: Checked) -> bool:
+        """Return whether a DIP is a server's: one of its own addresses, or behind one of them."""
+        owner = self.inventory.server_at(checked.dip)
+        if owner is not None:
+            if owner.name != server:
+                raise ForbiddenError(f"{server} reports on DIP {checked.dip}, which is {owner.name}'s")
+            return True
+        if self._behind.get(checked) != server:
+            try:
+                record = await self._updater.vip(checked.vip)
+            except RestError as error:
+                logger.info("%s reports on a VIP of which nothing is known: %s", server, error)
+                return False
+            dips = [dip for dip in record.spec.all_dips() if dip.address == checked.dip]
+            owners = {self.inventory.server_at(dip.encap) for dip in dips}
+            if not any(owner is not None and owner.name == server for owner in owners):
+                logger.info("%s reports on DIP %s of VIP %s, which is not its own", server, *checked[::-1])
+                return False
+            self._behind[checked] = server
+        return True
 
     # Traffic
 
