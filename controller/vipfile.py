@@ -10,7 +10,7 @@
         ports:                      # optional: ports with DIPs of their own
           - {protocol: tcp, port: 21, dips: [100.2.2.17]}
         snat: true                  # optional: the DIPs may open connections as the VIP
-        health: {kind: http, port: 80, path: /}
+        health: {kind: http, port: 80, path: /}     # or tcp, https, udp, dns, grpc
         switch: tor1                # optional: the HMux that carries it, or `smux` for none
 
 A file that is wrong is refused whole, with the line and the reason.

@@ -82,22 +82,75 @@ class PortGroup(Model):
 
 
 class HealthCheckKind(StrEnum):
-    """How a host agent asks a DIP whether it is alive."""
+    """How a DIP is asked whether it serves; what counts as a good answer says `duet_p4.health.checks`."""
 
     TCP = "tcp"
     HTTP = "http"
+    HTTPS = "https"
+    UDP = "udp"
+    DNS = "dns"
+    GRPC = "grpc"
+
+
+_OPTIONS_OF = {
+    HealthCheckKind.TCP: (),
+    HealthCheckKind.HTTP: ("path", "host", "status"),
+    HealthCheckKind.HTTPS: ("path", "host", "status"),
+    HealthCheckKind.UDP: ("send", "expect"),
+    HealthCheckKind.DNS: ("name",),
+    HealthCheckKind.GRPC: ("service", "host"),
+}
 
 
 class HealthCheck(Model):
-    """How the host agents check the DIPs of a VIP; times in milliseconds."""
+    """How SMuxes and host agents check the DIPs of a VIP; times in milliseconds.
+
+    HTTP and HTTPS ask for `path` of `host` (default: the VIP's address), and want one of the `status` codes,
+    as in "200-299,404". UDP sends `send` and wants an answer that contains `expect`. DNS asks for the A
+    record of `name`. gRPC asks for the health of `service` (default: the whole server).
+    """
 
     kind: HealthCheckKind = HealthCheckKind.TCP
     port: Port
-    path: str = Field(default="/", pattern=r"^/\S*$")
+    path: str = Field(default="/", pattern=r"^/[!-~]*$", max_length=2048)
+    host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.:_-]{1,255}$")
+    status: str = Field(
+        default="200-299", pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?(,[1-5][0-9]{2}(-[1-5][0-9]{2})?)*$"
+    )
+    send: str = Field(default="", max_length=512)
+    expect: str = Field(default="", max_length=512)
+    name: str = Field(
+        default="localhost", pattern=r"^[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?$", max_length=253
+    )
+    service: str = Field(default="", pattern=r"^[A-Za-z0-9._/-]*$", max_length=100)
     interval_ms: int = Field(default=1000, ge=10, le=600_000)
     timeout_ms: int = Field(default=500, ge=1, le=600_000)
     fall: int = Field(default=3, ge=1, le=100)
     rise: int = Field(default=2, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for option in sorted({option for options in _OPTIONS_OF.values() for option in options}):
+            stated = getattr(self, option)
+            if stated != type(self).model_fields[option].default and option not in _OPTIONS_OF[self.kind]:
+                kinds = [kind for kind, options in _OPTIONS_OF.items() if option in options]
+                raise ValueError(
+                    f"{option} {stated!r} is for a check of kind {' or '.join(kinds)}, not {self.kind}"
+                )
+        for first, last in self.statuses():
+            if first > last:
+                raise ValueError(f"status {first}-{last} is no range")
+        return self
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol of the port that is asked."""
+        return Protocol.UDP if self.kind in (HealthCheckKind.UDP, HealthCheckKind.DNS) else Protocol.TCP
+
+    def statuses(self) -> list[tuple[int, int]]:
+        """Return the ranges of HTTP status codes that are wanted, both ends included."""
+        ends = [part.partition("-") for part in self.status.split(",")]
+        return [(int(first), int(last or first)) for first, _, last in ends]
 
 
 class Vip(Model):

@@ -20,7 +20,7 @@ def details(record: VipRecord) -> Iterable[Table | str]:
     if record.spec.snat:
         yield "its DIPs connect out with the VIP as source (SNAT)"
     if check := record.spec.health:
-        path = check.path if check.kind is HealthCheckKind.HTTP else ""
+        path = check.path if check.kind in (HealthCheckKind.HTTP, HealthCheckKind.HTTPS) else ""
         yield f"checked by {check.kind} on port {check.port}{path} every {check.interval_ms} ms"
     if left_out := record.left_out():
         yield f"DIPs out of service: {', '.join(map(str, sorted(left_out)))}"

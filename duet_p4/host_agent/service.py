@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
@@ -13,7 +14,7 @@ from duet_p4.api.changes import Action, Change, Changed
 from duet_p4.api.health import HealthReport
 from duet_p4.api.host import HostChanges, HostPort, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
 from duet_p4.api.problems import ConflictError
-from duet_p4.health.checks import MAX_STATUS_LINE, Dial
+from duet_p4.health.checks import SOCKET_TYPE, Dial
 from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.holdings import Holdings, Keeper, Outcome, Wish
 from duet_p4.host_agent.config import HostConfig
@@ -248,10 +249,21 @@ def targets(vip: HostVip) -> dict[IPv4Address, Target]:
     check = vip.health
     if check is None:
         return {}
-    port = HostPort(protocol=Protocol.TCP, port=check.port)
+    port = HostPort(protocol=check.protocol, port=check.port)
     return {dip.address: Target(check) for dip in vip.dips if not dip.ports or port in dip.ports}
 
 
 def _dial(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
     """Ask a DIP from its own server, as packets of clients come once they are decapsulated."""
-    return lambda port: asyncio.open_connection(str(dip), port, limit=MAX_STATUS_LINE)
+
+    async def connect(protocol: Protocol, port: int) -> socket.socket:
+        client = socket.socket(type=SOCKET_TYPE[protocol])
+        try:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, (str(dip), port))
+            return client
+        except BaseException:
+            client.close()
+            raise
+
+    return connect

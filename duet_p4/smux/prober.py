@@ -22,7 +22,7 @@ from typing import Self
 from duet_p4 import netdev
 from duet_p4.api.health import HealthReport
 from duet_p4.bpf import Object, attach_tc, compile_object
-from duet_p4.health.checks import MAX_STATUS_LINE, Dial
+from duet_p4.health.checks import SOCKET_TYPE, Dial
 from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
 from duet_p4.smux.datapath import BPF_FOLDER
@@ -67,14 +67,14 @@ class Tunnels:
         """Return the way to a VIP through the tunnel that ends at `end`."""
         mark = self._mark(end)
 
-        async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            client = socket.socket()
+        async def connect(protocol: Protocol, port: int) -> socket.socket:
+            client = socket.socket(type=SOCKET_TYPE[protocol])
             try:
                 client.setblocking(False)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
                 client.bind((str(self._address), 0))
                 await asyncio.get_running_loop().sock_connect(client, (str(vip), port))
-                return await asyncio.open_connection(sock=client, limit=MAX_STATUS_LINE)
+                return client
             except BaseException:
                 client.close()
                 raise
@@ -147,14 +147,14 @@ class Prober:
     def _check(self, vip: MuxVip) -> None:
         targets = {}
         if vip.health is not None:
-            for dip in self._serving(vip, vip.health.port):
+            for dip in self._serving(vip, vip.health.protocol, vip.health.port):
                 if dip.host is None:
                     targets[dip.address] = Target(vip.health, dip.encap)
         self._monitor.put_vip(vip.address, targets)
 
-    def _serving(self, vip: MuxVip, port: int) -> list[Dip]:
-        """Return the DIPs that a TCP port of a VIP leads to, those behind TIPs, too."""
-        own = [p.group for p in vip.ports if (p.protocol, p.port) == (Protocol.TCP, port)]
+    def _serving(self, vip: MuxVip, protocol: Protocol, port: int) -> list[Dip]:
+        """Return the DIPs that a port of a VIP leads to, those behind TIPs, too."""
+        own = [p.group for p in vip.ports if (p.protocol, p.port) == (protocol, port)]
         group = own[0] if own else vip.group
         dips: list[Dip] = []
         for member in group.members if group else ():

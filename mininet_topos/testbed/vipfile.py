@@ -110,9 +110,8 @@ def _dip_plan(graph: nx.Graph) -> str:
 def served_ports(vips: Sequence[StatedVip], protocol: Protocol) -> set[int]:
     """Return the ports that DIPs must serve so that every port of every VIP is answered."""
     stated = {group.port for entry in vips for group in entry.vip.ports if group.protocol is protocol}
-    if protocol is Protocol.TCP:
-        stated |= {entry.vip.health.port for entry in vips if entry.vip.health is not None}
-    return stated
+    checks = [entry.vip.health for entry in vips if entry.vip.health is not None]
+    return stated | {check.port for check in checks if check.protocol is protocol}
 
 
 def dip_addresses(graph: nx.Graph) -> dict[IPv4Address, str]:

@@ -9,7 +9,7 @@ import pytest
 
 from duet_p4.model import HealthCheck, HealthCheckKind
 from duet_p4.smux.prober import Prober, Tunnels
-from tests.integration.balanced import DIPS, HTTP, MUX, UPLINK, balanced
+from tests.integration.balanced import DIPS, ECHO, HTTP, MUX, UPLINK, balanced
 from tests.integration.netns import inside
 
 pytestmark = [
@@ -22,6 +22,10 @@ ONE, TWO = DIPS["server1"][0], DIPS["server2"][0]
 CHECK = HealthCheck(
     kind=HealthCheckKind.HTTP, port=HTTP, path="/health", interval_ms=50, timeout_ms=300, fall=2, rise=2
 )
+ANSWERED = HealthCheck(
+    kind=HealthCheckKind.UDP, port=ECHO, send="well?", expect="well?", interval_ms=50, fall=1, rise=1
+)
+DATAGRAMS = (ANSWERED, ANSWERED.model_copy(update={"expect": "no such thing"}))
 
 
 def rules(namespace: str) -> str:
@@ -40,11 +44,17 @@ def test_a_dip_whose_data_path_is_gone_is_down_although_its_service_is_well() ->
                 prober = Prober(tunnels, "smux1", changed.set)
 
                 async def become(one: bool | None, two: bool | None) -> None:
+                    await verdicts({ONE: one, TWO: two})
+
+                async def verdicts(wanted: dict[IPv4Address, bool | None]) -> None:
                     async with asyncio.timeout(30):
-                        while {h.dip: h.up for h in prober.report().dips} != {ONE: one, TWO: two}:
+                        while {h.dip: h.up for h in prober.report().dips} != wanted:
                             await changed.wait()
                             changed.clear()
 
+                for check in DATAGRAMS:
+                    prober.put(held.model_copy(update={"health": check}))
+                    await become(*[check is ANSWERED] * 2)
                 prober.put(held.model_copy(update={"health": CHECK}))
                 await become(True, True)
                 host.delete_vip(held.address)

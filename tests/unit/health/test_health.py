@@ -1,6 +1,7 @@
 """Health checks against a real server on the loopback, and the counting of successes and failures."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from ipaddress import IPv4Address
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 
 from duet_p4.api.health import DipHealth
-from duet_p4.health.checks import CheckError, Dial, check
+from duet_p4.health.checks import SOCKET_TYPE, CheckError, Dial, check
 from duet_p4.health.monitor import HealthMonitor, Target
-from duet_p4.model import HealthCheck, HealthCheckKind
+from duet_p4.model import HealthCheck, HealthCheckKind, Protocol
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -40,13 +41,16 @@ class Service:
         writer.close()
 
 
-def what(service: Service, kind: HealthCheckKind = HealthCheckKind.HTTP, **options: int) -> HealthCheck:
+def what(service: Service, **options: int) -> HealthCheck:
     base = {"interval_ms": 10, "timeout_ms": 200, "fall": 3, "rise": 2}
-    return HealthCheck(kind=kind, port=service.port, path="/up", **(base | options))
+    return HealthCheck(kind=HealthCheckKind.HTTP, port=service.port, path="/up", **(base | options))
 
 
-async def dial(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(str(DIP), port, limit=256)
+async def dial(protocol: Protocol, port: int) -> socket.socket:
+    client = socket.socket(type=SOCKET_TYPE[protocol])
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, (str(DIP), port))
+    return client
 
 
 def dial_to(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
@@ -94,10 +98,10 @@ def test_an_http_check_wants_2xx(answer: bytes, reason: str | None) -> None:
 
 def test_a_tcp_check_wants_a_connection() -> None:
     async def work(service: Service) -> None:
-        await check(what(service, HealthCheckKind.TCP), VIP, DIP, dial)
+        await check(HealthCheck(port=service.port), VIP, DIP, dial)
         await service.stop()
         with pytest.raises(CheckError, match=rf"127\.0\.0\.1:{service.port}"):
-            await check(what(service, HealthCheckKind.TCP), VIP, DIP, dial)
+            await check(HealthCheck(port=service.port), VIP, DIP, dial)
 
     with_service(work)
 
