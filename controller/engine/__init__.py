@@ -11,11 +11,12 @@ Importing this package loads numpy and networkx, not numba.
 """
 
 from controller.engine.assignment import Assignment, Explanation, align, assign
+from controller.engine.choices import KeepOrChoose
 from controller.engine.demand import INTERNET, Demand, Demands, Flow, TableUse, TipDemand
 from controller.engine.recognise import recognise
 from controller.engine.registry import make_strategy, strategy_names
 from controller.engine.strategies import AllSMux, Balanced, Greedy, OneTime, Random, Sticky
-from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, KeepOrBest, Rule, Strategy
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
 from controller.engine.topology import NO_TABLES, FatTreeShape, MuxTables, Topology
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
     "FatTreeShape",
     "Flow",
     "Greedy",
-    "KeepOrBest",
+    "KeepOrChoose",
     "MuxTables",
     "OneTime",
     "Random",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.engine.choices import KeepOrChoose
 from controller.engine.demand import Demands
 from controller.engine.ledger import NONE_BARRED, NOWHERE, Batch, Ledger, Progress
 from controller.engine.ledgers import ledger_for
-from controller.engine.strategy import FEASIBLE, SMUX, STOP, Candidates, KeepOrBest, Strategy
+from controller.engine.strategy import FEASIBLE, SMUX, STOP, Candidates, Strategy
 from controller.engine.topology import Floats, Ints, Topology
 
 
@@ -182,8 +183,8 @@ class _Run:
         batch, demands = self.batch, self.demands
         so_far = Progress(0, self.topology.routes, self.worst)
         while True:
-            if isinstance(self.choose, KeepOrBest):
-                so_far = self.ledger.place_rows(batch, so_far, self.choose.delta, self.choose.moves)
+            if isinstance(self.choose, KeepOrChoose):
+                so_far = self.ledger.place_rows(batch, so_far, self.choose)
             if so_far.at == len(batch.order) or so_far.left < 1:
                 break
             vip, left = int(batch.order[so_far.at]), so_far.left
@@ -220,7 +221,7 @@ class _Run:
                     self._undo(placed, origin)
                 self._undo(vip, None)
                 self.batch.cost[vip] = self.batch.cost[tip]
-                return found
+                return SMUX
         return origin
 
     def _place(self, row: int, origin: int | None) -> int:

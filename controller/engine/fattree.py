@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from controller.engine.choices import KeepOrChoose
 from controller.engine.demand import Flow
 from controller.engine.fattree_costs import candidate_costs, first_within, leg_costs
 from controller.engine.fattree_loads import add_leg, add_placement
-from controller.engine.fattree_run import place_rows
+from controller.engine.fattree_run import compiled, place_rows
 from controller.engine.fattree_state import refresh, state_size
 from controller.engine.ledger import (
     FEASIBLE,
@@ -81,13 +82,16 @@ class FatTreeLedger(Ledger):
         self._add(flow, switch, -1)
         refresh(self._shape, self._state)
 
-    def place_rows(self, batch: Batch, so_far: Progress, delta: float, moves: bool) -> Progress:
+    def place_rows(self, batch: Batch, so_far: Progress, rule: KeepOrChoose) -> Progress:
         """Place VIPs of a batch up to the next with TIPs."""
+        how = compiled(rule)
+        if how is None:
+            return so_far
         at, left, worst = place_rows(
             self._shape, self._usable, self._state, self._scratch,
             self.tables.entries, self.tables.per_entry,
             *batch.flows, batch.order, batch.has_tips, batch.current, batch.staying, batch.turns,
-            batch.traffic, batch.excluded, batch.closed, delta, moves, FEASIBLE, TIE,
+            batch.traffic, batch.excluded, batch.closed, how, FEASIBLE, TIE,
             batch.switch, batch.cost, batch.bottleneck, batch.runner_up, batch.runner_up_cost, batch.carried,
             so_far.at, so_far.left, so_far.worst,
         )  # fmt: skip

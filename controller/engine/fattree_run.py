@@ -1,20 +1,63 @@
 """Places one VIP after the other on a FatTree without leaving compiled code.
 
-It does what `assignment` does with the rule `KeepOrBest`, VIP by VIP, by the same kernels: what would be a
+It does what `assignment` does with the rule `KeepOrChoose`, VIP by VIP, by the same kernels: what would be a
 dozen calls per VIP from Python costs more there than all the arithmetic.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.choices import (
+    AnyThatFits,
+    FirstListed,
+    KeepOrChoose,
+    LeastLost,
+    Lightest,
+    SmallestMru,
+)
 from controller.engine.fattree_costs import candidate_costs, first_within, smallest
 from controller.engine.fattree_loads import add_placement
 from controller.engine.topology import Floats, Ints
 
 Flags = NDArray[np.bool_]
+LIGHTEST, SMALLEST_MRU, ANY, LISTED, LEAST_LOST = range(5)
+_NONE = np.zeros(0, np.int64)
+_NO_DRAWS = np.random.default_rng(0)
+
+
+class How(NamedTuple):
+    """A rule for compiled code: `choice` by the numbers above; `listed` is the order, or the containers."""
+
+    choice: int
+    delta: float
+    moves: bool
+    ends: bool
+    rng: np.random.Generator
+    listed: NDArray[np.int64]
+    boxes: int
+    others: int
+
+
+def compiled(rule: KeepOrChoose) -> How | None:
+    """Return a rule for compiled code; None for one whose choice there is only in Python."""
+    choice, rest = rule.choice, (rule.delta, rule.moves, rule.ends)
+    match choice:
+        case Lightest():
+            return How(LIGHTEST, *rest, _NO_DRAWS, _NONE, 0, 0)
+        case SmallestMru():
+            return How(SMALLEST_MRU, *rest, choice.rng, _NONE, 0, 0)
+        case AnyThatFits():
+            return How(ANY, *rest, choice.rng, _NONE, 0, 0)
+        case FirstListed():
+            return How(LISTED, *rest, _NO_DRAWS, choice.order, 0, 0)
+        case LeastLost():
+            return How(LEAST_LOST, *rest, _NO_DRAWS, choice.box, choice.boxes, choice.others)
+    return None
 
 
 @njit(cache=True)
@@ -41,8 +84,7 @@ def place_rows(
     traffic: Floats,
     excluded: Ints,
     closed: Ints,
-    delta: float,
-    moves: bool,
+    how: How,
     feasible: float,
     tie: float,
     switch: Ints,
@@ -55,7 +97,7 @@ def place_rows(
     left: int,
     worst: float,
 ) -> tuple[int, int, float]:
-    """Place the VIPs of `order` from number `at` on, until one has TIPs, or no /32 route is left.
+    """Place the VIPs of `order` from number `at` on, until one has TIPs, no /32 route is left, or it ends.
 
     Returns the number it came to, the routes left, and the highest utilization of any resource.
     """
@@ -81,12 +123,14 @@ def place_rows(
             least = smallest(costs)
         fits = own >= 0 and costs[own] <= feasible
         found = -1
-        if staying[row] or (fits and max(worst, costs[own]) - max(worst, least) <= delta):
+        if staying[row] or (fits and max(worst, costs[own]) - max(worst, least) <= how.delta):
             found = own
-        elif moves and least <= feasible:
-            found = first_within(costs, least + tie, turns[row])
+        elif how.moves and least <= feasible:
+            found = chosen(how, costs, least, worst, carried, traffic[row], turns[row], feasible, tie)
         if found < 0:
             cost[row] = least
+            if how.ends and not staying[row]:
+                at = order.size
             continue
         cost[row] = costs[found]
         costs[found] = np.inf
@@ -104,4 +148,79 @@ def place_rows(
     return at, left, worst
 
 
-__all__ = ["place_rows"]
+@njit(cache=True)
+def chosen(
+    how: How,
+    costs: Floats,
+    least: float,
+    worst: float,
+    carried: Floats,
+    traffic: float,
+    turn: int,
+    feasible: float,
+    tie: float,
+) -> int:
+    """Return the switch that the rule chooses, of which at least one fits."""
+    if how.choice == LISTED:
+        for s in how.listed:
+            if costs[s] <= feasible:
+                return int(s)
+    if how.choice == LEAST_LOST:
+        return least_lost(how, costs, carried, traffic, turn, feasible, tie)
+    if how.choice == LIGHTEST:
+        return first_within(costs, least + tie, turn)
+    limit = feasible
+    if how.choice == SMALLEST_MRU:
+        limit = min(max(least, worst) + tie, feasible)
+    near = 0
+    for s in range(costs.size):
+        near += costs[s] <= limit
+    left = how.rng.integers(0, near)
+    for s in range(costs.size):
+        if costs[s] <= limit:
+            if left == 0:
+                return s
+            left -= 1
+    return -1
+
+
+@njit(cache=True)
+def least_lost(
+    how: How, costs: Floats, carried: Floats, traffic: float, turn: int, feasible: float, tie: float
+) -> int:
+    """Choose as `choices.LeastLost` does."""
+    busiest = np.zeros(how.others)
+    per_box = np.zeros(how.boxes + 1)
+    for s in range(carried.size):
+        per_box[how.listed[s]] += carried[s]
+        if carried[s] > busiest[0]:  # From the least on, as sorting would leave them.
+            i = 1
+            while i < busiest.size and carried[s] > busiest[i]:
+                busiest[i - 1] = busiest[i]
+                i += 1
+            busiest[i - 1] = carried[s]
+    per_box[how.boxes] = 0.0
+    others = 0.0
+    for i in range(1, busiest.size):
+        others += busiest[i]
+    together = 0.0
+    for i in range(busiest.size):
+        together += busiest[i]
+    lost = np.empty(costs.size)
+    fewest = np.inf
+    for s in range(costs.size):
+        lost[s] = max(min(carried[s] + others, together) + traffic, per_box[how.listed[s]] + traffic)
+        if costs[s] <= feasible:
+            fewest = min(fewest, lost[s])
+    cheapest = np.inf
+    for s in range(costs.size):
+        if costs[s] <= feasible and lost[s] <= fewest * (1 + tie):
+            cheapest = min(cheapest, costs[s])
+    for i in range(costs.size):
+        s = (turn + i) % costs.size
+        if costs[s] <= min(cheapest + tie, feasible) and lost[s] <= fewest * (1 + tie):
+            return s
+    return -1
+
+
+__all__ = ["How", "compiled", "place_rows"]

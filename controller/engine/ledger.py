@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.engine.demand import Flow, FlowColumns
 from controller.engine.topology import TABLES, Floats, Ints, Topology
+
+if TYPE_CHECKING:
+    from controller.engine.choices import KeepOrChoose
 
 TOUCHED = 1e-12
 """A load below this share of a VIP's traffic is rounding, not traffic."""
@@ -225,10 +229,10 @@ class Ledger(ABC):
         self._load(flow, switch, -1)
         self.tables.add(flow.tables, switch, -1)
 
-    def place_rows(self, batch: Batch, so_far: Progress, delta: float, moves: bool) -> Progress:
-        """Place VIPs of a batch by the rule `KeepOrBest(delta, moves)` as far as the ledger can by itself.
+    def place_rows(self, batch: Batch, so_far: Progress, rule: KeepOrChoose) -> Progress:
+        """Place VIPs of a batch by a rule as far as the ledger can by itself.
 
-        It ends before a VIP with TIPs; a ledger that cannot do it better than its caller does nothing.
+        It stops before a VIP with TIPs; a ledger that cannot do it better than its caller does nothing.
         """
         return so_far
 

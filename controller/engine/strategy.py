@@ -6,7 +6,6 @@ entry points `duet.strategies` (`registry`). Those that come with the engine are
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,29 +81,7 @@ class Candidates:
 
 
 Rule = Callable[[Candidates], int]
-"""Returns a switch, `SMUX` or `STOP`."""
-
-
-@dataclass(frozen=True)
-class KeepOrBest:
-    """The rule of the paper's strategies. Some ledgers carry it out by themselves, much faster.
-
-    A VIP stays where it fits, unless the best switch lowers its MRU by more than `delta`. What does not
-    stay goes to the best switch, or, where VIPs do not move (`moves`), to the SMuxes.
-    """
-
-    delta: float
-    moves: bool = True
-
-    def __call__(self, candidates: Candidates) -> int:
-        """Return the switch."""
-        if candidates.stays() and candidates.gain() <= self.delta:
-            return candidates.current
-        return candidates.best() if self.moves else SMUX
-
-
-ANEW = KeepOrBest(delta=-math.inf)
-"""All to the best switch, wherever they were."""
+"""Returns a switch, `SMUX` or `STOP`; for a TIP, `STOP` leaves its VIP on the SMuxes and ends nothing."""
 
 
 class Strategy(Protocol):
@@ -118,4 +95,4 @@ class Strategy(Protocol):
         """Return the rule for one assignment."""
 
 
-__all__ = ["ANEW", "FEASIBLE", "SMUX", "STOP", "TIE", "Candidates", "KeepOrBest", "Rule", "Strategy"]
+__all__ = ["FEASIBLE", "SMUX", "STOP", "TIE", "Candidates", "Rule", "Strategy"]

@@ -150,8 +150,9 @@ def _chosen(
             )
             if wrong is not None:
                 raise ValueError(f"{wrong!r} is not of the form PATH=VALUE")
-            chosen = with_settings(chosen, tuple((path, value) for path, _, value in pairs))
-            chosen = replace(chosen, name="custom")
+            changed_too = with_settings(chosen, tuple((path, value) for path, _, value in pairs))
+            same = runner.digest(changed_too) == runner.digest(chosen)
+            chosen = replace(changed_too, name=chosen.name if same else "custom")
         topology = chosen.topology()
         if trace_file:
             chosen = replace(chosen, trace_file=trace_file)

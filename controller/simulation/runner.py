@@ -68,13 +68,24 @@ def run(
         else:
             results[task] = kept
             done(task, True)
-    # Long tasks first, so that no worker is left with one; of one seed together, as they share a trace.
-    missing.sort(key=lambda task: (-task.cost, task.seed))
+    missing = _ordered(missing)
     for task, text in _computed(scale, missing, executor):
         write_json(folder / f"{task.slug}.json", {"digest": record, "task": task, "result": json.loads(text)})
         results[task] = task.parsed(text)
         done(task, False)
     return Results(results)
+
+
+def _ordered(tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
+    """Put tasks that share a trace together, and what takes long first, so that no worker is left with it."""
+
+    def trace(task: Task[Any]) -> tuple[int, Any]:
+        return task.seed, getattr(task, "settings", ())
+
+    together: dict[tuple[int, Any], float] = {}
+    for task in tasks:
+        together[trace(task)] = together.get(trace(task), 0.0) + task.cost
+    return sorted(tasks, key=lambda task: (-together[trace(task)], *trace(task), -task.cost))
 
 
 def compute(expected: str, scale: Scale, task: Task[Any]) -> str:
@@ -140,7 +151,7 @@ _TELLS_ONLY = {
 
 def digest(scale: Scale) -> str:
     """Return the digest of a set-up: of all that a result depends on but the task itself."""
-    plain = replace(scale, seeds=(), rates_tbps=(), churn_seeds=0, assumption_seeds=0, name="")
+    plain = replace(scale, seeds=(), rates_tbps=(), churn_seeds=0, assumption_seeds=0, bound_seeds=0, name="")
     found = hashlib.sha256(repr(plain).encode() + code().encode())
     if scale.trace_file:
         found.update(scale.trace_file.read_bytes())

@@ -41,8 +41,10 @@ class Scale:
     """Random triples of switches whose link loads are computed."""
     churn_seeds: int = 30
     """Seeds of the comparison of consistency schemes, which are cheap."""
-    assumption_seeds: int = 2
-    """Seeds of the table of assumptions, which has many rows."""
+    assumption_seeds: int = 3
+    """Seeds of the table of assumptions, which has many rows, and of Rubik."""
+    bound_seeds: int = 5
+    """Seeds of the bound, whose programs take longer than all other things at one traffic."""
     trace_file: Path | None = None
 
     def topology(self) -> Topology:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from controller.engine.choices import KeepOrChoose, LeastLost
 from controller.engine.demand import Demands
-from controller.engine.strategy import FEASIBLE, SMUX, TIE, Candidates, Rule
+from controller.engine.strategy import Rule
 from controller.engine.topology import Ints, Topology
 
 
@@ -25,30 +24,7 @@ class Balanced:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        boxes = int(topology.container.max(initial=-1)) + 1
-        box = np.where(topology.container < 0, boxes, topology.container)
-        worst = min(self.switches, topology.switch_count)
-
-        def rule(candidates: Candidates) -> int:
-            carried = candidates.carried
-            others = np.sort(np.partition(carried, -worst)[-worst:])
-            # Together with the busiest others; a switch that is one of those itself is counted once.
-            lost = np.minimum(carried + others[1:].sum(), others.sum()) + candidates.traffic
-            per_box = np.bincount(box, weights=carried, minlength=boxes + 1)
-            per_box[boxes] = 0.0
-            lost = np.maximum(lost, per_box[box] + candidates.traffic)
-            lost[candidates.offer.bounds() > FEASIBLE] = np.inf
-            while (least := float(lost.min())) < np.inf:
-                tied = np.flatnonzero(lost <= least * (1 + TIE))
-                costs = candidates.offer.of(tied)
-                if (cheapest := float(costs.min())) <= FEASIBLE:
-                    chosen = np.zeros(len(lost), np.bool_)
-                    chosen[tied[costs <= cheapest + TIE]] = True
-                    return candidates.first(chosen)
-                lost[tied] = np.inf
-            return SMUX
-
-        return rule
+        return KeepOrChoose(LeastLost.of(topology, self.switches))
 
 
 __all__ = ["Balanced"]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from controller.engine.choices import FirstListed, KeepOrChoose
 from controller.engine.demand import Demands
-from controller.engine.strategy import FEASIBLE, SMUX, Rule
+from controller.engine.strategy import SMUX, Rule
 from controller.engine.topology import Ints, Topology
 
 
@@ -21,7 +22,7 @@ class Random:
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
         order = np.random.default_rng(self.seed).permutation(topology.switch_count)
-        return lambda candidates: candidates.offer.pick(order, FEASIBLE)
+        return KeepOrChoose(FirstListed(order))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from controller.engine.choices import KeepOrChoose
 from controller.engine.demand import Demands
-from controller.engine.strategy import ANEW, KeepOrBest, Rule
+from controller.engine.strategy import Rule
 from controller.engine.topology import Ints, Topology
 
 
@@ -18,7 +19,7 @@ class Greedy:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        return ANEW
+        return KeepOrChoose()
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sticky:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        return KeepOrBest(self.delta)
+        return KeepOrChoose(delta=self.delta)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class OneTime:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        return ANEW if previous is None else KeepOrBest(math.inf, moves=False)
+        return KeepOrChoose() if previous is None else KeepOrChoose(delta=math.inf, moves=False)
 
 
 __all__ = ["Greedy", "OneTime", "Sticky"]

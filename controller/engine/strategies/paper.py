@@ -9,11 +9,13 @@ smaller VIPs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.engine.choices import AnyThatFits, KeepOrChoose, SmallestMru
 from controller.engine.demand import Demands
 from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
 from controller.engine.topology import Ints, Topology
@@ -32,19 +34,8 @@ class Mru:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        rng = np.random.default_rng(self.seed)
-
-        def rule(candidates: Candidates) -> int:
-            if self.delta is not None and candidates.stays() and candidates.gain() <= self.delta:
-                return candidates.current
-            least = candidates.least()
-            if least > FEASIBLE:
-                return SMUX
-            # The MRU over all resources is no smaller than that of the busiest so far: below it, all tie.
-            tied = np.flatnonzero(candidates.costs <= min(max(least, candidates.worst) + TIE, FEASIBLE))
-            return int(tied[rng.integers(tied.size)])
-
-        return rule
+        choice = SmallestMru(np.random.default_rng(self.seed))
+        return KeepOrChoose(choice, -math.inf if self.delta is None else self.delta)
 
 
 @dataclass(frozen=True)
@@ -96,10 +87,12 @@ class Terminating:
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
         rule = self.inner.begin(topology, demands, previous)
+        if isinstance(rule, KeepOrChoose):
+            return replace(rule, ends=True)
 
         def until(candidates: Candidates) -> int:
             switch = rule(candidates)
-            return STOP if switch == SMUX and candidates.row < demands.vip_count else switch
+            return STOP if switch == SMUX else switch
 
         return until
 
@@ -117,7 +110,7 @@ class Frozen:
         """Return the rule."""
         if previous is None:
             return self.first.begin(topology, demands, previous)
-        return lambda candidates: candidates.current if candidates.stays() else SMUX
+        return KeepOrChoose(delta=math.inf, moves=False)
 
 
 @dataclass(frozen=True)
@@ -129,13 +122,7 @@ class RandomOrders:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        rng = np.random.default_rng(self.seed)
-
-        def rule(candidates: Candidates) -> int:
-            feasible = np.flatnonzero(candidates.costs <= FEASIBLE)
-            return int(feasible[rng.integers(feasible.size)]) if feasible.size else SMUX
-
-        return rule
+        return KeepOrChoose(AnyThatFits(np.random.default_rng(self.seed)))
 
 
 def _name_hash(name: str) -> np.uint64:

@@ -136,7 +136,6 @@ class Effects:
     low_tbps: float
     high_tbps: float
     seeds: int
-    migration_seeds: int
     runs: int
 
 
@@ -165,7 +164,6 @@ class Assumptions(Figure[Effects]):
             low_tbps=min(scale.rates_tbps),
             high_tbps=max(scale.rates_tbps),
             seeds=len(_seeds(scale)),
-            migration_seeds=1,
             runs=len(self.tasks(scale)),
         )
 
@@ -213,8 +211,7 @@ class Assumptions(Figure[Effects]):
         )
         note(
             axes[0],
-            f"{summary.seeds} seeds ({summary.migration_seeds} for migrations, of an hour), {summary.runs} "
-            "runs, none discarded; bars: 95% "
+            f"{summary.seeds} seeds, {summary.runs} runs, none discarded; migrations last an hour; bars: 95% "
             "intervals. Dashed: the paper's talk, for migrations remembered. Values beyond 40 are cut.",
         )
         return fig
@@ -250,10 +247,10 @@ def _tasks(scale: Scale, variant: Variant) -> list[Task[Any]]:
         for rate in (low, high):
             found += [Place(seed, rate, name, steady) for name in (variant.duet, variant.random)]
             found.append(Ananta(seed, rate, steady))
-    if variant.follows:
-        settings = (*variant.settings, INTERVALS)
-        for name in (variant.sticky, variant.fresh, "one-time"):
-            found.append(Follow(scale.seeds[0], high, name, settings))
+        if variant.follows:
+            settings = (*variant.settings, INTERVALS)
+            for name in (variant.sticky, variant.fresh, "one-time"):
+                found.append(Follow(seed, high, name, settings))
     return found
 
 
@@ -285,8 +282,8 @@ def _effect(scale: Scale, found: Results, variant: Variant) -> Effect:
     def follow(name: str, field: str) -> Estimate | None:
         if not variant.follows:
             return None
-        one = found[Follow(scale.seeds[0], high, name, (*variant.settings, INTERVALS))]
-        return estimate([one.hmux() if field == "hmux" else one.shuffled()])
+        runs = [found[Follow(seed, high, name, (*variant.settings, INTERVALS))] for seed in seeds]
+        return estimate(one.hmux() if field == "hmux" else one.shuffled() for one in runs)
 
     at_high = placed(high, variant.duet)
     return Effect(

@@ -79,7 +79,8 @@ class AgainstRandom(Figure[Compared]):
         for seed in scale.seeds:
             for rate in scale.rates_tbps:
                 found += [Place(seed, rate, name) for name in ("duet", "balanced", *RANDOMS)]
-        return [*found, *(Limit(scale.seeds[0], rate) for rate in scale.rates_tbps)]
+        bounded = scale.seeds[: scale.bound_seeds]
+        return [*found, *(Limit(seed, rate) for seed in bounded for rate in scale.rates_tbps)]
 
     def summarize(self, scale: Scale, results: Results) -> Compared:
         """Compare the SMuxes of every kind of Random with DUET's, seed by seed."""
@@ -191,7 +192,7 @@ def _baseline(scale: Scale, found: Results, rate: float, name: str) -> Baseline:
 def _ours(scale: Scale, found: Results, rate: float) -> Ours:
     duet = [found[Place(seed, rate, "duet")] for seed in scale.seeds]
     balanced = [found[Place(seed, rate, "balanced")] for seed in scale.seeds]
-    limits = [found[Limit(scale.seeds[0], rate)]]
+    limits = [found[Limit(seed, rate)] for seed in scale.seeds[: scale.bound_seeds]]
     return Ours(
         traffic_tbps=rate,
         duet=estimate(one.smuxes(3.6, CountRule.EVEN) for one in duet),
@@ -202,7 +203,7 @@ def _ours(scale: Scale, found: Results, rate: float) -> Ours:
             100 * (a.worst_bps / b.worst_bps - 1) for a, b in zip(balanced, duet, strict=True)
         ),
         balanced_over_bound=estimate(
-            a.worst_bps / b.fallback_bps for a, b in zip(balanced[:1], limits, strict=True)
+            a.worst_bps / b.fallback_bps for a, b in zip(balanced, limits, strict=False)
         ),
     )
 

@@ -70,7 +70,7 @@ class RubikClaims(Figure[Claims]):
         """Return the work that the figure needs."""
         return [
             _task(scale, seed, mode, placing, trace)
-            for seed in scale.seeds[:2]
+            for seed in _seeds(scale)
             for trace, placing in COMPARED
             for mode in MODES
         ]
@@ -80,10 +80,10 @@ class RubikClaims(Figure[Claims]):
         rows = []
         for trace, placing in COMPARED:
             for mode in MODES:
-                mine = [results[_task(scale, seed, mode, placing, trace)] for seed in scale.seeds[:2]]
-                duet = [results[_task(scale, seed, "duet", placing, trace)] for seed in scale.seeds[:2]]
+                mine = [results[_task(scale, seed, mode, placing, trace)] for seed in _seeds(scale)]
+                duet = [results[_task(scale, seed, "duet", placing, trace)] for seed in _seeds(scale)]
                 rows.append(_row(trace, mode, placing, mine, duet))
-        return Claims(rows, max(scale.rates_tbps), len(scale.seeds[:2]), len(self.tasks(scale)))
+        return Claims(rows, max(scale.rates_tbps), len(_seeds(scale)), len(self.tasks(scale)))
 
     def draw(self, summary: Claims) -> Drawing:
         """Draw it."""
@@ -138,6 +138,10 @@ class RubikClaims(Figure[Claims]):
             f"Rubik takes {min(band):.1f}-{max(band):.1f}x less bandwidth (its paper: over 3x) and has a "
             f"{min(link):.1f}-{max(link):.1f}x lower maximum link utilization (about 4x)"
         )
+
+
+def _seeds(scale: Scale) -> tuple[int, ...]:
+    return scale.seeds[: scale.assumption_seeds]
 
 
 def _task(scale: Scale, seed: int, mode: str, placing: str, trace: str) -> Carry:

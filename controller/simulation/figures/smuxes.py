@@ -21,7 +21,7 @@ from controller.simulation.figures.base import (
 from controller.simulation.muxcount import CountRule
 from controller.simulation.runner import Results
 from controller.simulation.scale import SMUX_BPS, Scale
-from controller.simulation.tasks import Ananta, Limit, Place, Task
+from controller.simulation.tasks import Ananta, Limit, Limits, Place, Task
 from duet_p4 import results
 from duet_p4.results import GREY, OURS, SERIES
 
@@ -62,8 +62,7 @@ class Counted:
 class Reached:
     """What the assignment does at one traffic, in shares; `duet` by the text's failures, `worst` by all.
 
-    The bound is that of the first seed: its program takes longer than all else, and seeds differ by a
-    hundredth of a percent.
+    The bound is that of the first `bound_seeds` seeds.
     """
 
     traffic_tbps: float
@@ -114,7 +113,7 @@ class Needed(Figure[SMuxes]):
             for rate in scale.rates_tbps:
                 found += [Place(seed, rate, name) for name in STRATEGIES]
                 found.append(Ananta(seed, rate))
-        found += [Limit(scale.seeds[0], rate) for rate in scale.rates_tbps]
+        found += [Limit(seed, rate) for seed in scale.seeds[: scale.bound_seeds] for rate in scale.rates_tbps]
         return found
 
     def summarize(self, scale: Scale, results: Results) -> SMuxes:
@@ -226,7 +225,7 @@ class Needed(Figure[SMuxes]):
 
 
 def _counted(scale: Scale, found: Results, gbps: float, rate: float, rule: CountRule) -> Counted:
-    limits = [found[Limit(scale.seeds[0], rate)]]
+    limits = _limits(scale, found, rate)
     ananta = [found[Ananta(seed, rate)].smuxes(gbps, rule) for seed in scale.seeds]
 
     def of(name: str, *, worst: bool = False) -> list[int]:
@@ -251,10 +250,14 @@ def _counted(scale: Scale, found: Results, gbps: float, rate: float, rule: Count
     )
 
 
+def _limits(scale: Scale, found: Results, rate: float) -> list[Limits]:
+    return [found[Limit(seed, rate)] for seed in scale.seeds[: scale.bound_seeds]]
+
+
 def _reached(scale: Scale, found: Results, rate: float) -> Reached:
     duet = [found[Place(seed, rate, "duet")] for seed in scale.seeds]
     balanced = [found[Place(seed, rate, "balanced")] for seed in scale.seeds]
-    limits = [found[Limit(scale.seeds[0], rate)]]
+    limits = _limits(scale, found, rate)
     return Reached(
         traffic_tbps=rate,
         hmux_share=estimate(one.hmux_share for one in duet),

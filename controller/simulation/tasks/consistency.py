@@ -16,7 +16,7 @@ class Keep(Task[Kept]):
 
     kind = "consistency"
     result = Kept
-    cost = 0.5
+    cost = 0.1
     scheme: str
 
     def compute(self, scale: Scale) -> Kept:

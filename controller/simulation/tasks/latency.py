@@ -38,7 +38,7 @@ class Latency(Task[Latencies]):
 
     kind = "latency"
     result = Latencies
-    cost = 3.0
+    cost = 1.0
     rate: float
     strategy: str
 

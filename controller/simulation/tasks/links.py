@@ -39,7 +39,7 @@ class LinkLoads(Task[Links]):
 
     kind = "links"
     result = Links
-    cost = 20.0
+    cost = 12.0
     rate: float
     strategy: str
     settings: tuple[Setting, ...] = ()

@@ -52,7 +52,7 @@ class Follow(Task[Followed]):
 
     kind = "migration"
     result = Followed
-    cost = 30.0
+    cost = 6.0
     rate: float
     strategy: str
     settings: tuple[Setting, ...] = ()

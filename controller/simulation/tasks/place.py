@@ -61,7 +61,7 @@ class Place(Task[Placed]):
 
     kind = "place"
     result = Placed
-    cost = 2.5
+    cost = 0.6
     rate: float
     strategy: str
     settings: tuple[Setting, ...] = ()
@@ -144,7 +144,7 @@ class Limit(Task[Limits]):
 
     kind = "limit"
     result = Limits
-    cost = 2.0
+    cost = 2.5
     rate: float
 
     def compute(self, scale: Scale) -> Limits:
@@ -179,7 +179,7 @@ class Ananta(Task[Everything]):
 
     kind = "ananta"
     result = Everything
-    cost = 0.2
+    cost = 0.05
     rate: float
     settings: tuple[Setting, ...] = ()
 

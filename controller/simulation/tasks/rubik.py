@@ -35,7 +35,7 @@ class Carry(Task[Carried]):
 
     kind = "rubik"
     result = Carried
-    cost = 4.0
+    cost = 2.5
     rate: float
     mode: str
     placing: str = "duet"

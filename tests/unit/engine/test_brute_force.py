@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from controller.engine import (
     INTERNET,
     TIE,
+    Balanced,
     Demand,
     Demands,
     FatTreeShape,
@@ -20,6 +21,7 @@ from controller.engine import (
     Greedy,
     MuxTables,
     OneTime,
+    Random,
     Rule,
     Sticky,
     Strategy,
@@ -32,6 +34,7 @@ from controller.engine.dense import DenseLedger
 from controller.engine.fattree import FatTreeLedger
 from controller.engine.graph import GraphLedger
 from controller.engine.ledger import Ledger
+from controller.engine.strategies.paper import Mru, RandomOrders, Terminating
 from controller.engine.topology import Ints
 from tests.unit.engine.reference import Reference
 
@@ -189,21 +192,31 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
     staying = data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows).map(np.array))
     switches = st.sets(st.integers(0, topology.switch_count - 1), max_size=3).map(sorted).map(int32)
     options = {"excluded": data.draw(switches), "closed": data.draw(switches)}
-    delta = data.draw(st.floats(0, 0.5))
+    delta, seed = data.draw(st.floats(0, 0.5)), data.draw(st.integers(0, 99))
     topology = replace(topology, routes=data.draw(st.integers(1, 12)))
-    for strategy in (Greedy(), Sticky(delta), OneTime()):
-        results = [
-            assign(
-                topology, columns, way, previous, staying=staying if previous is not None else None,
-                ledger=FatTreeLedger(topology), **options,
-            )
-            for way in (strategy, Interpreted(strategy))
-        ]  # fmt: skip
-        for part in ("switch", "bottleneck", "runner_up"):
-            assert getattr(results[0], part).tolist() == getattr(results[1], part).tolist(), part
-        for part in ("cost", "runner_up_cost"):
-            assert np.array_equal(getattr(results[0], part), getattr(results[1], part), equal_nan=True), part
-        assert np.array_equal(results[0].ledger.links, results[1].ledger.links)
+    plain = (
+        Greedy(),
+        Sticky(delta),
+        OneTime(),
+        Mru(seed),
+        Mru(seed, delta),
+        Random(seed),
+        RandomOrders(seed),
+    )
+    strategy = data.draw(st.sampled_from((*plain, Balanced(data.draw(st.integers(1, 3))))))
+    strategy = Terminating(strategy) if data.draw(st.booleans()) else strategy
+    results = [
+        assign(
+            topology, columns, way, previous, staying=staying if previous is not None else None,
+            ledger=FatTreeLedger(topology), **options,
+        )
+        for way in (strategy, Interpreted(strategy))
+    ]  # fmt: skip
+    for part in ("switch", "bottleneck", "runner_up"):
+        assert getattr(results[0], part).tolist() == getattr(results[1], part).tolist(), part
+    for part in ("cost", "runner_up_cost"):
+        assert np.array_equal(getattr(results[0], part), getattr(results[1], part), equal_nan=True), part
+    assert np.array_equal(results[0].ledger.links, results[1].ledger.links)
 
 
 def int32(values: list[int]) -> Ints:

@@ -38,6 +38,7 @@ NAMES = [
     "migration",
     "assumptions",
     "consistency",
+    "elephants",
     "rubik",
 ]
 
