@@ -29,8 +29,8 @@ class Sizes:
 
     @property
     def probation(self) -> int:
-        """Flows of which one packet was seen: a flood pushes out each other of them, so few do."""
-        return max(64, self.connections // 4)
+        """Flows of which one packet was seen, a power of two: a flood pushes out each other, so few do."""
+        return 1 << max(64, self.connections // 4).bit_length() - 1
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _NOBODY = bytes(4)
 _STATE_WORDS = 2
 _STATE = ("backends", "backend_notes", "backend_traffic", "probation", "connections", "fragments", "counters")
 _REFERENCE = struct.Struct("=II")
-_BACKEND = struct.Struct("=4sI")
+_BACKEND = struct.Struct("=4sII4x")
 _FLOW = struct.Struct("!4s4sHHB3x")
 
 
@@ -92,11 +92,13 @@ class XdpDatapath:
         `fragment_mux` is where HMuxes tunnel fragments of packets to VIPs.
         """
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
+        self._announced = tuple(announced)
         self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
         rodata = {
             "mux_address": mux_address.packed,
             "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
             "uplink_mtu": _INDEX.pack(uplink_mtu),
+            "probation_mask": _INDEX.pack(sizes.probation - 1),
             "tcp_timeout": _nanoseconds(timeouts.tcp_s),
             "other_timeout": _nanoseconds(timeouts.other_s),
             "own_macs": b"".join(mac.ljust(8, b"\0") for mac in macs).ljust(8 * MAX_UPLINKS, b"\0"),
@@ -139,7 +141,7 @@ class XdpDatapath:
         if pins:
             self._inherit()
         prefixes = self._object.map("announced")
-        for prefix in announced:
+        for prefix in self._announced:
             key = _INDEX.pack(prefix.prefixlen) + prefix.network_address.packed
             prefixes.update(key, _INDEX.pack(1))
 
@@ -292,7 +294,7 @@ class XdpDatapath:
         size = self._maps["backends"].max_entries
         backends = _BACKEND.iter_unpack(self._maps["backends"].read(0, size))
         notes = _NOTE.iter_unpack(self._maps["backend_notes"].read(0, size))
-        for index, ((_, generation), (address, port, number, dip)) in enumerate(
+        for index, ((_, generation, _), (address, port, number, dip)) in enumerate(
             zip(backends, notes, strict=True)
         ):
             if generation:
@@ -359,7 +361,8 @@ class XdpDatapath:
         return len(backends) + len(slots)
 
     def _backend(self, dip: Dip, index: int) -> bytes:
-        return _BACKEND.pack(dip.encap.packed, self._generations[index])
+        is_tip = any(dip.encap in prefix for prefix in self._announced)
+        return _BACKEND.pack(dip.encap.packed, self._generations[index], is_tip)
 
     def _write_pins(self, before: _Address, after: _Address) -> int:
         changed = [
@@ -418,9 +421,13 @@ class XdpDatapath:
 
     def _part(self, index: int) -> None:
         """Part a DIP that has left its service from all of its connections, by one write."""
-        encap, _ = _BACKEND.unpack(self._maps["backends"].lookup(_INDEX.pack(index)) or bytes(_BACKEND.size))
+        encap, _, is_tip = _BACKEND.unpack(
+            self._maps["backends"].lookup(_INDEX.pack(index)) or bytes(_BACKEND.size)
+        )
         self._generations[index] += 1
-        self._maps["backends"].update(_INDEX.pack(index), _BACKEND.pack(encap, self._generations[index]))
+        self._maps["backends"].update(
+            _INDEX.pack(index), _BACKEND.pack(encap, self._generations[index], is_tip)
+        )
         self._maps["backend_notes"].update(_INDEX.pack(index), bytes(_NOTE.size))
         self._backends.release(index, 1)
 

@@ -37,6 +37,8 @@ struct service {
 struct backend {
     __be32 encap;
     __u32 generation;
+    __u32 is_tip; /* whether muxes announce it: the DIP is picked where it is held */
+    __u32 padding;
 };
 
 /* Whose a backend is: the agent's notes, for the agent that comes after it. The DIP is 0 where it is free. */
@@ -105,12 +107,21 @@ struct {
     __type(value, struct backend_note);
 } backend_notes SEC(".maps");
 
-/* Flows of which one packet was seen, on probation: floods push out each other, and no connection. */
+/* Flows of which one packet was seen, on probation, each where its hash says: floods push out each other, and no
+ * connection. Nothing is inserted, so that a new flow costs little more than one that is known.
+ */
+struct novice {
+    struct bpf_spin_lock lock;
+    __u32 padding;
+    struct flow flow; /* to nowhere (0.0.0.0) where there is none */
+    struct connection first;
+};
+
 struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);
-    __type(key, struct flow);
-    __type(value, struct connection);
+    __type(key, __u32);
+    __type(value, struct novice);
 } probation SEC(".maps");
 
 /* Flows of which more were seen. */

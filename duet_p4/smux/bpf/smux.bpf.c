@@ -34,6 +34,8 @@ const volatile __be32 fragment_mux = 0;
 const volatile __u32 uplink_mtu = 1500;
 const volatile __u64 tcp_timeout = 600 * NANOSECONDS;
 const volatile __u64 other_timeout = 60 * NANOSECONDS;
+/* One less than the places of `probation`, a power of two. */
+const volatile __u32 probation_mask = 0;
 /* The uplinks' MAC addresses, as the first 6 bytes of a word; without any, all frames are taken. */
 const volatile __u64 own_macs[MAX_UPLINKS] = {};
 
@@ -118,10 +120,9 @@ static __always_inline struct backend *slot_owner(const union group *group, __u3
 }
 
 /* By hash, both levels: where the slot's owner is a TIP that is known here, its DIP is picked at once. */
-static __always_inline struct backend *pick(const struct packet *packet, struct backend_reference *to)
+static __always_inline struct backend *pick(const struct packet *packet, struct duet_flow_digest digest,
+                                            struct backend_reference *to)
 {
-    struct duet_flow_digest digest = digest_of(&packet->flow);
-
     if (packet->flags & SERVICE_TIP)
         return slot_owner(&packet->group, duet_tip_hash(digest), to);
 
@@ -159,55 +160,104 @@ static __always_inline struct backend *remembered(const struct packet *packet, s
     return backend;
 }
 
+static __always_inline struct novice *novice_of(struct duet_flow_digest digest)
+{
+    /* Not by the bits that pick a slot alone. */
+    __u32 place = (digest.crc ^ digest.words >> 7) & probation_mask;
+
+    return bpf_map_lookup_elem(&probation, &place);
+}
+
+static __always_inline bool same_flow(const struct flow *one, const struct flow *other)
+{
+    const __u64 *a = (const void *)one, *b = (const void *)other;
+
+    return a[0] == b[0] && a[1] == b[1];
+}
+
 /* Put a flow on probation. The owner of a slot may be a TIP that is not known here: whoever holds that picks
  * the DIP, here perhaps, so nothing is remembered.
  */
-static __always_inline void learn(const struct packet *packet, const struct backend *backend,
-                                  const struct backend_reference *to)
+static __always_inline void learn(const struct packet *packet, struct duet_flow_digest digest,
+                                  const struct backend *backend, const struct backend_reference *to)
 {
     struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
+    struct novice *novice = novice_of(digest);
 
-    if (!is_announced(backend->encap))
-        bpf_map_update_elem(&probation, &packet->flow, &first, BPF_ANY);
+    if (backend->is_tip || !novice)
+        return;
+    bpf_spin_lock(&novice->lock);
+    novice->flow = packet->flow;
+    novice->first = first;
+    bpf_spin_unlock(&novice->lock);
+}
+
+/* Take over what is known of a flow on probation, if it is. */
+static __always_inline bool find_novice(struct novice *novice, const struct packet *packet,
+                                        struct connection *first)
+{
+    bool found;
+
+    bpf_spin_lock(&novice->lock);
+    found = same_flow(&novice->flow, &packet->flow);
+    *first = novice->first;
+    bpf_spin_unlock(&novice->lock);
+    return found;
+}
+
+static __always_inline void forget_novice(struct novice *novice, const struct packet *packet)
+{
+    bpf_spin_lock(&novice->lock);
+    if (same_flow(&novice->flow, &packet->flow))
+        novice->flow.destination = 0;
+    bpf_spin_unlock(&novice->lock);
 }
 
 /* The second packet of a flow. */
-static __always_inline enum smux_counter settle(const struct packet *packet, const struct connection *entry)
+static __always_inline enum smux_counter settle(const struct packet *packet, struct novice *novice,
+                                                const struct connection *first)
 {
-    struct connection settled = *entry;
+    struct connection settled = *first;
 
     if (packet->kind == FLOW_TCP_RST) {
-        bpf_map_delete_elem(&probation, &packet->flow);
+        forget_novice(novice, packet);
         return FORWARD_CONNECTION;
     }
     if (!admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
         return FORWARD_UNSETTLED;
     settled.closing = packet->kind == FLOW_TCP_FIN;
     bpf_map_update_elem(&connections, &packet->flow, &settled, BPF_ANY);
-    bpf_map_delete_elem(&probation, &packet->flow);
+    forget_novice(novice, packet);
     return FORWARD_CONNECTION;
 }
 
-/* By what is remembered of the flow: 0 where nothing is. */
-static __always_inline struct backend *follow(const struct packet *packet, struct backend_reference *to,
-                                              enum smux_counter *how)
+/* By what is remembered of the flow as a connection: 0 where nothing is. */
+static __always_inline struct backend *follow(const struct packet *packet, struct backend_reference *to)
 {
     struct connection *entry = bpf_map_lookup_elem(&connections, &packet->flow);
     struct backend *backend;
 
-    *how = FORWARD_CONNECTION;
-    if (entry && (backend = remembered(packet, entry, to))) {
-        if (packet->kind == FLOW_TCP_FIN)
-            entry->closing = 1;
-        else if (packet->kind == FLOW_TCP_RST)
-            bpf_map_delete_elem(&connections, &packet->flow);
-        return backend;
-    }
-    entry = bpf_map_lookup_elem(&probation, &packet->flow);
     if (!entry || !(backend = remembered(packet, entry, to)))
         return 0;
+    if (packet->kind == FLOW_TCP_FIN)
+        entry->closing = 1;
+    else if (packet->kind == FLOW_TCP_RST)
+        bpf_map_delete_elem(&connections, &packet->flow);
+    return backend;
+}
+
+/* By what is remembered of its first packet. */
+static __always_inline struct backend *follow_novice(const struct packet *packet, struct duet_flow_digest digest,
+                                                     struct backend_reference *to, enum smux_counter *how)
+{
+    struct novice *novice = novice_of(digest);
+    struct connection first;
+    struct backend *backend;
+
+    if (!novice || !find_novice(novice, packet, &first) || !(backend = remembered(packet, &first, to)))
+        return 0;
     if (packet->kind != FLOW_ICMP_ERROR)
-        *how = settle(packet, entry);
+        *how = settle(packet, novice, &first);
     return backend;
 }
 
@@ -229,12 +279,20 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
         /* What the ports were used for before is over. */
         if (bpf_map_lookup_elem(&connections, &packet->flow))
             bpf_map_delete_elem(&connections, &packet->flow);
-    } else if ((backend = follow(packet, to, how))) {
+    } else if ((backend = follow(packet, to))) {
+        *how = packet->kind == FLOW_ICMP_ERROR ? FORWARD_ICMP_ERROR : FORWARD_CONNECTION;
+        return backend;
+    }
+
+    struct duet_flow_digest digest = digest_of(&packet->flow);
+
+    *how = FORWARD_CONNECTION;
+    if (packet->kind != FLOW_TCP_SYN && (backend = follow_novice(packet, digest, to, how))) {
         if (packet->kind == FLOW_ICMP_ERROR)
             *how = FORWARD_ICMP_ERROR;
         return backend;
     }
-    backend = pick(packet, to);
+    backend = pick(packet, digest, to);
     switch (packet->kind) {
     case FLOW_ICMP_ERROR:
         *how = FORWARD_ICMP_ERROR;
@@ -250,7 +308,7 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
         *how = packet->flow.protocol == IPPROTO_TCP ? FORWARD_MIDSTREAM : FORWARD_HASH;
     }
     if (backend)
-        learn(packet, backend, to);
+        learn(packet, digest, backend, to);
     return backend;
 }
 

@@ -14,7 +14,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "crc_tables.h"
+#include "crc16.h"
+#include "crc32.h"
 
 typedef unsigned __int128 __u128;
 typedef __int128 __s128;
@@ -86,29 +87,6 @@ static __always_inline __u64 random_between(__u64 low, __u64 high)
     if (high < low)
         return low;
     return size ? low + drawn % size : drawn;
-}
-
-static __always_inline __u32 crc32_byte(__u32 crc, __u32 byte)
-{
-    return crc >> 8 ^ crc32_table[0][(crc ^ byte) & 0xff];
-}
-
-/* Up to 8 bytes at once, the first in the lowest bits; all lookups but those of the state's bytes can go ahead. */
-static __always_inline __u32 crc32_bytes(__u32 crc, __u64 bytes, const int count)
-{
-    const __u8 *table = (const __u8 *)crc32_table;
-    __u64 low = (__u32)bytes ^ crc, high = bytes >> 32;
-
-    HIDE(table);
-    HIDE(low);
-    crc = count < 4 ? crc >> 8 * count : 0;
-    for (int i = 0; i < count; i++) {
-        __u64 part = i < 4 ? low : high, at = 8 * (i & 3);
-
-        part = at < 2 ? part << 2 : part >> (at - 2);
-        crc ^= *(const __u32 *)(table + (part & 0x3fc) + 1024 * (count - 1 - i));
-    }
-    return crc;
 }
 
 static __always_inline __u32 crc16_byte(__u32 crc, __u32 byte)
