@@ -28,10 +28,11 @@ QUIET = 0.9
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.option("--runs", type=click.IntRange(1, 100), help="Runs per frame size and subject.")
 def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) -> None:
-    """Measure packets per second: hmux.p4 on xdp, on bmv2, and the least an XDP program can do.
+    """Measure what a packet costs: hmux.p4 on xdp, the SMux, and the least an XDP program can do.
 
-    Also VIPs per second and the latency of one VIP. Uses network namespaces of its own; needs root,
-    trafgen and tcpreplay, and takes a few minutes. BMv2 is measured where simple_switch_grpc is on PATH.
+    Also packets per second, on bmv2 too, VIPs per second and the latency of one VIP. Uses network namespaces
+    of its own; needs root, trafgen and tcpreplay, and takes a few minutes. BMv2 is measured where
+    simple_switch_grpc is on PATH.
     """
     if os.geteuid() != 0:
         raise click.ClickException("network namespaces and XDP need root: run it with sudo")
@@ -70,27 +71,30 @@ def _print_line(text: str) -> None:
 
 
 def _print(bench: Bench, summary: dict[str, object]) -> None:
-    rates = Table("subject", "tables", "bytes", "kpps", "ns per packet", "loss", title="Forwarding, one CPU")
+    rates = Table("subject", "tables", "bytes", "kpps", "loss", title="Forwarding, one CPU")
     for rate in bench.rates:
         rates.add_row(
             rate.subject,
             "-" if rate.subject == "floor" else rate.fill,
             str(rate.size),
             f"{rate.pps / 1000:.1f}",
-            f"{rate.ns_per_packet:.0f}",
             f"{rate.loss:.3%}",
         )
+    packets = Table(
+        "subject", "tables", "packets", "ns", "instructions", title="One packet, net of the harness"
+    )
+    for one in bench.packets:
+        shown = "-" if one.instructions is None else str(one.instructions)
+        packets.add_row(one.subject, one.tables, one.packets, f"{one.ns:.0f}", shown)
     control = Table("target", "VIPs per second", "one VIP, ms (median)", title="Programming")
     for entry in bench.programming:
         control.add_row(entry.target, f"{entry.vips_per_s:.0f}", f"{entry.vip_ms_median:.2f}")
     console = Console()
-    console.print(rates, control)
+    console.print(packets, rates, control)
     for key in (
         "xdp_over_floor",
         "xdp_over_bmv2",
         "full_over_one",
-        "xdp_ns_per_packet",
-        "floor_ns_per_packet",
     ):
         value = summary[key]
         console.print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: not measured")

@@ -1,5 +1,8 @@
 """How fast the HMux forwards, against the floor and against BMv2, and how fast VIPs are programmed.
 
+What a packet costs a program is measured by itself (`packets.py`): over veths, generating a packet and
+handing it on takes many times as long as any of the programs, so that a rate tells little about them.
+
 Floor and xdp forward in the context of the sender, on one CPU, so the highest rate without loss is the
 rate of a sender that runs flat out; what is given is packets per second of CPU, which other processes
 on the machine do not change. BMv2 forwards on threads of its own and collapses when flooded: its rate is
@@ -20,9 +23,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from duet_p4.bench import kernel
-from duet_p4.bench.floor import floor
+from duet_p4.bench.floor import floor as floor_on
 from duet_p4.bench.line import BenchError, Line
+from duet_p4.bench.packets import Measured, measure
 from duet_p4.bench.switches import Switch, available, deletes, inserts
 from duet_p4.bench.tables import DIPS_PER_VIP, SLOTS_PER_VIP, Fill
 from duet_p4.bench.traffic import Generator, Sent
@@ -54,11 +57,13 @@ class Plan:
     seconds: float = 1.0
     steps: int = 7
     vip_runs: int = 200
+    quickly: bool = False
+    """Whether the cost of a packet is measured in few runs, of one VIP."""
 
     @classmethod
     def quick(cls) -> Plan:
         """Enough to see that it works: 64 bytes, a few short runs."""
-        return cls(sizes=(64,), runs=3, seconds=0.5, steps=5, vip_runs=50)
+        return cls(sizes=(64,), runs=3, seconds=0.5, steps=5, vip_runs=50, quickly=True)
 
 
 @dataclass(slots=True)
@@ -105,16 +110,21 @@ class Bench:
         self._progress = progress
         self.rates: list[Rate] = []
         self.programming: list[Programming] = []
-        self.program_ns: dict[str, float] = {}
+        self.packets: list[Measured] = []
 
     def run(self) -> dict[str, Any]:
         """Measure everything and return the result; what it made is gone when it returns or fails."""
+        self.run_packets()
         self.run_xdp()
         if available("bmv2"):
             self.run_bmv2()
         else:
             self._progress("bmv2: simple_switch_grpc is not on PATH, left out")
         return self.summary()
+
+    def run_packets(self) -> None:
+        """Measure what one packet costs the floor, xdp and the SMux."""
+        self.packets = measure(self._progress, quick=self._plan.quickly)
 
     def run_xdp(self) -> None:
         """Measure the floor and xdp."""
@@ -133,6 +143,8 @@ class Bench:
         )
         bmv2 = self._rate("bmv2", "one")
         xdp_control, bmv2_control = self._control("xdp"), self._control("bmv2")
+        vip, every = self._packet("xdp", "one", "VIP"), self._packet("xdp", "full", "every VIP in turn")
+        floor, known = self._packet("floor", "-", "VIP"), self._packet("smux", "1 VIPs", "known flow")
         return {
             "floor_pps": floor_rate and floor_rate.pps,
             "xdp_pps": one and one.pps,
@@ -141,15 +153,30 @@ class Bench:
             # Both by the clock: BMv2 has no figure per second of CPU.
             "xdp_over_bmv2": one.clock_pps / bmv2.clock_pps if one and bmv2 else None,
             "full_over_one": _ratio(full, one),
-            "xdp_ns_per_packet": self.program_ns.get("xdp one"),
+            "xdp_ns_per_packet": vip and vip.ns,
             "loss": max((rate.loss for rate in self.rates), default=None),
             "machine_share": self.machine_share(),
-            "floor_ns_per_packet": self.program_ns.get("floor"),
-            "xdp_full_ns_per_packet": self.program_ns.get("xdp full"),
-            "xdp_vips_per_s": xdp_control and xdp_control.vips_per_s,
-            "xdp_vip_ms_median": xdp_control and xdp_control.vip_ms_median,
-            "bmv2_vips_per_s": bmv2_control and bmv2_control.vips_per_s,
-            "bmv2_vip_ms_median": bmv2_control and bmv2_control.vip_ms_median,
+            "floor_ns_per_packet": floor and floor.ns,
+            "xdp_full_ns_per_packet": every and every.ns,
+            "smux_ns_per_packet": known and known.ns,
+            "xdp_instructions": vip and vip.instructions,
+            "live_floor_pps": None,
+            "live_xdp_pps": None,
+            "live_smux_pps": None,
+            "writes_per_s": xdp_control and xdp_control.vips_per_s,
+            "write_ms_median": xdp_control and xdp_control.vip_ms_median,
+            "bmv2_writes_per_s": bmv2_control and bmv2_control.vips_per_s,
+            "bmv2_write_ms_median": bmv2_control and bmv2_control.vip_ms_median,
+            "packets": [
+                {
+                    "subject": one.subject,
+                    "tables": one.tables,
+                    "packets": one.packets,
+                    "ns": one.ns,
+                    "instructions": one.instructions,
+                }
+                for one in self.packets
+            ],
             "rates": [
                 {
                     "subject": rate.subject,
@@ -174,13 +201,17 @@ class Bench:
         found = (r for r in self.rates if (r.subject, r.fill, r.size) == (subject, fill, size))
         return next(found, None)
 
+    def _packet(self, subject: str, tables: str, packets: str) -> Measured | None:
+        found = (m for m in self.packets if (m.subject, m.tables, m.packets) == (subject, tables, packets))
+        return next(found, None)
+
     def _control(self, target: str) -> Programming | None:
         return next((p for p in self.programming if p.target == target), None)
 
     def _measure_xdp(self, stack: ExitStack, folder: Path) -> None:
         fills = {"floor": Fill.full(), "xdp one": Fill.one(), "xdp full": Fill.full()}
         lines = {name: stack.enter_context(Line()) for name in fills}
-        stack.enter_context(floor(lines["floor"]))
+        stack.enter_context(floor_on(lines["floor"]))
         self._progress("xdp: compiles and starts two switches")
         one = stack.enter_context(Switch("xdp", lines["xdp one"], folder))
         fill_tables(one, Fill.one())
@@ -198,13 +229,6 @@ class Bench:
                     runs[name].append(generator.flat_out(packets))
             for name, sent in runs.items():
                 self._keep(name, size, sent, generators[name])
-            if size == self._plan.sizes[0]:
-                for name, generator in generators.items():
-                    self._progress(f"{name}: the kernel times the program")
-                    with kernel.statistics():
-                        timed = kernel.RunTime(lines[name].switch, lines[name].switch_in)
-                        generator.flat_out(packets)
-                        self.program_ns[name] = timed.nanoseconds()
 
     def _keep(self, name: str, size: int, sent: list[Sent], generator: Generator) -> None:
         """Note the median of flat-out runs; where they lost packets, the highest paced rate without."""

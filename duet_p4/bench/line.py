@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -45,6 +46,7 @@ class Line:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        sweep()
         with ExitStack() as undo:
             for name in (self.generator, self.switch, self.receiver):
                 run("ip", "netns", "add", name)
@@ -111,6 +113,14 @@ def run(*command: str) -> str:
     if result.returncode:
         raise BenchError(f"`{' '.join(command)}` failed: {result.stderr.strip()}")
     return result.stdout
+
+
+def sweep() -> None:
+    """Remove what a benchmark that was killed has left: the namespaces of processes that are gone."""
+    for path in Path("/run/netns").glob("dtb*"):
+        made = re.fullmatch(r"dtb(\d+)n\d+[gsr]", path.name)
+        if made and not Path(f"/proc/{made[1]}").exists():
+            remove_namespace(path.name)
 
 
 def remove_namespace(name: str) -> None:

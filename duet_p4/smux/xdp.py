@@ -145,6 +145,11 @@ class XdpDatapath:
             key = _INDEX.pack(prefix.prefixlen) + prefix.network_address.packed
             prefixes.update(key, _INDEX.pack(1))
 
+    @property
+    def loaded(self) -> bpf.Object:
+        """The loaded object: its program and maps."""
+        return self._object
+
     def attach(self, ifindexes: Collection[int], mode: Literal["native", "skb"] = "native") -> None:
         """Forward what arrives on interfaces, in the place of a predecessor; without pins, until closed.
 

@@ -77,6 +77,11 @@ class XdpDevice:
             self.add_port(cpu_port, self._cpu.interface)
 
     @property
+    def shared(self) -> dict[str, bpf.Map]:
+        """The maps of ports, which all programs of the switch share."""
+        return self._shared
+
+    @property
     def cpu_port(self) -> int | None:
         """The number of the CPU port, None without one."""
         return self._cpu_number

@@ -134,6 +134,11 @@ class XdpPipeline:
             for name, value_set in compiled.program.value_sets.items()
         }
 
+    @property
+    def loaded(self) -> bpf.Object:
+        """The loaded object: its programs and maps."""
+        return self._object
+
     def key_widths(self, table: str) -> Sequence[int]:
         """Return the widths of a table's match fields."""
         return self._widths.keys[table]

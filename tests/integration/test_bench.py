@@ -24,7 +24,6 @@ def test_a_short_benchmark_measures_and_leaves_nothing_behind() -> None:
     assert summary["floor_pps"] > 50_000
     assert 0.2 < summary["xdp_over_floor"] < 1.2, "hmux.p4 does more than the floor"
     assert summary["loss"] < MAX_LOSS
-    assert summary["xdp_ns_per_packet"] > summary["floor_ns_per_packet"] > 10
-    assert summary["xdp_vips_per_s"] > 500
+    assert summary["writes_per_s"] > 500
     left = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
     assert f"dtb{os.getpid()}n" not in left

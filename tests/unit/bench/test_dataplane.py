@@ -77,8 +77,8 @@ def test_what_was_not_measured_is_null_and_ratios_are_of_runs_side_by_side() -> 
     assert summary["xdp_over_floor"] == pytest.approx(0.8)
     assert summary["full_over_one"] == pytest.approx(0.9)
     assert summary["machine_share"] == pytest.approx(0.5)
-    assert summary["xdp_vip_ms_median"] == 2.0
-    for key in ("bmv2_pps", "xdp_over_bmv2", "bmv2_vips_per_s", "xdp_ns_per_packet"):
+    assert summary["write_ms_median"] == 2.0
+    for key in ("bmv2_pps", "xdp_over_bmv2", "bmv2_writes_per_s", "xdp_ns_per_packet"):
         assert summary[key] is None
 
 

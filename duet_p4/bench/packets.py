@@ -1,0 +1,261 @@
+"""What one packet costs each data path, by its kind: nanoseconds and executed instructions.
+
+Programs run in the kernel's test run, in a harness that puts the frame back as it was (`cost.py`); nothing is
+sent, no interface is needed. A case says of what length its packets leave: those that take another way are an
+error, not a figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from finsy import P4TableEntry
+
+from duet_p4.bench.cost import Cost, Harness
+from duet_p4.bench.floor import PROGRAM as FLOOR
+from duet_p4.bench.floor import RODATA
+from duet_p4.bench.interpreter import Machine
+from duet_p4.bench.line import BenchError
+from duet_p4.bench.switches import IN_PORT, OUT_PORT, inserts
+from duet_p4.bench.tables import FIRST_DIP, FIRST_VIP, LOOPBACK, Fill
+from duet_p4.bench.traffic import frame
+from duet_p4.bpf import Map, Object, Program, compile_object
+from duet_p4.hmux import entries, pipeline
+from duet_p4.model import Dip, Group, MuxVip
+from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
+from duet_p4.xdp_switch.pipeline import XdpPipeline
+
+CLIENT = int(IPv4Address("10.255.0.1"))
+TIP = IPv4Address("20.0.0.1")
+PORT_VIP, PINNED_VIP = IPv4Address("10.65.0.1"), IPv4Address("10.65.0.2")
+PASS, REDIRECT = 2, 4
+OUTER = 20
+FLOWS = 1024
+MANY_FLOWS = 65_536
+SETTLE_SECONDS = 20.0
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The cost of one kind of packet; `instructions` are those of the first of its frames."""
+
+    subject: str
+    tables: str
+    packets: str
+    ns: float
+    instructions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Packets of one kind, and the length that they leave with."""
+
+    packets: str
+    frames: Sequence[bytes]
+    length: int
+
+
+def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> list[Measured]:
+    """Measure every kind of packet of the floor, hmux.p4 and the SMux; needs root.
+
+    A `quick` run has fewer runs, and one VIP in the SMux; without `full` tables, hmux.p4 has one, too.
+    """
+    found: list[Measured] = []
+    batches = 10 if quick else 60
+    with Harness() as harness:
+
+        def note(subject: str, tables: str, program: Program, case: Case, machine: Machine | None) -> None:
+            progress(f"{subject} {tables}: {case.packets}")
+            taken = _take(harness, program, case, batches)
+            run = machine.run(case.frames[0]) if machine is not None else None
+            if run is not None and (run.verdict, len(run.frame)) != (REDIRECT, case.length):
+                raise BenchError(f"{subject} {case.packets}: carried out, it ends with {run.verdict}")
+            found.append(
+                Measured(
+                    subject, tables, case.packets, taken.ns, run.instructions if run is not None else None
+                )
+            )
+
+        with _floor() as (loaded, program):
+            note("floor", "-", program, _one_vip(), Machine(loaded, "encapsulate"))
+        for name, fill, cases in (
+            ("one", Fill.one(), _cases_of_one()),
+            *([("full", Fill.full(), _cases_of_all())] if full else []),
+        ):
+            with _switch(fill) as (staged, shared):
+                loaded = staged.loaded
+                machine = Machine(loaded, "pipeline", shared)
+                for case in cases:
+                    note("xdp", name, staged.program, case, machine)
+        for vips in (1,) if quick else (1, 30_000):
+            with _smux(vips) as datapath:
+                name = f"{vips} VIPs"
+                machine = Machine(datapath.loaded, "smux")
+                for case in _smux_cases(datapath, vips, quick):
+                    note("smux", name, datapath.program, case, machine)
+    return found
+
+
+def _take(harness: Harness, program: Program, case: Case, batches: int) -> Cost:
+    count = len(case.frames)
+    if count > FLOWS:
+        return harness.cost(
+            program, case.frames, REDIRECT, case.length, batches=max(4, batches // 4), repeat=count
+        )
+    return harness.cost(program, case.frames, REDIRECT, case.length, batches=batches)
+
+
+@contextmanager
+def _floor() -> Iterator[tuple[Object, Program]]:
+    with Object(compile_object(FLOOR)) as loaded:
+        loaded.load(RODATA)
+        loaded.map("egress").update(bytes(4), _LOOPBACK)
+        yield loaded, loaded.program("encapsulate")
+
+
+_LOOPBACK = struct.pack("=I", 1)
+"""What test runs come in by; where they would leave is never used."""
+
+
+@contextmanager
+def _switch(fill: Fill) -> Iterator[tuple[XdpPipeline, list[Map]]]:
+    """Offer hmux.p4 with its tables filled, and the maps it shares with others."""
+    with ExitStack() as undo:
+        device = XdpDevice()
+        undo.callback(device.close)
+        staged: Staged = asyncio.run(stage(device, pipeline.schema().get_pipeline_config(), {}))
+        assert isinstance(staged.pipeline, XdpPipeline)
+        undo.callback(staged.pipeline.close)
+        for number in (IN_PORT, OUT_PORT):
+            device.shared["egress_ports"].update(struct.pack("=I", number), _LOOPBACK)
+        device.shared["ingress_ports"].update(_LOOPBACK, struct.pack("=I", IN_PORT + 1))
+        for request in inserts([*fill.underlay(), *fill.overlay(), *fill.hosts(), *_extras(fill)]):
+            for update in request.updates:
+                staged.forwarding.write(update)
+        yield staged.pipeline, list(device.shared.values())
+
+
+def _extras(fill: Fill) -> Iterable[P4TableEntry]:
+    """Yield what the cases need beside a fill of one VIP; a full one has it itself."""
+    if fill.vips > 1:
+        return
+    yield entries.tip(TIP, 0, fill.slots)
+    yield entries.vip(PINNED_VIP, 0, fill.slots, has_pinned_flows=True)
+    yield entries.pinned_flow(IPv4Address(CLIENT), PINNED_VIP, 17, 4000, 80, 1)
+
+
+def _one_vip(size: int = 64) -> Case:
+    packets = "VIP" if size == 64 else f"VIP, {size} bytes"
+    return Case(packets, [frame(size, CLIENT, FIRST_VIP, 4000)], size + OUTER)
+
+
+def _cases_of_one() -> list[Case]:
+    flows = [frame(64, CLIENT, FIRST_VIP, 4000 + n) for n in range(FLOWS)]
+    tunneled = _tunnel(frame(64, CLIENT, FIRST_VIP, 4000), TIP)
+    pinned = frame(64, CLIENT, int(PINNED_VIP), 4000)
+    return [
+        _one_vip(),
+        Case(f"VIP, {FLOWS} flows", flows, 64 + OUTER),
+        _one_vip(512),
+        _one_vip(1500),
+        Case("TIP", [tunneled], 64 + OUTER),
+        Case("pinned flow", [pinned], 64 + OUTER),
+        Case("routed", [frame(64, CLIENT, FIRST_DIP, 4000)], 64),
+        Case("routed tunnel", [_tunnel(frame(64, CLIENT, FIRST_VIP, 4000), IPv4Address(FIRST_DIP))], 84),
+        Case("ICMP error about a VIP", [_icmp_error(FIRST_VIP)], len(_icmp_error(FIRST_VIP)) + OUTER),
+        Case("TTL expired, answered", [_with_ttl(frame(64, CLIENT, FIRST_VIP, 4000), 1)], 14 + 20 + 8 + 28),
+    ]
+
+
+def _cases_of_all() -> list[Case]:
+    fill = Fill.full()
+    vips = [frame(64, CLIENT + n, FIRST_VIP + n, 1024 + n) for n in range(fill.vips)]
+    routes = [frame(64, CLIENT, FIRST_DIP + n % fill.tunnels, 1024 + n) for n in range(FLOWS)]
+    return [_one_vip(), Case("every VIP in turn", vips, 84), Case("routed, every DIP in turn", routes, 64)]
+
+
+def _smux_cases(datapath: XdpDatapath, vips: int, quick: bool) -> Iterator[Case]:
+    one = frame(64, CLIENT, FIRST_VIP, 4000)
+    for _ in range(2):
+        datapath.program.test_run(one)
+    yield Case("known flow", [one], 84)
+    many = [frame(64, CLIENT + n, FIRST_VIP + n % vips, 1024 + n % 60_000) for n in range(MANY_FLOWS)]
+    yield Case("new flows", many, 84)
+    if not quick:
+        _settle(datapath, many)
+        yield Case("65,536 known flows in turn", many, 84)
+
+
+def _settle(datapath: XdpDatapath, frames: Sequence[bytes]) -> None:
+    """Have the SMux know all flows: it takes over so many in a second, and no more."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    with Harness() as harness:
+        while time.monotonic() < deadline:
+            before = datapath.exits()
+            for at in range(0, len(frames), MANY_FLOWS // 2):
+                part = [one for each in frames[at : at + MANY_FLOWS // 2] for one in (each, each)]
+                harness.cost(datapath.program, part, REDIRECT, 84, batches=1, repeat=len(part))
+            after = datapath.exits()
+            if all(after[name] == before[name] for name in ("FORWARD_UNSETTLED", "FORWARD_HASH")):
+                return
+    raise BenchError("the SMux has not taken over all flows")
+
+
+@contextmanager
+def _smux(vips: int) -> Iterator[XdpDatapath]:
+    datapath = XdpDatapath(IPv4Address("192.0.2.1"), [])
+    try:
+        dips = (Dip(address=IPv4Address(FIRST_DIP)), Dip(address=IPv4Address(FIRST_DIP + 1)))
+        group = Group.of(dips)
+        for number in range(vips):
+            datapath.put_vip(MuxVip(address=IPv4Address(FIRST_VIP + number), group=group))
+        yield datapath
+    finally:
+        datapath.close()
+
+
+def _tunnel(inner: bytes, destination: IPv4Address) -> bytes:
+    """Return a frame's packet in IP-in-IP to an address."""
+    length = len(inner) - 14 + 20
+    header = _ipv4(length, 4, LOOPBACK, destination)
+    return inner[:14] + header + inner[14:]
+
+
+def _ipv4(length: int, protocol: int, source: IPv4Address, destination: IPv4Address) -> bytes:
+    header = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, protocol, 0, source.packed, destination.packed
+    )
+    return header[:10] + _checksum(header) + header[12:]
+
+
+def _with_ttl(data: bytes, ttl: int) -> bytes:
+    header = bytearray(data[14:34])
+    header[8], header[10:12] = ttl, bytes(2)
+    header[10:12] = _checksum(bytes(header))
+    return data[:14] + bytes(header) + data[34:]
+
+
+def _icmp_error(vip: int) -> bytes:
+    """Return a router's "unreachable" about what a DIP sent as its VIP to a client."""
+    quoted = _ipv4(28, 17, IPv4Address(vip), IPv4Address(CLIENT)) + struct.pack("!HHHH", 80, 4000, 8, 0)
+    message = struct.pack("!BBHI", 3, 1, 0, 0) + quoted
+    message = message[:2] + _checksum(message) + message[4:]
+    base = frame(64, CLIENT, vip, 4000)
+    return base[:14] + _ipv4(20 + len(message), 1, IPv4Address(CLIENT + 9), IPv4Address(vip)) + message
+
+
+def _checksum(data: bytes) -> bytes:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
