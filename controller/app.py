@@ -36,6 +36,7 @@ from controller.updater import api as updater_api
 from controller.updater.devices import Device, MuxDevice, ServerDevice
 from controller.updater.plan import DeviceKind
 from controller.updater.service import Placement, Updater
+from controller.web.page import add_page
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health
 from duet_p4.api.service import State as ServiceState
@@ -144,6 +145,7 @@ class Controller:
             self.app.include_router(engine_api.router(inputs))
         if Module.MONITORING in config.modules:
             monitoring = self._monitoring(inventory, muxes, hosts)
+        add_page(self.app)
         registry = registry_of(self.supervisor.jobs, updater, monitoring)
 
         @self.app.get("/metrics", tags=["monitoring"], response_class=Response, include_in_schema=False)

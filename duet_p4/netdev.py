@@ -46,6 +46,16 @@ def is_up(name: str) -> bool:
     return _flags(name) & _IFF_UP_AND_RUNNING == _IFF_UP_AND_RUNNING
 
 
+def traffic() -> dict[str, tuple[int, int]]:
+    """Return how many bytes each interface has received and sent since it was made."""
+    found = {}
+    for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines()[2:]:
+        name, _, counts = line.partition(":")
+        fields = counts.split()
+        found[name.strip()] = (int(fields[0]), int(fields[8]))
+    return found
+
+
 def is_enabled(name: str) -> bool:
     """Return whether an interface was taken up, with carrier or without."""
     return bool(_flags(name) & _IFF_UP)

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Query, Request
 
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
+from controller.monitoring.links import LinkState
 from controller.monitoring.network import NetworkState
 from controller.monitoring.service import CheckedDip, Monitoring
 from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
+from duet_p4.api.mux import MuxCounters, MuxStatus
 from duet_p4.api.ports import PortReport
 from duet_p4.rest.access import require_own
 from duet_p4.rest.app import problem_responses
@@ -34,6 +36,21 @@ def router(monitoring: Monitoring) -> APIRouter:
     async def get_network() -> NetworkState:
         """Return what devices say of the network: sizes of tables, links and switches that are down."""
         return monitoring.network()
+
+    @api.get("/muxes")
+    async def get_muxes() -> list[MuxStatus]:
+        """Return what switches and SMuxes say of themselves now: tables, ports, BGP sessions."""
+        return await monitoring.muxes()
+
+    @api.get("/muxes/{name}/counters", responses=problem_responses(404, 503))
+    async def get_counters(name: str) -> MuxCounters:
+        """Read the counters of a switch or SMux: per VIP, per tunnel, and drops by reason."""
+        return await monitoring.counters(name)
+
+    @api.get("/links")
+    async def get_links() -> list[LinkState]:
+        """Return every link between muxes: whether it is up, and what travels on it."""
+        return await monitoring.links()
 
     @api.get("/agents")
     async def get_agents() -> list[AgentState]:

@@ -39,7 +39,12 @@ class NetworkView:
         self._inventory = inventory
         self.statuses: dict[str, MuxStatus] = {}
         self._reach: Mapping[str, Reach] = {}
+        self._once_up: set[tuple[str, str]] = set()
         self.state = NetworkState()
+
+    def links_lost(self) -> tuple[tuple[str, str], ...]:
+        """Return the links that are down and were seen to be up: one that never was has not gone down."""
+        return tuple(ends for ends in self.state.links_down if ends in self._once_up)
 
     def peers(self, name: str) -> frozenset[str] | None:
         """Return with whom a mux has BGP sessions, as it last said; None where it never did."""
@@ -92,6 +97,8 @@ class NetworkView:
             first, second = link.ends
             told = [second in peers for peers in (self.peers(first),) if peers is not None]
             told += [first in peers for peers in (self.peers(second),) if peers is not None]
-            if told and not all(told):
+            if told and all(told):
+                self._once_up.add(link.ends)
+            elif told:
                 found.append((first, second))
         return found

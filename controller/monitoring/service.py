@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address
@@ -18,6 +19,7 @@ from controller.inventory import Inventory
 from controller.jobs import Job
 from controller.monitoring.agents import AgentState, AgentWatch
 from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
+from controller.monitoring.links import LinkLoads, LinkState
 from controller.monitoring.network import NetworkState, NetworkView
 from controller.monitoring.ports import HostPorts
 from controller.monitoring.traffic import Count, MeterKey, TrafficHistory, TrafficMeter
@@ -25,7 +27,7 @@ from controller.monitoring.votes import Checked, Votes
 from controller.reach import Reach, ReachMap
 from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
-from duet_p4.api.mux import MuxStatus
+from duet_p4.api.mux import MuxCounters, MuxStatus
 from duet_p4.api.ports import PortReport
 from duet_p4.api.problems import ForbiddenError, UnavailableError, UnknownError
 from duet_p4.model import Model
@@ -42,6 +44,8 @@ _TELL_S = 3.0
 _JUDGE_S = 0.2
 _ASK_AGAIN_S = 1.0
 _ASK_S = 3.0
+_LOOK_S = 2.0
+_FRESH_S = 0.5
 _PORTS_S = 5.0
 _PARALLEL = 64
 
@@ -103,6 +107,9 @@ class Monitoring:
         self._asked: dict[str, float] = {}
         self._ports = HostPorts(inventory)
         self._view = NetworkView(inventory)
+        self._loads = LinkLoads(inventory)
+        self._looked_at = -math.inf
+        self._looking: asyncio.Task[None] | None = None
         prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
         self._meter = TrafficMeter(prefixes)
         self._history = TrafficHistory(time.monotonic(), max(traffic_kept_s, TRAFFIC_KEPT_S))
@@ -118,7 +125,7 @@ class Monitoring:
         return [
             Job("agents", self._watch.run),
             Job("reach", self._judge, every_s=_JUDGE_S),
-            Job("network", self._look, every_s=self._traffic_s),
+            Job("network", self._look, every_s=min(_LOOK_S, self._traffic_s)),
             Job("ports", self._look_at_ports, every_s=max(_PORTS_S, self._health_s)),
             Job("traffic", self._read_traffic, every_s=self._traffic_s),
         ]
@@ -139,6 +146,25 @@ class Monitoring:
     def traffic(self, seconds: float) -> list[TrafficSample]:
         """Return the mean traffic matrix of the last `seconds`."""
         return self._history.matrix(seconds)
+
+    async def muxes(self) -> list[MuxStatus]:
+        """Return what switches and SMuxes say of themselves now; one that does not answer is not there."""
+        await self._look_now()
+        return [self._view.statuses[name] for name in sorted(self._view.statuses)]
+
+    async def links(self) -> list[LinkState]:
+        """Return every link, whether it is up, and what travels on it."""
+        await self._look_now()
+        return self._loads.links()
+
+    async def counters(self, name: str) -> MuxCounters:
+        """Read the counters of a switch or SMux. Raises `UnknownError`, `UnavailableError`."""
+        if name not in self._muxes:
+            raise UnknownError(f"no switch or SMux is called {name!r}")
+        try:
+            return await self._muxes[name].counters()
+        except RestError as error:
+            raise UnavailableError(f"{name} does not tell its counters: {error}") from error
 
     def dips(self) -> list[CheckedDip]:
         """Return the DIPs that servers check, and whether they are fit."""
@@ -166,6 +192,7 @@ class Monitoring:
         now = ReachMap(
             devices=self._reach_of(reach),
             cut_off=tuple(sorted(self._ports.cut_off(self._dead))),
+            links_down=self._view.links_lost(),
             suspect=suspect,
         )
         if now == self._told and time.monotonic() < self._told_at + _TELL_S:
@@ -226,7 +253,17 @@ class Monitoring:
         """Gather links and tables."""
         reach = {name: state.reach for name, state in self._watch.states.items()}
         statuses = await self._statuses([name for name in self._muxes if reach[name].answers])
+        self._looked_at = time.monotonic()
         self._view.update(statuses, self._reach_of(reach))
+        self._loads.note(statuses)
+
+    async def _look_now(self) -> None:
+        """Look, unless it was done just now; who asks while it is being done waits for that."""
+        if time.monotonic() - self._looked_at < _FRESH_S:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="look")
+        await asyncio.shield(self._looking)
 
     # Servers and DIPs
 

@@ -19,10 +19,12 @@ from controller.events import EventLog
 from controller.reach import ReachMap
 from controller.records import ON_SMUXES, Event, RecordFeed, VipRecord
 from controller.updater.apply import Applied, Applier, Apply
+from controller.updater.listing import Listing, listing
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.service import Placement, Updater
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why, device_status, updater_status, why
+from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import InvalidError
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
@@ -59,6 +61,13 @@ class VipHealth(Model):
 
     up: dict[IPv4Address, bool]
     certain: bool = False
+
+
+class Connections(Model):
+    """The live flows of a VIP; `silent` servers did not answer."""
+
+    flows: tuple[LiveFlow, ...]
+    silent: tuple[str, ...] = ()
 
 
 Revision = Annotated[
@@ -105,6 +114,15 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
     async def get_why(vip: IPv4Address) -> Why:
         """Say why a VIP is where it is, what it waits for, and what was tried last."""
         return why(updater, vip)
+
+    @api.get("/vips/{vip}/flows", tags=["vips"], responses=found)
+    async def get_flows(
+        vip: IPv4Address,
+        dip: Annotated[IPv4Address | None, Query(description="only those of this DIP")] = None,
+    ) -> Connections:
+        """Ask the servers of a VIP's DIPs for the flows that live through it."""
+        flows = await updater.connections(vip, dip)
+        return Connections(flows=flows.flows, silent=flows.silent)
 
     @api.post("/vips", tags=["vips"], status_code=201, responses=problem_responses(404, 409, 422))
     async def add_vip(
@@ -174,6 +192,11 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
     async def get_status() -> UpdaterStatus:
         """Return the updater at a glance: what is left to do, and who is in trouble."""
         return updater_status(updater)
+
+    @api.get("/listing", tags=["vips"], responses=problem_responses(422))
+    async def get_listing(after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> Listing:
+        """List all VIPs, a line each, or those that changed since the version of an earlier listing."""
+        return listing(updater.state, after)
 
     @api.get("/records", tags=["assignment"], responses=problem_responses(422))
     async def get_records(after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> RecordFeed:

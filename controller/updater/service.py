@@ -28,7 +28,7 @@ from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
 from controller.updater.outcome import Outcome, Report
 from controller.updater.plan import Plan, Step, Wave
-from controller.updater.reconcile import FlowSource, Placer, Reconciler
+from controller.updater.reconcile import Flows, FlowSource, Placer, Reconciler
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
 from duet_p4.model import Model, Vip
 
@@ -78,6 +78,8 @@ class Updater:
         self._inventory = inventory
         self._wait_s = wait_s
         self._judge = HealthJudge()
+        self._live_flows = live_flows
+        self._links_down: set[tuple[str, str]] = set()
         self.suspect = ""
         self.admission = Admission(state, inventory)
         self.fan_out = self.admission.fan_out
@@ -114,6 +116,14 @@ class Updater:
     def suspected(self, vip: IPv4Address) -> set[IPv4Address]:
         """Return the DIPs of a VIP that look down and are kept."""
         return self._judge.suspected(vip)
+
+    async def connections(self, address: IPv4Address, dip: IPv4Address | None = None) -> Flows:
+        """Ask the servers of a VIP, or of one DIP of it, for its live flows. Raises `UnknownError`."""
+        record = self.vip(address)
+        if dip is not None and all(stated.address != dip for stated in record.spec.all_dips()):
+            raise UnknownError(f"VIP {address} has no DIP {dip}")
+        found = await self._live_flows(record, lambda name: self.reconciler.reach[name].answers)
+        return Flows(tuple(flow for flow in found.flows if dip in (None, flow.dip)), found.silent)
 
     def placements(self) -> tuple[Placement, ...]:
         """Return where every VIP and TIP shall live."""
@@ -313,9 +323,16 @@ class Updater:
         if told.suspect and told.suspect != self.suspect:
             self._events.add("monitoring-suspect", "controller", why=told.suspect)
         self.suspect = told.suspect
+        self._note_links(set(told.links_down))
         for device, reach in told.devices.items():
             self.reconciler.set_reach(device, reach)
         await self._set_cut_off(set(told.cut_off))
+
+    def _note_links(self, down: set[tuple[str, str]]) -> None:
+        """Record which links went down, and which are back."""
+        for ends in sorted(down ^ self._links_down):
+            self._events.add("link-down" if ends in down else "link-up", "-".join(ends))
+        self._links_down = down
 
     async def _set_cut_off(self, servers: set[str]) -> None:
         """Take the DIPs of servers that nothing can be sent to out of service, and put them back."""

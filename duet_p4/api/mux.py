@@ -109,11 +109,17 @@ class TableUse(Model):
 
 
 class PortStatus(Model):
-    """One data port of a mux."""
+    """One data port of a mux.
+
+    `peer` is the address at the other end, where the mux knows it; bytes count from when the port was made.
+    """
 
     number: int
     name: str
     up: bool
+    peer: IPv4Address | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
 
 
 class SessionStatus(Model):

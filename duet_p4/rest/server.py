@@ -12,6 +12,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from duet_p4.identity import Credentials, Identity
 from duet_p4.rest.protocol import Limits, Protocol
@@ -113,8 +114,15 @@ async def serve_local(app: FastAPI, path: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def serve_on(app: ASGIApp, listener: socket.socket, where: str) -> AsyncIterator[None]:
+    """Serve `app`, plain, on a socket that is bound already, while the context lasts; `where` names it."""
+    async with _serving(app, listener, where, None, Limits()):
+        yield
+
+
+@asynccontextmanager
 async def _serving(
-    app: FastAPI, listener: socket.socket, where: str, credentials: Credentials | None, limits: Limits
+    app: ASGIApp, listener: socket.socket, where: str, credentials: Credentials | None, limits: Limits
 ) -> AsyncIterator[None]:
     config = uvicorn.Config(
         app,

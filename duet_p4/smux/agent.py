@@ -54,10 +54,15 @@ class Surroundings:
 
     def ports(self) -> list[PortStatus]:
         """Return the uplinks, numbered from 1."""
-        return [
-            PortStatus(number=number, name=name, up=netdev.is_up(name))
-            for number, name in enumerate(self._uplinks, start=1)
-        ]
+        bytes_of = netdev.traffic()
+        found = []
+        for number, name in enumerate(self._uplinks, start=1):
+            received, sent = bytes_of.get(name, (0, 0))
+            up = netdev.is_up(name)
+            found.append(
+                PortStatus(number=number, name=name, up=up, received_bytes=received, sent_bytes=sent)
+            )
+        return found
 
     async def sessions(self) -> list[SessionStatus]:
         """Return the BGP sessions; none while BIRD does not answer."""

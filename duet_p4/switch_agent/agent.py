@@ -170,10 +170,21 @@ class SwitchAgent:
 
     def ports(self) -> list[PortStatus]:
         """Return the front-panel ports and whether their links are up."""
-        return [
-            PortStatus(number=port.number, name=port.interface, up=self._kernel.carrier[port.number])
-            for port in self._config.ports
-        ]
+        bytes_of = netdev.traffic()
+        found = []
+        for port in self._config.ports:
+            received, sent = bytes_of.get(port.interface, (0, 0))
+            found.append(
+                PortStatus(
+                    number=port.number,
+                    name=port.interface,
+                    up=self._kernel.carrier[port.number],
+                    peer=port.peer,
+                    received_bytes=received,
+                    sent_bytes=sent,
+                )
+            )
+        return found
 
     def host_ports(self) -> list[HostPort]:
         """Return the ports with hosts behind them."""

@@ -18,6 +18,7 @@ from typing import IO, Any, ParamSpec
 import click
 from rich.console import Console
 
+from controller.web import DEFAULT_PORT
 from mininet_topos import fattree
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
@@ -101,6 +102,9 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
                      show_default=True, help="The SMuxes' data path."),
         click.option("--controller/--no-controller", default=True, show_default=True,
                      help="Without a controller, VIPs are placed once, by the testbed."),
+        click.option("--page/--no-page", default=True, show_default=True, help="Serve the web page."),
+        click.option("--page-port", type=click.IntRange(1, 65_535),
+                     help=f"Its port on 127.0.0.1; by default {DEFAULT_PORT}, or any that is free."),
         click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO",
                      show_default=True),
     ]  # fmt: skip
@@ -117,6 +121,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         smux_tors: tuple[int, ...] | None,
         smux_path: str,
         controller: bool,
+        page: bool,
+        page_port: int | None,
         log_level: str,
         **rest: Any,
     ) -> None:
@@ -139,6 +145,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
             target=Target(target),
             smux_path=SmuxPath(smux_path),
             controller=controller,
+            page=page,
+            page_port=page_port,
             log_level=log_level,
         )
         command(plan=plan, **rest)
@@ -162,7 +170,10 @@ def up(folder: Folder, plan: Plan, vips: Path | None, as_json: bool) -> None:
         f"The testbed is left as it is: `duet testbed logs NODE --name {folder.name}` shows why, "
         f"`duet testbed down --name {folder.name}` removes it"
     )
-    if not _up(folder, plan, vips, advice, as_json=as_json):
+    ok = _up(folder, plan, vips, advice, as_json=as_json)
+    if not as_json:
+        _page(folder)
+    if not ok:
         sys.exit(1)
 
 
@@ -189,6 +200,7 @@ def run(folder: Folder, plan: Plan, vips: Path | None, shell: bool | None) -> No
         ok = _up(folder, plan, vips, advice, launched=lambda: afterwards.callback(take_down))
         _show(folder)
         if interactive:
+            _page(folder)
             interact(folder, leaving="takes it all down")
     if not interactive and not ok:
         sys.exit(1)
@@ -427,6 +439,24 @@ def _verdicts(folder: Folder) -> Sequence[Any]:
 
     graph = fattree.fattree(Plan.load(folder).size)
     return checks.run(folder, graph, ask(folder, Request(do="status")))
+
+
+def _page(folder: Folder) -> None:
+    """Print where the page is, if the testbed serves it."""
+    from controller.web.addresses import new_address
+    from controller.web.sessions import Rights
+    from duet_p4.rest.client import RestError
+
+    if not Plan.load(folder).page:
+        return
+    try:
+        address = asyncio.run(new_address(folder.web_socket, Rights.OPERATOR))
+    except RestError as error:
+        notes.print(f"[red]the page does not answer[/]: {error}; `duet testbed logs root`")
+        return
+    name = "" if folder.name == DEFAULT_NAME else f" --testbed {folder.name}"
+    output.print(f"page: {address}", soft_wrap=True)
+    output.print(f"      (works once; `duet web{name}` prints another)", soft_wrap=True)
 
 
 def _show(folder: Folder) -> None:

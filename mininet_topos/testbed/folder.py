@@ -91,6 +91,11 @@ class Folder:
         return self.path / "controller.sock"
 
     @property
+    def web_socket(self) -> Path:
+        """Where the web page's process gives out addresses."""
+        return self.path / "web.sock"
+
+    @property
     def inventory(self) -> Path:
         """What the controller controls (`controller.inventory`)."""
         return self.path / "inventory.json"

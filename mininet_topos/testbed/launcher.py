@@ -42,10 +42,11 @@ _CRASHES_TOLD = 50
 class Launcher:
     """A testbed that is up."""
 
-    def __init__(self, folder: Folder, plan: Plan, report: Reporter) -> None:
+    def __init__(self, folder: Folder, plan: Plan, report: Reporter, page: int | None) -> None:
         self.folder = folder
         self.graph: nx.Graph = fattree.fattree(plan.size)
         self.failed: dict[str, list[tuple[Path, str]]] = {}
+        self._page = page
         self._halted: dict[str, float] = {}
         report(Progress(step="network", total=len(self.graph)))
         wiring.prepare_root(folder.root)
@@ -62,7 +63,7 @@ class Launcher:
             )
         report(Progress(step="programs"))
         compiler()  # Ninety processes need not each ask for its version.
-        wanted = processes(self.graph, folder, plan)
+        wanted = processes(self.graph, folder, plan, page)
         self.supervisor = Supervisor(wanted, self._open_descriptors)
         self.listener = _listen(folder.socket)
         report(Progress(step="processes", total=len(wanted)))
@@ -190,7 +191,8 @@ class Launcher:
                 logger.warning("an answer was not taken: %s", error)
 
     def _open_descriptors(self) -> list[int]:
-        return [self.listener.fileno(), *self.supervisor.descriptors()]
+        page = () if self._page is None else (self._page,)
+        return [self.listener.fileno(), *page, *self.supervisor.descriptors()]
 
 
 class Reporter:
@@ -213,16 +215,21 @@ class Reporter:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the launcher of the testbed named first, reporting to the descriptor given second."""
-    name, descriptor = argv or sys.argv[1:]
+    """Run the launcher of the testbed named first, reporting to the descriptor given second.
+
+    A third is the bound socket of the page.
+    """
+    name, descriptor, *sockets = argv or sys.argv[1:]
+    page = int(sockets[0]) if sockets else None
     folder = Folder(name)
     log.setup("launcher")
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    os.set_inheritable(int(descriptor), False)
+    for kept in (descriptor, *sockets):
+        os.set_inheritable(int(kept), False)
     report = Reporter(int(descriptor))
     try:
         plan = Plan.model_validate_json(folder.plan.read_text())
-        launcher = Launcher(folder, plan, report)
+        launcher = Launcher(folder, plan, report, page)
     except Exception as error:
         logger.exception("the launch failed")
         report(Progress(step="failed", error=f"{type(error).__name__}: {error}"))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 
 import networkx as nx
 
+from controller.web import gateway
 from duet_p4.bpf import pins
 from duet_p4.identity import Authority, Identity, Role
 from mininet_topos import addresses, fattree
@@ -35,6 +38,20 @@ def launch(folder: Folder, plan: Plan, tell: Tell) -> None:
     down again.
     """
     preflight.check(folder, plan)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_page_socket(plan.page_port)) if plan.page else None
+        _launch(folder, plan, tell, listener)
+
+
+def _page_socket(port: int | None) -> socket.socket:
+    """Bind a socket for the page, in the namespace of the machine, where browsers are."""
+    try:
+        return gateway.bind(port)
+    except OSError as error:
+        raise TestbedError(f"the page cannot be served: {error.strerror}") from error
+
+
+def _launch(folder: Folder, plan: Plan, tell: Tell, listener: socket.socket | None) -> None:
     graph = fattree.fattree(plan.size)
     folder.create()
     try:
@@ -43,7 +60,7 @@ def launch(folder: Folder, plan: Plan, tell: Tell) -> None:
         _certify(folder, graph)
         pins.mount(folder.bpf)
         namespaces.create(folder.root)
-        _follow(_start_launcher(folder), folder, tell)
+        _follow(_start_launcher(folder, listener), folder, tell)
     except BaseException:
         down(folder)
         raise
@@ -72,11 +89,15 @@ def down(folder: Folder) -> bool:
     return True
 
 
-def _start_launcher(folder: Folder) -> int:
+def _start_launcher(folder: Folder, listener: socket.socket | None) -> int:
     """Start the launcher in the testbed's root namespace; return the pipe that it reports to."""
     read, write = os.pipe()
     log = folder.log("launcher", "launcher")
     command = [sys.executable, "-m", "mininet_topos.testbed.launcher", folder.name, str(write)]
+    kept = [write]
+    if listener is not None:
+        command.append(str(listener.fileno()))
+        kept.append(listener.fileno())
     with namespaces.entered(folder.root), log.open("ab") as stream:
         subprocess.Popen(
             command,
@@ -85,7 +106,7 @@ def _start_launcher(folder: Folder) -> int:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            pass_fds=(write,),
+            pass_fds=kept,
             start_new_session=True,
         )
     os.close(write)

@@ -49,9 +49,25 @@ _SPACE = tuple(
 )
 
 
-def processes(graph: nx.Graph, folder: Folder, plan: Plan) -> list[Process]:
-    """Write every configuration, and return every process, in the order in which to start them."""
-    return list(_Nodes(graph, folder, plan).processes())
+def processes(graph: nx.Graph, folder: Folder, plan: Plan, page: int | None = None) -> list[Process]:
+    """Write every configuration, and return every process, in the order in which to start them.
+
+    `page` is the descriptor of the bound socket that the web page is served on, if it is.
+    """
+    found = list(_Nodes(graph, folder, plan).processes())
+    return found if page is None else [*found, _page_process(folder, page)]
+
+
+def _page_process(folder: Folder, descriptor: int) -> Process:
+    return Process(
+        node=ROOT_NODE,
+        name="web",
+        function="mininet_topos.testbed.web.__main__:main",
+        arguments=(folder.name, str(descriptor)),
+        keeps=descriptor,
+        namespace=folder.root,
+        log=folder.log(ROOT_NODE, "web"),
+    )
 
 
 def _device_id(node: fattree.Node) -> int:

@@ -28,7 +28,11 @@ class SmuxPath(StrEnum):
 
 
 class Plan(Model):
-    """A testbed's size, and what its nodes run. The ports are those that every DIP serves."""
+    """A testbed's size, and what its nodes run. The ports are those that every DIP serves.
+
+    With a `page`, the web page is served on the machine's loopback address, at `page_port` (None: the usual
+    one, or else any).
+    """
 
     size: FatTree = PAPER
     target: Target = Target.XDP
@@ -36,6 +40,8 @@ class Plan(Model):
     tcp_ports: tuple[Port, ...] = (80,)
     udp_ports: tuple[Port, ...] = (7,)
     controller: bool = True
+    page: bool = False
+    page_port: Port | None = None
     log_level: str = "INFO"
 
     def serving(self, vips: Sequence[StatedVip]) -> Plan:

@@ -36,12 +36,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Process(Model):
-    """What to run in a node: `function` (`module:name`, given `arguments`) or, without it, a program."""
+    """What to run in a node: `function` (`module:name`, given `arguments`) or, without it, a program.
+
+    `keeps` is a descriptor of this process that it goes on with.
+    """
 
     node: str
     name: str
     function: str | None = None
     arguments: tuple[str, ...]
+    keeps: int | None = None
     namespace: Path
     log: Path
 
@@ -261,8 +265,9 @@ def _child(
         for target, source in ((0, null), (1, log), (2, log)):
             os.dup2(source, target)
         for descriptor in (*close, null, log):
-            with suppress(OSError):
-                os.close(descriptor)
+            if descriptor != process.keeps:
+                with suppress(OSError):
+                    os.close(descriptor)
         namespaces.enter(process.namespace)
         _libc.prctl(_PR_SET_NAME, f"{process.node}.{process.name}"[:15].encode(), 0, 0, 0)
         if function is None:

@@ -10,7 +10,7 @@ from typing import Protocol
 from fastapi import APIRouter
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from controller.engine import Explanation, Strategy, make_strategy
+from controller.engine import Explanation, Strategy, make_strategy, strategy_names
 from controller.engine.live.network import Outages
 from controller.engine.live.planner import Planner
 from controller.engine.live.rows import Traffic
@@ -78,6 +78,11 @@ def router(inputs: EngineInputs) -> APIRouter:
         except ValueError as error:
             raise InvalidError(str(error)) from error
         return await engine.compute(chosen)
+
+    @api.get("/strategies", tags=["engine"])
+    async def get_strategies() -> list[str]:
+        """Return the names of the strategies that there are."""
+        return list(strategy_names())
 
     @api.post("/placements", tags=["engine"], responses=problem_responses(422))
     async def place(body: VipRecord) -> dict[IPv4Address, str | None]:

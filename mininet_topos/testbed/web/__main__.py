@@ -1,0 +1,47 @@
+"""The process of a testbed that serves the page; its launcher runs it, and hands it the bound socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+
+from controller.web import gateway
+from controller.web.sessions import Sessions
+from duet_p4 import log
+from duet_p4.rest.credentials import Credentials, read_token
+from duet_p4.signals import told_to_end
+from mininet_topos import fattree
+from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.web.service import router
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page of the testbed named first on the socket whose descriptor comes second."""
+    name, descriptor = argv or sys.argv[1:]
+    log.setup("web")
+    asyncio.run(_serve(Folder(name), socket.socket(fileno=int(descriptor))))
+    return 0
+
+
+async def _serve(folder: Folder, listener: socket.socket) -> None:
+    stop = told_to_end()
+    plan = Plan.load(folder)
+    state = folder.state("web")
+    state.mkdir(parents=True, exist_ok=True)
+    async with gateway.running(
+        listener,
+        Sessions.kept(state / "key"),
+        folder.controller_socket,
+        folder.web_socket,
+        token=read_token(Credentials(folder.credentials).token_file),
+        testbed=folder.name,
+        routers=[router(folder, fattree.fattree(plan.size), plan)],
+    ):
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
