@@ -15,7 +15,7 @@ REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec 
 .DEFAULT_GOAL := help
 # First root, then set-up.
 .NOTPARALLEL:
-.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 bench experiments simulate shell lint clean
+.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 page bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ p4fuzz: root setup  ## Write 400,000 random updates by P4Runtime, and compare ea
 
 p4: setup  ## Compile the P4 program, where p4c is on PATH
 	@scripts/p4
+
+page:  ## Build the web page, where Node.js is on PATH
+	@scripts/page
 
 bench: root setup  ## Measure the data plane, the control plane and the assignment
 	@mkdir -p results/bench

@@ -1,4 +1,4 @@
-// What the controller's REST interface answers (docs/rest.md, /openapi.json).
+// What the controller's REST interface answers (/openapi.json).
 
 export type Reach = "unknown" | "ready" | "unwell" | "unreachable" | "lost";
 

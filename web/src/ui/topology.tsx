@@ -47,7 +47,7 @@ export function Topology({ inventory, layout, picture, selected, highlight }: Pr
     <svg
       class="topology"
       viewBox={`-6 0 ${drawing.width + 12} ${drawing.height}`}
-      style={{ minWidth: `${Math.min(drawing.width, 680)}px` }}
+      style={{ minWidth: `${Math.min(drawing.width, 600)}px` }}
       role="group"
       aria-label="The network: Cores, containers of Aggs and ToRs, and their hosts"
     >
