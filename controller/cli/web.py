@@ -16,7 +16,6 @@ from controller.web import DEFAULT_PORT, gateway
 from controller.web.addresses import new_address
 from controller.web.sessions import Rights, Sessions
 from duet_p4.rest.client import RestError
-from duet_p4.rest.credentials import read_token
 from duet_p4.signals import told_to_end
 
 
@@ -54,12 +53,11 @@ def web(session: Session, read_only: bool, port: int | None) -> None:
 
 async def _serve(session: Session, rights: Rights, port: int | None) -> None:
     stop = told_to_end()
-    token = read_token(session.token_file) if session.token_file.exists() else None
     sessions = Sessions(secrets.token_bytes(32))
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "web.sock"
         listener = gateway.bind(port)
-        async with gateway.running(listener, sessions, session.socket, local, token=token):
+        async with gateway.running(listener, sessions, session.socket, local):
             click.echo(await new_address(local, rights))
             click.echo("serving the page until Ctrl-C", err=True)
             sys.stdout.flush()

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from controller.access import BODIES
 from controller.web import DEFAULT_PORT
 from controller.web.page import HEADERS, add_page
 from controller.web.sessions import Rights, Sessions
@@ -84,14 +85,13 @@ async def running(
     upstream: Path,
     local: Path,
     *,
-    token: str | None,
     testbed: str | None = None,
     routers: Iterable[APIRouter] = (),
 ) -> AsyncIterator[str]:
     """Run a gateway on a bound `listener` to the controller's socket `upstream`; yields its URL.
 
-    On the Unix socket `local` it gives out addresses. `token` goes with what is passed on; `routers` are
-    served besides the controller, for a browser with the same rights. `testbed` names the testbed, if any.
+    On the Unix socket `local` it gives out addresses. `routers` are served besides the controller, for a
+    browser with the same rights. `testbed` names the testbed, if any.
     """
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}"
@@ -99,18 +99,17 @@ async def running(
         client = httpx.AsyncClient(
             base_url="http://controller",
             transport=httpx.AsyncHTTPTransport(uds=str(upstream)),
-            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
             trust_env=False,
         )
         await stack.enter_async_context(client)
-        app = create_app("DUET page", token=None)
+        app = create_app("DUET page", access=None, bodies=BODIES)
         add_page(app)
         for router in routers:
             app.include_router(router)
         guard = Guard(app, sessions, port, testbed)
         _add_forwarding(app, client, guard)
-        desk = create_app("DUET page: addresses", token=None)
+        desk = create_app("DUET page: addresses", access=None)
 
         @desk.post("/v1/addresses")
         async def give_address(body: Ticket) -> Address:

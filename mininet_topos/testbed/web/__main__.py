@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from controller.web import gateway
 from controller.web.sessions import Sessions
 from duet_p4 import log
-from duet_p4.rest.credentials import Credentials, read_token
 from duet_p4.signals import told_to_end
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder
@@ -36,7 +35,6 @@ async def _serve(folder: Folder, listener: socket.socket) -> None:
         Sessions.kept(state / "key"),
         folder.controller_socket,
         folder.web_socket,
-        token=read_token(Credentials(folder.credentials).token_file),
         testbed=folder.name,
         routers=[router(folder, fattree.fattree(plan.size), plan)],
     ):

@@ -30,7 +30,6 @@ def controller() -> FastAPI:
             "body": (await request.body()).decode(),
             "if-match": headers.get("if-match", ""),
             "cookie": headers.get("cookie", ""),
-            "authorization": headers.get("authorization", ""),
         }
 
     @app.get("/v1/endless")
@@ -49,9 +48,7 @@ async def gated(path: Path) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
     local = path / "web.sock"
     async with (
         serve_local(controller(), path / "controller.sock"),
-        gateway.running(
-            gateway.bind(0), Sessions(b"key"), path / "controller.sock", local, token="secret"
-        ) as url,
+        gateway.running(gateway.bind(0), Sessions(b"key"), path / "controller.sock", local) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as browser,
     ):
         yield url, browser
@@ -110,7 +107,6 @@ def test_requests_pass_with_body_query_and_revision_but_without_the_cookie(tmp_p
             "body": "body",
             "if-match": '"3"',
             "cookie": "",
-            "authorization": "Bearer secret",
         }
 
     run(tmp_path, scenario)
@@ -156,7 +152,7 @@ def test_events_come_as_they_happen(tmp_path: Path) -> None:
 def test_a_controller_that_is_away_is_said_in_words(tmp_path: Path) -> None:
     async def main() -> None:
         local = tmp_path / "web.sock"
-        running = gateway.running(gateway.bind(0), Sessions(b"key"), tmp_path / "none", local, token=None)
+        running = gateway.running(gateway.bind(0), Sessions(b"key"), tmp_path / "none", local)
         async with running as url, httpx.AsyncClient(base_url=url, trust_env=False) as browser:
             await enter(tmp_path, browser)
             assert (await browser.get("/")).status_code == 200

@@ -152,8 +152,9 @@ async function session(): Promise<Session> {
     return await get<Session>("/session");
   } catch (error) {
     // Served by the controller itself, which knows by the certificate or socket who asks.
-    if (error instanceof ApiError && error.status === 404) return { rights: "operator", testbed: null };
-    throw error;
+    if (!(error instanceof ApiError && error.status === 404)) throw error;
+    const { peer } = await get<{ peer: string | null }>("/v1/identity");
+    return { rights: peer?.startsWith("reader") ? "reader" : "operator", testbed: null };
   }
 }
 
