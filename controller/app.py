@@ -15,9 +15,13 @@ from typing import TypeVar
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
 
 from controller.access import ACCESS, BODIES
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
+from controller.cluster import status
+from controller.cluster.etcd import EtcdClient
+from controller.cluster.member import Foundation, Member
 from controller.config import ControllerConfig, Module
 from controller.engine.live import api as engine_api
 from controller.engine.live.api import AssignmentRequest
@@ -33,9 +37,11 @@ from controller.servers import Meters, live_flows
 from controller.state import State
 from controller.store import SqliteStore, StoreError
 from controller.updater import api as updater_api
+from controller.updater import reads
 from controller.updater.devices import Device, MuxDevice, ServerDevice
 from controller.updater.plan import DeviceKind
-from controller.updater.service import Placement, Updater
+from controller.updater.reads import Placement
+from controller.updater.service import Updater
 from controller.web.page import add_page
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health
@@ -94,10 +100,12 @@ class EngineInputs:
 class Controller:
     """The modules of one process, and what they do by themselves."""
 
-    def __init__(self, config: ControllerConfig, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, config: ControllerConfig, credentials: Credentials | None, stack: AsyncExitStack
+    ) -> None:
         self.config = config
         self._stack = stack
-        self.credentials = _identify(config)
+        self.credentials = credentials
         self.supervisor = Supervisor([], self._job_failed)
         self._events: EventLog | None = None
         self.app: FastAPI = create_app(
@@ -105,7 +113,7 @@ class Controller:
             access=None if config.insecure else ACCESS,
             credentials=self.credentials,
             bodies=BODIES,
-            health=self._health,
+            health=self.health,
             description="Monitoring, DUET engine, assignment updater.",
         )
 
@@ -119,10 +127,9 @@ class Controller:
             """A request whose change cannot be stored fails, and changes nothing."""
             return problems.response(UnavailableError(str(error)).problem)
 
-    async def assemble(self) -> None:
-        """Put the modules of `config.modules` together. Raises `StoreError`, OSError, ValueError."""
+    async def assemble(self, inventory: Inventory, foundation: Foundation | None) -> None:
+        """Put the modules of `config.modules` together; an updater needs a foundation."""
         config = self.config
-        inventory = Inventory.from_file(config.inventory)
         switches = {switch.name: switch.agent for switch in inventory.switches}
         smuxes = {smux.name: smux.agent for smux in inventory.smuxes}
         muxes = {name: self._agent(MuxClient, url) for name, url in (switches | smuxes).items()}
@@ -133,8 +140,8 @@ class Controller:
         }
         devices |= {name: ServerDevice(client) for name, client in hosts.items()}
         updater = monitoring = None
-        if Module.UPDATER in config.modules:
-            updater = await self._updater(inventory, devices, hosts)
+        if foundation is not None:
+            updater = self._updater(foundation, inventory, devices, hosts)
         if Module.ENGINE in config.modules:
             window = config.intervals.assignment or 600.0
             inputs = EngineInputs(
@@ -153,22 +160,24 @@ class Controller:
             """Return the controller's metrics in the Prometheus text format."""
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _updater(
-        self, inventory: Inventory, devices: dict[str, Device], hosts: dict[str, HostClient]
+    def _updater(
+        self,
+        foundation: Foundation,
+        inventory: Inventory,
+        devices: dict[str, Device],
+        hosts: dict[str, HostClient],
     ) -> Updater:
         """Put the updater together: the only module with a store, and the one that leads."""
         intervals = self.config.intervals
-        store = SqliteStore(self.config.database)
-        self._stack.push_async_callback(store.close)
-        contents = await store.load()
-        term = await store.next_term()
         for device in devices.values():
-            device.lead(term)
-        state = State(store, contents, inventory)
-        events = self._events = EventLog(store, contents.last_event)
+            device.lead(foundation.term, foundation.leads)
+        state = foundation.state
+        events = self._events = EventLog(foundation.store, foundation.last_event)
         engine = self._module(EngineClient, Module.ENGINE)
         flows = live_flows(inventory, hosts)
         updater = Updater(state, events, inventory, devices, flows, engine.place)
+        self.app.include_router(reads.router(lambda: state, lambda: events))
+        self.app.include_router(status.router(lambda: _alone(foundation)))
         self.app.include_router(updater_api.router(updater, events))
         reconciler = updater.reconciler
         reconciler.begin()
@@ -235,11 +244,16 @@ class Controller:
             failed=report.failed[:_TOLD],
         )
 
-    def _health(self) -> Health:
+    def health(self) -> Health:
+        """Say whether it does its work."""
         health = self.supervisor.health()
         if not self.supervisor.started:
             return Health(state=ServiceState.STARTING, detail="its jobs have not begun")
         return health
+
+    async def run(self) -> None:
+        """Do what it does by itself, until cancelled."""
+        await self.supervisor.run()
 
     def _job_failed(self, job: str, why: str) -> None:
         if self._events is not None:
@@ -259,7 +273,7 @@ class Controller:
         return self._agent(kind, self.config.elsewhere[module])
 
 
-def _identify(config: ControllerConfig) -> Credentials | None:
+def identify(config: ControllerConfig) -> Credentials | None:
     """Read the controller's credentials. Raises CredentialsError."""
     if config.credentials is None:
         return None
@@ -271,18 +285,74 @@ def _identify(config: ControllerConfig) -> Credentials | None:
 
 @asynccontextmanager
 async def running(config: ControllerConfig) -> AsyncIterator[str]:
-    """Run the controller while the context lasts; yields its URL."""
+    """Run the controller while the context lasts; yields its URL.
+
+    Raises `StoreError`, OSError, ValueError.
+    """
+    credentials = identify(config)
+    inventory = Inventory.from_file(config.inventory)
     async with AsyncExitStack() as stack:
-        controller = Controller(config, stack)
-        await controller.assemble()
-        url = await stack.enter_async_context(
-            serve(controller.app, str(config.listen.host), config.listen.port, controller.credentials)
-        )
-        if config.socket:
-            await stack.enter_async_context(serve_local(controller.app, config.socket))
-        jobs = asyncio.create_task(controller.supervisor.run(), name="jobs")
+        if config.cluster is not None:
+            member = await _member(config, credentials, inventory, stack)
+            url = await _serving(config, member, credentials, stack)
+            work = asyncio.create_task(member.run(url), name="member")
+        else:
+            controller = Controller(config, credentials, stack)
+            alone = Module.UPDATER in config.modules
+            await controller.assemble(
+                inventory, await stand_alone(config, inventory, stack) if alone else None
+            )
+            url = await _serving(config, controller.app, credentials, stack)
+            work = asyncio.create_task(controller.run(), name="jobs")
         try:
             yield url
         finally:
-            jobs.cancel()
-            await asyncio.gather(jobs, return_exceptions=True)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+def _alone(foundation: Foundation) -> status.ClusterStatus:
+    """Say that a controller without others leads; one of several says so itself (`Member`)."""
+    vips = len(foundation.state)
+    return status.ClusterStatus(name="controller", leads=True, leader=None, vips=vips)
+
+
+async def stand_alone(config: ControllerConfig, inventory: Inventory, stack: AsyncExitStack) -> Foundation:
+    """Return what the updater of a controller stands on that has its state to itself."""
+    assert config.database is not None
+    store = SqliteStore(config.database)
+    stack.push_async_callback(store.close)
+    contents = await store.load()
+    term = await store.next_term()
+    return Foundation(State(store, contents, inventory), store, term, contents.last_event)
+
+
+async def _member(
+    config: ControllerConfig,
+    credentials: Credentials | None,
+    inventory: Inventory,
+    stack: AsyncExitStack,
+) -> Member:
+    """Return a controller of a cluster."""
+    assert config.cluster is not None
+
+    async def lead(foundation: Foundation, term: AsyncExitStack) -> Controller:
+        controller = Controller(config, credentials, term)
+        await controller.assemble(inventory, foundation)
+        return controller
+
+    client = await stack.enter_async_context(EtcdClient(config.cluster.etcd, credentials))
+    member = Member(config, credentials, inventory, client, lead)
+    stack.push_async_callback(member.close)
+    return member
+
+
+async def _serving(
+    config: ControllerConfig, app: ASGIApp, credentials: Credentials | None, stack: AsyncExitStack
+) -> str:
+    url = await stack.enter_async_context(
+        serve(app, str(config.listen.host), config.listen.port, credentials)
+    )
+    if config.socket:
+        await stack.enter_async_context(serve_local(app, config.socket))
+    return url

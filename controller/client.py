@@ -12,11 +12,11 @@ from controller.monitoring.agents import AgentState
 from controller.monitoring.network import NetworkState
 from controller.reach import ReachMap
 from controller.records import Event, RecordFeed, TrafficSample, VipRecord
-from controller.updater.api import PAGE, Assignment, DipHealth, Target, VipHealth
+from controller.updater.api import DipHealth, Target, VipHealth
 from controller.updater.apply import Applied, Apply
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import Placement
+from controller.updater.reads import PAGE, Assignment, Placement
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why
 from duet_p4.model import Vip
 from duet_p4.rest.client import RestClient

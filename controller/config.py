@@ -40,13 +40,29 @@ class Intervals(Model):
     assignment: float | None = Field(default=600.0, gt=0, description="the paper: 10 minutes; null: never")
 
 
+class ClusterConfig(Model):
+    """One controller of several that keep their state in etcd: its name among them, and where etcd answers.
+
+    `lease_s` after a leader was last heard of, another takes its place. Members of etcd with an https URL are
+    reached with the controller's credentials.
+    """
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,63}$")
+    etcd: tuple[str, ...] = Field(min_length=1)
+    prefix: str = Field(default="/duet/", pattern=r"^/([!-.0-~]+/)+$", description="what its keys begin with")
+    lease_s: float = Field(default=2.0, ge=1.0, le=60.0)
+    transaction: int = Field(default=128, ge=16, description="etcd's --max-txn-ops")
+
+
 class ControllerConfig(Model):
     """What `duet controller --config FILE` reads.
 
-    `elsewhere` gives the URL of modules that run in other processes.
+    Its state is in `database`, a file, or with a `cluster` in etcd. `elsewhere` gives the URL of modules that
+    run in other processes.
     """
 
-    database: Path
+    database: Path | None = None
+    cluster: ClusterConfig | None = None
     inventory: Path
     listen: Listen = Listen()
     socket: Path | None = Field(default=None, description="Unix socket for the operator on this machine")
@@ -76,6 +92,10 @@ class ControllerConfig(Model):
                 f"there is no strategy {self.strategy!r}; there are {', '.join(strategy_names())}"
             )
         require_one(self.credentials, insecure=self.insecure)
+        if (self.database is None) == (self.cluster is None):
+            raise ValueError("the state is in a `database`, or in the etcd of a `cluster`: state one of them")
+        if self.cluster is not None and set(self.modules) != set(Module):
+            raise ValueError("a controller of a cluster runs all three modules in one process")
         for module in Module:
             if module not in self.modules and module not in self.elsewhere:
                 raise ValueError(f"{module} runs neither here nor, as `elsewhere` says, anywhere")

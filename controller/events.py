@@ -36,6 +36,18 @@ class EventLog:
         self._due = asyncio.Event()
         self._told = asyncio.Condition()
 
+    @property
+    def last(self) -> int:
+        """The number of the last event in the store."""
+        return self._stored
+
+    async def heard(self, last: int) -> None:
+        """Note that somebody else stored events up to a number."""
+        async with self._told:
+            self._stored = max(self._stored, last)
+            self._next = self._stored + 1
+            self._told.notify_all()
+
     def add(self, kind: str, subject: str, **detail: Any) -> None:
         """Record that `kind` happened to `subject`; `detail` must be JSON or have a text form."""
         plain = json.loads(json.dumps(detail, default=str))

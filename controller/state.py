@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
 
 from controller.inventory import Inventory
 from controller.records import RecordFeed, Resting, VipRecord
@@ -52,11 +51,17 @@ class State:
         self._changed: OrderedDict[IPv4Address, int] = OrderedDict()
         self._removed: OrderedDict[IPv4Address, int] = OrderedDict()
         self._oldest_removal = 0
+        self._writing: set[asyncio.Task[None]] = set()
         self.version = 0
         for record, version in contents.vips.values():
             self._index(record, version)
         for vip, dip in contents.down:
             self._down[vip].add(dip)
+
+    @property
+    def most(self) -> int:
+        """How many VIPs change together at most."""
+        return self._store.most
 
     # Questions
 
@@ -227,10 +232,22 @@ class State:
 
     async def _commit(self, batch: Batch) -> None:
         """Store a batch, then take it over; also where who asked for it has gone meanwhile."""
-        await _finish(self._write(batch))
+        task = asyncio.ensure_future(self._write(batch))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        await asyncio.shield(task)
+
+    async def settled(self) -> None:
+        """Wait until all changes that are under way are in memory, or have failed: others may see them."""
+        if self._writing:
+            await asyncio.wait(set(self._writing))
 
     async def _write(self, batch: Batch) -> None:
         await self._store.commit(batch)
+        self.take_over(batch)
+
+    def take_over(self, batch: Batch) -> None:
+        """Note in memory what was committed; one who follows a leader does so with all that it hears of."""
         for record, version in batch.put:
             self._index(record, version + 1)
         for vip, _ in batch.delete:
@@ -321,8 +338,3 @@ def _resting(record: VipRecord, address: IPv4Address) -> Resting:
     carried = record.carried()[address]
     switches = {*carried.leaving, *((carried.switch,) if carried.switch else ())}
     return Resting(address=address, switches=tuple(sorted(switches)), since=time.time())
-
-
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await work that is done to its end even where the one who awaits it is cancelled."""
-    await asyncio.shield(asyncio.ensure_future(work))

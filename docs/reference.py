@@ -71,7 +71,7 @@ def rest() -> str:
 
 
 def _controller() -> FastAPI:
-    from controller.app import Controller
+    from controller.app import Controller, stand_alone
     from controller.config import ControllerConfig
     from controller.inventory import Inventory, Role, Switch
 
@@ -89,8 +89,9 @@ def _controller() -> FastAPI:
             database=folder / "controller.db", inventory=folder / "inventory.json", insecure=True
         )
         async with AsyncExitStack() as stack:
-            controller = Controller(config, stack)
-            await controller.assemble()
+            controller = Controller(config, None, stack)
+            foundation = await stand_alone(config, inventory, stack)
+            await controller.assemble(inventory, foundation)
             return controller.app
 
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,7 @@ from controller.records import ON_SMUXES, VipRecord
 from controller.updater import desired
 from controller.updater.apply import FEW, Applied, Apply, Done, Gone, WantedVip
 from controller.updater.outcome import Report
-from controller.updater.service import Placement
+from controller.updater.reads import Placement
 from controller.vipfile import StatedVip
 
 _CHUNK = 500

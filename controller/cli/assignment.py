@@ -18,7 +18,7 @@ from controller.engine import strategy_names
 from controller.engine.live.api import AssignmentRequest
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import Placement
+from controller.updater.reads import Placement
 
 
 @click.group(short_help="Which switch carries which VIP, and why.")

@@ -33,7 +33,7 @@ class Batch:
     has another one by now makes the batch fail with `StaleError`. A VIP that is put gets the next version.
     `down` has, by VIP and DIP, whether the DIP is down from now on, `cut_off` which servers cannot be reached
     from now on, or can again; `resting` what rests, or None for what
-    rests no more. `events` have ids above all those before.
+    rests no more. `events` have ids above all those before. `revision` is the store's, where it has one.
     """
 
     put: list[tuple[VipRecord, int]] = field(default_factory=list)
@@ -42,6 +42,7 @@ class Batch:
     cut_off: dict[str, bool] = field(default_factory=dict)
     resting: dict[IPv4Address, Resting | None] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    revision: int = 0
 
 
 @dataclass
@@ -57,6 +58,10 @@ class Contents:
 
 class StateStore(Protocol):
     """Keeps state over the death of everything. Calls raise `StoreError`."""
+
+    @property
+    def most(self) -> int:
+        """How many VIPs a batch changes at most."""
 
     async def load(self) -> Contents:
         """Return all there is; done once, by who becomes the leader or follows one."""

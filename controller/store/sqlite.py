@@ -87,6 +87,11 @@ class SqliteStore:
             raise StoreError(f"{self._path}: {error}") from error
         return db
 
+    @property
+    def most(self) -> int:
+        """See `StateStore`: more would hold up what comes after it."""
+        return 1000
+
     async def load(self) -> Contents:
         """See `StateStore`."""
         return await self._do(lambda db: _load(db, self._path), alone=True)

@@ -1,4 +1,4 @@
-"""The updater's REST interface: VIPs, their placement, plans, events.
+"""The updater's REST interface: changes of VIPs, their placement, plans. What is read of the state: `reads`.
 
 A VIP has a revision, which counts what operators said of it. It is the VIP's ETag; a request with another
 one under If-Match is refused with 412, and changes nothing.
@@ -6,48 +6,31 @@ one under If-Match is refused with 412, and changes nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
-from pydantic import Field
 
 from controller.events import EventLog
 from controller.reach import ReachMap
-from controller.records import ON_SMUXES, Event, RecordFeed, VipRecord
+from controller.records import ON_SMUXES, RecordFeed, VipRecord
 from controller.updater.apply import Applied, Applier, Apply
 from controller.updater.listing import Listing, listing
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
-from controller.updater.service import Placement, Updater
+from controller.updater.reads import Assignment, with_tag
+from controller.updater.service import Updater
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why, device_status, updater_status, why
 from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import InvalidError
 from duet_p4.model import Model, Vip
 from duet_p4.rest.app import problem_responses
 
-HEARTBEAT_S = 10.0
-"""How long the event stream is quiet at most."""
-
-PAGE = 1000
-"""How many VIPs one answer lists at most."""
-
-MAX_PLACEMENTS = 1_000_000
-
 
 class Target(Model):
     """Where a VIP shall go; null leaves it to the SMuxes."""
 
     switch: str | None
-
-
-class Assignment(Model):
-    """A whole or partial assignment; what it does not name stays where it is."""
-
-    placements: tuple[Placement, ...] = Field(max_length=MAX_PLACEMENTS)
 
 
 class DipHealth(Model):
@@ -76,7 +59,6 @@ Revision = Annotated[
         alias="If-Match", description="do so only if the VIP has this ETag", pattern=r'^(\*|"?\d{1,18}"?)$'
     ),
 ]
-After = Annotated[int | None, Query(ge=0, le=2**53)]
 
 
 def router(updater: Updater, events: EventLog) -> APIRouter:
@@ -86,29 +68,10 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
     found = problem_responses(404, 422)
     changed = problem_responses(404, 409, 412, 422)
 
-    def with_tag(response: Response, record: VipRecord) -> VipRecord:
-        response.headers["ETag"] = f'"{record.revision}"'
-        return record
-
-    @api.get("/vips", tags=["vips"], responses=problem_responses(422))
-    async def get_vips(
-        after: Annotated[IPv4Address | None, Query(description="only those above this address")] = None,
-        limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
-        switch: Annotated[str | None, Query(description="only those of this switch (`smux`: none)")] = None,
-        dip: Annotated[IPv4Address | None, Query(description="only those with this DIP")] = None,
-    ) -> list[VipRecord]:
-        """List wanted VIPs by address, with layout and placement; after a full page there may be more."""
-        return updater.page(after, limit, switch, dip)
-
     @api.post("/vips/apply", tags=["vips"], responses=problem_responses(422))
     async def apply_vips(body: Apply) -> list[Applied]:
         """State many VIPs, and remove others; say of each what was done, or what was in its way."""
         return await applier.apply(body)
-
-    @api.get("/vips/{vip}", tags=["vips"], responses=found)
-    async def get_vip(vip: IPv4Address, response: Response) -> VipRecord:
-        """Return one wanted VIP."""
-        return with_tag(response, updater.vip(vip))
 
     @api.get("/vips/{vip}/why", tags=["vips"], responses=found)
     async def get_why(vip: IPv4Address) -> Why:
@@ -203,11 +166,6 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
         """Return what changed of the wanted VIPs since a version; the engine keeps up by it."""
         return updater.state.feed(after)
 
-    @api.get("/assignment", tags=["assignment"])
-    async def get_assignment() -> Assignment:
-        """Return where every VIP and TIP shall live."""
-        return Assignment(placements=updater.placements())
-
     @api.put("/assignment", tags=["assignment"], responses=found)
     async def put_assignment(body: Assignment) -> Report:
         """Carry an assignment out, in waves; VIPs that were placed by hand stay where they are."""
@@ -222,31 +180,6 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
     async def resync() -> Report:
         """Ask every device whether it holds what it should, and repair what differs."""
         return await updater.resync()
-
-    @api.get("/events", tags=["events"], responses=problem_responses(422))
-    async def get_events(
-        after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-    ) -> list[Event]:
-        """List events after an id, oldest first; without `after`, the newest."""
-        return await events.page(after, limit)
-
-    @api.get("/events/stream", tags=["events"], response_class=StreamingResponse, include_in_schema=False)
-    async def stream_events(
-        after: After = None,
-        last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
-    ) -> StreamingResponse:
-        """Follow events as server-sent events: from the one after Last-Event-ID or `after`, else from now."""
-        start = int(last_event_id) if last_event_id is not None else after
-
-        async def lines() -> AsyncIterator[str]:
-            yield ": here\n\n"
-            async for event in events.follow(start, HEARTBEAT_S):
-                if event is None:
-                    yield ": quiet\n\n"
-                else:
-                    yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump())}\n\n"
-
-        return StreamingResponse(lines(), media_type="text/event-stream")
 
     return api
 

@@ -93,8 +93,10 @@ class Applier:
         few = sum(item.revision is None for item in request.vips) <= FEW
         prepared = await asyncio.gather(*(self._prepare(item, placed=few) for item in request.vips))
         changes = [(old, new) for old, new, _ in prepared if new is not None]
-        with suppress(StaleError):  # those that were changed meanwhile are found below
-            await self._updater.state.replace(changes)
+        most = self._updater.state.most
+        for first in range(0, len(changes), most):
+            with suppress(StaleError):  # those that were changed meanwhile are found below
+                await self._updater.state.replace(changes[first : first + most])
         applied = []
         for item, (old, new, problem) in zip(request.vips, prepared, strict=True):
             if new is not None and self._updater.state.get(item.vip.address) is not new:

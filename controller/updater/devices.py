@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Protocol
@@ -47,8 +47,8 @@ class Device(Protocol):
     def kind(self) -> DeviceKind:
         """What it is."""
 
-    def lead(self, term: int) -> None:
-        """Say with every write from now on that it is the leader's of this term."""
+    def lead(self, term: int, leads: Callable[[], bool]) -> None:
+        """Say with every write from now on that it is the leader's of this term; write while it `leads`."""
 
     async def digest(self) -> Digest:
         """Return in short what the device holds."""
@@ -73,9 +73,9 @@ class MuxDevice:
         self.client = client
         self.kind = kind
 
-    def lead(self, term: int) -> None:
+    def lead(self, term: int, leads: Callable[[], bool]) -> None:
         """See `Device`."""
-        self.client.term = term
+        self.client.lead(term, leads)
 
     async def digest(self) -> Digest:
         """See `Device`."""
@@ -132,9 +132,9 @@ class ServerDevice:
     def __init__(self, client: HostClient) -> None:
         self.client = client
 
-    def lead(self, term: int) -> None:
+    def lead(self, term: int, leads: Callable[[], bool]) -> None:
         """See `Device`."""
-        self.client.term = term
+        self.client.lead(term, leads)
 
     async def digest(self) -> Digest:
         """See `Device`."""

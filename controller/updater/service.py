@@ -11,14 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address
-from itertools import islice
 
 from pydantic import ValidationError
 
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.reach import Reach, ReachMap
-from controller.records import ON_SMUXES, Resting, VipRecord
+from controller.records import Resting, VipRecord
 from controller.state import State
 from controller.store import StaleError
 from controller.updater import desired
@@ -28,9 +27,10 @@ from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
 from controller.updater.outcome import Outcome, Report
 from controller.updater.plan import Plan, Step, Wave
+from controller.updater.reads import Placement, known_vip
 from controller.updater.reconcile import Flows, FlowSource, Placer, Reconciler
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
-from duet_p4.model import Model, Vip
+from duet_p4.model import Vip
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ WAIT_S = 8.0
 """How long a request waits for the devices: less than clients wait for an answer."""
 
 _LEAST_WAIT_S = 0.5
-_CHUNK = 1000
 
 
 class RevisionError(ProblemError):
@@ -50,13 +49,6 @@ class RevisionError(ProblemError):
             f"VIP {record.address} has revision {record.revision}, not {stated}: it was changed meanwhile",
             "revision-differs",
         )
-
-
-class Placement(Model):
-    """Where one VIP or TIP shall live; None leaves it to the SMuxes."""
-
-    address: IPv4Address
-    switch: str | None
 
 
 class Updater:
@@ -89,29 +81,7 @@ class Updater:
 
     def vip(self, address: IPv4Address) -> VipRecord:
         """Return one wanted VIP, or raise `UnknownError`."""
-        record = self.state.get(address)
-        if record is None:
-            raise UnknownError(f"there is no VIP {address}")
-        return record
-
-    def page(
-        self, after: IPv4Address | None, limit: int, switch: str | None, dip: IPv4Address | None
-    ) -> list[VipRecord]:
-        """Return up to `limit` VIPs above an address, in order: all, or those on a switch, or with a DIP."""
-        state = self.state
-        if dip is not None:
-            found: Iterable[IPv4Address] = sorted(state.with_dip(dip))
-        elif switch is not None and switch != ON_SMUXES:
-            found = sorted(state.on(switch))
-        else:
-            found = state.addresses()
-        records = (state.get(address) for address in found if after is None or address > after)
-        fitting = (
-            record
-            for record in records
-            if record is not None and (switch is None or (record.switch or ON_SMUXES) == switch)
-        )
-        return list(islice(fitting, limit))
+        return known_vip(self.state, address)
 
     def suspected(self, vip: IPv4Address) -> set[IPv4Address]:
         """Return the DIPs of a VIP that look down and are kept."""
@@ -124,14 +94,6 @@ class Updater:
             raise UnknownError(f"VIP {address} has no DIP {dip}")
         found = await self._live_flows(record, lambda name: self.reconciler.reach[name].answers)
         return Flows(tuple(flow for flow in found.flows if dip in (None, flow.dip)), found.silent)
-
-    def placements(self) -> tuple[Placement, ...]:
-        """Return where every VIP and TIP shall live."""
-        return tuple(
-            Placement(address=address, switch=carried.switch)
-            for vip in self.state.addresses()
-            for address, carried in self.vip(vip).carried().items()
-        )
 
     async def add_vip(self, spec: Vip, switch: str | None = None, *, by_hand: bool = False) -> VipRecord:
         """Add a VIP and bring it up where the engine says; or, `by_hand`, on `switch` (None: the SMuxes).
@@ -246,9 +208,9 @@ class Updater:
         reconciler = self.reconciler
         moved: list[IPv4Address] = []
         owners = sorted(by_owner)
-        for first in range(0, len(owners), _CHUNK):
+        for first in range(0, len(owners), self.state.most):
             changes = []
-            for vip in owners[first : first + _CHUNK]:
+            for vip in owners[first : first + self.state.most]:
                 record = self.state.get(vip)
                 if record is None:
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address
@@ -55,6 +55,10 @@ class UnreachableError(RestError):
     """The service did not answer: no connection, or none in time."""
 
 
+class DeposedError(RestError):
+    """A write was not sent: its sender leads no longer."""
+
+
 class RefusedError(RestError):
     """The service answered with a problem; `problem` has its status, kind and detail."""
 
@@ -79,7 +83,7 @@ class RestClient:
     believe, for its address; where they change, later requests go over new connections. `local` is the Unix
     socket that the service is reached through, if not TCP, and `app` the service itself where it runs in
     this process: it is asked by the controller. Proxies of the environment are ignored: agents are on the
-    management network. `term`, once it is set, goes with every write.
+    management network. The term, once `lead` was called, goes with every write.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class RestClient:
     ) -> None:
         self.url = url
         self.term: int | None = None
+        self._leads: Callable[[], bool] = lambda: True
         self._credentials = credentials
         self._local = local
         self._app = app
@@ -149,6 +154,11 @@ class RestClient:
         for pool in (self._pool, *self._retired):
             await pool.http.aclose()
 
+    def lead(self, term: int, leads: Callable[[], bool]) -> None:
+        """Write as the leader of a term from now on, but only while it `leads`."""
+        self.term = term
+        self._leads = leads
+
     async def call(
         self,
         method: str,
@@ -162,7 +172,8 @@ class RestClient:
     ) -> Answer:
         """Send a request and return its answer as `answer`, any type that pydantic knows.
 
-        Raises `UnreachableError` or `RefusedError`, and `RestError` where the answer is not of that type.
+        Raises `UnreachableError`, `RefusedError` or `DeposedError`, and `RestError` where the answer is not
+        of that type.
         """
         where = f"{method} {self.url}{path}"
         content = body.model_dump_json() if body is not None else None
@@ -170,6 +181,8 @@ class RestClient:
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         if self.term is not None and method != "GET":
             sent[term.HEADER] = str(self.term)
+            if not self._leads():
+                raise DeposedError(f"{where}: term {self.term} is over")
         timeout = httpx.Timeout(self._timeout_s if timeout_s is None else timeout_s)
         try:
             async with self._connected() as http:

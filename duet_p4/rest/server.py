@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from duet_p4.identity import Credentials, Identity
@@ -90,7 +89,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serve(
-    app: FastAPI, host: str, port: int, credentials: Credentials | None, limits: Limits | None = None
+    app: ASGIApp, host: str, port: int, credentials: Credentials | None, limits: Limits | None = None
 ) -> AsyncIterator[str]:
     """Serve `app` while the context lasts; yields the URL, which has the real port where `port` is 0.
 
@@ -103,7 +102,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def serve_local(app: FastAPI, path: Path) -> AsyncIterator[None]:
+async def serve_local(app: ASGIApp, path: Path) -> AsyncIterator[None]:
     """Serve `app` on a Unix socket that only its owner may open, while the context lasts.
 
     Who opens it is an operator. A socket file that an earlier process left is replaced.

@@ -26,7 +26,7 @@ import numpy as np
 
 from controller.client import ControllerClient
 from controller.updater.outcome import Report as Update
-from controller.updater.service import Placement
+from controller.updater.reads import Placement
 from duet_p4 import results
 from duet_p4.hmux import pipeline
 from duet_p4.model import Dip, Vip

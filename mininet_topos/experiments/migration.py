@@ -18,7 +18,7 @@ import numpy as np
 
 from controller.updater.outcome import Report
 from controller.updater.plan import Wave
-from controller.updater.service import Placement
+from controller.updater.reads import Placement
 from duet_p4 import results
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import Repetition, Running, Say, running, write

@@ -21,7 +21,7 @@ from controller.config import ControllerConfig, Intervals, Listen, Module
 from controller.engine.live.api import AssignmentRequest
 from controller.inventory import Inventory, Link, Role, SMux, Switch
 from controller.reach import Reach
-from controller.updater.service import Placement
+from controller.updater.reads import Placement
 from duet_p4.api.mux import SessionStatus
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip

@@ -333,10 +333,10 @@ def test_a_new_smux_is_filled_before_it_is_told_that_it_may_announce(tmp_path: P
 def test_devices_refuse_a_controller_that_leads_no_more(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         for lane in net.reconciler.lanes.values():
-            lane.device.lead(7)
+            lane.device.lead(7, lambda: True)
         await net.add(Vip(address=VIP, dips=dips(2)), "s1")
         for lane in net.reconciler.lanes.values():
-            lane.device.lead(6)
+            lane.device.lead(6, lambda: True)
         with pytest.raises(RefusedError, match="term 6 is over"):
             await net.reconciler.lanes["s1"].device.confirm("0" * 64)
 

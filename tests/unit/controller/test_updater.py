@@ -16,8 +16,9 @@ from controller.store import SqliteStore
 from controller.updater.devices import MuxDevice
 from controller.updater.outcome import Report
 from controller.updater.plan import DeviceKind
+from controller.updater.reads import Placement, placements_of
 from controller.updater.reconcile import Flows
-from controller.updater.service import Placement, Updater
+from controller.updater.service import Updater
 from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.flow_hash import Flow, flow_hash
@@ -346,7 +347,7 @@ def test_what_waits_for_a_switch_that_is_lost_goes_elsewhere(tmp_path: Path) -> 
 def test_an_assignment_leaves_what_was_placed_by_hand_after_it_was_computed(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(2)), "s1")
-        computed = net.updater.placements()
+        computed = placements_of(net.updater.state)
         await net.updater.migrate(VIP, "s2")
         assert (await net.updater.assign(computed)).done == 0
         assert net.updater.vip(VIP).switch == "s2"

@@ -1,0 +1,329 @@
+"""A client of etcd's version 3 interface, over its JSON gateway (gRPC's messages as JSON, bytes in Base64).
+
+https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/. A request goes to one member; where that does not
+answer, to the next. So a request may be carried out twice, or later than its answer was given up: only
+requests for which that makes no difference are made here and in `controller.store.etcd`.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from controller.store.base import StoreError
+from duet_p4.identity import Credentials
+
+ANSWER_S = 1.5
+"""How long one member has for its answer."""
+
+_CONNECT_S = 0.5
+_PAGE = 500
+_UNAVAILABLE = {4, 8, 14}
+_OUT_OF_RANGE = 11
+
+
+class EtcdError(StoreError):
+    """etcd refused a request; `code` is gRPC's."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class EtcdAwayError(StoreError):
+    """No member of etcd answered, or none could: there is no majority. What was asked may have been done."""
+
+
+class CompactedError(StoreError):
+    """What happened since a revision is not known to etcd any more."""
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """A key with its value. `version` counts the key's changes since it was made, from 1."""
+
+    key: str
+    value: str
+    version: int
+    created: int
+    modified: int
+    lease: int
+
+
+@dataclass(frozen=True)
+class KeyEvent:
+    """A key that was put, or deleted: then `kv` has its name and the revision only."""
+
+    kv: KeyValue
+    deleted: bool
+
+
+@dataclass
+class Transaction:
+    """Operations that are done all together where every comparison holds, else those of `otherwise`."""
+
+    compare: list[dict[str, Any]] = field(default_factory=list)
+    then: list[dict[str, Any]] = field(default_factory=list)
+    otherwise: list[dict[str, Any]] = field(default_factory=list)
+
+    def if_version(self, key: str, version: int) -> Self:
+        """Require that a key has a version; 0: it is not there."""
+        self.compare.append({"key": _b64(key), "target": "VERSION", "version": str(version)})
+        return self
+
+    def if_created(self, key: str, revision: int) -> Self:
+        """Require that a key was made at a revision; 0: it is not there."""
+        self.compare.append({"key": _b64(key), "target": "CREATE", "create_revision": str(revision)})
+        return self
+
+    def if_modified(self, key: str, revision: int) -> Self:
+        """Require that a key was last put at a revision."""
+        self.compare.append({"key": _b64(key), "target": "MOD", "mod_revision": str(revision)})
+        return self
+
+    def put(self, key: str, value: str, *, lease: int = 0, previous: bool = False) -> Self:
+        """Put a key."""
+        request: dict[str, Any] = {"key": _b64(key), "value": _b64(value)}
+        if lease:
+            request["lease"] = str(lease)
+        if previous:
+            request["prev_kv"] = True
+        self.then.append({"request_put": request})
+        return self
+
+    def delete(self, key: str, end: str | None = None) -> Self:
+        """Delete a key, or all from it up to `end`."""
+        self.then.append({"request_delete_range": _range(key, end)})
+        return self
+
+    def else_get(self, key: str) -> Self:
+        """Read a key where a comparison does not hold."""
+        self.otherwise.append({"request_range": _range(key, None)})
+        return self
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a transaction; `found` has the key that each operation read, or had before it was put."""
+
+    succeeded: bool
+    revision: int
+    found: list[KeyValue | None]
+
+
+class EtcdClient:
+    """Calls the members of one etcd cluster; an asynchronous context manager that keeps connections open."""
+
+    def __init__(self, endpoints: Sequence[str], credentials: Credentials | None = None) -> None:
+        """`credentials` are for members that are reached over TLS."""
+        if not endpoints:
+            raise ValueError("etcd needs at least one endpoint")
+        self._endpoints = tuple(endpoints)
+        self._credentials = credentials
+        self._generation = credentials.generation if credentials else 0
+        self._members = self._connect()
+        self._retired: list[httpx.AsyncClient] = []
+        self._preferred = 0
+
+    def _connect(self) -> list[httpx.AsyncClient]:
+        tls = self._credentials.client() if self._credentials else True
+        timeout = httpx.Timeout(ANSWER_S, connect=_CONNECT_S)
+        return [
+            httpx.AsyncClient(base_url=url, verify=tls, timeout=timeout, trust_env=False)
+            for url in self._endpoints
+        ]
+
+    def _member(self) -> httpx.AsyncClient:
+        """Return the way to the member that is asked first, with the credentials of the day."""
+        if self._credentials is not None and self._credentials.generation != self._generation:
+            self._generation = self._credentials.generation
+            self._retired += self._members  # What they are asked now, a watch too, they still answer.
+            self._members = self._connect()
+        return self._members[self._preferred]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        async with AsyncExitStack() as stack:
+            for member in (*self._members, *self._retired):
+                stack.push_async_callback(member.aclose)
+
+    async def get(self, key: str) -> tuple[KeyValue | None, int]:
+        """Return a key as a majority knows it, or None, and the revision of the store."""
+        answer = await self._call("/v3/kv/range", _range(key, None))
+        return _first(answer), _revision(answer)
+
+    async def pages(
+        self, start: str, end: str, revision: int = 0
+    ) -> AsyncIterator[tuple[list[KeyValue], int]]:
+        """Yield all keys from `start` up to `end`, some at a time, as they were at one revision (0: now)."""
+        while True:
+            body = _range(start, end) | {"limit": str(_PAGE), "revision": str(revision)}
+            answer = await self._call("/v3/kv/range", body)
+            revision = revision or _revision(answer)
+            found = [_key_value(kv) for kv in answer.get("kvs", ())]
+            yield found, revision
+            if not answer.get("more") or not found:
+                return
+            start = found[-1].key + "\0"
+
+    async def newest(self, start: str, end: str, limit: int) -> list[KeyValue]:
+        """Return the last `limit` keys from `start` up to `end`, the last one first."""
+        body = _range(start, end) | {"limit": str(limit), "sort_order": "DESCEND", "sort_target": "KEY"}
+        return [_key_value(kv) for kv in (await self._call("/v3/kv/range", body)).get("kvs", ())]
+
+    async def transact(self, transaction: Transaction) -> Answer:
+        """Carry a transaction out."""
+        body = {
+            "compare": transaction.compare,
+            "success": transaction.then,
+            "failure": transaction.otherwise,
+        }
+        answer = await self._call("/v3/kv/txn", body)
+        found = [_found(response) for response in answer.get("responses", ())]
+        return Answer(bool(answer.get("succeeded")), _revision(answer), found)
+
+    async def grant(self, ttl_s: int) -> int:
+        """Make a lease; keys that are put with it go when it is not kept alive for `ttl_s`."""
+        return int((await self._call("/v3/lease/grant", {"TTL": str(ttl_s)}))["ID"])
+
+    async def keep_alive(self, lease: int) -> float:
+        """Begin a lease's time anew; returns how many seconds that is, 0 for a lease that has ended."""
+        answer = await self._call("/v3/lease/keepalive", {"ID": str(lease)})
+        return float(answer.get("result", {}).get("TTL", 0))
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease; one that has ended already is fine."""
+        try:
+            await self._call("/v3/lease/revoke", {"ID": str(lease)})
+        except EtcdError as error:
+            if error.code != 5:  # not found
+                raise
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was before a revision."""
+        try:
+            await self._call("/v3/kv/compaction", {"revision": str(revision)})
+        except EtcdError as error:
+            if error.code != _OUT_OF_RANGE:  # somebody was faster
+                raise
+
+    async def watch(self, start: str, end: str, revision: int) -> AsyncIterator[list[KeyEvent]]:
+        """Yield all changes of keys from `start` up to `end` since a revision, whole revisions at a time.
+
+        The first is empty: the member listens. Ends with `EtcdAwayError`, or `CompactedError`; a member that
+        went silent is not noticed here.
+        """
+        member = self._member()
+        body = {"create_request": _range(start, end) | {"start_revision": str(revision)}}
+        try:
+            timeout = httpx.Timeout(ANSWER_S, connect=_CONNECT_S, read=None)
+            async with member.stream("POST", "/v3/watch", json=body, timeout=timeout) as stream:
+                async for line in stream.aiter_lines():
+                    message = json.loads(line)
+                    result = message.get("result", {})
+                    if int(result.get("compact_revision", 0)):
+                        raise CompactedError(f"etcd has forgotten what was after revision {revision}")
+                    if "error" in message or result.get("canceled"):
+                        raise EtcdAwayError(f"etcd ends the watch: {line[:200]}")
+                    yield [_event(event) for event in result.get("events", ())]
+        except (httpx.HTTPError, ValueError) as error:
+            self._shun(member)
+            raise EtcdAwayError(f"{member.base_url}: {error or type(error).__name__}") from error
+        raise EtcdAwayError(f"{member.base_url} ended the watch")
+
+    def prefer_another(self) -> None:
+        """Ask another member first from now on: the present one may be cut off from the others."""
+        self._shun(self._members[self._preferred])
+
+    def _shun(self, member: httpx.AsyncClient) -> None:
+        if self._members[self._preferred] is member:
+            self._preferred = (self._preferred + 1) % len(self._members)
+
+    async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        said = ""
+        for _ in self._members:
+            member = self._member()
+            try:
+                reply = await member.post(path, json=body)
+                answer = reply.json()
+            except (httpx.HTTPError, ValueError) as error:
+                said = f"{member.base_url}: {error or type(error).__name__}"
+                self._shun(member)
+                continue
+            if not isinstance(answer, dict):
+                raise StoreError(f"{member.base_url}{path}: no answer of etcd's: {reply.text[:200]}")
+            if reply.is_success and "error" not in answer:
+                return answer
+            code, text = _problem(answer, reply)
+            if code not in _UNAVAILABLE:
+                raise EtcdError(f"etcd refuses {path}: {text}", code)
+            said = f"{member.base_url}: {text}"
+            self._shun(member)
+        raise EtcdAwayError(f"no member of etcd answers: {said}")
+
+
+def prefix_end(prefix: str) -> str:
+    """Return the end of the range of all keys with a prefix."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _b64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _text(encoded: str) -> str:
+    return b64decode(encoded).decode()
+
+
+def _range(key: str, end: str | None) -> dict[str, Any]:
+    return {"key": _b64(key)} | ({"range_end": _b64(end)} if end is not None else {})
+
+
+def _revision(answer: dict[str, Any]) -> int:
+    return int(answer["header"]["revision"])
+
+
+def _key_value(kv: dict[str, Any]) -> KeyValue:
+    return KeyValue(
+        _text(kv["key"]),
+        _text(kv.get("value", "")),
+        int(kv.get("version", 0)),
+        int(kv.get("create_revision", 0)),
+        int(kv.get("mod_revision", 0)),
+        int(kv.get("lease", 0)),
+    )
+
+
+def _event(event: dict[str, Any]) -> KeyEvent:
+    return KeyEvent(_key_value(event["kv"]), event.get("type") == "DELETE")
+
+
+def _first(answer: dict[str, Any]) -> KeyValue | None:
+    found = answer.get("kvs", ())
+    return _key_value(found[0]) if found else None
+
+
+def _found(response: dict[str, Any]) -> KeyValue | None:
+    if before := response.get("response_put", {}).get("prev_kv"):
+        return _key_value(before)
+    return _first(response.get("response_range", {}))
+
+
+def _problem(answer: dict[str, Any], reply: httpx.Response) -> tuple[int, str]:
+    """Return gRPC's code and text of an error, which streams and single answers put differently."""
+    error = answer.get("error")
+    said = error if isinstance(error, dict) else answer
+    code = int(said.get("grpc_code") or said.get("code") or 2)
+    return code, str(said.get("message") or error or reply.status_code)
