@@ -48,7 +48,7 @@ _PROBES = 2
 
 _CATCH_UP_S = 2.0
 _OWN = frozenset({"/healthz", "/v1/cluster", "/v1/identity"})
-_READ = re.compile(r"^/(v1/(vips(/[0-9.]+)?|assignment|events(/stream)?)|openapi\.json|docs)$")
+_READ = re.compile(r"^/(v1/(vips(/[0-9.]+)?|assignment|events(/stream)?))$")
 
 
 @dataclass
