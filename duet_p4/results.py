@@ -152,6 +152,32 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     return [png, svg]
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` runs and the half width of its 95% confidence interval (Student's t)."""
+
+    mean: float
+    ci95: float
+    n: int
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Return the mean of the values with its interval; one value has none."""
+    import numpy as np
+    from scipy.stats import t as student
+
+    array = np.asarray(list(values), np.float64)
+    half = 0.0
+    if array.size > 1:
+        half = float(student.ppf(0.975, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    return Estimate(float(array.mean()), half, int(array.size))
+
+
+def note(figure: Figure, *parts: str) -> None:
+    """Say under the plots what they rest on: runs, model, sources of error."""
+    figure.supxlabel("\n".join(parts), fontsize=8, color=GREY, x=0.01, ha="left")
+
+
 def paper_line(axes: Axes, value: float, text: str, *, vertical: bool = False) -> None:
     """Mark a value the paper states: a dashed line in the paper's colour, labelled as the paper's."""
     draw = axes.axvline if vertical else axes.axhline

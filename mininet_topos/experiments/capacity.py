@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,23 @@ from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.experiments.load import Load, Meter
 from mininet_topos.experiments.probe import Samples
-from mininet_topos.experiments.setting import PROBE_INTERVAL_S, Running, Say, running, write
+from mininet_topos.experiments.setting import (
+    PROBE_INTERVAL_S,
+    Running,
+    Say,
+    brought_up,
+    error_of_probes,
+    running,
+    told,
+    write,
+)
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.plan import SmuxPath
 from mininet_topos.testbed.protocol import Request, ask
 
 VIPS = 11
 HMUX = "tor1"
+SIZE = replace(fattree.PAPER, smux_tors=(1,))
 GENERATOR, PROBER = "client1", "client2"
 PHASES = ("smux_below", "smux_above", "hmux")
 RATIOS = (2 / 3, 4 / 3)
@@ -49,62 +61,104 @@ _SHORT = 0.9
 """An SMux that delivers less than this share of what is offered is past its capacity."""
 
 
-def run(name: str, out: Path, say: Say) -> dict[str, Any]:
-    """Measure the SMux's capacity, then the three phases; write samples, summary and figure."""
+MODEL = (
+    "Nothing fails; above its capacity, packets are lost in front of the SMux, pings among them: "
+    "latencies are of those "
+    "that were answered."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one bring-up gave. `phases` has rates, latencies and the share of pings lost, by phase."""
+
+    capacity: float
+    ramp: list[dict[str, float]]
+    phases: dict[str, dict[str, float]]
+    samples: Samples
+    edges: list[tuple[float, float]]
+
+
+def run(name: str, out: Path, bringups: int, say: Say) -> dict[str, Any]:
+    """Measure the SMux's capacity, then the three phases, in each bring-up, and write it all."""
+
+    def once() -> Measured:
+        with running(
+            name, [None] * VIPS, controller=False, smux_path=SmuxPath.SCAPY, size=SIZE, say=say
+        ) as testbed:
+            return measure(testbed, say)
+
+    found = brought_up(bringups, say, once)
+    told_of = summary(found)
+    rows = [{"bringup": n} | row for n, one in enumerate(found, 1) for row in _rows(one.samples, one.edges)]
+    write(out, "capacity", told_of, rows)
+    _plot(out, found)
+    return told_of
+
+
+def measure(testbed: Running, say: Say) -> Measured:
+    """Measure on a running testbed."""
     phases: dict[str, dict[str, float]] = {}
     edges: list[tuple[float, float]] = []
-    with running(
-        name,
-        [None] * VIPS,
-        controller=False,
-        smux_path=SmuxPath.SCAPY,
-        smux_tors=(1,),
-        say=say,
-    ) as testbed:
-        load = Load(testbed, GENERATOR, testbed.vips[:-1])
-        servers = [n.name for n in fattree.nodes(testbed.graph, Kind.SERVER) if n.is_dip]
-        meter = Meter(testbed, (GENERATOR, PROBER), servers)
-        _prefer(testbed)
-        capacity, ramp = _capacity(load, meter, say)
-        with testbed.probing(testbed.vips[-1:], PROBER) as found:
-            for phase, pps in zip(PHASES, (*_beside_pings(capacity), None), strict=True):
-                if pps is None:
-                    testbed.with_agents(lambda agents: _move(testbed, agents))
-                with load.offered(pps):
-                    time.sleep(_SETTLE_S)
-                    meter.rates()
-                    began, busy = time.time(), _busy_s()
-                    time.sleep(PHASE_S)
-                    offered, delivered = meter.rates()
-                    edges.append((began, time.time()))
-                    cores = (_busy_s() - busy) / (edges[-1][1] - began)
-                phases[phase] = {"offered_pps": offered, "delivered_pps": delivered, "cores_busy": cores}
-                say(f"{phase}: {offered:.0f} pps offered, {delivered:.0f} delivered")
+    load = Load(testbed, GENERATOR, testbed.vips[:-1])
+    servers = [n.name for n in fattree.nodes(testbed.graph, Kind.SERVER) if n.is_dip]
+    meter = Meter(testbed, (GENERATOR, PROBER), servers)
+    _prefer(testbed)
+    capacity, ramp = _capacity(load, meter, say)
+    with testbed.probing(testbed.vips[-1:], PROBER) as found:
+        for phase, pps in zip(PHASES, (*_beside_pings(capacity), None), strict=True):
+            if pps is None:
+                testbed.with_agents(lambda agents: _move(testbed, agents))
+            with load.offered(pps):
+                time.sleep(_SETTLE_S)
+                meter.rates()
+                began, busy = time.time(), _busy_s()
+                time.sleep(PHASE_S)
+                offered, delivered = meter.rates()
+                edges.append((began, time.time()))
+                cores = (_busy_s() - busy) / (edges[-1][1] - began)
+            phases[phase] = {"offered_pps": offered, "delivered_pps": delivered, "cores_busy": cores}
+            say(f"{phase}: {offered:.0f} pps offered, {delivered:.0f} delivered")
     samples = found[0]
-    latencies = [_latencies(samples, *edge) for edge in edges]
-    for phase, (rtt, lost) in zip(PHASES, latencies, strict=True):
+    for phase, edge in zip(PHASES, edges, strict=True):
+        rtt, lost = _latencies(samples, *edge)
         phases[phase] |= {
             "latency_ms_median": float(np.median(rtt)),
             "latency_ms_p99": float(np.quantile(rtt, 0.99)),
             "pings_lost": lost,
         }
         say(f"{phase}: median {phases[phase]['latency_ms_median']:.2f} ms, {lost:.1%} of pings lost")
-    summary = {
-        "smux_capacity_pps": capacity,
+    return Measured(capacity, ramp, phases, samples, edges)
+
+
+def summary(found: Sequence[Measured]) -> dict[str, Any]:
+    """Put bring-ups together: means with their intervals over the bring-ups."""
+    phases = {
+        phase: {
+            key: results.estimate(one.phases[phase][key] for one in found) for key in found[0].phases[phase]
+        }
+        for phase in PHASES
+    }
+    return {
+        "bringups": len(found),
+        "smux_capacity_pps": results.estimate(one.capacity for one in found),
         "hmux_pps": phases["hmux"]["delivered_pps"],
         "latency_ms_median": {phase: phases[phase]["latency_ms_median"] for phase in PHASES},
+        "pings_lost": {phase: phases[phase]["pings_lost"] for phase in PHASES},
         "phases": phases,
-        "ramp": ramp,
+        "ramp": [one.ramp for one in found],
         "smuxes": 1,
         "smux_limit": "the socket buffer of one process with the Scapy data path",
-        "probe_lateness_ms_p99": float(np.quantile(samples.lateness, 0.99)) * 1e3,
-        "probe_stalled": samples.stalled(),
+        "model": MODEL,
+        "probe_lateness_ms_p99": _lateness(found),
+        "probe_stalled": any(one.samples.stalled() for one in found),
         "target": "xdp",
         "paper": {"smuxes": 3, "pps": PAPER_PPS, "latency": dict(zip(PHASES, _PAPER, strict=True))},
     }
-    write(out, "capacity", summary, _rows(samples, edges))
-    _plot(out, samples, edges, phases, latencies, capacity)
-    return summary
+
+
+def _lateness(found: Sequence[Measured]) -> list[float]:
+    return [float(np.quantile(one.samples.lateness, 0.99)) * 1e3 for one in found]
 
 
 def _prefer(testbed: Running) -> None:
@@ -178,16 +232,10 @@ def _busy_s() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def _plot(
-    out: Path,
-    samples: Samples,
-    edges: list[tuple[float, float]],
-    phases: dict[str, dict[str, float]],
-    latencies: list[tuple[Any, float]],
-    capacity: float,
-) -> None:
-    figure, (timeline, spread) = results.figure(1, 2, figsize=(11, 4.2), gridspec_kw={"width_ratios": [2, 1]})
+def _plot(out: Path, found: Sequence[Measured]) -> None:
+    figure, (timeline, spread) = results.figure(1, 2, figsize=(11, 4.8), gridspec_kw={"width_ratios": [2, 1]})
     labels = ("SMux, 2/3 of its capacity", "SMux, 4/3 of its capacity", f"HMux on {HMUX}")
+    samples, edges, told_of = found[0].samples, found[0].edges, summary(found)
     start = edges[0][0]
     top = float(np.nanmax(samples.rtt)) * 1e3
     for number, (phase, (began, ended), label) in enumerate(zip(PHASES, edges, labels, strict=True)):
@@ -195,24 +243,32 @@ def _plot(
         colour = results.SERIES[number]
         when, rtt = samples.sent[within, 0] - start, samples.rtt[within, 0] * 1e3
         timeline.plot(when, rtt, ".", markersize=2, color=colour)
-        measured = phases[phase]
-        told = (
-            f"{label}\n{measured['offered_pps']:,.0f} pps offered\n{measured['delivered_pps']:,.0f} delivered"
-        )
-        told += f"\n{latencies[number][1]:.1%} of pings lost"
+        measured = told_of["phases"][phase]
+        lost = measured["pings_lost"]
+        text = f"{label}\n{measured['offered_pps'].mean:,.0f} pps offered"
+        text += f"\n{measured['delivered_pps'].mean:,.0f} delivered\n{100 * lost.mean:.1f}"
+        text += f"{f'±{100 * lost.ci95:.1f}' if lost.n > 1 else ''}% of pings lost"
         middle = (began + ended) / 2 - start
         place = {"ha": "center", "fontsize": 8, "transform": timeline.get_xaxis_transform()}
-        timeline.text(middle, 0.98, told, va="top", color=colour, **place)
+        timeline.text(middle, 0.98, text, va="top", color=colour, **place)
         paper = f"paper: {PAPER_PPS[number] / 1e3:,.0f} kpps,\n{_PAPER[number]}"
         timeline.text(middle, 0.77, paper, va="top", color=results.PAPER, **place)
-        ordered = np.sort(latencies[number][0])
-        share = np.arange(1, len(ordered) + 1) / len(ordered)
-        spread.step(ordered, share, where="post", color=colour)
+        for one in found:
+            ordered = np.sort(_latencies(one.samples, *one.edges[number])[0])
+            share = np.arange(1, len(ordered) + 1) / len(ordered)
+            spread.step(ordered, share, where="post", color=colour, linewidth=1.2)
     timeline.set(yscale="log", xlabel="time (s)", ylabel="round trip to the idle VIP (ms)")
     timeline.set_ylim(top=top * 60)
-    timeline.set_title(f"Scaled down: one SMux of {capacity:,.0f} pps (paper: three of 300 kpps)")
+    capacity = told_of["smux_capacity_pps"]
+    timeline.set_title(f"Scaled down: one SMux of {told(capacity, ' pps')} (paper: three of 300 kpps)")
     spread.set(xscale="log", xlabel="round trip (ms)", ylabel="share of answered pings", ylim=(0, 1.02))
     spread.axvline(1, color=results.PAPER, linestyle="--", linewidth=1.4, label="paper: 1 ms")
     spread.legend(loc="lower left", bbox_to_anchor=(0.46, 0.2))
     spread.set_title("Distribution, in the same colours")
+    results.note(
+        figure,
+        f"{len(found)} bring-ups: numbers are means, with 95% intervals; dots are one bring-up, lines "
+        f"all. {MODEL}",
+        f"{error_of_probes(_lateness(found))} Generator, SMux and servers share them.",
+    )
     results.save_figure(figure, out / "capacity")

@@ -13,15 +13,16 @@ from duet_p4 import results
 from mininet_topos.experiments import breakdown, capacity, chaos, consistency, failover, failures, migration
 from mininet_topos.testbed.folder import TestbedError
 
-Run = Callable[[str, Path, int, Callable[[str], None]], dict[str, Any]]
+Run = Callable[[str, Path, int, int, Callable[[str], None]], dict[str, Any]]
 _RUNS: dict[str, Run] = {
     "failover": failover.run,
     "failures": failures.run,
     "migration": migration.run,
     "breakdown": breakdown.run,
-    # These are one run each: its sample is its connections, or its pings.
-    "capacity": lambda name, out, _, say: capacity.run(name, out, say),
-    "consistency": lambda name, out, _, say: consistency.run(name, out, say),
+    # One run in each bring-up: its sample is its pings.
+    "capacity": lambda name, out, _, bringups, say: capacity.run(name, out, bringups, say),
+    # One run in all: its sample is its connections.
+    "consistency": lambda name, out, _, __, say: consistency.run(name, out, say),
 }
 
 notes = Console(stderr=True)
@@ -48,12 +49,19 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _repetitions = click.option(
-    "--runs", type=click.IntRange(1), default=30, show_default=True, help="Repetitions."
+    "--runs", type=click.IntRange(1), default=10, show_default=True, help="Repetitions in each bring-up."
+)
+_bringups = click.option(
+    "--bringups",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Testbeds, one after the other: intervals are over them.",
 )
 
 
-def _run(what: str, out: Path, runs: int, name: str) -> dict[str, Any]:
-    return _guarded(what, out, lambda say: _RUNS[what](name, out, runs, say))
+def _run(what: str, out: Path, runs: int, bringups: int, name: str) -> dict[str, Any]:
+    return _guarded(what, out, lambda say: _RUNS[what](name, out, runs, bringups, say))
 
 
 def _guarded(what: str, out: Path, job: Callable[[Callable[[str], None]], dict[str, Any]]) -> dict[str, Any]:
@@ -70,8 +78,9 @@ def _command(what: str, help_text: str) -> None:
     @experiment.command(what, help=help_text)
     @_options
     @_repetitions
-    def command(out: Path, runs: int, name: str, as_json: bool) -> None:
-        summary = _run(what, out, runs, name)
+    @_bringups
+    def command(out: Path, runs: int, bringups: int, name: str, as_json: bool) -> None:
+        summary = _run(what, out, runs, bringups, name)
         if as_json:
             click.echo(results.to_json(summary))
 
@@ -88,9 +97,10 @@ _command("breakdown", "What each step of adding and deleting a VIP takes (figure
 
 @experiment.command("capacity")
 @_options
-def capacity_command(out: Path, name: str, as_json: bool) -> None:
+@_bringups
+def capacity_command(out: Path, bringups: int, name: str, as_json: bool) -> None:
     """An SMux below and above its capacity, then an HMux: what an idle VIP's pings see (figure 11)."""
-    summary = _run("capacity", out, 1, name)
+    summary = _run("capacity", out, 1, bringups, name)
     if as_json:
         click.echo(results.to_json(summary))
 
@@ -126,8 +136,9 @@ def chaos_command(out: Path, seconds: float, seed: int, name: str, as_json: bool
 @experiment.command("all")
 @_options
 @_repetitions
-def every(out: Path, runs: int, name: str, as_json: bool) -> None:
+@_bringups
+def every(out: Path, runs: int, bringups: int, name: str, as_json: bool) -> None:
     """Run every experiment but chaos, one after the other."""
-    summaries = {what: _run(what, out, runs, name) for what in _RUNS}
+    summaries = {what: _run(what, out, runs, bringups, name) for what in _RUNS}
     if as_json:
         click.echo(results.to_json(summaries))

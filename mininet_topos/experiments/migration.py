@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import cycle
 from pathlib import Path
@@ -21,7 +22,16 @@ from controller.updater.plan import Wave
 from controller.updater.reads import Placement
 from duet_p4 import results
 from mininet_topos.experiments.probe import Samples
-from mininet_topos.experiments.setting import Repetition, Running, Say, running, write
+from mininet_topos.experiments.setting import (
+    Repetition,
+    Running,
+    Say,
+    brought_up,
+    error_of_probes,
+    over_bringups,
+    running,
+    write,
+)
 from mininet_topos.testbed import agents as agents_module
 
 PAPER_WAVES_MS = (450.0, 400.0)
@@ -30,42 +40,87 @@ MOVED: list[str | None] = [None, "tor3", "agg3"]
 _BEFORE_S, _AFTER_S = 0.3, 0.5
 
 
-def run(name: str, out: Path, runs: int, say: Say) -> dict[str, Any]:
-    """Migrate there and back `runs` times in all; write samples, summary and figure; return the summary."""
+MODEL = (
+    "Nothing fails. A wave is timed by the controller, from its first request until the last device's "
+    "answer; "
+    "withdrawing waits until BGP has had time to tell everybody and no packet comes any more."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one bring-up gave: the two waves of every run that was kept, in ms."""
+
+    waves: list[tuple[float, float]]
+    lost: int
+    discarded: int
+    lateness: list[float]
+    rows: list[dict[str, Any]]
+    shown: tuple[Samples, float, tuple[float, float]]
+
+    def wave(self, number: int) -> list[float]:
+        """Return the durations of wave 1 or 2."""
+        return [waves[number - 1] for waves in self.waves]
+
+
+def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, Any]:
+    """Migrate there and back `runs` times in all in each bring-up; write samples, summary and figure."""
+
+    def once() -> Measured:
+        with running(name, SWITCHES, controller=True, say=say) as testbed:
+            return measure(testbed, runs, say)
+
+    found = brought_up(bringups, say, once)
+    told_of = summary(found)
+    rows = [{"bringup": n} | row for n, one in enumerate(found, 1) for row in one.rows]
+    write(out, "migration", told_of, rows)
+    _plot(out, found)
+    return told_of
+
+
+def measure(testbed: Running, runs: int, say: Say) -> Measured:
+    """Migrate there and back on a running testbed, `runs` times in all."""
     waves: list[tuple[float, float]] = []
     lost = 0
     rows: list[dict[str, Any]] = []
+    lateness: list[float] = []
     shown: tuple[Samples, float, tuple[float, float]] | None = None
     repetition: Repetition[tuple[float, Report]] = Repetition(runs, say)
-    with running(name, SWITCHES, controller=True, say=say) as testbed:
-        _release(testbed, testbed.vips[: len(MOVED)])
-        targets = cycle((MOVED, SWITCHES[:3]))
-        for number, samples, (began, report) in repetition.of(lambda: _move_once(testbed, next(targets))):
-            pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
-            waves.append(pair)
-            gone = int(samples.lost.sum())
-            lost += gone
-            say(f"run {number} of {runs}: waves {pair[0]:.1f} and {pair[1]:.1f} ms, {gone} pings lost")
-            rows += ({"run": number} | row for row in samples.rows(began))
-            shown = shown or (samples, began, pair)
+    _release(testbed, testbed.vips[: len(MOVED)])
+    targets = cycle((MOVED, SWITCHES[:3]))
+    for number, samples, (began, report) in repetition.of(lambda: _move_once(testbed, next(targets))):
+        pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
+        waves.append(pair)
+        lateness.append(float(np.quantile(samples.lateness, 0.99)) * 1e3)
+        gone = int(samples.lost.sum())
+        lost += gone
+        say(f"run {number} of {runs}: waves {pair[0]:.1f} and {pair[1]:.1f} ms, {gone} pings lost")
+        rows += ({"run": number} | row for row in samples.rows(began))
+        shown = shown or (samples, began, pair)
     assert shown is not None
-    first, second = (np.array(column) for column in zip(*waves, strict=True))
-    summary = {
-        "runs": len(waves),
-        "discarded": repetition.discarded,
-        "wave1_ms": [one for one, _ in waves],
-        "wave2_ms": [two for _, two in waves],
-        "wave1_ms_median": float(np.median(first)),
-        "wave2_ms_median": float(np.median(second)),
-        "wave1_ms_p95": float(np.quantile(first, 0.95)),
-        "wave2_ms_p95": float(np.quantile(second, 0.95)),
-        "lost": lost,
+    return Measured(waves, lost, repetition.discarded, lateness, rows, shown)
+
+
+def summary(found: Sequence[Measured]) -> dict[str, Any]:
+    """Put bring-ups together: medians and quantiles over all runs, intervals over the bring-ups."""
+    told_of: dict[str, Any] = {
+        "runs": sum(len(one.waves) for one in found),
+        "bringups": len(found),
+        "discarded": sum(one.discarded for one in found),
+        "lost": sum(one.lost for one in found),
+        "model": MODEL,
         "target": "xdp",
         "paper": {"wave1_ms": PAPER_WAVES_MS[0], "wave2_ms": PAPER_WAVES_MS[1], "lost": 0},
     }
-    write(out, "migration", summary, rows)
-    _plot(out, shown, first, second)
-    return summary
+    for number in (1, 2):
+        pooled = [ms for one in found for ms in one.wave(number)]
+        told_of |= {
+            f"wave{number}_ms": [one.wave(number) for one in found],
+            f"wave{number}_ms_median": float(np.median(pooled)),
+            f"wave{number}_ms_p95": float(np.quantile(pooled, 0.95)),
+            f"wave{number}_ms_over_bringups": over_bringups(one.wave(number) for one in found),
+        }
+    return told_of
 
 
 def _move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tuple[float, Report]]:
@@ -98,9 +153,9 @@ def _move(testbed: Running, where: dict[IPv4Address, str | None]) -> Report:
     return asyncio.run(move())
 
 
-def _plot(out: Path, shown: tuple[Samples, float, tuple[float, float]], first: Any, second: Any) -> None:
-    samples, began, pair = shown
-    figure, (timeline, bars) = results.figure(1, 2, figsize=(10, 3.8), gridspec_kw={"width_ratios": [2, 1]})
+def _plot(out: Path, found: Sequence[Measured]) -> None:
+    samples, began, pair = found[0].shown
+    figure, (timeline, bars) = results.figure(1, 2, figsize=(10, 4.2), gridspec_kw={"width_ratios": [2, 1]})
     labels = ("VIP 1: HMux to SMux", "VIP 2: SMux to HMux", "VIP 3: HMux to HMux")
     for target, label in enumerate(labels):
         when = (samples.sent[:, target] - began) * 1e3
@@ -114,9 +169,23 @@ def _plot(out: Path, shown: tuple[Samples, float, tuple[float, float]], first: A
     timeline.set_title("One run; lines: the order, end of wave 1, end of wave 2")
     timeline.legend(loc="upper right")
     at = np.arange(2)
-    medians = [float(np.median(first)), float(np.median(second))]
-    bars.bar(at, medians, width=0.5, color=results.OURS, label=f"median of {len(first)} runs")
+    waves = [over_bringups(one.wave(number) for one in found) for number in (1, 2)]
+    bars.bar(
+        at,
+        [wave.mean for wave in waves],
+        yerr=[wave.ci95 for wave in waves],
+        width=0.5,
+        capsize=4,
+        color=results.OURS,
+        label=f"medians, {len(found)} bring-ups, 95%",
+    )
     results.paper_points(bars, at.tolist(), PAPER_WAVES_MS, "about 450 and 400 ms")
     bars.set(ylim=(0, None), ylabel="duration (ms)", xticks=at, xticklabels=["wave 1", "wave 2"])
     bars.legend()
+    runs = sum(len(one.waves) for one in found)
+    results.note(
+        figure,
+        f"{runs} runs, {sum(one.lost for one in found)} pings lost. {MODEL}",
+        error_of_probes(ms for one in found for ms in one.lateness),
+    )
     results.save_figure(figure, out / "migration")

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import networkx as nx
+import numpy as np
 
 from controller.records import ON_SMUXES
 from duet_p4 import results
 from duet_p4.model import Dip, Vip
+from duet_p4.results import Estimate
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.experiments.probe import Samples
@@ -156,17 +158,16 @@ def running(
     dips: int = 2,
     target: Target = Target.XDP,
     smux_path: SmuxPath = SmuxPath.XDP,
-    smux_tors: tuple[int, ...] = fattree.PAPER.smux_tors,
+    size: fattree.FatTree = fattree.PAPER,
     controller: bool,
     log_level: str = "INFO",
     say: Say,
 ) -> Iterator[Running]:
-    """Bring up the paper's testbed with a VIP of `dips` DIPs for each entry of `switches`; then take it down.
+    """Bring up a testbed (the paper's) with a VIP of `dips` DIPs for each entry of `switches`; take it down.
 
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
     that an experiment may fail switches of container 2 without failing a DIP.
     """
-    size = replace(fattree.PAPER, smux_tors=smux_tors)
     plan = Plan(size=size, target=target, smux_path=smux_path, controller=controller, log_level=log_level)
     graph = fattree.fattree(plan.size)
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
@@ -177,7 +178,7 @@ def running(
         vip = Vip(address=addresses.VIPS[1 + number], dips=own)
         stated.append(StatedVip(vip=vip, switch=switch or ON_SMUXES))
     folder = Folder(name)
-    say(f"bringing up the paper's testbed ({target}, {len(stated)} VIPs)")
+    say(f"bringing up the testbed ({target}, {len(stated)} VIPs)")
     with operation.running(folder, plan, stated) as built:
         yield Running(folder, built, tuple(stated))
 
@@ -185,6 +186,36 @@ def running(
 def _address(server: fattree.Node, index: int) -> IPv4Address:
     assert server.prefix is not None
     return server.prefix[index]
+
+
+def brought_up(bringups: int, say: Say, measure: Callable[[], Measured]) -> list[Measured]:
+    """Measure on several testbeds, one after the other, so that intervals hold what differs between them."""
+    found = []
+    for number in range(1, bringups + 1):
+        say(f"bring-up {number} of {bringups}")
+        found.append(measure())
+    return found
+
+
+def over_bringups(values: Iterable[Sequence[float]]) -> Estimate:
+    """Return the mean of the medians of every bring-up's samples, with its interval over the bring-ups."""
+    return results.estimate(float(np.median(list(samples))) for samples in values)
+
+
+def told(value: Estimate, unit: str = " ms") -> str:
+    """Return an estimate for a figure or a line of progress."""
+    half = f"±{value.ci95:.1f}" if value.n > 1 else ""
+    return f"{value.mean:.1f}{half}{unit}"
+
+
+def error_of_probes(lateness_ms: Iterable[float]) -> str:
+    """Say what a figure of pings cannot resolve; `lateness_ms` is the prober's, at the 99th percentile."""
+    return (
+        f"Errors: a ping every {PROBE_INTERVAL_S * 1e3:g} ms, so an outage is known to within that; pings "
+        f"left "
+        f"{max(lateness_ms):.2f} ms late (99%); all nodes share {os.cpu_count()} cores, which real ones "
+        f"do not."
+    )
 
 
 class Repetition(Generic[Measured]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.muxcount import CountRule
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
@@ -209,8 +209,8 @@ class Assumptions(Figure[Effects]):
             [f"{row.assumption}: {row.value}" if row.value else row.assumption for row in summary.rows],
             fontsize=8,
         )
-        note(
-            axes[0],
+        results.note(
+            fig,
             f"{summary.seeds} seeds, {summary.runs} runs, none discarded; migrations last an hour; bars: 95% "
             "intervals. Dashed: the paper's talk, for migrations remembered. Values beyond 40 are cut.",
         )

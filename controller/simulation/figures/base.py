@@ -1,18 +1,16 @@
-"""The one shape of a figure: what it needs, what it says, how it looks; and estimates over seeds."""
+"""The one shape of a figure: what it needs, what it says, how it looks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
-
-import numpy as np
-from scipy.stats import t as student
 
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
 from controller.simulation.tasks import Task
+from duet_p4.results import Estimate, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,24 +19,6 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 Cell = str | float | int | None
 Row = dict[str, Cell]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `n` runs and the half width of its 95% confidence interval (Student's t)."""
-
-    mean: float
-    ci95: float
-    n: int
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Return the mean of the values with its interval; one value has none."""
-    array = np.asarray(list(values), np.float64)
-    half = 0.0
-    if array.size > 1:
-        half = float(student.ppf(0.975, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
-    return Estimate(float(array.mean()), half, int(array.size))
 
 
 class Figure(ABC, Generic[S]):
@@ -118,9 +98,4 @@ def plain_ticks(at: Axes, ticks: Sequence[float], axis: str = "x") -> None:
     one.set_ticks([], minor=True)
 
 
-def note(at: Axes, *parts: str) -> None:
-    """Say under the plot what it rests on: runs, seeds, model."""
-    at.figure.supxlabel(" ".join(parts), fontsize=8, color="#6b7280", x=0.01, ha="left")
-
-
-__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "note", "plain_ticks", "series"]
+__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "plain_ticks", "series"]

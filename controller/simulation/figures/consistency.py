@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from controller.simulation.consistency import SCHEMES, Churn
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
 from controller.simulation.tasks import Keep
@@ -102,8 +102,8 @@ class Consistency(Figure[SideBySide]):
         axes[1].set_xlim(0.1, 1000)
         axes[2].set_xlim(1, 2.4)
         churn = summary.churn
-        note(
-            axes[1],
+        results.note(
+            fig,
             f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bars: 95% intervals. "
             f"{churn.dips} DIPs, {churn.muxes} muxes, "
             f"{churn.connections_per_s:g} connections/s of {churn.mean_life_s:g} s, a DIP event every 10 "

@@ -12,7 +12,6 @@ from controller.simulation.figures.base import (
     Row,
     estimate,
     flat,
-    note,
     plain_ticks,
     series,
 )
@@ -118,9 +117,9 @@ class Elephants(Figure[Sizes]):
         shares.legend(loc="upper left", fontsize=8, ncols=2)
         placed.set(ylabel="seeds (%)", ylim=(0, 105))
         placed.set_title(f"DUET places {ALL_PLACED:.0%} of the traffic or more")
-        note(
-            placed,
-            f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bars: 95% intervals.",
+        results.note(
+            fig,
+            f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bars: 95% intervals. "
             "Values beyond 30% are cut.",
         )
         return fig

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
 from controller.simulation.tasks import LinkLoads
@@ -157,8 +157,8 @@ class Failures(Figure[UnderFailures]):
         more.legend(loc="upper left", fontsize=8.5)
         for one in (at, more):
             one.set_xticks(x, [f"{row.traffic_tbps:g}" for row in summary.rows])
-        note(
-            more,
+        results.note(
+            fig,
             f"{summary.seeds} seeds, {summary.runs} runs of {summary.scenarios} scenarios, none discarded; "
             "bars: 95% "
             "intervals. Failures are clean: routing has converged.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note, plain_ticks
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, plain_ticks
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
 from controller.simulation.tasks import Latency
@@ -132,8 +132,8 @@ class RoundTrip(Figure[RoundTrips]):
         plain_ticks(at, [300, 500, 1000, 2000, 5000, 10_000, 20_000], axis="y")
         at.set_title("Latency against the number of SMuxes")
         at.legend(loc="upper right", fontsize=8)
-        note(
-            at,
+        results.note(
+            fig,
             f"{summary.seeds} seeds; {summary.discarded} points of the curve discarded: not every seed has "
             "them.",
         )

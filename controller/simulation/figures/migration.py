@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note, plain_ticks
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, plain_ticks
 from controller.simulation.muxcount import evenly
 from controller.simulation.runner import Results
 from controller.simulation.scale import SMUX_BPS, Scale
@@ -157,8 +157,8 @@ class Migration(Figure[Migrations]):
         share.legend(loc="lower left", fontsize=8.5)
         shuffled.legend(loc="center right", fontsize=8.5)
         needed.legend(loc="upper right", ncols=2, fontsize=8.5)
-        note(
-            needed,
+        results.note(
+            fig,
             f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bands: 95% intervals. The "
             "paper's values are remembered.",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.muxcount import CountRule
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
@@ -149,8 +149,8 @@ class AgainstRandom(Figure[Compared]):
         ours.legend(loc="upper left", fontsize=8)
         for at in (extra, left, ours):
             at.set_xticks(x, names)
-        note(
-            ours,
+        results.note(
+            fig,
             f"{summary.seeds} seeds, {summary.runs} runs, none discarded; differences are paired by seed; "
             "bars: 95% intervals.",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat, note
+from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
 from controller.simulation.settings import Setting
@@ -117,8 +117,8 @@ class RubikClaims(Figure[Claims]):
         axes[1].set(ylabel="busiest link (%)")
         axes[1].set_title("Busiest link (Rubik's paper: about 4x lower)")
         axes[0].legend(loc="upper right", fontsize=8.5)
-        note(
-            axes[1],
+        results.note(
+            fig,
             f"{summary.traffic_tbps:g} Tbps, {summary.seeds} seeds, {summary.runs} runs, none discarded. "
             "The lightest switch takes "
             "what is not local, under DUET too.",

@@ -14,7 +14,6 @@ from controller.simulation.figures.base import (
     Row,
     estimate,
     flat,
-    note,
     plain_ticks,
     series,
 )
@@ -202,11 +201,11 @@ class Needed(Figure[SMuxes]):
         plain_ticks(share, x)
         share.set_title("What the SMuxes must carry")
         share.legend(loc="upper left", fontsize=8, ncols=2)
-        note(
-            share,
-            f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bars: 95% intervals.",
-            "SMuxes: traffic over capacity;",
-            "dotted: by the most loaded one under anycast ECMP, SMuxes standing where sources send.",
+        results.note(
+            fig,
+            f"{summary.seeds} seeds, {summary.runs} runs, none discarded; bars: 95% intervals. "
+            "SMuxes: traffic over capacity; dotted: by the most loaded one under anycast ECMP, SMuxes "
+            "standing where sources send.",
         )
         return fig
 

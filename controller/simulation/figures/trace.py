@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controller.simulation.figures.base import Figure, Row, note
+from controller.simulation.figures.base import Figure, Row
 from controller.simulation.profile import TALK_BYTE_CDF
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
@@ -74,7 +74,9 @@ class Skew(Figure[Traced]):
         time.set_ylim(0, time.get_ylim()[1] * 1.3)
         time.set_title("Drift and bursts")
         time.legend(loc="upper left", ncols=2, fontsize=8.5)
-        note(skew, "One seed. The byte CDF is the talk's, point by point, and the same for every seed.")
+        results.note(
+            fig, "One seed. The byte CDF is the talk's, point by point, and the same for every seed."
+        )
         return fig
 
     def rows(self, summary: Traced) -> list[Row]:

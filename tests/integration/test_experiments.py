@@ -1,0 +1,53 @@
+"""Small runs of experiments on a small testbed: what they measure is there, and adds up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from mininet_topos.experiments import breakdown, failover
+from mininet_topos.experiments.setting import Running, running
+from mininet_topos.fattree import FatTree
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.testbed,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a testbed needs root"),
+]
+
+SMALL = FatTree(containers=1, tors=2, aggs=2, cores=2, servers=2, dip_servers=4, smux_tors=(1,))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def testbed() -> Iterator[Running]:
+    with running(
+        f"dte{os.getpid()}",
+        ["tor2", "tor1"],
+        size=SMALL,
+        controller=False,
+        log_level="DEBUG",
+        say=quiet,
+    ) as found:
+        yield found
+
+
+def test_the_steps_of_adding_and_deleting_a_vip_are_all_timed_the_drain_among_them(testbed: Running) -> None:
+    samples = breakdown.measure(testbed, "tor1", 2)
+    assert set(samples) == set(breakdown.STEPS)
+    assert all(len(values) == 2 and min(values) > 0 for values in samples.values())
+    assert min(samples["drain"]) >= 30, "BGP has that long to tell everybody"
+
+
+def test_a_vip_is_away_when_its_hmux_dies_until_its_neighbours_lead_around_it(testbed: Running) -> None:
+    found = failover.measure(testbed, "tor2", 1, quiet)
+    (outage,), (parts,) = found.outages, found.breakdowns
+    assert 0 < outage < 1000
+    assert 0 < parts.detection < 1000
+    assert parts.bgp > 0
+    assert {row["vip"] for row in found.rows} == {str(vip) for vip in testbed.vips}

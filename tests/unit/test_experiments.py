@@ -1,0 +1,137 @@
+"""What experiments make of several bring-ups, and what their figures say beside the numbers."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from duet_p4 import results
+from duet_p4.results import to_json
+from mininet_topos.experiments import breakdown, capacity, failover, failures, migration
+from mininet_topos.experiments.probe import Samples
+from mininet_topos.experiments.setting import brought_up, over_bringups, told
+
+
+def samples(targets: int, rounds: int = 400, lost: float = 0.0) -> Samples:
+    due = 100 + np.arange(rounds) * 0.003
+    sent = np.repeat((due + 1e-4)[:, None], targets, axis=1)
+    received = sent + 5e-4
+    received[: int(lost * rounds)] = np.nan
+    return Samples(tuple(IPv4Address("10.0.0.1") + n for n in range(targets)), 0.003, due, sent, received)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures, in place of files."""
+    found: list[Any] = []
+    monkeypatch.setattr(results, "save_figure", lambda figure, path: found.append(figure))
+    return found
+
+
+def noted(drawn: list[Any]) -> str:
+    (figure,) = drawn
+    return str(figure.get_supxlabel()).replace("\n", " ")
+
+
+def test_intervals_are_over_the_medians_of_the_bringups() -> None:
+    found = over_bringups([[1, 2, 9], [4], [6, 6]])
+    assert (found.mean, found.n) == (4, 3)
+    assert found == results.estimate([2, 4, 6])
+    assert told(found) == f"4.0±{found.ci95:.1f} ms"
+    assert told(results.estimate([3])) == "3.0 ms"
+    said: list[str] = []
+    assert brought_up(2, said.append, lambda: len(said)) == [1, 2]
+    assert said == ["bring-up 1 of 2", "bring-up 2 of 2"]
+
+
+def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
+    tmp_path: Path, drawn: list[Any]
+) -> None:
+    shown = (samples(10), 100.5)
+    part = failover.Breakdown(2, 3, 9)
+    found = [
+        failover.Measured([4.0, 6.0], [part, part], 0, 1, [0.1], [], shown),
+        failover.Measured([8.0, 30.0], [part, part], 2, 0, [0.4], [], shown),
+    ]
+    summary = failover.summary(found)
+    assert (summary["runs"], summary["bringups"], summary["discarded"], summary["others_lost"]) == (
+        4,
+        2,
+        1,
+        2,
+    )
+    assert summary["outage_ms_median"] == 7
+    assert summary["outage_ms_over_bringups"].mean == 12
+    failover._plot(tmp_path, found)
+    assert "loses its power" in noted(drawn)
+    assert "0.40 ms late" in noted(drawn)
+    to_json(summary)
+
+
+def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any]) -> None:
+    found = [
+        failures.Measured({what: [10.0 * n, 12.0 * n] for what in failures.FAILURES}, 0, [0.1], [])
+        for n in (1, 2)
+    ]
+    summary = failures.summary(found)
+    assert summary["runs"] == 4 * len(failures.FAILURES)
+    assert summary["outage_ms_over_bringups"]["agg2"].mean == 16.5
+    failures._plot(tmp_path, found)
+    assert "its carrier at both ends" in noted(drawn)
+    to_json(summary)
+
+
+def test_waves_of_a_migration_have_an_interval_each(tmp_path: Path, drawn: list[Any]) -> None:
+    found = [
+        migration.Measured([(40.0, 20.0), (44.0, 22.0)], n, 0, [0.1], [], (samples(10), 100.3, (40, 20)))
+        for n in (0, 1)
+    ]
+    summary = migration.summary(found)
+    assert (summary["runs"], summary["lost"]) == (4, 1)
+    assert summary["wave1_ms"] == [[40, 44], [40, 44]]
+    assert summary["wave2_ms_over_bringups"].mean == 21
+    migration._plot(tmp_path, found)
+    assert "4 runs, 1 pings lost. Nothing fails." in noted(drawn)
+    to_json(summary)
+
+
+def test_the_breakdown_has_the_drain_and_totals_with_it(tmp_path: Path, drawn: list[Any]) -> None:
+    one = {step: [1.0, 3.0] for step in breakdown.STEPS} | {"drain": [30.0, 50.0]}
+    found = {"xdp": [one, one, one]}
+    summary = breakdown.summary(found)
+    assert (summary["runs"], summary["bringups"]) == (6, 3)
+    assert summary["ms_over_bringups"]["xdp"]["delete"].mean == (33 + 59) / 2
+    assert summary["ms_median"] == {"bmv2": None, "xdp": breakdown._medians([one])}
+    breakdown._plot(tmp_path, found)
+    assert "The drain is a wait" in noted(drawn)
+    to_json(summary)
+
+
+def test_pings_lost_in_the_overload_are_told_with_their_interval(tmp_path: Path, drawn: list[Any]) -> None:
+    edges = [(100.0, 100.3), (100.3, 100.6), (100.6, 100.9)]
+    phase = {"offered_pps": 1e3, "delivered_pps": 9e2, "latency_ms_median": 0.5}
+    found = [
+        capacity.Measured(
+            2600.0,
+            [],
+            {name: phase | {"pings_lost": lost * (name == "smux_above")} for name in capacity.PHASES},
+            samples(1, lost=0.1),
+            edges,
+        )
+        for lost in (0.40, 0.42)
+    ]
+    summary = capacity.summary(found)
+    assert summary["pings_lost"]["smux_above"].mean == pytest.approx(0.41)
+    assert summary["pings_lost"]["hmux"].mean == 0
+    capacity._plot(tmp_path, found)
+    (figure,) = drawn
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert any(
+        f"41.0±{100 * summary['pings_lost']['smux_above'].ci95:.1f}% of pings lost" in t for t in texts
+    )
+    assert "pings among them" in noted(drawn)
+    to_json(summary)
