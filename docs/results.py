@@ -1,4 +1,4 @@
-"""Keep docs/results/ and the tables of simulation.md that show them.
+"""Keep docs/results/, and the tables of simulation.md and the rows of README.md that show them.
 
     python docs/results.py FOLDER     take summaries and pictures of `duet simulate all`, write the tables
 python docs/results.py            write the tables anew
@@ -118,6 +118,39 @@ def _counting() -> list[list[str]]:
     for rule, name in names.items():
         mine = [one for one in data["counted"] if (one["smux_gbps"], one["rule"]) == (3.6, rule)]
         rows.append([name, *(f"{one['ananta']['mean']:,.0f} / {one['duet']['mean']:,.0f}" for one in mine)])
+    return rows
+
+
+def _elephants() -> list[list[str]]:
+    data = summary("elephants")
+    rows = [
+        [
+            "largest VIP",
+            "Tbps",
+            "talk: DUET's share",
+            "ours",
+            "seeds that place all large VIPs",
+            "ours in those",
+            "ours, worst failures",
+            "balanced, worst failures",
+            "the three largest VIPs",
+        ]
+    ]
+    for one in data["rows"]:
+        stated = data["paper"]["duet_share"][f"{one['traffic_tbps']:g}"]
+        rows.append(
+            [
+                f"{one['largest_share']:.1%}",
+                f"{one['traffic_tbps']:g}",
+                f"{stated:.1%}",
+                shown(one["duet_share"], 1, 100) + "%",
+                f"{one['placed_in']} of {data['seeds']}",
+                shown(one["duet_placed_share"], 1, 100) + ("%" if one["duet_placed_share"] else ""),
+                shown(one["duet_worst_share"], 1, 100) + "%",
+                shown(one["balanced_worst_share"], 1, 100) + "%",
+                f"{one['three_largest']:.1%}",
+            ]
+        )
     return rows
 
 
@@ -377,6 +410,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "runs": _runs,
     "smuxes": _smuxes,
     "counting": _counting,
+    "elephants": _elephants,
     "random": _random,
     "failures": _failures,
     "migration": _migration,
@@ -404,22 +438,34 @@ def page(text: str) -> str:
     return BLOCK.sub(lambda m: f"<!-- table: {m[1]} -->\n{table(m[1])}\n<!-- end -->", text)
 
 
+def readme(text: str) -> str:
+    """Return README with every row of the simulations as docs/results/ has it; a row is known by its name."""
+    lines = text.split("\n")
+    for row in readme_rows():
+        name = row[: row.index(" | ", 2) + 3]
+        found = [number for number, line in enumerate(lines) if line.startswith(name)]
+        if len(found) != 1:
+            raise SystemExit(f"README.md: {len(found)} rows begin with {name!r}, not one")
+        lines[found[0]] = row
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Do what the arguments say."""
     arguments = sys.argv[1:]
     check = arguments == ["--check"]
     if arguments and not check:
         collect(Path(arguments[0]))
-    text = PAGE.read_text(encoding="utf-8")
-    wanted = page(text)
-    if check:
-        if wanted != text:
-            sys.stderr.write(
-                "docs/simulation.md: a table is not what docs/results/ says; run docs/results.py\n"
-            )
-        return int(wanted != text)
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    status = 0
+    for path, wanted_of in ((PAGE, page), (README, readme)):
+        text = path.read_text(encoding="utf-8")
+        wanted = wanted_of(text)
+        if check and wanted != text:
+            sys.stderr.write(f"{path.name}: a number is not what docs/results/ says; run docs/results.py\n")
+            status = 1
+        elif not check:
+            path.write_text(wanted, encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":
