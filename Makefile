@@ -15,7 +15,7 @@ REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec 
 .DEFAULT_GOAL := help
 # First root, then set-up.
 .NOTPARALLEL:
-.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 page bench experiments simulate shell lint clean
+.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 page journeys bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,7 +30,12 @@ testbed: root setup  ## Bring up the paper's testbed, check it, and open its she
 	@$(SUDO) $(DUET) testbed run --target $(TARGET)
 
 test: setup  ## Lint, types and every test
+	@scripts/browser
 	@scripts/test
+
+journeys: root setup  ## What people do on the web page, in a real browser; pictures in results/journeys
+	@scripts/browser
+	@$(SUDO) $(PYTHON) -m pytest -q -rs tests/integration/test_journeys.py
 
 ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)

@@ -18,6 +18,7 @@ export class ApiError extends Error {
   }
 }
 
+const PATIENCE_MS = 10_000;
 const PREFIX = "urn:duet-p4:problem:";
 
 async function refusal(reply: Response): Promise<ApiError> {
@@ -36,6 +37,7 @@ async function send(method: string, path: string, init: RequestInit): Promise<Re
     reply = await fetch(path, { method, credentials: "same-origin", ...init });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
+    if (error instanceof DOMException && error.name === "TimeoutError") throw new ApiError(0, `no answer in ${PATIENCE_MS / 1000} s`);
     throw new ApiError(0, "nobody answers at this address: the testbed is down, or `duet web` has ended");
   }
   if (!reply.ok) throw await refusal(reply);
@@ -57,7 +59,11 @@ export async function call<Answer>(
   return (reply.status === 204 ? undefined : await reply.json()) as Answer;
 }
 
-export const get = <Answer>(path: string) => call<Answer>("GET", path);
+/** Asks for something that is there at once; what changes something takes as long as it takes. */
+export async function get<Answer>(path: string): Promise<Answer> {
+  const reply = await send("GET", path, { signal: AbortSignal.timeout(PATIENCE_MS) });
+  return (await reply.json()) as Answer;
+}
 
 /** Reads an answer as it comes, piece by piece, until it ends or `signal` says so. */
 export async function* stream(path: string, signal: AbortSignal): AsyncGenerator<string> {

@@ -192,9 +192,11 @@ async function follow() {
         changed({ events: [...known.events, JSON.parse(one.data) as DuetEvent].slice(-EVENTS_KEPT) });
         soon();
       }
+      changed({ away: "the controller's events have ended" });
     } catch (error) {
       changed({ away: said(error) });
     }
+    void refresh();
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }

@@ -40,7 +40,7 @@ export function Shell({ node }: { node: string }) {
       <p class="hint">
         As <code>duet testbed exec {node} bash</code>. Ctrl-Shift-Esc leaves the terminal for the page.
       </p>
-      <div class="terminal" ref={element} />
+      <div class="shell" ref={element} />
       {ended && (
         <button type="button" onClick={() => setRun(run + 1)}>
           Open another

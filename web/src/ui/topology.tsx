@@ -24,7 +24,7 @@ interface Props {
   highlight?: Highlight | null;
 }
 
-const LOADED_BPS = 20_000;
+const LOADED_BPS = 10_000;
 const WORDS: Record<Reach, string> = {
   unknown: "not asked yet",
   ready: "ready",
@@ -47,7 +47,7 @@ export function Topology({ inventory, layout, picture, selected, highlight }: Pr
     <svg
       class="topology"
       viewBox={`-6 0 ${drawing.width + 12} ${drawing.height}`}
-      style={{ minWidth: `${Math.min(drawing.width, 600)}px` }}
+      style={{ minWidth: `${Math.min(drawing.width, 480)}px` }}
       role="group"
       aria-label="The network: Cores, containers of Aggs and ToRs, and their hosts"
     >

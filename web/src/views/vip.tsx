@@ -129,7 +129,7 @@ function Where({ record, known, failed }: { record: VipRecord; known: Known; fai
             , waits for <strong>{record.returning}</strong>
           </>
         )}{" "}
-        <Badge>{record.held ? "by hand" : "by the engine"}</Badge> <Badge tone="info">{rate(bps)}</Badge>
+        <Badge>{record.held ? "by hand" : "by the engine"}</Badge> {bps > 0 && <Badge tone="info">{rate(bps)}</Badge>}
       </p>
       {why && (
         <ul class="why" aria-label="Why">

@@ -107,8 +107,10 @@ function Rows({ vips }: { vips: VipLine[] }) {
   useEffect(() => setAt((now) => Math.min(now, vips.length - 1)), [vips]);
   useEffect(() => {
     if (!moved.current) return;
+    const link = box.current?.querySelector<HTMLElement>(`[data-at="${at}"] a`);
+    if (!link) return; // It is drawn once the list has scrolled there.
     moved.current = false;
-    box.current?.querySelector<HTMLElement>(`[data-at="${at}"] a`)?.focus({ preventScroll: true });
+    link.focus({ preventScroll: true });
   });
   const first = Math.max(0, Math.floor(top / ROW) - BEYOND);
   const last = Math.min(vips.length, Math.ceil((top + height) / ROW) + BEYOND);

@@ -1,0 +1,92 @@
+"""A real browser on the page: Playwright with the Chromium of the system."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+PICTURES = Path(__file__).parents[2] / "results" / "journeys"
+WAIT_MS = 30_000.0
+"""How long a journey waits for what shall be on the page: this machine may be busy with ninety processes."""
+
+
+def executable() -> str | None:
+    """Return a Chromium of this machine."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """Run a browser without a screen."""
+    path = executable()
+    assert path is not None
+    with sync_playwright() as playwright:
+        # As root in a container there is no sandbox for it; it sees no page but ours.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Journey:
+    """A page that is to be without errors, and is looked at as a picture in the end.
+
+    What the browser itself says of answers that are errors (4xx, 5xx) is no error of the page.
+    """
+
+    def __init__(self, context: BrowserContext, name: str) -> None:
+        self.name = name
+        self.page: Page = context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._heard)
+
+    def __enter__(self) -> Page:
+        return self.page
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PICTURES / f"{self.name}.png", animations="disabled")
+        self.page.close()
+        if kind is None:
+            assert self.errors == []
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            self.errors.append(message.text)
+
+
+CONTRASTS = """() => {
+  const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const text = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!text || element.closest("svg, .visually-hidden, .skip, noscript, option, .xterm")) continue;
+    if (element.matches(":disabled") || !element.checkVisibility()) continue;
+    const [one, two] = [luminance(parse(getComputedStyle(element).color)), luminance(behind(element))];
+    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    const name = `${element.tagName} ${element.className}`;
+    if (ratio < 4.5) found.push(`${name} "${element.textContent}" ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+"""Texts whose contrast is less than WCAG's AA asks for."""
