@@ -388,14 +388,23 @@ class Object(Closable):
         """
         if not self._loaded:
             raise BpfError(f"{self.path.name} is not loaded: {name} has no memory yet")
+        start, size = self.place(name)
+        return self.whole_memory()[start : start + size]
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Return where a global variable is within `whole_memory`, and its size."""
         address, size = self._variable(".bss", name)
         handle = self._section_map(".bss")
+        return address - int(self._library.bpf_map__initial_value(handle, c.byref(c.c_size_t()))), size
+
+    def whole_memory(self) -> memoryview:
+        """Return all zero-initialized global variables of a loaded object; see `memory`."""
         if self._bss is None:
+            handle = self._section_map(".bss")
             room = self._library.bpf_map__value_size(handle)
             whole = (room + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
             self._bss = mmap.mmap(self._library.bpf_map__fd(handle), whole)
-        start = address - self._library.bpf_map__initial_value(handle, c.byref(c.c_size_t()))
-        return memoryview(self._bss)[start : start + size]
+        return memoryview(self._bss)
 
     def close(self) -> None:
         """Release everything; attached links keep their program until they are closed."""

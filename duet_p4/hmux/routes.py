@@ -194,6 +194,26 @@ class RouteTables:
         self._draft.free_nexthops()
         return self._draft.plan()
 
+    def ports(self) -> frozenset[int]:
+        """Return the ports that gateways are behind."""
+        return frozenset(gateway.port for gateway in self._adjacencies)
+
+    def detour(self, port: int) -> list[Update[UnderlayRow]]:
+        """Return what leads around a port at once, should it die: rows to modify and delete, in no order.
+
+        Empty where nothing leads there, and where it takes more than that.
+        """
+        alive = {gateway: how for gateway, how in self._adjacencies.items() if gateway.port != port}
+        draft = _Draft(
+            self._sizes, self._place, self._rows, self._used, self._references, alive, self._group_of
+        )
+        touched = [group for group in self._users if any(gateway.port == port for gateway in group)]
+        draft.place_groups({group: self._users[group] for group in touched})
+        prefixes = set().union(*(self._users[group] for group in draft.rerouted))
+        draft.place_routes({prefix: self._targets.get(prefix) for prefix in prefixes})
+        draft.place_backstop([self._targets.get(prefix) for prefix in self._place.muxes])
+        return draft.leads_around()
+
     def apply(self, updates: Iterable[Update[UnderlayRow]]) -> None:
         """Note updates that the switch has taken."""
         for update in updates:
@@ -364,6 +384,13 @@ class _Draft:
             ("routes", self._unrouted),
             ("free", self._freed),  # No route leads to any of these, so their order is nobody's concern.
         )
+
+    def leads_around(self) -> list[Update[UnderlayRow]]:
+        """Return what of the plan concerns packets, if that needs nothing new."""
+        updates = [*self._moved, *self._routed, *self._unrouted]
+        if self._made or any(update.op is Op.INSERT for update in updates):
+            return []
+        return updates
 
     def _adopt(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
         """Keep groups of an earlier agent that are as wanted, best those that routes lead to already."""

@@ -18,6 +18,8 @@ _RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
 _GATHER_S = 0.003
 _LISTED = 50
+_DETOURS_S = 0.05
+"""After the tables are as the kernel says, so long is waited before detours are prepared for them."""
 
 
 class FibMirror:
@@ -26,6 +28,9 @@ class FibMirror:
     Changes that come while the switch is being written to are gathered, and written together next. So are
     changes of routes that come shortly after each other: a withdrawal reaches a switch from each of its
     neighbours. A neighbour that is lost waits for nothing.
+
+    Once the tables stand still, the switch is told for each port what leads around it, so that it need not
+    wait for this process when the port dies: what is written then only confirms what it has done by itself.
     """
 
     def __init__(self, kernel: Kernel, tables: RouteTables, switch: Switch) -> None:
@@ -35,9 +40,11 @@ class FibMirror:
         self._prefixes: set[IPv4Network] = set()
         self._gateways: set[Gateway] = set()
         self._changed = asyncio.Event()
+        self._written = asyncio.Event()
         self._awaiting: list[asyncio.Future[None]] = []
         self._ended = False
         self._backoff = Backoff(_RETRY_S, _LONGEST_RETRY_S)
+        self._knows_detours = True
         self.problem = ""
         """What of the kernel's routes the switch does not hold; else nothing."""
         self.settled = asyncio.Event()
@@ -46,6 +53,7 @@ class FibMirror:
     async def run(self) -> None:
         """Mirror until cancelled. Raises `SwitchError` where the session ends."""
         self._kernel.on_change = self._note
+        preparing = asyncio.create_task(self._keep_detours(), name="detours")
         try:
             self._note(self._kernel.prefixes(), self._kernel.gateways())
             while True:
@@ -59,6 +67,7 @@ class FibMirror:
                 if taken and not (self._prefixes or self._gateways):
                     self.settled.set()
         finally:
+            preparing.cancel()
             self._kernel.on_change = lambda prefixes, gateways: None
             self._ended = True
             _done(self._awaiting)
@@ -81,6 +90,24 @@ class FibMirror:
         else:
             asyncio.get_running_loop().call_later(_GATHER_S, self._changed.set)
 
+    async def _keep_detours(self) -> None:
+        """Prepare a detour for each port whenever the tables have changed and then stood still."""
+        while self._knows_detours:
+            await self._written.wait()
+            self._written.clear()
+            await asyncio.sleep(_DETOURS_S)
+            if self._written.is_set():
+                continue
+            ports = self.tables.ports()
+            for port in sorted(ports):
+                updates = self.tables.detour(port)
+                if self._written.is_set():
+                    break
+                self._knows_detours = await self._switch.prepare_detour(port, updates)
+                if not self._knows_detours:
+                    logger.info("the switch prepares no detours: around a dead port leads this agent only")
+                    return
+
     async def _write(self) -> bool:
         """Write what changed; return whether the switch took all of it. What it refuses is tried again."""
         prefixes, self._prefixes = self._prefixes, set()
@@ -99,6 +126,8 @@ class FibMirror:
             asyncio.get_running_loop().call_later(wait_s, self._changed.set)
             return False
         self.tables.settle()
+        if len(plan):
+            self._written.set()
         self._backoff.succeeded()
         self.problem = f"no room for the routes to {_some(u)}" if (u := self.tables.unplaced) else ""
         if len(plan):

@@ -15,6 +15,7 @@ import grpc
 from finsy import P4ClientError, P4MeterEntry, P4TableEntry
 from finsy.proto import U128, p4r, p4r_grpc, rpc_code
 
+from duet_p4 import detour
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Plan, Step, Update
@@ -260,6 +261,20 @@ class Switch:
                 [update for index, update in enumerate(batch) if index not in error.details],
             ) from error
         return batch
+
+    async def prepare_detour(self, port: int, updates: Sequence[Update[Any]]) -> bool:
+        """Have the switch carry updates out by itself once a port dies; False where it knows no detours.
+
+        They replace what it held for the port. Raises `SwitchError` where the session ends; what the switch
+        does not take, because its tables have changed meanwhile, is left out.
+        """
+        entity = detour.entity(port, map(self._codec.update, updates))
+        try:
+            await self._send([p4r.Update(type=p4r.Update.MODIFY, entity=entity)])
+        except P4ClientError as error:
+            refused = next(iter(error.details.values()), None)
+            return refused is None or refused.canonical_code.name != "UNIMPLEMENTED"
+        return True
 
     async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
         """Write a plan, step by step; return the milliseconds that each label took.

@@ -20,7 +20,7 @@ Every update is atomic for the packets: one sees the entry as it was or as it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -178,6 +178,19 @@ class Pipeline(Protocol):
 
     def delete(self, table: str, key: MatchValues, priority: int) -> None:
         """Remove an entry, and its direct counter with it."""
+
+    def detour(
+        self, port: int, changes: Mapping[str, Mapping[tuple[MatchValues, int], TargetAction | None]]
+    ) -> None:
+        """Have entries of tables, by (key, priority), changed by itself once a port can send nothing.
+
+        None takes an entry away. In the place of the port's detour before; any other change of one of these
+        tables takes all detours away. Raises UnsupportedError where the kernel cannot, ValueError where a
+        table or a port cannot.
+        """
+
+    def ports_up(self, ports: Collection[int]) -> None:
+        """Take note of the ports that can send: detours of theirs that were taken are undone."""
 
     def default_action(self, table: str) -> Call | None:
         """Return the default action that the program states, or None for a table with an action profile."""

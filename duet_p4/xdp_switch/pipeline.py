@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,6 +34,7 @@ from duet_p4.xdp_switch.dataplane import (
     TargetAction,
     UnsupportedError,
 )
+from duet_p4.xdp_switch.detours import Detours
 from duet_p4.xdp_switch.digests import Digests
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.replication import Clones, InnerPorts, Multicast, Replicas
@@ -72,6 +73,8 @@ class XdpPipeline:
         self._padding = padding
         self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
+        self._detours: Detours | None = None
+        self._detoured: set[str] = set()
         self._counters: dict[str, Counters] = {}
         self._object = bpf.Object(build(self.compiled))
         try:
@@ -157,15 +160,43 @@ class XdpPipeline:
 
     def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         """Add an entry."""
+        self._disarm(table)
         self._tables[table].insert((key, priority), action)
 
     def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         """Give an entry another action."""
+        self._disarm(table)
         self._tables[table].modify((key, priority), action)
 
     def delete(self, table: str, key: MatchValues, priority: int) -> None:
         """Remove an entry."""
+        self._disarm(table)
         self._tables[table].delete((key, priority))
+
+    def detour(self, port: int, changes: Mapping[str, Mapping[Key, TargetAction | None]]) -> None:
+        """Have entries changed, or taken away where None, once a port can send nothing."""
+        if self._detours is None:
+            try:
+                self._detours = Detours(self._object, self._shared["ingress_ports"])
+            except (OSError, bpf.BpfError) as error:
+                raise UnsupportedError(
+                    f"detours need a kernel that traces xdp_devmap_xmit: {error}"
+                ) from error
+        words: dict[int, int] = {}
+        for table, entries in changes.items():
+            words |= self._tables[table].words(entries)
+        self._detoured |= set(changes)
+        self._detours.prepare(port, words)
+
+    def ports_up(self, ports: Collection[int]) -> None:
+        """Undo the detours of ports that can send again, where nothing was written since."""
+        if self._detours is not None:
+            self._detours.undo(self._detours.taken() & set(ports))
+
+    def _disarm(self, table: str) -> None:
+        if table in self._detoured and self._detours is not None:
+            self._detours.disarm()
+            self._detoured.clear()
 
     def default_action(self, table: str) -> Call | None:
         """Return the default action that the program states."""
@@ -267,6 +298,8 @@ class XdpPipeline:
 
     def close(self) -> None:
         """Free the program, its tables and its state."""
+        if self._detours is not None:
+            self._detours.close()
         if self.inner is not None:
             self.inner.close()
         self.digests.close()
@@ -366,6 +399,10 @@ class _Unreached:
         """Return the rates of an entry's direct meter."""
         return self._rates.get(key)
 
+    def words(self, changes: Mapping[Key, TargetAction | None]) -> dict[int, int]:
+        """Return what words become others: no packet reads any."""
+        return {}
+
     def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
         """Return how long ago entries were inserted: no packet hits them."""
         now = time.monotonic_ns()
@@ -423,6 +460,19 @@ class _Table:
         assert self._store is not None
         self._store.delete(key)
         self._free.give_back(self._handles.pop(key))
+
+    def words(self, changes: Mapping[Key, TargetAction | None]) -> dict[int, int]:
+        """Return what words of memory become others when entries change; see `Store.words`."""
+        if self._store is None:
+            raise ValueError(f"table {self._table.name} has no entries but the default one")
+        packed = {
+            key: None if action is None else self._pack(action, self._handles[key])
+            for key, action in changes.items()
+        }
+        try:
+            return self._store.words(packed)
+        except ValueError as error:
+            raise ValueError(f"table {self._table.name}: {error}") from error
 
     def set_default(self, action: TargetAction | None) -> None:
         """Set the default action."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -51,6 +51,13 @@ class Store(ABC):
     def delete(self, key: Key) -> None:
         """Remove an entry."""
 
+    def words(self, changes: Mapping[Key, bytes | None]) -> dict[int, int]:
+        """Return what words of the program's memory become when these entries change, without changing them.
+
+        None takes an entry away. By offset; raises ValueError where a change takes more than to write words.
+        """
+        raise ValueError("entries of this table are more than words")
+
 
 class Places:
     """The array of entries that `index` and `trie` tables refer to by position."""
@@ -92,6 +99,8 @@ class IndexStore(Store):
     """One exact field, an array by its value."""
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
+        self._packed = layout.packing is not None
+        self._start = loaded.place(f"index_{layout.symbol}")[0]
         self._index = loaded.memory(f"index_{layout.symbol}").cast("Q" if layout.packing else "I")
         self._places = _places(layout, loaded)
 
@@ -112,6 +121,15 @@ class IndexStore(Store):
         old = self._index[at]
         self._index[at] = 0
         self._places.remove(old)
+
+    def words(self, changes: Mapping[Key, bytes | None]) -> dict[int, int]:
+        """Return what words change."""
+        if not self._packed:
+            return super().words(changes)
+        return {
+            self._start + 8 * _exact(key[0][0]): int.from_bytes(data or b"", "little")
+            for key, data in changes.items()
+        }
 
 
 class HashStore(Store):
@@ -147,6 +165,10 @@ class TrieStore(Store):
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._places = _places(layout, loaded)
+        self._packed = layout.packing is not None
+        self._starts = {0: loaded.place(f"root_{layout.symbol}")[0]}
+        if layout.trie_levels:
+            self._starts[1] = loaded.place(f"nodes_{layout.symbol}")[0]
         self._root_bits = layout.trie_root_bits
         self._bits = self._root_bits + 4 * layout.trie_levels
         self._fill = self._bits - layout.width
@@ -199,6 +221,51 @@ class TrieStore(Store):
         self._show(node, start, value, length, shorter, lambda shown: shown == length + 1, below)
         self._places.remove(old)
         self._prune(path, value)
+
+    def words(self, changes: Mapping[Key, bytes | None]) -> dict[int, int]:
+        """Return what words change."""
+        if not self._packed:
+            return super().words(changes)
+        wanted = {
+            self._prefix(key): None if data is None else int.from_bytes(data, "little")
+            for key, data in changes.items()
+        }
+        found: dict[int, int] = {}
+        for value, length in wanted:
+            path = self._path(value, length)
+            if path is None or (value, length) not in self._ends[path[0]]:
+                raise ValueError("a prefix of a detour is not in the table")
+            node, start = path
+            span = self._span(node, start, value, length)
+            slots, lengths = self._slots[node][span], self._lengths[node][span]
+            word = self._shown(node, start, value, length, wanted)
+            base = self._starts[0] if node == 0 else self._starts[1] + 128 * node
+            for at in np.flatnonzero(lengths == length + 1):
+                place = base + 8 * (span.start + int(at))
+                found[place] = int(slots[at]) & 0xFFFFFFFF00000000 | word
+        return found
+
+    def _shown(
+        self, node: int, start: int, value: int, length: int, wanted: Mapping[tuple[int, int], int | None]
+    ) -> int:
+        """Return the word that slots show which show a prefix now, once it and others have changed."""
+        for covering in range(length, start - (start == 0), -1):
+            prefix = (value >> self._bits - covering << self._bits - covering, covering)
+            word = wanted[prefix] if prefix in wanted else self._ends[node].get(prefix)
+            if word is not None:
+                return word
+        return 0
+
+    def _path(self, value: int, length: int) -> tuple[int, int] | None:
+        """Return (node, first bit it decides) where a prefix ends, None where there is no such node."""
+        node, start, end = 0, 0, self._root_bits
+        while length > end:
+            slot = value >> self._bits - end & (1 << end - start) - 1
+            node = int(self._slots[node][slot]) >> 32
+            if not node:
+                return None
+            start, end = end, end + 4
+        return node, start
 
     def _prefix(self, key: Key) -> tuple[int, int]:
         field = key[0][0]

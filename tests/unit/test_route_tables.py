@@ -253,3 +253,41 @@ def test_a_full_route_table_keeps_the_short_prefixes_and_says_what_is_missing() 
     tables.plan()
     tables.settle()
     assert not tables.unplaced
+
+
+@settings(max_examples=60, deadline=None, phases=PHASES)
+@given(
+    st.dictionaries(
+        st.sampled_from(PREFIXES),
+        st.frozensets(st.sampled_from(GATEWAYS), min_size=1),
+        max_size=len(PREFIXES),
+    ),
+    st.sampled_from(GATEWAYS),
+)
+def test_a_detour_leads_packets_where_the_plan_for_the_dead_port_would(
+    routes: dict[IPv4Network, frozenset[Gateway]], dying: Gateway
+) -> None:
+    tables = RouteTables(SIZES, place=PLACE)
+    tables.want(dict(routes))
+    tables.reach({gateway: adjacency(gateway) for gateway in GATEWAYS})
+    pipeline = Pipeline()
+    for step in tables.plan().steps:
+        for update in step.updates:
+            pipeline.write(update)
+    tables.settle()
+    before, detoured = dict(pipeline.rows), Pipeline(dict(pipeline.rows))
+    for update in tables.detour(dying.port):
+        assert update.op is not Op.INSERT
+        detoured.write(update)
+    assert pipeline.rows == before, "a detour is prepared, not carried out"
+    tables.reach({dying: None})
+    plan = tables.plan()
+    for step in plan.steps:
+        for update in step.updates:
+            pipeline.write(update)
+    for address in ADDRESSES:
+        for hashed in HASHES:
+            found = [p.routes(address)[:1] for p in (pipeline, detoured)]
+            assert len(found[0]) == len(found[1])
+            if found[0]:
+                assert pipeline.leave(found[0][0], hashed) == detoured.leave(found[1][0], hashed)

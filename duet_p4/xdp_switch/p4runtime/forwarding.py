@@ -10,7 +10,8 @@ from typing import Any
 from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
-from duet_p4.xdp_switch.dataplane import Pipeline, TableFullError
+from duet_p4.detour import DETOUR
+from duet_p4.xdp_switch.dataplane import Pipeline, TableFullError, TargetAction, UnsupportedError
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionProfileState
 from duet_p4.xdp_switch.p4runtime.arrays import Arrays
 from duet_p4.xdp_switch.p4runtime.digests import DigestState
@@ -26,7 +27,7 @@ from duet_p4.xdp_switch.p4runtime.meters import Meters
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
 from duet_p4.xdp_switch.p4runtime.replication import ENGINE_ID, Replication
 from duet_p4.xdp_switch.p4runtime.roles import Roles
-from duet_p4.xdp_switch.p4runtime.tables import TableState
+from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
 from duet_p4.xdp_switch.p4runtime.value_sets import ValueSets
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class ForwardingState:
             ),
             "value_set_entry": Kind(value_sets.write, value_sets.read, lambda m: m.value_set_id),
             "digest_entry": Kind(self.digests.write, self.digests.read, lambda m: m.digest_id),
-            "extern_entry": Kind(_refuse_extern, lambda _: iter(()), lambda m: m.extern_id),
+            "extern_entry": Kind(self._write_extern, lambda _: iter(()), lambda m: m.extern_id),
         }
 
     def write(self, update: p4r.Update, role: str = "") -> None:
@@ -157,6 +158,7 @@ class ForwardingState:
         for profile in self.profiles.values():
             profile.ports_changed(ports)
         self.replication.ports_changed(ports)
+        self.pipeline.ports_up([port for port, is_up in ports.items() if is_up])
 
     def _kind(self, entity: p4r.Entity) -> tuple[Kind, Any]:
         name = entity.WhichOneof("entity")
@@ -175,6 +177,26 @@ class ForwardingState:
             return self.profiles[profile_id]
         except KeyError:
             raise invalid_argument(f"{profile_id} is no action profile of this P4 program") from None
+
+    def _write_extern(self, kind: int, message: p4r.ExternEntry) -> None:
+        if message.extern_type_id != DETOUR:
+            raise unimplemented(f"extern {message.extern_type_id:#x} is not supported by this switch")
+        request = p4r.WriteRequest()
+        if kind != p4r.Update.DELETE and not message.entry.Unpack(request):
+            raise invalid_argument(f"a detour is a WriteRequest, not {message.entry.type_url or 'nothing'}")
+        changes: dict[str, dict[Key, TargetAction | None]] = {}
+        for update in request.updates:
+            if update.entity.WhichOneof("entity") != "table_entry":
+                raise invalid_argument("a detour consists of updates of table entries")
+            table = self._table(update.entity.table_entry.table_id)
+            key, action = table.change(update.type, update.entity.table_entry)
+            changes.setdefault(table.table.name, {})[key] = action
+        try:
+            self.pipeline.detour(message.extern_id, changes)
+        except ValueError as error:
+            raise invalid_argument(str(error)) from error
+        except UnsupportedError as error:
+            raise unimplemented(str(error)) from error
 
     def _write_table(self, kind: int, message: p4r.TableEntry) -> None:
         self._table(message.table_id).write(kind, message)
@@ -246,7 +268,3 @@ def _metered_table(message: p4r.DirectMeterEntry) -> int:
     if not message.HasField("table_entry"):
         raise invalid_argument("a direct meter entry needs a table entry")
     return message.table_entry.table_id
-
-
-def _refuse_extern(_: int, message: p4r.ExternEntry) -> None:
-    raise unimplemented(f"extern {message.extern_type_id:#x} is not supported by this switch")

@@ -111,6 +111,20 @@ class TableState:
         if rates is not None:
             self._pipeline.write_direct_meter(table.name, *key, rates)
 
+    def change(self, kind: int, message: p4r.TableEntry) -> tuple[Key, TargetAction | None]:
+        """Return the entry that a MODIFY or DELETE is about, and its new action; change nothing."""
+        table = self.table
+        if kind not in (p4r.Update.MODIFY, p4r.Update.DELETE) or message.is_default_action:
+            raise invalid_argument("a detour modifies and deletes entries, and does nothing else")
+        if self._profile is not None:
+            raise invalid_argument(f"entries of {table.name} have an action profile: its groups watch ports")
+        key = table.decode_key(message)
+        if key not in self.entries:
+            raise not_found(f"table {table.name} holds no such entry")
+        if kind == p4r.Update.DELETE:
+            return key, None
+        return key, self._target(self._decode_action(message.action, default=False))
+
     def modify(self, message: p4r.TableEntry) -> None:
         """Replace an entry's action and metadata, or the default entry's; set its counter if given."""
         if message.is_default_action:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -118,10 +118,19 @@ class MemoryPipeline:
         self.multicast, self.clones, self.digests = Copies(), Copies(), Digests()
         self.meters = {m.preamble.name: Meters() for m in info.meters}
         self.value_sets = {v.preamble.name: Members() for v in info.value_sets}
+        self.detours: dict[int, Mapping[str, Mapping[tuple[MatchValues, int], TargetAction | None]]] = {}
         self.closed = False
         for table in self.tables:
             for entry in self.initial_entries(table):
                 self.tables[table][entry.key, entry.priority] = entry.action
+
+    def detour(
+        self, port: int, changes: Mapping[str, Mapping[tuple[MatchValues, int], TargetAction | None]]
+    ) -> None:
+        self.detours[port] = changes
+
+    def ports_up(self, ports: Collection[int]) -> None:
+        pass
 
     def packet_layout(self, header: str) -> Sequence[tuple[str, int]]:
         return self.widths.packets[header]
