@@ -108,7 +108,12 @@ class Running:
         self.with_agents(wait)
 
     @contextmanager
-    def probing(self, targets: tuple[IPv4Address, ...], prober: str = PROBER) -> Iterator[list[Samples]]:
+    def probing(
+        self,
+        targets: tuple[IPv4Address, ...],
+        prober: str = PROBER,
+        interval_s: float = PROBE_INTERVAL_S,
+    ) -> Iterator[list[Samples]]:
         """Probe `targets` from a client's namespace; the list holds the samples after the block."""
         found: list[Samples] = []
         with tempfile.TemporaryDirectory() as scratch:
@@ -116,7 +121,7 @@ class Running:
             command = [sys.executable, "-m", "mininet_topos.experiments.probe", *map(str, targets)]
             command += [
                 "--interval-ms",
-                str(PROBE_INTERVAL_S * 1000),
+                str(interval_s * 1000),
                 "--duration-s",
                 "60",
                 "--out",
