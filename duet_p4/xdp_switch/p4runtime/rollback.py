@@ -71,6 +71,9 @@ def _inverse(state: ForwardingState, update: p4r.Update) -> list[p4r.Update]:
     name = update.entity.WhichOneof("entity")
     if name == "table_entry":
         return _table_inverse(state, update)
+    if name == "extern_entry":
+        # A detour cannot be read back, and does without.
+        return [p4r.Update(type=p4r.Update.DELETE, entity=update.entity)]
     kind = p4r.Update.INSERT if update.type == p4r.Update.DELETE else p4r.Update.MODIFY
     query = p4r.Entity()
     if name is not None:
