@@ -219,6 +219,35 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
     assert np.array_equal(results[0].ledger.links, results[1].ledger.links)
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [Mru(3), Mru(3, 0.05), RandomOrders(3), Random(3), Balanced(), Greedy()],
+    ids=lambda one: one.name,
+)
+def test_compiled_and_interpreted_rules_agree_where_many_switches_tie(strategy: Strategy) -> None:
+    """VIPs of one container leave the busiest link, another's, far behind: nearly all switches tie."""
+    topology = Topology.fat_tree(FatTreeShape(2, 2, 2, 2, 10 * GBPS, 10 * GBPS))
+
+    def vip(name: str, gbps: float, box: int) -> Demand:
+        return Demand(name, gbps * GBPS, {f"tor{box}.1": 1.0}, {f"tor{box}.2": 1.0}, TableUse(1, 16, 2))
+
+    many = [vip("elephant", 4, 1), *(vip(f"v{i}", 0.01, 2) for i in range(40)), vip("last", 0.001, 1)]
+    columns = Demands.of([*many, vip("too large", 40, 1)], topology)
+    staying = np.zeros(columns.row_count, np.bool_)
+    staying[[1, columns.row_count - 1]] = True  # One on the SMuxes, which ends nothing.
+    previous = np.full(columns.row_count, -1, np.int32)
+    previous[1] = 3
+    first, second = (
+        assign(
+            topology, columns, way, previous, staying=staying, ledger=FatTreeLedger(topology)
+        ).switch.tolist()
+        for way in (Terminating(strategy), Interpreted(Terminating(strategy)))
+    )
+    assert first == second
+    assert first[1] == 3
+    assert -1 not in first[:-1]
+
+
 def int32(values: list[int]) -> Ints:
     return np.array(values, np.int32)
 
