@@ -203,7 +203,8 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
         Random(seed),
         RandomOrders(seed),
     )
-    strategy = data.draw(st.sampled_from((*plain, Balanced(data.draw(st.integers(1, 3))))))
+    strategies: tuple[Strategy, ...] = (*plain, Balanced(data.draw(st.integers(1, 3))))
+    strategy = data.draw(st.sampled_from(strategies))
     strategy = Terminating(strategy) if data.draw(st.booleans()) else strategy
     results = [
         assign(
