@@ -31,11 +31,13 @@ class ReachMap(Model):
     """What monitoring knows of every device, each time anew: a report that gets lost does no harm.
 
     `cut_off` are servers that nothing can be sent to, as the switches before them say: whose port or
-    adjacency is down, or whose switch carries nothing. `links_down` are links that lost their BGP session.
-    `suspect` says in words why monitoring suspects itself, not the devices; empty where it does not.
+    adjacency is down, or whose switch carries nothing. `dead` are switches and SMuxes to which no switch has
+    carrier, `links_down` links without carrier, or that lost their BGP session. `suspect` says in words why
+    monitoring suspects itself, not the devices; empty where it does not.
     """
 
     devices: dict[str, Reach]
     cut_off: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
     links_down: tuple[tuple[str, str], ...] = ()
     suspect: str = ""

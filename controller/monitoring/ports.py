@@ -28,9 +28,9 @@ class HostPorts:
         return sorted(self._servers)
 
     def note(self, switch: str, ports: Iterable[HostPort]) -> None:
-        """Take in what a switch says. Raises KeyError for one with no servers behind it."""
+        """Take in what a switch says; of one with no servers behind it that is nothing."""
         if switch not in self._servers:
-            raise KeyError(switch)
+            return
         self._ports[switch] = {port.port: port for port in ports}
         self._once |= {(switch, n) for n, port in self._ports[switch].items() if _up(port)}
 

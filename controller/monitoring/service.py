@@ -19,6 +19,7 @@ from controller.inventory import Inventory
 from controller.jobs import Job
 from controller.monitoring.agents import AgentState, AgentWatch
 from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
+from controller.monitoring.fabric import Fabric
 from controller.monitoring.links import LinkLoads, LinkState
 from controller.monitoring.network import NetworkState, NetworkView
 from controller.monitoring.ports import HostPorts
@@ -106,6 +107,7 @@ class Monitoring:
         self._dead: set[str] = set()
         self._asked: dict[str, float] = {}
         self._ports = HostPorts(inventory)
+        self._fabric = Fabric(inventory)
         self._view = NetworkView(inventory)
         self._loads = LinkLoads(inventory)
         self._looked_at = -math.inf
@@ -189,10 +191,16 @@ class Monitoring:
         suspect = suspicion(reach, self._suspicious_share)
         if not suspect:
             await self._find_lost(reach)
+
+        def answers(name: str) -> bool:
+            return name in reach and reach[name].answers
+
+        dead = self._fabric.dead(answers)
         now = ReachMap(
             devices=self._reach_of(reach),
-            cut_off=tuple(sorted(self._ports.cut_off(self._dead))),
-            links_down=self._view.links_lost(),
+            cut_off=tuple(sorted(self._ports.cut_off(self._dead | dead))),
+            dead=tuple(sorted(dead)),
+            links_down=tuple(sorted({*self._view.links_lost(), *self._fabric.links_down(answers)})),
             suspect=suspect,
         )
         if now == self._told and time.monotonic() < self._told_at + _TELL_S:
@@ -268,11 +276,11 @@ class Monitoring:
     # Servers and DIPs
 
     def report_ports(self, report: PortReport) -> None:
-        """Take in what a switch says of its ports to hosts. Raises `UnknownError`."""
-        try:
-            self._ports.note(report.switch, report.ports)
-        except KeyError:
-            raise UnknownError(f"no switch with servers behind it is called {report.switch!r}") from None
+        """Take in what a switch says of its ports. Raises `UnknownError`."""
+        if report.switch not in self._switches:
+            raise UnknownError(f"no switch is called {report.switch!r}")
+        self._ports.note(report.switch, report.ports)
+        self._fabric.note(report.switch, report.neighbours)
 
     async def _look_at_ports(self) -> None:
         """Ask switches for their ports to hosts: a report may have been lost."""

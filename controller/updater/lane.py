@@ -13,7 +13,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
@@ -82,6 +82,7 @@ class Lane:
         self.known = False
         self.confirmed = False
         self.reachable = True
+        self.cut_off = False
         self.problem = ""
         self.seen: float | None = None
         self._failures = 0
@@ -89,6 +90,7 @@ class Lane:
         self._unconfirmed = 0
         self._confirm_at = 0.0
         self._queue: list[_Waiting] = []
+        self._sent: list[_Waiting] = []
         self._numbers = itertools.count()
         self._worker: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
@@ -98,7 +100,7 @@ class Lane:
     @property
     def open(self) -> bool:
         """Whether it can be asked now."""
-        return self.reachable and time.monotonic() >= self._retry_at
+        return self.reachable and not self.cut_off and time.monotonic() >= self._retry_at
 
     @property
     def doubtful(self) -> bool:
@@ -185,17 +187,20 @@ class Lane:
         while self._queue:
             async with self._turn, self._limit:
                 items = [heapq.heappop(self._queue) for _ in range(min(BATCH, len(self._queue)))]
+                self._sent = items
                 try:
                     await self._send(items)
                 finally:
-                    for item in items:
-                        if not item.done.done():
-                            item.done.set_result(Came(0, self._away()))
+                    self._sent = []
+                    self._give_up(items)
             if not self.open:
-                for item in self._queue:
-                    if not item.done.done():
-                        item.done.set_result(Came(0, self._away()))
+                self._give_up(self._queue)
                 self._queue.clear()
+
+    def _give_up(self, items: Iterable[_Waiting]) -> None:
+        for item in items:
+            if not item.done.done():
+                item.done.set_result(Came(0, self._away()))
 
     async def _send(self, items: list[_Waiting]) -> None:
         try:
@@ -248,6 +253,17 @@ class Lane:
             self._retry_at = 0.0
         elif not self.problem:
             self.problem = "it does not answer"
+
+    def set_cut_off(self, cut_off: bool) -> None:
+        """Be told whether no packet can get to the device. Nobody waits for what it was sent any more."""
+        if cut_off and not self.cut_off:
+            self.problem = self.problem or "it is cut off"
+            self._give_up([*self._queue, *self._sent])
+            self._queue.clear()
+        elif self.cut_off and not cut_off:
+            self.known = False
+            self._retry_at = 0.0
+        self.cut_off = cut_off
 
     def due(self) -> bool:
         """Whether it can be asked, and has not been since it last failed or was out of reach.

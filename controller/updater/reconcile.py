@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -164,6 +164,11 @@ class Reconciler:
             self._events.add("device-lost", device, vips=len(homes))
         if reach is Reach.LOST or before is Reach.LOST:
             self.look_again(device)
+
+    def set_cut_off(self, devices: Collection[str]) -> None:
+        """Take note of which devices no packet can get to: what others need is not kept waiting for them."""
+        for name, lane in self.lanes.items():
+            lane.set_cut_off(name in devices)
 
     def look_again(self, device: str) -> None:
         """Have everything looked at that has to do with a switch, though it may hold what it should."""

@@ -73,6 +73,7 @@ class Updater:
         self._live_flows = live_flows
         self._links_down: set[tuple[str, str]] = set()
         self.suspect = ""
+        self._dead: frozenset[str] = frozenset()
         self.admission = Admission(state, inventory)
         self.fan_out = self.admission.fan_out
         self.reconciler = Reconciler(state, events, inventory, devices, live_flows, place, self.fan_out)
@@ -285,9 +286,11 @@ class Updater:
         if told.suspect and told.suspect != self.suspect:
             self._events.add("monitoring-suspect", "controller", why=told.suspect)
         self.suspect = told.suspect
+        self._note_nodes(frozenset(told.dead))
         self._note_links(set(told.links_down))
         for device, reach in told.devices.items():
             self.reconciler.set_reach(device, reach)
+        self.reconciler.set_cut_off({*told.dead, *told.cut_off})
         await self._set_cut_off(set(told.cut_off))
 
     def _note_links(self, down: set[tuple[str, str]]) -> None:
@@ -295,6 +298,12 @@ class Updater:
         for ends in sorted(down ^ self._links_down):
             self._events.add("link-down" if ends in down else "link-up", "-".join(ends))
         self._links_down = down
+
+    def _note_nodes(self, dead: frozenset[str]) -> None:
+        """Record which switches and SMuxes were cut off, and which are back."""
+        for name in sorted(dead ^ self._dead):
+            self._events.add("node-cut-off" if name in dead else "node-back", name)
+        self._dead = dead
 
     async def _set_cut_off(self, servers: set[str]) -> None:
         """Take the DIPs of servers that nothing can be sent to out of service, and put them back."""

@@ -1,4 +1,4 @@
-"""What switches know of their ports to hosts: whether what hangs there can be reached at all."""
+"""What switches know of their ports: whether what hangs there can be reached at all."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ class HostPort(Model):
     since: float
 
 
+class NeighbourPort(Model):
+    """A port to a switch or an SMux, by the neighbour's name: whether the cable is in, and it is alive."""
+
+    neighbour: str
+    carrier: bool
+
+
 class PortReport(Model):
-    """The host ports of one switch, as it posts them to monitoring."""
+    """The ports of one switch, as it posts them to monitoring."""
 
     switch: str
     ports: tuple[HostPort, ...]
+    neighbours: tuple[NeighbourPort, ...] = ()

@@ -28,7 +28,7 @@ from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
 from duet_p4.api.mux import PortStatus, SessionStatus
-from duet_p4.api.ports import HostPort, PortReport
+from duet_p4.api.ports import HostPort, NeighbourPort, PortReport
 from duet_p4.api.problems import ProblemError
 from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
@@ -108,8 +108,9 @@ class SwitchAgent:
         self._control = Control(self._entered)
         self._was_ready = False
         sessions = {neighbor.interface: neighbor for neighbor in config.bird.neighbors}
+        self._neighbours = {port.number: sessions.get(port.interface) for port in config.ports}
         self._ports = Ports(
-            {port.number: sessions.get(port.interface) for port in config.ports},
+            self._neighbours,
             self._bird,
             self._kernel,
             self._hostifs.set_carrier,
@@ -322,16 +323,21 @@ class SwitchAgent:
         self._tasks.start(_ADMISSION, admit)
 
     async def _report(self, stack: AsyncExitStack) -> None:
-        """Report the ports with hosts from now on, if there is somebody to report to."""
+        """Report the ports from now on, if there is somebody to report to."""
         config = self._config
         if config.report_url is None:
             return
         url = f"{config.report_url}/v1/reports/ports"
         reporter = await reporter_of(url, self._credentials, config.report_interval_s, stack)
-        self._kernel.on_host_change = reporter.changed
+        self._kernel.on_port_change = reporter.changed
 
         def report() -> PortReport:
-            return PortReport(switch=config.name, ports=tuple(self.host_ports()))
+            neighbours = tuple(
+                NeighbourPort(neighbour=neighbour.name, carrier=self._kernel.carrier[number])
+                for number, neighbour in self._neighbours.items()
+                if neighbour is not None
+            )
+            return PortReport(switch=config.name, ports=tuple(self.host_ports()), neighbours=neighbours)
 
         self._tasks.start("reporting ports", lambda: reporter.run(report))
 

@@ -83,7 +83,7 @@ class Kernel:
     """The kernel's routes, neighbours and carriers, as far as they concern the front-panel ports.
 
     `on_change` is called with prefixes whose `target` and gateways whose `adjacency` may have changed,
-    `on_carrier` with a port and whether its link is up, `on_host_change` when a port with hosts changes.
+    `on_carrier` with a port and whether its link is up, `on_port_change` when anything of a port does.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Kernel:
         self.carrier: dict[int, bool] = dict.fromkeys(self._ports, False)
         self._since = dict.fromkeys(self._ports, time.time())
         self.on_carrier: Callable[[int, bool], None] = lambda number, up: None
-        self.on_host_change: Callable[[], None] = lambda: None
+        self.on_port_change: Callable[[], None] = lambda: None
         self.on_change: Changed = lambda prefixes, gateways: None
         self._events = netlink.Events(receive_buffer)
         self._lost = asyncio.Event()
@@ -225,7 +225,7 @@ class Kernel:
             for message in dump.links_and_neighbors():
                 self._take_one(message)
             self.on_change(set(), gateways | set(self._neighbors))
-            self.on_host_change()
+            self.on_port_change()
             self._waiting = []
             loop.add_reader(self._events.fileno(), self._receive)
             listed = await asyncio.to_thread(dump.routes, self._fib_table)
@@ -277,7 +277,7 @@ class Kernel:
             if prefixes or gateways:
                 self.on_change(prefixes, gateways)
             if any(self._ports[gateway.port].prefixes for gateway in gateways):
-                self.on_host_change()
+                self.on_port_change()
 
     def _take_one(self, message: netlink.Message) -> IPv4Network | list[Gateway]:
         """Note a message; return the prefix or the gateways that it changes."""
@@ -319,8 +319,7 @@ class Kernel:
             return []
         self.carrier[number] = link.up
         self._since[number] = time.time()
-        if self._ports[number].prefixes:
-            self.on_host_change()
+        self.on_port_change()
         logger.info("port %d (%s) is %s", number, self._ports[number].interface, "up" if link.up else "down")
         self.on_carrier(number, link.up)
         return [gateway for gateway in self._neighbors if gateway.port == number]

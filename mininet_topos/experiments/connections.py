@@ -3,7 +3,7 @@
 Run it inside a client's network namespace: `python -m mininet_topos.experiments.connections VIP...`. It
 prints a line once every connection has been answered. For each line on its standard input it lets every
 connection make one more request, prints what became of each since the last such line, and
-replaces those that broke. It ends with its standard input.
+replaces those that broke, unless the line says `last`. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -179,9 +179,10 @@ async def _serve(vips: Sequence[IPv4Address], count: int) -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
     )
-    while await orders.readline():
+    while order := await orders.readline():
         report = await holder.report()
-        await holder.fill()
+        if order.strip() != b"last":
+            await holder.fill()
         print(report.model_dump_json(), flush=True)
     holder.close()
 

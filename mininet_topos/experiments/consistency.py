@@ -81,11 +81,14 @@ class Client:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def report(self) -> tuple[Outcome, ...]:
-        """Return what became of each connection since the last report; raises RuntimeError if it ended."""
+    def report(self, *, last: bool = False) -> tuple[Outcome, ...]:
+        """Return what became of each connection since the last report; raises RuntimeError if it ended.
+
+        Those that broke are replaced, unless this is the `last` report.
+        """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("report\n")
+            self._process.stdin.write("last\n" if last else "report\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
@@ -101,10 +104,12 @@ class Client:
 
 
 @contextmanager
-def connected(testbed: Running, vips: Iterable[IPv4Address], connections: int) -> Iterator[Client]:
-    """Have `connections` live connections from the client to the VIPs together."""
+def connected(
+    testbed: Running, vips: Iterable[IPv4Address], connections: int, client: str = PROBER
+) -> Iterator[Client]:
+    """Have `connections` live connections from a client to the VIPs together."""
     command = [sys.executable, "-m", "mininet_topos.experiments.connections", *map(str, vips)]
-    with namespaces.entered(testbed.folder.namespace(PROBER)):
+    with namespaces.entered(testbed.folder.namespace(client)):
         process = subprocess.Popen(
             [*command, "--connections", str(connections)],
             stdin=subprocess.PIPE,
@@ -114,9 +119,9 @@ def connected(testbed: Running, vips: Iterable[IPv4Address], connections: int) -
         )
     with process:
         try:
-            client = Client(process)
-            client.line()
-            yield client
+            holder = Client(process)
+            holder.line()
+            yield holder
         finally:
             process.kill()
 

@@ -1,20 +1,32 @@
-"""What else may die (beyond the paper's figure 12): a ToR, an Agg, a Core, an SMux, a link.
+"""What else may fail (beyond the paper's figure 12): whatever a data centre has, one kind after the other.
 
-The same ten VIPs, each pinged every 3 ms from two clients, one in each container. Here other VIPs are
-touched, too, if their packets pass what fails: what counts is the longest outage of any VIP.
+Ten VIPs of four DIPs each, pinged every 3 ms from a client in each container, with the controller running.
+Each VIP has as many flows as reach all of its DIPs, so what is behind a failure shows: a flow whose DIP is
+gone is unserved until another DIP has it. Beside them, a client holds TCP connections; those whose DIP is
+not behind the failure must not break.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from controller.client import ControllerClient
 from duet_p4 import results
+from duet_p4.rest.client import RestError
+from mininet_topos.experiments import convergence
+from mininet_topos.experiments.connections import Fate, Outcome
+from mininet_topos.experiments.consistency import connected
+from mininet_topos.experiments.damage import DAMAGES, inflicted, lost_dips
 from mininet_topos.experiments.failover import SWITCHES
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import (
@@ -28,39 +40,70 @@ from mininet_topos.experiments.setting import (
     told,
     write,
 )
+from mininet_topos.testbed import agents as agents_module
+from mininet_topos.testbed import holdings
 
-FAILURES = ("tor4", "agg2", "core2", "smux2", "tor2-agg2")
-"""What fails, one after the other. No DIP is behind ToR 4, so no VIP is away for good."""
+CONNECTIONS = 200
+DIPS = 4
+FLOWS = 16
+"""Flows of a VIP: so many that none of its four DIPs is without one."""
 
-GOAL_MS = 40.0
 _PROBERS = ("client2", "client3")
-"""Client 2 is where what it sends to the SMuxes' VIPs goes through SMux 2."""
+"""Client 2 is where what it sends to the SMuxes' VIPs goes through SMux 2. Neither is behind a failure."""
 
-_BEFORE_S, _AFTER_S = 0.3, 0.7
+_BEFORE_S, _AFTER_S, _LATE_S = 0.5, 6.0, 5.0
+_BIN_S = 0.05
+_WHOLE_S = 60.0
+_POLL_S = 0.2
+_NOTHING_MS = 1.0
 
 
 FAILURE = (
-    "Failure models: a node loses its power (its ports lose their carrier at once, its processes halt); a "
-    "link loses "
-    "its carrier at both ends. No failure is silent, and one ends before the next begins."
+    "Failure models: halted nodes lose power (ports without carrier, processes stopped); what is killed "
+    "starts again; all else as its name says. One failure ends before the next begins."
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one bring-up gave: by failure, the longest outage of any VIP in every run that was kept, in ms."""
+class Seen:
+    """One failure: when it was, what the far client and the connections saw, and the events told of it."""
 
-    longest: dict[str, list[float]]
+    at: float
+    far: Samples
+    outcomes: tuple[Outcome, ...]
+    told: tuple[str, ...]
+
+
+@dataclass
+class Kind:
+    """What the failures of one kind did: an entry of the lists for each run that was kept.
+
+    `served_ms` is until every flow of every VIP was served again, `late` the share of requests that were lost
+    from 5 s on; `broken` counts connections whose DIP was not behind the failure, `left` the others.
+    """
+
+    served_ms: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    broken: int = 0
+    left: int = 0
+    events: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one bring-up gave."""
+
+    kinds: dict[str, Kind]
     discarded: int
     lateness: list[float]
     rows: list[dict[str, Any]]
 
 
 def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, Any]:
-    """Fail and restore each of `FAILURES` `runs` times in each bring-up, and write it all."""
+    """Inflict and heal every kind of failure `runs` times in each bring-up, and write it all."""
 
     def once() -> Measured:
-        with running(name, SWITCHES, controller=False, say=say) as testbed:
+        with running(name, SWITCHES, dips=DIPS, controller=True, say=say) as testbed:
             return measure(testbed, runs, say)
 
     found = brought_up(bringups, say, once)
@@ -71,90 +114,158 @@ def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, A
     return told_of
 
 
-def measure(testbed: Running, runs: int, say: Say) -> Measured:
-    """Fail and restore each of `FAILURES` `runs` times on a running testbed.
+def measure(testbed: Running, runs: int, say: Say, kinds: Collection[str] = tuple(DAMAGES)) -> Measured:
+    """Inflict and heal each of `kinds` `runs` times on a running testbed.
 
     A run in which a prober stalled is discarded and counted.
     """
-    longest: dict[str, list[float]] = {}
-    rows: list[dict[str, Any]] = []
-    lateness: list[float] = []
+    found = Measured({}, 0, [], [])
     discarded = 0
-    where = {vip: switch for vip, switch in zip(testbed.vips, SWITCHES, strict=True) if switch}
-    for what in FAILURES:
-        longest[what] = []
-        repetition: Repetition[tuple[float, Samples]] = Repetition(runs, say)
-
-        def fail(what: str = what) -> tuple[Samples, tuple[float, Samples]]:
-            testbed.await_settled(where)
-            return _fail_once(testbed, what)
-
-        for number, near, (failed_at, far) in repetition.of(fail):
-            longest[what].append(max(_longest_ms(near), _longest_ms(far)))
-            for client, samples in zip(_PROBERS, (near, far), strict=True):
-                lateness.append(float(np.quantile(samples.lateness, 0.99)) * 1e3)
-                about = {"failure": what, "run": number, "client": client}
-                rows += (about | row for row in samples.rows(failed_at))
+    for name in kinds:
+        gone = lost_dips(testbed, name)
+        kind = found.kinds[name] = Kind()
+        repetition: Repetition[Seen] = Repetition(runs, say)
+        for number, near, seen in repetition.of(partial(_once, testbed, name)):
+            both = (near, seen.far)
+            kind.served_ms.append(1e3 * max(samples.served_after(seen.at) for samples in both))
+            kind.late += [samples.lost_share(seen.at + _LATE_S, np.inf) for samples in both]
+            kind.broken += _count(seen.outcomes, gone, among=False)
+            kind.left += _count(seen.outcomes, gone, among=True)
+            kind.events |= set(seen.told)
+            for client, samples in zip(_PROBERS, both, strict=True):
+                found.lateness.append(float(np.quantile(samples.lateness, 0.99)) * 1e3)
+                about = {"failure": name, "run": number, "client": client}
+                found.rows.extend(about | row for row in _bins(samples, seen.at))
         discarded += repetition.discarded
-        say(f"{what}: longest outage of any VIP: median {np.median(longest[what]):.1f} ms")
-    return Measured(longest, discarded, lateness, rows)
+        say(
+            f"{name}: all served again after {np.median(kind.served_ms):.0f} ms (median), "
+            f"{kind.broken} connections broken, {np.mean(kind.late):.1%} unserved after {_LATE_S:g} s; "
+            f"events: {_list(sorted(kind.events))}"
+        )
+    return replace(found, discarded=discarded)
 
 
 def summary(found: Sequence[Measured]) -> dict[str, Any]:
-    """Put bring-ups together: medians and quantiles over all runs, intervals over the bring-ups."""
-    pooled = _pooled(found)
+    """Put bring-ups together: medians over all runs, intervals over the bring-ups."""
+    names = list(found[0].kinds)
+    of = {name: [one.kinds[name] for one in found] for name in names}
+    served = {name: [ms for kind in kinds for ms in kind.served_ms] for name, kinds in of.items()}
     return {
-        "runs": sum(len(values) for values in pooled.values()),
+        "runs": sum(len(values) for values in served.values()),
         "bringups": len(found),
         "discarded": sum(one.discarded for one in found),
-        "outage_ms_median": {what: float(np.median(values)) for what, values in pooled.items()},
-        "outage_ms_p95": {what: float(np.quantile(values, 0.95)) for what, values in pooled.items()},
+        "outage_ms_median": {name: float(np.median(values)) for name, values in served.items()},
+        "outage_ms_worst": {name: max(values) for name, values in served.items()},
         "outage_ms_over_bringups": {
-            what: over_bringups(one.longest[what] for one in found) for what in pooled
+            name: over_bringups(kind.served_ms for kind in kinds) for name, kinds in of.items()
         },
-        "outage_ms": [one.longest for one in found],
+        "outage_ms": {name: [kind.served_ms for kind in kinds] for name, kinds in of.items()},
+        "connections": CONNECTIONS,
+        "broken": {name: sum(kind.broken for kind in kinds) for name, kinds in of.items()},
+        "left_with_their_dip": {name: sum(kind.left for kind in kinds) for name, kinds in of.items()},
+        "unserved_share_after_5s": {
+            name: float(np.mean([share for kind in kinds for share in kind.late]))
+            for name, kinds in of.items()
+        },
+        "events": {name: sorted({e for kind in kinds for e in kind.events}) for name, kinds in of.items()},
+        "means": {name: DAMAGES[name].means for name in names},
         "failure": FAILURE,
-        "goal_ms": GOAL_MS,
         "target": "xdp",
     }
 
 
-def _pooled(found: Sequence[Measured]) -> dict[str, list[float]]:
-    return {what: [ms for one in found for ms in one.longest[what]] for what in found[0].longest}
+def _once(testbed: Running, kind: str) -> tuple[Samples, Seen]:
+    await_whole(testbed)
+    before = _events(testbed, None)
+    with connected(testbed, testbed.vips, CONNECTIONS, _PROBERS[0]) as client, ExitStack() as healing:
+        client.report()
+        with (
+            testbed.probing(testbed.vips, _PROBERS[0], flows=FLOWS) as near,
+            testbed.probing(testbed.vips, _PROBERS[1], flows=FLOWS) as far,
+        ):
+            time.sleep(_BEFORE_S)
+            at = healing.enter_context(inflicted(testbed, kind))
+            time.sleep(_AFTER_S)
+        outcomes = client.report(last=True)
+        told = tuple(event for number, event in _events(testbed, None) if number > before[-1][0])
+    return near[0], Seen(at, far[0], outcomes, told)
 
 
-def _fail_once(testbed: Running, what: str) -> tuple[Samples, tuple[float, Samples]]:
-    with (
-        testbed.probing(testbed.vips, _PROBERS[0]) as near,
-        testbed.probing(testbed.vips, _PROBERS[1]) as far,
-    ):
-        time.sleep(_BEFORE_S)
-        failed_at = testbed.fail(what)
-        time.sleep(_AFTER_S)
-    testbed.restore(what)
-    return near[0], (failed_at, far[0])
+def await_whole(testbed: Running) -> None:
+    """Wait until the controller misses nothing, and every device holds what it wants. Raises TimeoutError."""
+
+    async def wait() -> None:
+        deadline = time.monotonic() + _WHOLE_S
+        async with agents_module.controller(testbed.folder) as controller:
+            while amiss := await _amiss(testbed, controller):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the testbed does not become whole: {'; '.join(amiss[:5])}")
+                await asyncio.sleep(_POLL_S)
+
+    asyncio.run(wait())
 
 
-def _longest_ms(samples: Samples) -> float:
-    """Return the longest outage of any VIP; 0 where no ping was lost."""
-    outages = [s for target in range(len(samples.targets)) for _, s in samples.outages(target)]
-    return max(outages, default=0.0) * 1e3
+async def _amiss(testbed: Running, controller: ControllerClient) -> list[str]:
+    try:
+        records = await controller.vips()
+    except RestError as error:
+        return [str(error)]
+    unsettled = holdings.unsettled(records)
+    return unsettled or await convergence.undone(testbed.folder, testbed.graph, records)
+
+
+def _events(testbed: Running, after: int | None) -> list[tuple[int, str]]:
+    """Return the newest events, as number and what happened to what."""
+
+    async def ask() -> list[tuple[int, str]]:
+        async with agents_module.controller(testbed.folder) as controller:
+            found = await controller.events(after, 1000)
+            return [(event.id, f"{event.kind} {event.subject}") for event in found]
+
+    return asyncio.run(ask())
+
+
+def _count(outcomes: Iterable[Outcome], dips: Collection[IPv4Address], *, among: bool) -> int:
+    return sum(o.fate is not Fate.KEPT and (o.dip in dips) is among for o in outcomes)
+
+
+def _bins(samples: Samples, origin: float) -> Iterable[dict[str, Any]]:
+    """Yield how many requests were sent and lost in each 50 ms since the failure."""
+    places = np.floor((samples.sent - origin) / _BIN_S).astype(int)
+    for place in np.unique(places):
+        here = places == place
+        yield {
+            "from_ms": round(place * _BIN_S * 1e3),
+            "sent": int(here.sum()),
+            "lost": int(samples.lost[here].sum()),
+        }
+
+
+def _list(told: Collection[str]) -> str:
+    shown = [*told][:4]
+    return (
+        ", ".join(shown) + (f" and {len(told) - len(shown)} more" if len(told) > len(shown) else "") or "none"
+    )
 
 
 def _plot(out: Path, found: Sequence[Measured]) -> None:
-    longest = _pooled(found)
-    figure, axes = results.figure(figsize=(9, 4.2))
-    drawn = axes.boxplot(list(longest.values()), patch_artist=True, showfliers=False, whis=(5, 95))
-    for box in drawn["boxes"]:
-        box.set(facecolor=results.OURS, alpha=0.6)
-    axes.axhline(GOAL_MS, color=results.GREY, linestyle="--", label=f"our goal: {GOAL_MS:g} ms")
-    medians = [told(over_bringups(one.longest[what] for one in found)) for what in longest]
-    axes.set_xticks(
-        range(1, len(longest) + 1), [f"{what}\n{ms}" for what, ms in zip(longest, medians, strict=True)]
-    )
-    axes.set(ylim=(0, None), xlabel="what fails; median, mean of the bring-ups", ylabel="longest outage (ms)")
-    runs = len(next(iter(longest.values())))
-    axes.set_title(f"Any VIP: {runs} runs each in {len(found)} bring-ups; box: quartiles, whiskers: 5 to 95%")
-    axes.legend()
+    told_of = summary(found)
+    figure, axes = results.figure(figsize=(9, 6))
+    names = list(told_of["outage_ms"])
+    for place, name in enumerate(names):
+        served = [max(ms, _NOTHING_MS) for kind in told_of["outage_ms"][name] for ms in kind]
+        axes.plot(served, np.full(len(served), place), "o", color=results.OURS, alpha=0.5)
+        axes.plot([np.median(served)], [place], "|", color=results.OURS, markersize=20, markeredgewidth=3)
+        late = told_of["unserved_share_after_5s"][name]
+        said = f"{told(told_of['outage_ms_over_bringups'][name])}; {told_of['broken'][name]} broken"
+        said += f"; {late:.1%} unserved at the end" if late else ""
+        axes.text(1.02, place, said, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(0.8 * _NOTHING_MS, 1e4)
+    axes.set_yticks(range(len(names)), [f"{name} {DAMAGES[name].what}".rstrip() for name in names])
+    axes.invert_yaxis()
+    axes.set_xlabel("until every flow of every VIP is served again (ms; 1: nothing was lost)")
+    runs = sum(map(len, told_of["outage_ms"][names[0]]))
+    axes.set_title(f"{runs} runs each in {len(found)} bring-ups, {CONNECTIONS} TCP connections in each run")
     results.note(figure, FAILURE, error_of_probes(ms for one in found for ms in one.lateness))
     results.save_figure(figure, out / "failures")

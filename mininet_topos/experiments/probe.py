@@ -37,6 +37,7 @@ _SCHED_PRIORITY = 50
 _PAYLOAD = struct.Struct("!8sII")  # magic of this run, target, round
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _DRAIN_S = 1.0
+_IDENTIFIERS = 1 << 16
 
 Floats = NDArray[np.float64]
 
@@ -97,6 +98,19 @@ class Samples:
             found.append((start, float(sent[-1]) - start + self.interval_s))
         return found
 
+    def served_after(self, origin: float) -> float:
+        """Return how many seconds after `origin` every request of every target was answered for good.
+
+        0 where none was lost; the interval is the resolution. What is lost to the end counts until then.
+        """
+        lost = self.sent[self.lost & (self.sent >= origin)]
+        return float(lost.max()) - origin + self.interval_s if lost.size else 0.0
+
+    def lost_share(self, begin: float, end: float) -> float:
+        """Return the share of the requests sent from `begin` to `end` that were lost; 0 if none was sent."""
+        within = (self.sent >= begin) & (self.sent < end)
+        return float(self.lost[within].mean()) if within.any() else 0.0
+
     def rows(self, origin: float) -> Iterator[dict[str, Any]]:
         """Yield each probe for a CSV file: times in ms, since `origin`; no round trip for a lost one."""
         sent, rtt = (self.sent - origin) * 1e3, self.rtt * 1e3
@@ -135,8 +149,8 @@ class Samples:
 class Prober:
     """Sends one echo request to every target each `interval_s`, for `rounds` rounds or until `stop`.
 
-    Each target is one flow: its ICMP identifier never changes, so a mux sends it to one DIP. Raises
-    PermissionError without CAP_NET_RAW.
+    A target has `flows` flows, which take turns: each is an ICMP identifier, which a mux sends to one DIP.
+    Raises PermissionError without CAP_NET_RAW.
     """
 
     def __init__(
@@ -147,11 +161,15 @@ class Prober:
         *,
         source: IPv4Address | None = None,
         identifier: int = 0,
+        flows: int = 1,
     ) -> None:
         if not targets:
             raise ValueError("a prober needs at least one target")
         if interval_s <= 0 or rounds < 1:
             raise ValueError(f"cannot probe for {rounds} rounds every {interval_s} s")
+        if not 1 <= flows * len(targets) <= _IDENTIFIERS:
+            raise ValueError(f"{len(targets)} targets cannot have {flows} flows each")
+        self._flows = flows
         self._targets = tuple(targets)
         self._interval_s = interval_s
         self._rounds = rounds
@@ -201,7 +219,8 @@ class Prober:
 
     def _send(self, number: int, target: int, address: tuple[str, int]) -> None:
         body = _PAYLOAD.pack(self._magic, target, number)
-        identifier = (self._identifier + target) & 0xFFFF
+        flow = target * self._flows + number % self._flows
+        identifier = (self._identifier + flow) % _IDENTIFIERS
         header = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF)
         checksum = _checksum(header + body)
         packet = struct.pack("!BBHHH", _ECHO_REQUEST, 0, checksum, identifier, number & 0xFFFF) + body
@@ -282,13 +301,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("targets", nargs="+", type=IPv4Address)
     parser.add_argument("--interval-ms", type=float, default=3.0)
     parser.add_argument("--duration-s", type=float, default=10.0, help="at most; a SIGTERM ends it earlier")
+    parser.add_argument("--flows", type=int, default=1, help="of each target, in turn")
     parser.add_argument("--source", type=IPv4Address)
     parser.add_argument("--ready-fd", type=int, help="a byte is written here when probing begins")
     parser.add_argument("--out", type=Path, required=True, help="samples (.npz)")
     options = parser.parse_args(argv)
     interval = options.interval_ms / 1000
     rounds = max(1, round(options.duration_s / interval))
-    prober = Prober(options.targets, interval, rounds, source=options.source)
+    prober = Prober(options.targets, interval, rounds, source=options.source, flows=options.flows)
     signal.signal(signal.SIGTERM, lambda *_: prober.stop())
 
     def ready() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,8 +114,12 @@ class Running:
         targets: tuple[IPv4Address, ...],
         prober: str = PROBER,
         interval_s: float = PROBE_INTERVAL_S,
+        flows: int = 1,
     ) -> Iterator[list[Samples]]:
-        """Probe `targets` from a client's namespace; the list holds the samples after the block."""
+        """Probe `targets` from a client's namespace; the list holds the samples after the block.
+
+        Each target has so many flows, which take turns.
+        """
         found: list[Samples] = []
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "samples.npz"
@@ -124,6 +129,8 @@ class Running:
                 str(interval_s * 1000),
                 "--duration-s",
                 "60",
+                "--flows",
+                str(flows),
                 "--out",
                 str(out),
             ]
@@ -171,15 +178,18 @@ def running(
     """Bring up a testbed (the paper's) with a VIP of `dips` DIPs for each entry of `switches`; take it down.
 
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
-    that an experiment may fail switches of container 2 without failing a DIP.
+    that an experiment may fail switches of container 2 without failing a DIP; those of a VIP are in both of
+    its racks.
     """
     plan = Plan(size=size, target=target, smux_path=smux_path, controller=controller, log_level=log_level)
     graph = fattree.fattree(plan.size)
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
     stated = []
+    used: Counter[str] = Counter()
     for number, switch in enumerate(switches):
-        places = [divmod(number * dips + k, len(servers)) for k in range(dips)]
-        own = tuple(Dip(address=_address(servers[server], 1 + turn)) for turn, server in places)
+        places = [servers[(number + k * len(servers) // dips) % len(servers)] for k in range(dips)]
+        used.update(place.name for place in places)
+        own = tuple(Dip(address=_address(place, used[place.name])) for place in places)
         vip = Vip(address=addresses.VIPS[1 + number], dips=own)
         stated.append(StatedVip(vip=vip, switch=switch or ON_SMUXES))
     folder = Folder(name)

@@ -147,7 +147,7 @@ def _from_socket(listener: socket.socket) -> Iterator[Packet]:
 @contextmanager
 def _before(ifindex: int, program_id: int) -> Iterator[_Ring]:
     """Put the capturing program before a port's own one."""
-    link_fd = _find_link(ifindex, program_id)
+    link_fd = find_link(ifindex, program_id)
     own = libbpf.bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
     with Object(compile_object(SOURCE)) as object_:
         object_.load()
@@ -187,7 +187,7 @@ def _restored(link: Link, own: Program) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
-def _find_link(ifindex: int, program_id: int) -> int:
+def find_link(ifindex: int, program_id: int) -> int:
     """Return a descriptor of the link that attaches a program to an interface."""
     library = libbpf.library()
     link_id = ctypes.c_uint32(0)

@@ -73,9 +73,18 @@ def processes(paths: Collection[Path]) -> list[int]:
 
 def halt(paths: Collection[Path]) -> None:
     """Have every process in these namespaces, but the caller, do nothing more; `kill` still ends them."""
+    _signal_all(paths, signal.SIGSTOP)
+
+
+def resume(paths: Collection[Path]) -> None:
+    """Have every process in these namespaces go on after `halt`."""
+    _signal_all(paths, signal.SIGCONT)
+
+
+def _signal_all(paths: Collection[Path], number: signal.Signals) -> None:
     wanted = {_identity(path) for path in paths if is_bound(path)}
     for pid in processes(paths):
-        descriptor = _signal(pid, wanted, signal.SIGSTOP)
+        descriptor = _signal(pid, wanted, number)
         if descriptor is not None:
             os.close(descriptor)
 

@@ -12,6 +12,7 @@ import pytest
 from duet_p4 import results
 from duet_p4.results import to_json
 from mininet_topos.experiments import breakdown, capacity, failover, failures, migration
+from mininet_topos.experiments.damage import DAMAGES
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import brought_up, over_bringups, told
 
@@ -74,14 +75,21 @@ def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
 
 def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any]) -> None:
     found = [
-        failures.Measured({what: [10.0 * n, 12.0 * n] for what in failures.FAILURES}, 0, [0.1], [])
+        failures.Measured(
+            {kind: failures.Kind([10.0 * n, 12.0 * n], [0.0, 0.1], n, 5, {"link-down"}) for kind in DAMAGES},
+            0,
+            [0.1],
+            [],
+        )
         for n in (1, 2)
     ]
     summary = failures.summary(found)
-    assert summary["runs"] == 4 * len(failures.FAILURES)
-    assert summary["outage_ms_over_bringups"]["agg2"].mean == 16.5
+    assert summary["runs"] == 4 * len(DAMAGES)
+    assert summary["outage_ms_over_bringups"]["agg"].mean == 16.5
+    assert (summary["broken"]["tor"], summary["left_with_their_dip"]["tor"]) == (3, 10)
+    assert summary["unserved_share_after_5s"]["server"] == pytest.approx(0.05)
     failures._plot(tmp_path, found)
-    assert "its carrier at both ends" in noted(drawn)
+    assert "halted nodes lose power" in noted(drawn)
     to_json(summary)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
 from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
+from controller.monitoring.fabric import Fabric
 from controller.monitoring.network import NetworkView
 from controller.monitoring.ports import HostPorts
 from controller.monitoring.traffic import (
@@ -22,7 +23,7 @@ from controller.monitoring.traffic import (
 )
 from controller.reach import Reach
 from duet_p4.api.mux import MuxStatus, SessionStatus, TableUse
-from duet_p4.api.ports import HostPort
+from duet_p4.api.ports import HostPort, NeighbourPort
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("100.1.1.1")
 CLIENT = IPv4Address("100.2.1.5")
@@ -189,8 +190,8 @@ def test_servers_behind_a_port_without_a_neighbour_or_a_dead_switch_are_cut_off(
     ports.note("tor1", [port(1, adjacency=True), port(2, adjacency=True)])
     assert ports.cut_off(()) == set()
     assert ports.cut_off({"tor1"}) == {"server1", "server2"}
-    with pytest.raises(KeyError):
-        ports.note("agg1", [])
+    ports.note("agg1", [])
+    assert ports.cut_off(()) == set(), "a switch without servers cuts nobody off"
 
 
 def test_a_server_that_has_not_come_up_yet_is_given_some_time() -> None:
@@ -199,3 +200,38 @@ def test_a_server_that_has_not_come_up_yet_is_given_some_time() -> None:
     assert ports.cut_off(()) == set()
     ports.note("tor1", [port(1, adjacency=False, since=time.time() - 60)])
     assert ports.cut_off(()) == {"server1"}
+
+
+def test_a_node_is_dead_once_no_switch_that_answers_has_carrier_to_it() -> None:
+    link = {"capacity_bps": 1e9}
+    fabric = Fabric(
+        SERVED.model_copy(
+            update={
+                "switches": tuple(
+                    SERVED.switches[0].model_copy(update={"name": n}) for n in ("t1", "a1", "a2")
+                ),
+                "links": (Link(ends=("t1", "a1"), **link), Link(ends=("t1", "a2"), **link)),
+            }
+        )
+    )
+
+    def note(switch: str, **carriers: bool) -> None:
+        fabric.note(switch, [NeighbourPort(neighbour=name, carrier=up) for name, up in carriers.items()])
+
+    silent: set[str] = set()
+
+    def answers(name: str) -> bool:
+        return name not in silent
+
+    assert fabric.dead(answers) == set(), "nobody has told anything"
+    note("t1", a1=True, a2=True)
+    note("a1", t1=False)
+    note("a2", t1=True)
+    assert (fabric.dead(answers), fabric.links_down(answers)) == (set(), {("t1", "a1")})
+    note("a2", t1=False)
+    assert fabric.dead(answers) == {"t1"}
+    silent.add("a1")
+    note("a2", t1=True)
+    assert fabric.dead(answers) == set(), "one that does not answer said so before"
+    note("a2", t1=False, nobody=False)
+    assert fabric.dead(answers) == {"t1"}, "what is not in the inventory means nothing"
