@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address
@@ -56,6 +56,20 @@ class AgentLogs:
                 return [event for event in self._seen[switch] if event.at >= moment]
             if event := _event(line):
                 self._seen[switch].append(event)
+
+    def awaited(
+        self, switch: str, moment: float, wanted: Callable[[list[Mirrored | PortDown]], list[float]]
+    ) -> list[float]:
+        """Wait until what a switch's agent has logged from a moment on has what is wanted; return its times.
+
+        Raises TimeoutError naming the switch.
+        """
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := wanted(self.since(switch, moment))):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{switch} does not react in {TIMEOUT_S:g} s")
+            time.sleep(_POLL_S)
+        return found
 
     async def forwarding(self, vip: IPv4Address, since: float, carrier: str) -> float:
         """Wait until every switch but the carrier has the VIP's route; return when the last one had it.

@@ -184,15 +184,23 @@ def _fail_once(
 
 def _reaction(logs: AgentLogs, switch: str, failed_at: float) -> tuple[float, float]:
     """Return when a neighbour noticed the failure, and when its tables led around it."""
-    events = logs.since(switch, failed_at)
-    noticed = next(event.at for event in events if isinstance(event, PortDown))
-    return noticed, next(e.at for e in events if isinstance(e, Mirrored) and e.at >= noticed)
+
+    def wanted(events: list[Mirrored | PortDown]) -> list[float]:
+        noticed = [event.at for event in events if isinstance(event, PortDown)][:1]
+        around = [e.at for e in events if isinstance(e, Mirrored) and noticed and e.at >= noticed[0]][:1]
+        return noticed + around if around else []
+
+    noticed, around = logs.awaited(switch, failed_at, wanted)
+    return noticed, around
 
 
 def _last_change(logs: AgentLogs, switch: str, failed_at: float, vip: IPv4Address) -> float:
     """Return when a switch farther away last changed what it has of a VIP's route."""
-    events = logs.since(switch, failed_at)
-    return max(e.at for e in events if isinstance(e, Mirrored) and f"{vip}/32" in e.prefixes)
+
+    def wanted(events: list[Mirrored | PortDown]) -> list[float]:
+        return [e.at for e in events if isinstance(e, Mirrored) and f"{vip}/32" in e.prefixes]
+
+    return max(logs.awaited(switch, failed_at, wanted))
 
 
 def _plot(out: Path, found: Sequence[Measured]) -> None:

@@ -43,6 +43,7 @@ PROBER = "client1"
 
 _AWAIT_S = 60.0
 _POLL_S = 0.05
+_DISCARDS = 5
 
 Say = Callable[[str], None]
 
@@ -244,7 +245,7 @@ class Repetition(Generic[Measured]):
     def of(self, measure: Callable[[], tuple[Samples, Measured]]) -> Iterator[tuple[int, Samples, Measured]]:
         """Yield each run's number, from 1, and what was measured.
 
-        Raises RuntimeError where more runs are discarded than were asked for.
+        Raises RuntimeError where more runs are discarded than were asked for, and more than `_DISCARDS`.
         """
         done = 0
         while done < self._runs:
@@ -252,7 +253,7 @@ class Repetition(Generic[Measured]):
             if samples.stalled():
                 self.discarded += 1
                 self._say(f"a run is discarded: the prober stalled ({self.discarded} so far)")
-                if self.discarded > self._runs:
+                if self.discarded > max(self._runs, _DISCARDS):
                     raise RuntimeError(
                         f"{self.discarded} runs discarded: this machine is too busy to measure"
                     )

@@ -48,6 +48,6 @@ def test_a_vip_is_away_when_its_hmux_dies_until_its_neighbours_lead_around_it(te
     found = failover.measure(testbed, "tor2", 1, quiet)
     (outage,), (parts,) = found.outages, found.breakdowns
     assert 0 < outage < 1000
-    assert 0 < parts.detection < 1000
+    assert parts.detection > 0
     assert parts.bgp > 0
     assert {row["vip"] for row in found.rows} == {str(vip) for vip in testbed.vips}
