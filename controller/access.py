@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from duet_p4.identity import Role
+from duet_p4.reporter import HEALTH_REPORTS, PORT_REPORTS
 from duet_p4.rest.access import Access
 from duet_p4.rest.bounds import MIB, Bodies
-
-HEALTH_REPORTS = "/v1/reports/health"
-PORT_REPORTS = "/v1/reports/ports"
 
 ACCESS = Access(
     writes={

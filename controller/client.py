@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
@@ -23,6 +26,15 @@ from duet_p4.rest.client import RestClient
 
 LONG_S = 600.0
 """How long a client waits for what goes over all VIPs."""
+
+
+def local_socket(folder: Path) -> Path:
+    """Return the Unix socket in a folder of a controller that answers; `controller.sock` where none does."""
+    for path in sorted(folder.glob("controller*.sock")):
+        with socket.socket(socket.AF_UNIX) as tried, suppress(OSError):
+            tried.connect(str(path))
+            return path
+    return folder / "controller.sock"
 
 
 class UpdaterClient(RestClient):

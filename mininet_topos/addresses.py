@@ -29,8 +29,8 @@ OUTSIDE = IPv4Network("192.0.2.0/24")
 LINKS = IPv4Network("172.31.0.0/16")
 LOOPBACKS = IPv4Network("172.30.0.0/16")
 MANAGEMENT = IPv4Network("198.18.0.0/15")
-CONTROLLER = MANAGEMENT[1]
-"""Where the management network's bridge, and so the controller, is."""
+CONTROLLERS = tuple(MANAGEMENT[number] for number in range(1, 10))
+"""Where controllers are, at most as many: all in the root namespace, on the management network's bridge."""
 
 MAX_CONTAINERS = 255
 MAX_TORS_PER_CONTAINER = 255

@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from controller.client import ControllerClient
+from controller.client import ControllerClient, local_socket
 from duet_p4.identity import Credentials
 from duet_p4.rest.client import RefusedError, RestError
 
@@ -105,7 +105,7 @@ def with_session(command: Callable[..., Any]) -> Callable[..., Any]:
         as_json: bool,
         **rest: Any,
     ) -> Any:
-        path = socket or RUN.parent / testbed / "controller.sock"
+        path = socket or local_socket(RUN.parent / testbed)
         return command(Session(path, as_json, url, credentials), **rest)
 
     update_wrapper(run, command)  # with the options that click has noted on it so far

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from duet_p4.identity.authority import IDENTITY, TRUST
 
 TRANSACTION = 10_000
 """How many operations such a member takes in a transaction: a whole batch of an assignment fits."""
@@ -12,21 +13,13 @@ TRANSACTION = 10_000
 _REQUEST_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True)
-class EtcdFiles:
-    """A member's certificate and key, and the authority that others' must be signed by."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
 def etcd_command(
-    name: str, folder: Path, client: str, peers: Mapping[str, str], files: EtcdFiles | None = None
+    name: str, folder: Path, client: str, peers: Mapping[str, str], credentials: Path | None = None
 ) -> list[str]:
     """Return the command line of the member `name` of `peers` (URLs of all members, for each other).
 
-    It keeps its data in `folder`, and answers controllers at the URL `client`.
+    It keeps its data in `folder`, and answers controllers at the URL `client`: over TLS with `credentials`,
+    the folder of a controller's, to whoever has a certificate of an authority that these believe.
     """
     command = [
         "etcd",
@@ -39,8 +32,9 @@ def etcd_command(
         *("--max-txn-ops", str(TRANSACTION), "--max-request-bytes", str(_REQUEST_BYTES)),
         *("--logger", "zap", "--log-level", "warn"),
     ]
-    if files is not None:
+    if credentials is not None:
         for side in ("", "peer-"):
-            command += [f"--{side}cert-file", str(files.certificate), f"--{side}key-file", str(files.key)]
-            command += [f"--{side}trusted-ca-file", str(files.ca), f"--{side}client-cert-auth"]
+            command += [f"--{side}cert-file", str(credentials / IDENTITY)]
+            command += [f"--{side}key-file", str(credentials / IDENTITY)]
+            command += [f"--{side}trusted-ca-file", str(credentials / TRUST), f"--{side}client-cert-auth"]
     return command

@@ -22,7 +22,7 @@ from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
 from duet_p4.host_agent.service import HostService
 from duet_p4.identity import Credentials
-from duet_p4.reporter import Reporter, reporter_of
+from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.host import router
 from duet_p4.rest.server import serve
@@ -97,9 +97,9 @@ async def run(config: HostConfig) -> None:
 async def _reporter(
     config: HostConfig, credentials: Credentials | None, stack: AsyncExitStack
 ) -> Reporter | None:
-    if config.report_url is None:
+    if not config.report_urls:
         return None
-    return await reporter_of(config.report_url, credentials, config.report_interval_s, stack)
+    return await reporter_of(config.report_urls, HEALTH_REPORTS, credentials, config.report_interval_s, stack)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

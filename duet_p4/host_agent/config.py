@@ -43,7 +43,7 @@ class HostConfig(AgentConfig):
     """One server.
 
     `interfaces` are those that face the ToR. Destinations in `snat_exclude` are reached without SNAT.
-    Where `report_url` is set, each change of a DIP's health is posted there, and
+    Where `report_urls` name controllers, each change of a DIP's health is posted to one of them, and
     everything again every `report_interval_s`.
     """
 
@@ -55,5 +55,5 @@ class HostConfig(AgentConfig):
     snat_connections: int = Field(default=65_536, ge=64, le=1 << 22)
     snat_exclude: tuple[IPv4Network, ...] = ()
     snat_timeouts: SnatTimeouts = SnatTimeouts()
-    report_url: str | None = None
+    report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=10.0, ge=0.1)

@@ -25,7 +25,7 @@ from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import Pins, pins
 from duet_p4.identity import Credentials
-from duet_p4.reporter import Reporter, reporter_of
+from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -211,9 +211,11 @@ class Probing:
 async def _probing(
     config: SmuxConfig, credentials: Credentials | None, stack: AsyncExitStack
 ) -> Probing | None:
-    if config.report_url is None:
+    if not config.report_urls:
         return None
-    reporter = await reporter_of(config.report_url, credentials, config.report_interval_s, stack)
+    reporter = await reporter_of(
+        config.report_urls, HEALTH_REPORTS, credentials, config.report_interval_s, stack
+    )
     gateways = {neighbor.interface: neighbor.address for neighbor in config.bird.neighbors}
     tunnels = stack.enter_context(Tunnels(config.address, gateways))
     prober = Prober(tunnels, config.name, reporter.changed)

@@ -48,8 +48,8 @@ class SmuxConfig(AgentConfig):
     once what it holds is confirmed, or after `hold_s` seconds, `announced` and `fragment_mux`. `datapath`
     is `xdp`, or `scapy` to read along.
 
-    Where `report_url` is set, the DIPs of VIPs that have a check are checked through the tunnel, each change
-    of a verdict is posted there, and all of them again every `report_interval_s`.
+    Where `report_urls` name controllers, the DIPs of VIPs that have a check are checked through the tunnel,
+    each change of a verdict is posted to one of them, and all verdicts again every `report_interval_s`.
     """
 
     role = Role.SMUX
@@ -61,7 +61,7 @@ class SmuxConfig(AgentConfig):
     bird: BirdConfig
     datapath: Literal["xdp", "scapy"] = "xdp"
     hold_s: float = Field(default=30.0, ge=0, le=3600)
-    report_url: str | None = None
+    report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=2.0, ge=0.1)
     xdp_mode: Literal["native", "skb"] = "native"
     timeouts: FlowTimeouts = FlowTimeouts()

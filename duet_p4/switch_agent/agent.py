@@ -38,7 +38,7 @@ from duet_p4.hmux import pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
-from duet_p4.reporter import reporter_of
+from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -325,10 +325,11 @@ class SwitchAgent:
     async def _report(self, stack: AsyncExitStack) -> None:
         """Report the ports from now on, if there is somebody to report to."""
         config = self._config
-        if config.report_url is None:
+        if not config.report_urls:
             return
-        url = f"{config.report_url}/v1/reports/ports"
-        reporter = await reporter_of(url, self._credentials, config.report_interval_s, stack)
+        reporter = await reporter_of(
+            config.report_urls, PORT_REPORTS, self._credentials, config.report_interval_s, stack
+        )
         self._kernel.on_port_change = reporter.changed
 
         def report() -> PortReport:

@@ -92,8 +92,8 @@ class SwitchConfig(AgentConfig):
     VIP had no packet proves nothing), and until no packet came for it for `drain_quiet_ms`, at most for
     `drain_patience_ms`. A session with the P4 switch may be away for `grace_s` before the switch is given
     up. A switch that lost its tables announces what its journal has once that is confirmed, or after
-    `hold_s`. Where `report_url` is set, whether hosts can be reached is posted there when it changes, and
-    again every `report_interval_s`.
+    `hold_s`. Where `report_urls` name controllers, whether hosts can be reached is posted to one of them
+    when it changes, and again every `report_interval_s`.
     """
 
     role = Role.SWITCH
@@ -108,7 +108,7 @@ class SwitchConfig(AgentConfig):
     p4: P4Config
     grace_s: float = Field(default=10.0, ge=0, le=600)
     hold_s: float = Field(default=30.0, ge=0, le=3600)
-    report_url: str | None = None
+    report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=5.0, ge=0.1)
     drain_least_ms: int = Field(default=30, ge=0, le=10_000)
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)

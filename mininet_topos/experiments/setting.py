@@ -182,7 +182,13 @@ def running(
     that an experiment may fail switches of container 2 without failing a DIP; those of a VIP are in both of
     its racks.
     """
-    plan = Plan(size=size, target=target, smux_path=smux_path, controller=controller, log_level=log_level)
+    plan = Plan(
+        size=size,
+        target=target,
+        smux_path=smux_path,
+        controllers=int(controller),
+        log_level=log_level,
+    )
     graph = fattree.fattree(plan.size)
     servers = [n for n in fattree.nodes(graph, Kind.SERVER) if n.is_dip and n.container == 1]
     stated = []

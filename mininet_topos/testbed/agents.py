@@ -11,20 +11,17 @@ from typing import Any, TypeVar
 
 import networkx as nx
 
-from controller.client import ControllerClient
+from controller.client import ControllerClient, local_socket
 from duet_p4.api.service import State
 from duet_p4.identity import Credentials
 from duet_p4.rest.client import DEFAULT_TIMEOUT_S, HostClient, MuxClient, RestClient, RestError
-from mininet_topos import addresses, fattree
+from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import namespaces
 from mininet_topos.testbed.folder import OPERATOR, Folder, TestbedError
 
 PORT = 8443
 """Where every agent answers, on its management address."""
-
-CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{PORT}"
-"""Where the controller answers to agents; the operator has a Unix socket."""
 
 Result = TypeVar("Result")
 Client = TypeVar("Client", bound=RestClient)
@@ -93,9 +90,9 @@ async def connect(folder: Folder, graph: nx.Graph) -> AsyncIterator[Agents]:
 
 @asynccontextmanager
 async def controller(folder: Folder, timeout_s: float = DEFAULT_TIMEOUT_S) -> AsyncIterator[ControllerClient]:
-    """Yield a client of the controller, over its Unix socket."""
+    """Yield a client of the controller, or of one that answers, over its Unix socket."""
     async with ControllerClient(
-        "http://controller", local=folder.controller_socket, timeout_s=timeout_s
+        "http://controller", local=local_socket(folder.path), timeout_s=timeout_s
     ) as client:
         yield client
 

@@ -17,7 +17,7 @@ from duet_p4.rest.client import RestClient, RestError
 from mininet_topos import fattree
 from mininet_topos.testbed import agents
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
-from mininet_topos.testbed.nodes import CONTROLLER
+from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
 
 _ANSWER_S = 3.0
@@ -86,18 +86,20 @@ async def renew(folder: Folder, tell: Callable[[str], None]) -> list[str]:
     plan = Plan.model_validate_json(folder.plan.read_text())
     async with agents.connect(folder, fattree.fattree(plan.size)) as connected:
         clients: dict[str, RestClient] = dict(connected.all)
+        controllers = controller_names(plan.controllers)
 
         async def ask(name: str) -> Whoami | None:
             try:
                 async with asyncio.timeout(_ANSWER_S):
-                    if name != CONTROLLER:
+                    if name not in controllers:
                         return await clients[name].whoami()
-                    async with agents.controller(folder) as controller:
+                    local = folder.controller_socket(name)
+                    async with RestClient("http://controller", local=local) as controller:
                         return await controller.whoami()
             except (RestError, TimeoutError):
                 return None
 
-        services = [*clients, *([CONTROLLER] if plan.controller else [])]
+        services = [*clients, *controllers]
         return await rotate(folder.credentials, services, ask, tell)
 
 

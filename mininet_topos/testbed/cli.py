@@ -20,6 +20,7 @@ from rich.console import Console
 
 from controller.web import DEFAULT_PORT
 from mininet_topos import fattree
+from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
@@ -100,8 +101,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="ToRs with an SMux, from 1; by default those of 1,2,3 that there are."),
         click.option("--smux-path", type=click.Choice([path.value for path in SmuxPath]), default="xdp",
                      show_default=True, help="The SMuxes' data path."),
-        click.option("--controller/--no-controller", default=True, show_default=True,
-                     help="Without a controller, VIPs are placed once, by the testbed."),
+        click.option("--controllers", type=click.IntRange(0, len(CONTROLLERS)), default=1, show_default=True,
+                     help="Several keep their state in etcd; without any, VIPs are placed once."),
         click.option("--page/--no-page", default=True, show_default=True, help="Serve the web page."),
         click.option("--page-port", type=click.IntRange(1, 65_535),
                      help=f"Its port on 127.0.0.1; by default {DEFAULT_PORT}, or any that is free."),
@@ -120,7 +121,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         dips: int | None,
         smux_tors: tuple[int, ...] | None,
         smux_path: str,
-        controller: bool,
+        controllers: int,
         page: bool,
         page_port: int | None,
         log_level: str,
@@ -144,7 +145,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
             size=size,
             target=Target(target),
             smux_path=SmuxPath(smux_path),
-            controller=controller,
+            controllers=controllers,
             page=page,
             page_port=page_port,
             log_level=log_level,

@@ -85,10 +85,9 @@ class Folder:
         """Where the launcher answers."""
         return self.path / "launcher.sock"
 
-    @property
-    def controller_socket(self) -> Path:
-        """Where the controller answers on this machine."""
-        return self.path / "controller.sock"
+    def controller_socket(self, name: str) -> Path:
+        """Where a controller answers on this machine."""
+        return self.path / f"{name}.sock"
 
     @property
     def web_socket(self) -> Path:

@@ -49,7 +49,7 @@ class Launcher:
         self._page = page
         self._halted: dict[str, float] = {}
         report(Progress(step="network", total=len(self.graph)))
-        wiring.prepare_root(folder.root)
+        wiring.prepare_root(folder.root, plan.controllers)
         Network(self.graph, folder, create=True)
         if plan.target is Target.BMV2:
             switches = [node for node in fattree.nodes(self.graph) if node.is_switch]

@@ -20,7 +20,7 @@ from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import namespaces, preflight
 from mininet_topos.testbed.folder import OPERATOR, READER, ROOT, Folder, TestbedError
-from mininet_topos.testbed.nodes import CONTROLLER
+from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Progress
 from mininet_topos.testbed.supervisor import tail
@@ -57,7 +57,7 @@ def _launch(folder: Folder, plan: Plan, tell: Tell, listener: socket.socket | No
     try:
         folder.plan.write_text(plan.model_dump_json(indent=2))
         tell(Progress(step="credentials"))
-        _certify(folder, graph)
+        _certify(folder, graph, plan.controllers)
         pins.mount(folder.bpf)
         namespaces.create(folder.root)
         _follow(_start_launcher(folder, listener), folder, tell)
@@ -130,18 +130,19 @@ def _log_end(folder: Folder) -> str:
     return "".join(f"\n    {line}" for line in lines)
 
 
-def _certify(folder: Folder, graph: nx.Graph) -> None:
+def _certify(folder: Folder, graph: nx.Graph, controllers: int) -> None:
     """Give everybody a certificate; the key that signs them is gone when this returns."""
     authority = Authority()
-    for identity, addresses_ in _identities(graph):
+    for identity, addresses_ in _identities(graph, controllers):
         authority.issue(folder.identity(identity.name), identity, addresses_)
 
 
-def _identities(graph: nx.Graph) -> Iterator[tuple[Identity, list[IPv4Address]]]:
+def _identities(graph: nx.Graph, controllers: int) -> Iterator[tuple[Identity, list[IPv4Address]]]:
     """Yield who needs a certificate, and where they answer."""
     for node in fattree.nodes(graph):
         if node.management is not None:
             yield Identity(_ROLES.get(node.kind, Role.SWITCH), node.name), [node.management.ip]
-    yield Identity(Role.CONTROLLER, CONTROLLER), [addresses.CONTROLLER]
+    for name, address in zip(controller_names(controllers), addresses.CONTROLLERS, strict=False):
+        yield Identity(Role.CONTROLLER, name), [address]
     yield Identity(Role.OPERATOR, OPERATOR), []
     yield Identity(Role.READER, READER), []

@@ -13,7 +13,8 @@ import networkx as nx
 from pydantic import BaseModel
 
 from controller import inventory
-from controller.config import ControllerConfig, Listen
+from controller.cluster.etcd_member import TRANSACTION, etcd_command
+from controller.config import ClusterConfig, ControllerConfig, Listen
 from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
@@ -28,14 +29,15 @@ from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.supervisor import Process
 
 CONTROLLER = "controller"
-"""The controller's name among the services that have a certificate."""
+"""What controllers are called: this, and from the second on with a number."""
+
+_ETCD_PORT, _ETCD_PEER_PORT = 2379, 2380
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 
 _HOLD_S = {True: 30.0, False: 1.0}
 """How long an SMux, or a switch that lost its tables, waits to be told what it should hold: by a controller
 where there is one."""
-_CONTROLLER_URL = f"https://{addresses.CONTROLLER}:{agents.PORT}"
 
 _SPACE = tuple(
     PrefixRange(network=network, shortest=shortest, longest=longest)
@@ -68,6 +70,20 @@ def _page_process(folder: Folder, descriptor: int) -> Process:
         namespace=folder.root,
         log=folder.log(ROOT_NODE, "web"),
     )
+
+
+def controller_names(count: int) -> list[str]:
+    """Return the names of a testbed's controllers."""
+    return [f"{CONTROLLER}{number if number > 1 else ''}" for number in range(1, count + 1)]
+
+
+def _etcd_urls(controllers: int, port: int) -> dict[str, str]:
+    """Return where the members of etcd answer, one beside each controller."""
+    names = controller_names(controllers)
+    return {
+        name.replace(CONTROLLER, "etcd"): f"https://{address}:{port}"
+        for name, address in zip(names, addresses.CONTROLLERS, strict=False)
+    }
 
 
 def _device_id(node: fattree.Node) -> int:
@@ -162,7 +178,11 @@ class _Nodes:
 
         if self.plan.controller:
             self.folder.inventory.write_text(inventory_of(self.graph).model_dump_json(indent=2))
-            yield self._configured(ROOT_NODE, "controller", "controller.__main__:main", self._controller())
+            for number, name in enumerate(controller_names(self.plan.controllers)):
+                if self.plan.controllers > 1:
+                    yield self._etcd(number)
+                config = self._controller(number)
+                yield self._configured(ROOT_NODE, name, "controller.__main__:main", config)
 
     def _configured(self, node: str, name: str, function: str, config: BaseModel) -> Process:
         path = self.folder.config(node, name)
@@ -229,7 +249,7 @@ class _Nodes:
                 address=self._p4runtime(node), device_id=_device_id(node), target=self.plan.target.value
             ),
             hold_s=_HOLD_S[self.plan.controller],
-            report_url=_CONTROLLER_URL if self.plan.controller else None,
+            report_urls=self._controller_urls(),
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:
@@ -240,7 +260,7 @@ class _Nodes:
             uplinks=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             announced=(addresses.VIPS, addresses.TIPS),
             fragment_mux=addresses.FRAGMENT_MUX,
-            report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
+            report_urls=self._controller_urls(),
             bird=self._bird(node),
             datapath=self.plan.smux_path.value,
             hold_s=_HOLD_S[self.plan.controller],
@@ -253,19 +273,42 @@ class _Nodes:
             # There are dozens of servers on the machine, and few clients.
             flows=16_384,
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
-            report_url=f"{_CONTROLLER_URL}/v1/reports/health" if self.plan.controller else None,
+            report_urls=self._controller_urls(),
         )
 
-    def _controller(self) -> ControllerConfig:
-        state = self.folder.state(CONTROLLER)
-        state.mkdir(parents=True, exist_ok=True)
-        return ControllerConfig(
-            database=state / "controller.db",
-            inventory=self.folder.inventory,
-            listen=Listen(host=addresses.CONTROLLER, port=agents.PORT),
-            socket=self.folder.controller_socket,
-            credentials=self.folder.identity(CONTROLLER),
+    def _controller_urls(self) -> tuple[str, ...]:
+        return tuple(
+            f"https://{address}:{agents.PORT}" for address in addresses.CONTROLLERS[: self.plan.controllers]
         )
+
+    def _controller(self, number: int) -> ControllerConfig:
+        """Return the configuration of a controller: with a database, or one of several with an etcd."""
+        name = controller_names(number + 1)[number]
+        state = self.folder.state(name)
+        state.mkdir(parents=True, exist_ok=True)
+        several = self.plan.controllers > 1
+        endpoints = list(_etcd_urls(self.plan.controllers, _ETCD_PORT).values())
+        own_first = (*endpoints[number:], *endpoints[:number])
+        cluster = ClusterConfig(name=name, etcd=own_first, transaction=TRANSACTION) if several else None
+        return ControllerConfig(
+            database=None if several else state / "controller.db",
+            cluster=cluster,
+            inventory=self.folder.inventory,
+            listen=Listen(host=addresses.CONTROLLERS[number], port=agents.PORT),
+            socket=self.folder.controller_socket(name),
+            credentials=self.folder.identity(name),
+        )
+
+    def _etcd(self, number: int) -> Process:
+        """Return the member of etcd beside a controller; both are known by the same certificate."""
+        peers = _etcd_urls(self.plan.controllers, _ETCD_PEER_PORT)
+        name = list(peers)[number]
+        state = self.folder.state(name)
+        state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o700)
+        client = _etcd_urls(self.plan.controllers, _ETCD_PORT)[name]
+        files = self.folder.identity(controller_names(number + 1)[number])
+        return self._process(ROOT_NODE, name, None, *etcd_command(name, state, client, peers, files))
 
     def _agent(self, node: fattree.Node) -> dict[str, Any]:
         """Return what every agent's configuration has."""

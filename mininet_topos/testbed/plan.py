@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from duet_p4.model import Model, Port, Protocol
+from mininet_topos import addresses
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.vipfile import StatedVip, served_ports
@@ -39,10 +40,15 @@ class Plan(Model):
     smux_path: SmuxPath = SmuxPath.XDP
     tcp_ports: tuple[Port, ...] = (80,)
     udp_ports: tuple[Port, ...] = (7,)
-    controller: bool = True
+    controllers: int = Field(default=1, ge=0, le=len(addresses.CONTROLLERS))
     page: bool = False
     page_port: Port | None = None
     log_level: str = "INFO"
+
+    @property
+    def controller(self) -> bool:
+        """Whether there is a controller, one or more."""
+        return self.controllers > 0
 
     def serving(self, vips: Sequence[StatedVip]) -> Plan:
         """Return the plan with the ports that these VIPs need besides its own."""

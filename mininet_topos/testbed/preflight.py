@@ -59,6 +59,8 @@ def _capabilities() -> list[str]:
 
 def _programs(plan: Plan) -> list[str]:
     wanted = dict(_PROGRAMS)
+    if plan.controllers > 1:
+        wanted["etcd"] = "etcd-server"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     problems = [
         f"{program} is not on PATH: install the package {package} (`make setup` does)"

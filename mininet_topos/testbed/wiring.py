@@ -41,14 +41,15 @@ _SYSCTLS = {
 }
 
 
-def prepare_root(path: Path) -> None:
-    """Make the testbed's root namespace usable: loopback, and the bridge of the management network."""
+def prepare_root(path: Path, controllers: int) -> None:
+    """Make the root namespace usable: loopback, and the management network's bridge, with its addresses."""
     with namespaces.entered(path):
         _sysctls({})
         with IPRoute() as netlink:
             _up(netlink, "lo")
             netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_forward_delay=0)
-            _address(netlink, BRIDGE, IPv4Interface((addresses.CONTROLLER, addresses.MANAGEMENT.prefixlen)))
+            for address in addresses.CONTROLLERS[: max(1, controllers)]:
+                _address(netlink, BRIDGE, IPv4Interface((address, addresses.MANAGEMENT.prefixlen)))
             _up(netlink, BRIDGE)
 
 

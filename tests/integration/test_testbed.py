@@ -443,7 +443,7 @@ def test_two_testbeds_are_up_at_once(testbed: Folder, graph: nx.Graph) -> None:
         "vips: [{address: 10.0.0.1, switch: core1, dips: [100.1.1.17]}]", fattree.fattree(size)
     )
     other = Folder(f"{NAME}-two")
-    with running(other, Plan(size=size, controller=False), stated) as theirs:
+    with running(other, Plan(size=size, controllers=0), stated) as theirs:
         wrong = [f"{check.name}: {check.detail}" for check in verdict(other, theirs) if not check.ok]
         assert not wrong, "\n".join(wrong)
         (answer,) = from_client(testbed, graph, "client2", 1, SOFTWARE)
