@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Generic, TypeVar
@@ -39,7 +40,8 @@ class WorkQueue(Generic[Answer]):
         self._numbers = itertools.count()
         self._working: dict[IPv4Address, _Entry[Answer]] = {}
         self._failures: dict[IPv4Address, int] = {}
-        self._wake = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
 
     def add(self, address: IPv4Address, priority: Priority, *, in_s: float = 0.0) -> None:
         """Have an address looked at, at once or in a while."""
@@ -65,10 +67,6 @@ class WorkQueue(Generic[Answer]):
         """Return the most urgent address that is due; `done` must be called for it."""
         while True:
             now = time.monotonic()
-            while self._later and self._later[0][0] <= now:
-                _, _, address = heapq.heappop(self._later)
-                if (entry := self._entries.get(address)) and address not in self._working:
-                    self._push(address, entry)
             while self._heap:
                 priority, _, address = heapq.heappop(self._heap)
                 entry = self._entries.get(address)
@@ -77,12 +75,7 @@ class WorkQueue(Generic[Answer]):
                 del self._entries[address]
                 self._working[address] = entry
                 return address, priority
-            self._wake.clear()
-            try:
-                async with asyncio.timeout_at(self._next(now)):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await self._rest()
 
     def done(self, address: IPv4Address, answer: Answer, *, failed: bool) -> None:
         """Say what came of an address. One that failed comes again by itself, after a pause."""
@@ -129,13 +122,46 @@ class WorkQueue(Generic[Answer]):
         entry = self._entries.get(address)
         return max(0.0, entry.due - time.monotonic()) if entry else None
 
+    async def _rest(self) -> None:
+        """Wait for something that is due; of those who wait, one is woken for each thing."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if woken.done() and not woken.cancelled():
+                self._wake()
+            raise
+
+    def _wake(self) -> None:
+        while self._idle:
+            woken = self._idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
     def _push(self, address: IPv4Address, entry: _Entry[Answer]) -> None:
         if entry.due <= time.monotonic():
             heapq.heappush(self._heap, (entry.priority, next(self._numbers), address))
+            self._wake()
         else:
             heapq.heappush(self._later, (entry.due, next(self._numbers), address))
-        self._wake.set()
+            if self._later[0][2] == address:
+                self._set_alarm()
 
-    def _next(self, now: float) -> float | None:
-        loop = asyncio.get_running_loop()
-        return loop.time() + max(0.0, self._later[0][0] - now) if self._later else None
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        in_s = max(0.0, self._later[0][0] - time.monotonic())
+        self._alarm = asyncio.get_running_loop().call_later(in_s, self._ripen)
+
+    def _ripen(self) -> None:
+        """Have looked at what has become due."""
+        self._alarm = None
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            _, _, address = heapq.heappop(self._later)
+            if (entry := self._entries.get(address)) and address not in self._working:
+                self._push(address, entry)
+        if self._later:
+            self._set_alarm()

@@ -124,10 +124,9 @@ def _short(value: Any) -> str:
 
 def _pairs(testbed: Running) -> list[tuple[Dip, Dip]]:
     """Return pairs of DIPs that are on different servers."""
-    prefixes = [node.prefix for node in fattree.nodes(testbed.graph, Kind.SERVER) if node.is_dip]
-    found = [
-        Dip(address=prefix[n]) for n in range(prefixes[0].num_addresses) for prefix in prefixes if prefix
-    ]
+    nodes = [node for node in fattree.nodes(testbed.graph, Kind.SERVER) if node.is_dip]
+    prefixes = [list(node.prefix) for node in nodes if node.prefix is not None]
+    found = [Dip(address=address) for same in zip(*prefixes, strict=True) for address in same]
     return list(zip(found, found[1:] + found[:1], strict=True))
 
 

@@ -142,7 +142,8 @@ def _identities(graph: nx.Graph, controllers: int) -> Iterator[tuple[Identity, l
     for node in fattree.nodes(graph):
         if node.management is not None:
             yield Identity(_ROLES.get(node.kind, Role.SWITCH), node.name), [node.management.ip]
-    for name, address in zip(controller_names(controllers), addresses.CONTROLLERS, strict=False):
-        yield Identity(Role.CONTROLLER, name), [address]
+    for name in controller_names(controllers):
+        # All are on one machine, so each speaks from any of its addresses; etcd looks at those.
+        yield Identity(Role.CONTROLLER, name), list(addresses.CONTROLLERS[: max(1, controllers)])
     yield Identity(Role.OPERATOR, OPERATOR), []
     yield Identity(Role.READER, READER), []

@@ -97,6 +97,10 @@ def router(inputs: EngineInputs) -> APIRouter:
     return api
 
 
+Homes = dict[IPv4Address, str | None]
+"""Where a VIP and its TIPs go; None is the SMuxes."""
+
+
 class _Engine:
     """A planner that is told what the other modules know before it is asked."""
 
@@ -106,6 +110,8 @@ class _Engine:
         self._network: tuple[Inventory, Outages] | None = None
         self._version = 0
         self._lock = asyncio.Lock()
+        self._waiting: list[tuple[VipRecord, asyncio.Future[Homes]]] = []
+        self._placing: asyncio.Task[None] | None = None
 
     async def compute(self, strategy: Strategy) -> AssignmentResult:
         """Assign every VIP by what is measured now."""
@@ -122,14 +128,27 @@ class _Engine:
                 problems=planner.problems,
             )
 
-    async def place(self, record: VipRecord) -> dict[IPv4Address, str | None]:
-        """Place one VIP."""
-        async with self._lock:
-            planner = await self._informed()
+    async def place(self, record: VipRecord) -> Homes:
+        """Place one VIP. Those that are asked for at the same time are placed by what is known then."""
+        done: asyncio.Future[Homes] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._placing is None or self._placing.done():
+            self._placing = asyncio.create_task(self._place_waiting(), name="placements")
+        return await done
+
+    async def _place_waiting(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
             try:
-                return planner.place(record)
-            except ValueError as error:
-                raise InvalidError(str(error)) from error
+                async with self._lock:
+                    planner = await self._informed()
+                    for record, done in waiting:
+                        if not done.done():
+                            _answer(planner, record, done)
+            except Exception as error:
+                for _, done in waiting:
+                    if not done.done():
+                        done.set_exception(error)
 
     def explain(self, address: IPv4Address) -> Explanation:
         """Explain the last assignment."""
@@ -154,6 +173,13 @@ class _Engine:
         self._planner.follow(feed.records, feed.removed, whole=feed.whole)
         self._version = feed.version
         return self._planner
+
+
+def _answer(planner: Planner, record: VipRecord, done: asyncio.Future[Homes]) -> None:
+    try:
+        done.set_result(planner.place(record))
+    except ValueError as error:
+        done.set_exception(InvalidError(str(error)))
 
 
 def by_source(samples: Iterable[TrafficSample]) -> Traffic:
