@@ -131,6 +131,10 @@ class EtcdClient:
         self._retired: list[httpx.AsyncClient] = []
         self._preferred = 0
 
+    def another(self) -> EtcdClient:
+        """Return a client of the same members, for another loop."""
+        return EtcdClient(self._endpoints, self._credentials)
+
     def _connect(self) -> list[httpx.AsyncClient]:
         tls = self._credentials.client() if self._credentials else True
         timeout = httpx.Timeout(ANSWER_S, connect=_CONNECT_S)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import threading
 import time
 
 from pydantic import ValidationError
 
 from controller.cluster.etcd import (
     CompactedError,
-    EtcdAwayError,
     EtcdClient,
-    EtcdError,
     KeyValue,
     Transaction,
 )
@@ -34,6 +33,10 @@ _BEATS = 5
 """How often a lease is kept alive while it lasts."""
 
 _LOOK_S = 0.5
+_BEAT_S = 0.5
+
+STUCK_S = 20.0
+"""How long a leader's loop may do nothing before it is taken for stuck, and its lease given up."""
 
 
 class LostError(StoreError):
@@ -59,7 +62,10 @@ class Candidate:
         self._name = name
         self.url = url
         self._ttl_s = ttl_s
+        self._lock = threading.Lock()
+        self._current: Leadership | None = None
         self._until = 0.0
+        self._beaten = 0.0
 
     def leads(self) -> bool:
         """Whether this controller may take itself for the leader now."""
@@ -98,36 +104,69 @@ class Candidate:
                 await self._client.revoke(lease)
                 return None
             revision = found.created  # An earlier try was carried out.
-        self._until = began + _CAREFUL * self._ttl_s
-        return Leadership(term, lease, revision)
+        leadership = self._current = Leadership(term, lease, revision)
+        self._extend(leadership, began)
+        return leadership
 
     async def keep(self, leadership: Leadership) -> None:
-        """Keep the lease alive until it is lost: ends with `LostError`."""
+        """Keep the lease alive until it is lost: ends with `LostError`.
+
+        A thread does so, as the controller's own loop may be busy for longer than a lease lasts; but not for
+        a loop that has been stuck for `STUCK_S`.
+        """
+        ended = threading.Event()
+        beating = asyncio.create_task(self._beat(), name="beat")
+        try:
+            raise LostError(await asyncio.to_thread(self._keep, leadership, ended))
+        finally:
+            ended.set()
+            beating.cancel()
+
+    async def _beat(self) -> None:
         while True:
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(max(0.05, self._until - began)):
-                    left = await self._client.keep_alive(leadership.lease)
-                if not left:
-                    raise LostError("its lease has ended")
+            self._beaten = time.monotonic()
+            await asyncio.sleep(_BEAT_S)
+
+    def _keep(self, leadership: Leadership, ended: threading.Event) -> str:
+        self._beaten = time.monotonic()
+        return asyncio.run(self._renew(leadership, ended))
+
+    async def _renew(self, leadership: Leadership, ended: threading.Event) -> str:
+        """Keep the lease alive until it is lost or `ended`; returns why it is lost."""
+        async with self._client.another() as client:
+            while not ended.is_set():
+                began = time.monotonic()
                 if began > self._until:
                     # It may have been stopped for so long that others took it for dead.
-                    raise LostError("it was stopped for longer than its lease lasts")
-                self._until = began + _CAREFUL * self._ttl_s
-            except (EtcdAwayError, EtcdError, TimeoutError) as error:
-                if not self.leads():
-                    raise LostError(f"its lease cannot be kept alive: {error or 'no answer'}") from error
-                logger.warning("the lease is not kept alive: %s", error or "no answer")
-            await asyncio.sleep(self._ttl_s / _BEATS)
+                    return "it was stopped for longer than its lease lasts"
+                if began > self._beaten + STUCK_S:
+                    return f"it has been stuck for {began - self._beaten:.0f} s"
+                try:
+                    async with asyncio.timeout(self._until - began):
+                        left = await client.keep_alive(leadership.lease)
+                    if not left:
+                        return "its lease has ended"
+                    self._extend(leadership, began)
+                except (StoreError, TimeoutError) as error:
+                    logger.warning("the lease is not kept alive: %s", error or "no answer")
+                await asyncio.sleep(self._ttl_s / _BEATS)
+        return "it was given up"
 
     async def resign(self, leadership: Leadership) -> None:
         """Lead no longer; another may at once."""
-        self._until = 0.0
+        self.step_down()
         await self._client.revoke(leadership.lease)
 
     def step_down(self) -> None:
         """Take oneself for the leader no longer."""
-        self._until = 0.0
+        with self._lock:
+            self._current, self._until = None, 0.0
+
+    def _extend(self, leadership: Leadership, asked: float) -> None:
+        """Lead on, as the lease was kept alive by what was asked at a time, unless that is over."""
+        with self._lock:
+            if self._current is leadership:
+                self._until = asked + _CAREFUL * self._ttl_s
 
     async def depose(self, leader: KeyValue) -> None:
         """End the lease of a leader that is dead for certain."""
