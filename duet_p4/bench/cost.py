@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -26,21 +26,30 @@ class Cost:
     gross_ns: float
 
 
+class _Kind:
+    """The harness of one kind of programs; `verdict` is that of the one which does nothing."""
+
+    def __init__(self, loaded: Object, programs: str, harness: str, trivial: str, verdict: int) -> None:
+        self.programs = loaded.map(programs)
+        self.harness, self.trivial = loaded.program(harness), loaded.program(trivial)
+        self.verdict = verdict
+
+
 class Harness:
     """Runs programs on frames that are the same again for every run; needs root."""
 
     def __init__(self) -> None:
         self._object = Object(compile_object(PROGRAMS / "harness.bpf.c")).load()
-        self._programs = self._object.map("programs")
         self._frames = np.frombuffer(self._object.map("frames").mapped(), dtype=np.uint8).reshape(-1, HEAD)
         self._words = {
             name: self._object.memory(name).cast("I" if name in ("frame_count", "expected_length") else "Q")
             for name in ("frame_count", "expected_length", "started", "runs", "astray")
         }
         self._next = self._object.memory("next_frame").cast("I")
-        self._trivial = self._object.program("trivial")
-        self._harness = self._object.program("harness")
-        self._known: dict[tuple[int, int], float] = {}
+        self._kinds = {
+            "xdp": _Kind(self._object, "programs", "harness", "trivial", 2),
+            "tc": _Kind(self._object, "classifiers", "classifier_harness", "trivial_classifier", 0),
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +64,7 @@ class Harness:
         verdict: int,
         length: int,
         *,
+        kind: Literal["xdp", "tc"] = "xdp",
         batches: int = BATCHES,
         repeat: int = REPEAT,
     ) -> Cost:
@@ -62,19 +72,23 @@ class Harness:
 
         Raises BenchError unless every run left a frame of `length`, and the last of a batch `verdict`.
         """
-        size = len(frames[0])
-        before = self._floor(frames, batches, repeat)
-        gross = self._least(program, frames, verdict, length, batches, repeat)
-        after = self._least(self._trivial, frames, 2, size, batches // 4 + 1, repeat)
+        used, size = self._kinds[kind], len(frames[0])
+        before = self._least(used, used.trivial, frames, used.verdict, size, batches, repeat)
+        gross = self._least(used, program, frames, verdict, length, batches, repeat)
+        after = self._least(used, used.trivial, frames, used.verdict, size, batches // 4 + 1, repeat)
         return Cost(gross - min(before, after), gross)
 
-    def _floor(self, frames: Sequence[bytes], batches: int, repeat: int) -> float:
-        return self._least(self._trivial, frames, 2, len(frames[0]), batches, repeat)
-
     def _least(
-        self, program: Program, frames: Sequence[bytes], verdict: int, length: int, batches: int, repeat: int
+        self,
+        kind: _Kind,
+        program: Program,
+        frames: Sequence[bytes],
+        verdict: int,
+        length: int,
+        batches: int,
+        repeat: int,
     ) -> float:
-        self._programs.update(bytes(4), program.fd.to_bytes(4, "little"))
+        kind.programs.update(bytes(4), program.fd.to_bytes(4, "little"))
         heads = b"".join(frame[:HEAD] for frame in frames)
         self._frames[: len(frames)] = np.frombuffer(heads, dtype=np.uint8).reshape(-1, HEAD)
         words = self._words
@@ -84,7 +98,7 @@ class Harness:
         least = float("inf")
         for _ in range(batches):
             words["started"][0] = 0
-            run = self._harness.test_run(frames[0], repeat)
+            run = kind.harness.test_run(frames[0], repeat)
             if run.retval != verdict or len(run.data_out) != length:
                 raise BenchError(
                     f"{program.name}: a run ended with {run.retval} and {len(run.data_out)} bytes, "

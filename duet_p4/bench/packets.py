@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 
 from finsy import P4TableEntry
 
+from duet_p4.api.host import HostDip, HostVip
 from duet_p4.bench.cost import Cost, Harness
 from duet_p4.bench.floor import PROGRAM as FLOOR
 from duet_p4.bench.floor import RODATA
@@ -27,6 +28,7 @@ from duet_p4.bench.tables import FIRST_DIP, FIRST_VIP, LOOPBACK, Fill
 from duet_p4.bench.traffic import frame
 from duet_p4.bpf import Map, Object, Program, compile_object
 from duet_p4.hmux import entries, pipeline
+from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.smux.xdp import XdpDatapath
 from duet_p4.xdp_switch.device import XdpDevice
@@ -36,7 +38,8 @@ from duet_p4.xdp_switch.pipeline import XdpPipeline
 CLIENT = int(IPv4Address("10.255.0.1"))
 TIP = IPv4Address("20.0.0.1")
 PORT_VIP, PINNED_VIP = IPv4Address("10.65.0.1"), IPv4Address("10.65.0.2")
-PASS, REDIRECT = 2, 4
+PASS, REDIRECT, NEXT = 2, 4, 0xFFFFFFFF
+"""Verdicts: XDP_PASS, XDP_REDIRECT, TCX_NEXT."""
 OUTER = 20
 FLOWS = 1024
 MANY_FLOWS = 65_536
@@ -58,15 +61,16 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Packets of one kind, and the length that they leave with."""
+    """Packets of one kind, and the length and verdict that they leave with."""
 
     packets: str
     frames: Sequence[bytes]
     length: int
+    verdict: int = REDIRECT
 
 
 def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> list[Measured]:
-    """Measure every kind of packet of the floor, hmux.p4 and the SMux; needs root.
+    """Measure every kind of packet of the floor, hmux.p4, the SMux and the host agent; needs root.
 
     A `quick` run has fewer runs, and one VIP in the SMux; without `full` tables, hmux.p4 has one, too.
     """
@@ -78,7 +82,7 @@ def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> li
             progress(f"{subject} {tables}: {case.packets}")
             taken = _take(harness, program, case, batches)
             run = machine.run(case.frames[0]) if machine is not None else None
-            if run is not None and (run.verdict, len(run.frame)) != (REDIRECT, case.length):
+            if run is not None and (run.verdict, len(run.frame)) != (case.verdict, case.length):
                 raise BenchError(f"{subject} {case.packets}: carried out, it ends with {run.verdict}")
             found.append(
                 Measured(
@@ -103,6 +107,14 @@ def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> li
                 machine = Machine(datapath.loaded, "smux")
                 for case in _smux_cases(datapath, vips, quick):
                     note("smux", name, datapath.program, case, machine)
+        with _server() as host:
+            progress("host agent: both ways")
+            inward, outward = _host_cases()
+            note("host", "1 VIP", host.inbound, inward, Machine(host.loaded, "inbound"))
+            taken = harness.cost(
+                host.outbound, outward.frames, outward.verdict, outward.length, kind="tc", batches=batches
+            )
+            found.append(Measured("host", "1 VIP", outward.packets, taken.ns, None))
     return found
 
 
@@ -110,9 +122,9 @@ def _take(harness: Harness, program: Program, case: Case, batches: int) -> Cost:
     count = len(case.frames)
     if count > FLOWS:
         return harness.cost(
-            program, case.frames, REDIRECT, case.length, batches=max(4, batches // 4), repeat=count
+            program, case.frames, case.verdict, case.length, batches=max(4, batches // 4), repeat=count
         )
-    return harness.cost(program, case.frames, REDIRECT, case.length, batches=batches)
+    return harness.cost(program, case.frames, case.verdict, case.length, batches=batches)
 
 
 @contextmanager
@@ -222,6 +234,34 @@ def _smux(vips: int) -> Iterator[XdpDatapath]:
         yield datapath
     finally:
         datapath.close()
+
+
+@contextmanager
+def _server() -> Iterator[HostDatapath]:
+    """Offer the data path of a server with one DIP of one VIP."""
+    datapath = HostDatapath()
+    try:
+        dip = HostDip(address=IPv4Address(FIRST_DIP))
+        datapath.put_vip(HostVip(address=IPv4Address(FIRST_VIP), dips=(dip,)))
+        inward, outward = _host_cases()
+        # The server knows the flow by the second packet, and answers it then.
+        for _ in range(3):
+            datapath.inbound.test_run(inward.frames[0])
+            datapath.outbound.test_run(outward.frames[0])
+        yield datapath
+    finally:
+        datapath.close()
+
+
+def _host_cases() -> tuple[Case, Case]:
+    inner = frame(64, CLIENT, FIRST_VIP, 4000)
+    reply = bytearray(frame(64, FIRST_DIP, CLIENT, 80))
+    reply[36:38] = (4000).to_bytes(2, "big")
+    tunneled = _tunnel(inner, IPv4Address(FIRST_DIP))
+    return (
+        Case("in, known flow", [tunneled], 64, PASS),
+        Case("out, reply of a known flow", [bytes(reply)], 64, NEXT),
+    )
 
 
 def _tunnel(inner: bytes, destination: IPv4Address) -> bytes:

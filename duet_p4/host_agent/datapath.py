@@ -121,6 +121,11 @@ class HostDatapath:
         for network in snat_exclude:
             exclude.update(_INDEX.pack(network.prefixlen) + network.network_address.packed, _INDEX.pack(1))
 
+    @property
+    def loaded(self) -> bpf.Object:
+        """The loaded object: its programs and maps."""
+        return self._object
+
     def attach(self, ifindexes: Collection[int], mode: Literal["native", "skb"] = "native") -> None:
         """Serve interfaces of the caller's network namespace, in the place of a predecessor.
 

@@ -23,6 +23,14 @@ struct {
     __type(value, __u32);
 } programs SEC(".maps");
 
+// The same of classifiers: a table of programs takes those of one kind.
+struct {
+    __uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u32);
+} classifiers SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, FRAMES);
@@ -84,4 +92,27 @@ SEC("xdp")
 int trivial(struct xdp_md *ctx)
 {
     return XDP_PASS;
+}
+
+// A classifier changes no length here.
+SEC("tc")
+int classifier_harness(struct __sk_buff *skb)
+{
+    __u32 index = started ? next_frame : 0;
+    struct head *head = bpf_map_lookup_elem(&frames, &index);
+
+    astray += started && skb->len != expected_length;
+    started = 1;
+    if (!head || bpf_skb_store_bytes(skb, 0, head, HEAD, 0))
+        return -1;
+    next_frame = index + 1 >= frame_count ? 0 : index + 1;
+    runs++;
+    bpf_tail_call(skb, &classifiers, 0);
+    return -1;
+}
+
+SEC("tc")
+int trivial_classifier(struct __sk_buff *skb)
+{
+    return 0;
 }
