@@ -12,7 +12,7 @@ from itertools import groupby
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.expressions import Expressions
-from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, indent
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, Slot, c_type, indent
 
 _WIDTHS = {"crc32": 32, "crc16": 16, "csum16": 16, "xor16": 16, "identity": 64}
 _MAX_HEADERS = 4
@@ -60,7 +60,18 @@ class Calculations:
         """Return the C expression for a calculation's result."""
         calculation = self._all[name]
         context = "ctx, " if _over_payload(calculation) else ""
-        return f"calculate_{self._layout.names('calculation', name)}({context}s)"
+        local = "".join(f", {slot.lvalue}" for slot in self._local(calculation))
+        return f"calculate_{self._layout.names('calculation', name)}({context}s{local})"
+
+    def _local(self, calculation: ir.Calculation) -> list[Slot]:
+        """Return the variables among the inputs, of the action that calls."""
+        fields = dict.fromkeys(
+            part
+            for piece in calculation.inputs
+            for part in ir.inside(piece.value)
+            if isinstance(part, ir.FieldRef) and part in self._layout.local
+        )
+        return [slot for part in fields if (slot := self._layout.slot(part)) is not None]
 
     def functions(self) -> Iterator[str]:
         """Yield the C functions of every calculation."""
@@ -69,7 +80,8 @@ class Calculations:
             yield f"/* {calculation.algorithm}, {calculation.source} */"
             symbol = f"calculate_{self._layout.names('calculation', name)}"
             context = "struct xdp_md *ctx, " if _over_payload(calculation) else ""
-            yield f"static __always_inline __u{width} {symbol}({context}struct scratch *s)"
+            local = "".join(f", {c_type(slot.storage)} {slot.lvalue}" for slot in self._local(calculation))
+            yield f"static __always_inline __u{width} {symbol}({context}struct scratch *s{local})"
             yield "{"
             if self._streamed(calculation):
                 yield from indent(self._stream(calculation, width))

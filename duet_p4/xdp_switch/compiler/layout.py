@@ -19,6 +19,13 @@ MAX_ARITHMETIC = 128
 """Bits of the widest number that C can compute with; wider fields lie as bytes, as in a header."""
 
 
+_ALIASES = {
+    ir.FieldRef(ir.STANDARD_METADATA, "packet_length"): "s->received",
+    ir.FieldRef(ir.STANDARD_METADATA, "parser_error"): "s->parser_error",
+}
+"""Metadata that the scratch has anyway, where the program does not write it and no egress follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """A metadata field's place: its C lvalue and integer type width (8 to 128)."""
@@ -83,6 +90,8 @@ class Layout:
                 if member.varbit or member.width > MAX_ARITHMETIC:
                     room = (member.width + 7) // 8
                     self._wide[reference] = Bytes(f"s->m.w_{name}", f"s->m.n_{name}", room)
+                elif not self.tracks_length and reference in _ALIASES and not self._writes(reference):
+                    self._slots[reference] = Slot(_ALIASES[reference], 32)
                 elif reference in self.local:
                     self._slots[reference] = Slot(f"t_{name}", storage_width(member.width))
                 else:
@@ -93,6 +102,9 @@ class Layout:
     def slot(self, reference: ir.FieldRef) -> Slot | None:
         """Return where a metadata field is, or None where nothing reads it or it is no C integer."""
         return self._slots.get(reference)
+
+    def _writes(self, reference: ir.FieldRef) -> bool:
+        return reference.field in self.written.get(reference.header, ())
 
     def _find_written(self) -> None:
         for step in self.program.primitives():

@@ -176,8 +176,6 @@ class Lifetimes:
                     yield from (f for key in pipeline.tables[node].keys for f in _fields(key.field))
             for profile in pipeline.profiles.values():
                 yield from (f for value in profile.inputs for f in _fields(value))
-        for name in program.calculations:
-            yield from self._inputs(name)
         for digest in program.digests.values():
             yield from (f for piece in digest.values for f in _fields(piece.value))
         for fields in program.field_lists.values():
@@ -185,6 +183,7 @@ class Lifetimes:
         for checksum in program.checksums:
             yield checksum.target
             yield from _fields(checksum.condition)
+            yield from self._inputs(checksum.calculation)
         for meter in program.meters.values():
             if meter.target is not None:
                 yield meter.target

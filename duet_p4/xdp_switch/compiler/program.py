@@ -191,7 +191,14 @@ class _Generator:
     def _set(self, field: str, code: str) -> list[str]:
         """Return C that sets a field of the standard metadata, nothing where no one reads it."""
         header = self._program.headers[ir.STANDARD_METADATA]
-        return self._layout.store(self._standard(field), code) if field in header.type.fields else []
+        if field not in header.type.fields:
+            return []
+        slot = self._layout.slot(self._standard(field))
+        return (
+            []
+            if slot is not None and slot.lvalue == code
+            else self._layout.store(self._standard(field), code)
+        )
 
     def _verify_checksums(self) -> Iterator[str]:
         yield "static __always_inline void verify_checksums(struct xdp_md *ctx, struct scratch *s)"
@@ -450,8 +457,10 @@ class _Generator:
     def _finish(self) -> Iterator[str]:
         if self._program.egress.start is not None or self._replication.active:
             yield from self._egress_drops()
-        declare = "__u32 " if self._replication.active else ""
-        yield f"{declare}egress_port = s->egress_port;"
+        if self._replication.active:
+            yield "__u32 egress_port = s->egress_port;"
+        elif self._program.egress.start is not None:
+            yield "egress_port = s->egress_port;"
         yield "update_checksums(ctx, s);"
         yield "BARRIER();"
         yield "if (!deparse(ctx, s) || !truncate(ctx, s))"

@@ -218,7 +218,7 @@ class Tables:
         """Yield C of what a hit does beside its action."""
         table = t.table
         if t.counter:
-            yield f"count_packet(s, {t.counter}, {t.capacity}, {handle});"
+            yield f"count_at(s, {t.counter}, {t.capacity}, {handle});"
         if table.ages:
             yield "{"
             yield f"    INDEX(seen, {handle});"

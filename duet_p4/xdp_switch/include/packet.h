@@ -80,16 +80,20 @@ static __always_inline int drop(enum drop_reason reason)
     return XDP_DROP;
 }
 
-static __always_inline void count_packet(struct scratch *s, struct count *rows, __u32 size, __u32 index)
+/* For an index that is known to be below `size`. */
+static __always_inline void count_at(struct scratch *s, struct count *rows, __u32 size, __u32 index)
 {
-    if (index >= size)
-        return;
-
     INDEX(at, bpf_get_smp_processor_id() * size + index);
     if (at < CPUS * size) {
         rows[at].packets += 1;
         rows[at].bytes += s->received;
     }
+}
+
+static __always_inline void count_packet(struct scratch *s, struct count *rows, __u32 size, __u32 index)
+{
+    if (index < size)
+        count_at(s, rows, size, index);
 }
 
 static __always_inline bool truncate(struct xdp_md *ctx, struct scratch *s)
