@@ -86,11 +86,14 @@ def _print(bench: Bench, summary: dict[str, object]) -> None:
     for one in bench.packets:
         shown = "-" if one.instructions is None else str(one.instructions)
         packets.add_row(one.subject, one.tables, one.packets, f"{one.ns:.0f}", shown)
+    live = Table("subject", "kpps", title="Frames that the kernel makes and sends")
+    for subject, pps in bench.live.items():
+        live.add_row(subject, f"{pps / 1000:.0f}")
     control = Table("target", "VIPs per second", "one VIP, ms (median)", title="Programming")
     for entry in bench.programming:
         control.add_row(entry.target, f"{entry.vips_per_s:.0f}", f"{entry.vip_ms_median:.2f}")
     console = Console()
-    console.print(packets, rates, control)
+    console.print(packets, live, rates, control)
     for key in (
         "xdp_over_floor",
         "xdp_over_bmv2",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -15,6 +17,7 @@ HEAD = 64
 """Bytes of a frame that a program may change; frames are no shorter."""
 FRAMES = 65536
 REPEAT = 10_000
+_LIVE_BATCH = 64
 BATCHES = 60
 
 
@@ -43,7 +46,7 @@ class Harness:
         self._frames = np.frombuffer(self._object.map("frames").mapped(), dtype=np.uint8).reshape(-1, HEAD)
         self._words = {
             name: self._object.memory(name).cast("I" if name in ("frame_count", "expected_length") else "Q")
-            for name in ("frame_count", "expected_length", "started", "runs", "astray")
+            for name in ("frame_count", "expected_length", "started", "runs", "astray", "live")
         }
         self._next = self._object.memory("next_frame").cast("I")
         self._kinds = {
@@ -78,6 +81,32 @@ class Harness:
         after = self._least(used, used.trivial, frames, used.verdict, size, batches // 4 + 1, repeat)
         return Cost(gross - min(before, after), gross)
 
+    def send(self, program: Program, frame: bytes, ifindex: int, packets: int) -> float:
+        """Have the kernel send so many frames through an XDP program, as come in by an interface.
+
+        Returns the seconds it took. What the program redirects leaves: the caller counts what arrives.
+        """
+        kind = self._kinds["xdp"]
+        self._load(kind, program, [frame], len(frame))
+        self._words["live"][0] = 1
+        context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
+        began = time.perf_counter()
+        try:
+            kind.harness.send_live(frame, packets, _LIVE_BATCH, context)
+        finally:
+            self._words["live"][0] = 0
+        return time.perf_counter() - began
+
+    def _load(self, kind: _Kind, program: Program, frames: Sequence[bytes], length: int) -> None:
+        """Have the harness run a program on frames, from the first on."""
+        kind.programs.update(bytes(4), program.fd.to_bytes(4, "little"))
+        heads = b"".join(frame[:HEAD] for frame in frames)
+        self._frames[: len(frames)] = np.frombuffer(heads, dtype=np.uint8).reshape(-1, HEAD)
+        words = self._words
+        words["frame_count"][0], words["expected_length"][0] = len(frames), length
+        words["runs"][0] = words["astray"][0] = 0
+        self._next[0] = 0
+
     def _least(
         self,
         kind: _Kind,
@@ -88,13 +117,8 @@ class Harness:
         batches: int,
         repeat: int,
     ) -> float:
-        kind.programs.update(bytes(4), program.fd.to_bytes(4, "little"))
-        heads = b"".join(frame[:HEAD] for frame in frames)
-        self._frames[: len(frames)] = np.frombuffer(heads, dtype=np.uint8).reshape(-1, HEAD)
+        self._load(kind, program, frames, length)
         words = self._words
-        words["frame_count"][0], words["expected_length"][0] = len(frames), length
-        words["runs"][0] = words["astray"][0] = 0
-        self._next[0] = 0
         least = float("inf")
         for _ in range(batches):
             words["started"][0] = 0

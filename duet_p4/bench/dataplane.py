@@ -23,6 +23,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from duet_p4.bench import live
 from duet_p4.bench.floor import floor as floor_on
 from duet_p4.bench.line import BenchError, Line
 from duet_p4.bench.packets import Measured, measure
@@ -111,10 +112,12 @@ class Bench:
         self.rates: list[Rate] = []
         self.programming: list[Programming] = []
         self.packets: list[Measured] = []
+        self.live: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
         """Measure everything and return the result; what it made is gone when it returns or fails."""
         self.run_packets()
+        self.run_live()
         self.run_xdp()
         if available("bmv2"):
             self.run_bmv2()
@@ -125,6 +128,10 @@ class Bench:
     def run_packets(self) -> None:
         """Measure what one packet costs the floor, xdp and the SMux."""
         self.packets = measure(self._progress, quick=self._plan.quickly)
+
+    def run_live(self) -> None:
+        """Measure packets per second of the kernel's own generator."""
+        self.live = live.measure(self._progress, quick=self._plan.quickly)
 
     def run_xdp(self) -> None:
         """Measure the floor and xdp."""
@@ -160,9 +167,9 @@ class Bench:
             "xdp_full_ns_per_packet": every and every.ns,
             "smux_ns_per_packet": known and known.ns,
             "xdp_instructions": vip and vip.instructions,
-            "live_floor_pps": None,
-            "live_xdp_pps": None,
-            "live_smux_pps": None,
+            "live_floor_pps": self.live.get("floor"),
+            "live_xdp_pps": self.live.get("xdp"),
+            "live_smux_pps": self.live.get("smux"),
             "writes_per_s": xdp_control and xdp_control.vips_per_s,
             "write_ms_median": xdp_control and xdp_control.vip_ms_median,
             "bmv2_writes_per_s": bmv2_control and bmv2_control.vips_per_s,

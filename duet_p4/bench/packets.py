@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -24,12 +24,21 @@ from duet_p4.bench.floor import RODATA
 from duet_p4.bench.interpreter import Machine
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.switches import IN_PORT, OUT_PORT, inserts
-from duet_p4.bench.tables import FIRST_DIP, FIRST_VIP, LOOPBACK, Fill
+from duet_p4.bench.tables import (
+    DESTINATION_MAC,
+    FIRST_DIP,
+    FIRST_VIP,
+    LOOPBACK,
+    MTU,
+    SLOTS_PER_VIP,
+    SOURCE_MAC,
+    Fill,
+)
 from duet_p4.bench.traffic import frame
 from duet_p4.bpf import Map, Object, Program, compile_object
 from duet_p4.hmux import entries, pipeline
 from duet_p4.host_agent.datapath import HostDatapath
-from duet_p4.model import Dip, Group, MuxVip
+from duet_p4.model import Dip, Group, MuxVip, Protocol
 from duet_p4.smux.xdp import XdpDatapath
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
@@ -37,10 +46,12 @@ from duet_p4.xdp_switch.pipeline import XdpPipeline
 
 CLIENT = int(IPv4Address("10.255.0.1"))
 TIP = IPv4Address("20.0.0.1")
-PORT_VIP, PINNED_VIP = IPv4Address("10.65.0.1"), IPv4Address("10.65.0.2")
+PINNED_VIP = IPv4Address("10.65.0.2")
 PASS, REDIRECT, NEXT = 2, 4, 0xFFFFFFFF
 """Verdicts: XDP_PASS, XDP_REDIRECT, TCX_NEXT."""
 OUTER = 20
+LOOPBACK_IFINDEX = 1
+"""What test runs come in by; where they would leave is never used."""
 FLOWS = 1024
 MANY_FLOWS = 65_536
 SETTLE_SECONDS = 20.0
@@ -90,19 +101,19 @@ def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> li
                 )
             )
 
-        with _floor() as (loaded, program):
+        with floor_program() as (loaded, program):
             note("floor", "-", program, _one_vip(), Machine(loaded, "encapsulate"))
         for name, fill, cases in (
             ("one", Fill.one(), _cases_of_one()),
             *([("full", Fill.full(), _cases_of_all())] if full else []),
         ):
-            with _switch(fill) as (staged, shared):
+            with switch(fill) as (staged, shared):
                 loaded = staged.loaded
                 machine = Machine(loaded, "pipeline", shared)
                 for case in cases:
                     note("xdp", name, staged.program, case, machine)
         for vips in (1,) if quick else (1, 30_000):
-            with _smux(vips) as datapath:
+            with smux(vips) as datapath:
                 name = f"{vips} VIPs"
                 machine = Machine(datapath.loaded, "smux")
                 for case in _smux_cases(datapath, vips, quick):
@@ -128,39 +139,72 @@ def _take(harness: Harness, program: Program, case: Case, batches: int) -> Cost:
 
 
 @contextmanager
-def _floor() -> Iterator[tuple[Object, Program]]:
+def floor_program(egress: int = LOOPBACK_IFINDEX) -> Iterator[tuple[Object, Program]]:
+    """Offer the floor, sending by an interface of this namespace."""
     with Object(compile_object(FLOOR)) as loaded:
         loaded.load(RODATA)
-        loaded.map("egress").update(bytes(4), _LOOPBACK)
+        loaded.map("egress").update(bytes(4), struct.pack("=I", egress))
         yield loaded, loaded.program("encapsulate")
 
 
-_LOOPBACK = struct.pack("=I", 1)
-"""What test runs come in by; where they would leave is never used."""
-
-
 @contextmanager
-def _switch(fill: Fill) -> Iterator[tuple[XdpPipeline, list[Map]]]:
-    """Offer hmux.p4 with its tables filled, and the maps it shares with others."""
+def switch(
+    fill: Fill, egress: Mapping[int, int] | None = None, ingress: int = LOOPBACK_IFINDEX
+) -> Iterator[tuple[XdpPipeline, list[Map]]]:
+    """Offer hmux.p4 with its tables filled, and the maps it shares with others.
+
+    `egress` are the interfaces of ports, `ingress` is the one that frames come in by.
+    """
+    interfaces = {IN_PORT: LOOPBACK_IFINDEX, OUT_PORT: LOOPBACK_IFINDEX} | dict(egress or {})
     with ExitStack() as undo:
         device = XdpDevice()
         undo.callback(device.close)
         staged: Staged = asyncio.run(stage(device, pipeline.schema().get_pipeline_config(), {}))
         assert isinstance(staged.pipeline, XdpPipeline)
         undo.callback(staged.pipeline.close)
-        for number in (IN_PORT, OUT_PORT):
-            device.shared["egress_ports"].update(struct.pack("=I", number), _LOOPBACK)
-        device.shared["ingress_ports"].update(_LOOPBACK, struct.pack("=I", IN_PORT + 1))
-        for request in inserts([*fill.underlay(), *fill.overlay(), *fill.hosts(), *_extras(fill)]):
+        for number, ifindex in interfaces.items():
+            device.shared["egress_ports"].update(struct.pack("=I", number), struct.pack("=I", ifindex))
+        device.shared["ingress_ports"].update(struct.pack("=I", ingress), struct.pack("=I", IN_PORT + 1))
+        hosts = [*fill.hosts(), *_extras(fill)] if fill.vips == 1 else _everything(fill)
+        for request in inserts([*fill.underlay(), *fill.overlay(), *hosts]):
             for update in request.updates:
                 staged.forwarding.write(update)
         yield staged.pipeline, list(device.shared.values())
 
 
+def _everything(fill: Fill) -> Iterator[P4TableEntry]:
+    """Yield what fills the tables that a full fill leaves: VIPs with ports, with pinned flows, and a TIP."""
+    sizes = pipeline.sizes()
+    ports, flows = sizes["acl_table"], sizes["pinned_flow_table"]
+    groups = fill.slots // SLOTS_PER_VIP
+    for number in range(fill.vips - 1):
+        first = number % groups * SLOTS_PER_VIP
+        address = IPv4Address(FIRST_VIP + number)
+        has_ports, has_pins = number < ports, ports <= number < 2 * ports
+        yield entries.vip(address, first, SLOTS_PER_VIP, has_ports=has_ports, has_pinned_flows=has_pins)
+        if has_ports:
+            yield entries.port_group(address, Protocol.UDP, 80, first, SLOTS_PER_VIP)
+    yield entries.tip(TIP, 0, SLOTS_PER_VIP)
+    for number in range(flows):
+        source, vip, port = _pinned(number, ports)
+        yield entries.pinned_flow(IPv4Address(source), IPv4Address(vip), 17, port, 80, number % fill.tunnels)
+    for number in range(1, min(sizes["backstop_table"], 500)):
+        yield entries.backstop(number, 1)
+    for number in range(2, sizes["nexthop_table"]):
+        yield entries.nexthop(number, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
+    for number in range(1, sizes["nexthop_slot_table"]):
+        yield entries.nexthop_slot(number, 1 + number % (sizes["nexthop_table"] - 1))
+    for number in range(2, sizes["nexthop_group_table"]):
+        yield entries.nexthop_group(number, number, 1)
+
+
+def _pinned(number: int, ports: int) -> tuple[int, int, int]:
+    """Return client, VIP and the client's port of a pinned flow."""
+    return CLIENT + number, FIRST_VIP + ports + number % ports, 1024 + number
+
+
 def _extras(fill: Fill) -> Iterable[P4TableEntry]:
-    """Yield what the cases need beside a fill of one VIP; a full one has it itself."""
-    if fill.vips > 1:
-        return
+    """Yield what the cases need beside a fill of one VIP."""
     yield entries.tip(TIP, 0, fill.slots)
     yield entries.vip(PINNED_VIP, 0, fill.slots, has_pinned_flows=True)
     yield entries.pinned_flow(IPv4Address(CLIENT), PINNED_VIP, 17, 4000, 80, 1)
@@ -193,7 +237,21 @@ def _cases_of_all() -> list[Case]:
     fill = Fill.full()
     vips = [frame(64, CLIENT + n, FIRST_VIP + n, 1024 + n) for n in range(fill.vips)]
     routes = [frame(64, CLIENT, FIRST_DIP + n % fill.tunnels, 1024 + n) for n in range(FLOWS)]
-    return [_one_vip(), Case("every VIP in turn", vips, 84), Case("routed, every DIP in turn", routes, 64)]
+    ports = pipeline.sizes()["acl_table"]
+    # A third each through the ACL table, by a pinned flow, and by neither.
+    mixed = list(vips)
+    for number in range(0, fill.vips, 3):
+        source, vip, port = _pinned(number, ports)
+        mixed[number] = frame(64, source, vip, port)
+        if number + 1 < len(mixed):
+            mixed[number + 1] = frame(64, CLIENT + number, FIRST_VIP + number % ports, 1024 + number)
+    return [
+        Case("VIP", [vips[-2]], 84),
+        Case("every VIP in turn", vips[:-1], 84),
+        Case("ports, pinned flows and others in turn", mixed[: fill.vips - 1], 84),
+        Case("TIP", [_tunnel(vips[0], TIP)], 84),
+        Case("routed, every DIP in turn", routes, 64),
+    ]
 
 
 def _smux_cases(datapath: XdpDatapath, vips: int, quick: bool) -> Iterator[Case]:
@@ -224,7 +282,8 @@ def _settle(datapath: XdpDatapath, frames: Sequence[bytes]) -> None:
 
 
 @contextmanager
-def _smux(vips: int) -> Iterator[XdpDatapath]:
+def smux(vips: int) -> Iterator[XdpDatapath]:
+    """Offer an SMux that holds so many VIPs."""
     datapath = XdpDatapath(IPv4Address("192.0.2.1"), [])
     try:
         dips = (Dip(address=IPv4Address(FIRST_DIP)), Dip(address=IPv4Address(FIRST_DIP + 1)))

@@ -24,6 +24,7 @@ _VERIFIED_AT = 216  # offset of bpf_prog_info.verified_insns, since Linux 5.16
 _LOG_TAIL_LINES = 40
 _DATASEC = 15
 _BATCH = 4096
+_LIVE_FRAMES = 1 << 1
 _PERCPU_TYPES = {5, 6, 10, 21}
 
 
@@ -259,6 +260,27 @@ class Program:
         """Return how many instructions the verifier looked at to load it: what loading costs."""
         info = libbpf.object_info(self.fd, _VERIFIED_AT + 4)
         return int(struct.unpack_from("=I", info, _VERIFIED_AT)[0])
+
+    def send_live(self, data: bytes, repeat: int, batch: int, context: bytes) -> None:
+        """Have the kernel make so many frames, run the program on each, and do what it says with them.
+
+        `context` is a `struct xdp_md`, which says by what interface they come. Raises OSError.
+        """
+        source = c.create_string_buffer(data, len(data))
+        held = c.create_string_buffer(context, len(context))
+        options = libbpf.TestRunOptions(
+            sz=c.sizeof(libbpf.TestRunOptions),
+            data_in=c.addressof(source),
+            data_size_in=len(data),
+            ctx_in=c.addressof(held),
+            ctx_size_in=len(context),
+            repeat=repeat,
+            flags=_LIVE_FRAMES,
+            batch_size=batch,
+        )
+        if libbpf.library().bpf_prog_test_run_opts(self.fd, c.byref(options)):
+            code = libbpf.last_error()
+            raise OSError(code, f"{os.strerror(code)} (live frames of {self.name}, {len(data)} bytes)")
 
     def test_run(self, data: bytes, repeat: int = 1, context: bytes | None = None) -> TestRun:
         """Run the program on `data` in the kernel, `repeat` times.

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from duet_p4.bench import live
 from duet_p4.bench.cost import Harness
 from duet_p4.bench.floor import PROGRAM, RODATA
 from duet_p4.bench.line import BenchError
@@ -32,6 +33,12 @@ def test_a_run_that_ends_otherwise_is_an_error_and_no_figure() -> None:
         harness.cost(program, [FRAME], 4, 84, batches=1, repeat=10)
         with pytest.raises(BenchError, match="and 84 bytes, not with 4 and 64"):
             harness.cost(program, [FRAME], 4, 64, batches=1, repeat=10)
+
+
+def test_frames_that_the_kernel_makes_arrive_through_each_data_path() -> None:
+    found = live.measure(lambda text: None, quick=True)
+    assert set(found) == {"floor", "xdp", "smux"}
+    assert min(found.values()) > 10_000
 
 
 def test_each_kind_of_packet_is_measured_and_its_instructions_are_counted() -> None:

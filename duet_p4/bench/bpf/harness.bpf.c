@@ -43,6 +43,7 @@ struct {
 __u32 frame_count;
 __u32 expected_length;
 __u64 started;
+__u64 live; // the kernel makes each frame anew, and sends it: only what it holds is put back
 
 // Read after it.
 __u64 runs;
@@ -64,7 +65,9 @@ int harness(struct xdp_md *ctx)
     __u64 data = number_of(&now_data, ctx->data), end = number_of(&now_end, ctx->data_end);
     __u32 index = next_frame;
 
-    if (!started) {
+    if (live) {
+        first_data = data;
+    } else if (!started) {
         started = 1;
         first_data = data;
         first_end = end;

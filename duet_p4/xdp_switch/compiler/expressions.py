@@ -225,7 +225,9 @@ class Expressions:
 
     def _wide(self, value: Value) -> str:
         """Return the value's code with the type this expression computes in, so that nothing is promoted."""
-        return value.code if value.code.endswith("ull") else f"({self._unsigned}){value.code}"
+        if self._bits == 64 and value.code.endswith("ull"):
+            return value.code
+        return f"({self._unsigned}){value.code}"
 
     def _fits_unsigned(self, *values: Value) -> bool:
         return all(v.low >= 0 and v.high < 1 << self._bits for v in values)
