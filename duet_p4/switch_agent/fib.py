@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network
 
 from duet_p4.backoff import Backoff
 from duet_p4.hmux.routes import Gateway, RouteTables
 from duet_p4.switch_agent.kernel import Kernel
-from duet_p4.switch_agent.p4client import Switch, WriteError
+from duet_p4.switch_agent.p4client import Switch, SwitchError, WriteError
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,10 @@ _GATHER_S = 0.003
 _LISTED = 50
 _DETOURS_S = 0.05
 """After the tables are as the kernel says, so long is waited before detours are prepared for them."""
+_DETOURS_SHARE = 10
+"""So many times as long as detours took last is waited, too: they cost a tenth of the time at most."""
+_LONGEST_DETOUR = 2048
+"""Updates of a detour at most: the switch takes them at once, and nothing else meanwhile."""
 
 
 class FibMirror:
@@ -30,7 +35,7 @@ class FibMirror:
     neighbours. A neighbour that is lost waits for nothing.
 
     Once the tables stand still, the switch is told for each port what leads around it, so that it need not
-    wait for this process when the port dies: what is written then only confirms what it has done by itself.
+    wait for this process when the port dies: what is written then only confirms what it has done.
     """
 
     def __init__(self, kernel: Kernel, tables: RouteTables, switch: Switch) -> None:
@@ -92,21 +97,30 @@ class FibMirror:
 
     async def _keep_detours(self) -> None:
         """Prepare a detour for each port whenever the tables have changed and then stood still."""
+        took = 0.0
         while self._knows_detours:
             await self._written.wait()
             self._written.clear()
-            await asyncio.sleep(_DETOURS_S)
+            await asyncio.sleep(max(_DETOURS_S, _DETOURS_SHARE * took))
             if self._written.is_set():
                 continue
-            ports = self.tables.ports()
-            for port in sorted(ports):
+            began = time.monotonic()
+            for port in sorted(self.tables.ports()):
                 updates = self.tables.detour(port)
                 if self._written.is_set():
                     break
-                self._knows_detours = await self._switch.prepare_detour(port, updates)
+                if len(updates) > _LONGEST_DETOUR:
+                    logger.debug("no detour of port %d: it takes %d updates", port, len(updates))
+                    continue
+                try:
+                    self._knows_detours = await self._switch.prepare_detour(port, updates)
+                except SwitchError as error:
+                    logger.debug("no detours: %s", error)  # Whoever writes next ends the session.
+                    return
                 if not self._knows_detours:
                     logger.info("the switch prepares no detours: around a dead port leads this agent only")
                     return
+            took = time.monotonic() - began
 
     async def _write(self) -> bool:
         """Write what changed; return whether the switch took all of it. What it refuses is tried again."""
