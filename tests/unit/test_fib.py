@@ -1,11 +1,11 @@
 """The mirror of the kernel's routes, over a switch that refuses."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from duet_p4.hmux.plan import Plan
+from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteSizes, RouteTables, Target
 from duet_p4.hmux.rows import BackstopRow, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow
 from duet_p4.switch_agent.fib import FibMirror
@@ -43,6 +43,12 @@ class FakeSwitch:
         self.refusals = refusals
         self.attempts = 0
         self.rows: set[object] = set()
+        self.knows_detours = True
+        self.detours: list[tuple[int, Sequence[Update[Any]]]] = []
+
+    async def prepare_detour(self, port: int, updates: Sequence[Update[Any]]) -> bool:
+        self.detours.append((port, updates))
+        return self.knows_detours
 
     async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
         self.attempts += 1
@@ -107,3 +113,30 @@ def test_the_backstop_of_a_port_that_is_no_uplink_any_more_is_removed() -> None:
     tables.want({PREFIX: frozenset({GATEWAY})})
     tables.reach({GATEWAY: Adjacency(1, 2, 1500)})
     assert [update.row for update in tables.plan()] == [BackstopRow(3, 0)]
+
+
+def test_detours_are_prepared_once_the_tables_stand_still_and_not_where_a_switch_knows_none() -> None:
+    async def prepared(knows: bool) -> tuple[FakeSwitch, int]:
+        kernel, switch = FakeKernel(), FakeSwitch()
+        switch.knows_detours = knows
+        fib = mirror(kernel, switch, RouteTables(SIZES))
+        running = asyncio.create_task(fib.run())
+        for target in (frozenset({GATEWAY}), Local.DROP):
+            kernel.targets[PREFIX] = target
+            kernel.on_change({PREFIX}, set())
+            before = len(switch.detours)
+            await fib.settled.wait()
+            for _ in range(200):
+                if len(switch.detours) > before or (before and not knows):
+                    break
+                await asyncio.sleep(0.01)
+        running.cancel()
+        return switch, len(switch.detours)
+
+    switch, times = asyncio.run(prepared(True))
+    assert times == 2
+    port, updates = switch.detours[0]
+    assert port == GATEWAY.port
+    assert [(update.op, update.row.table) for update in updates] == [(Op.DELETE, RouteRow.table)]
+    assert not switch.detours[1][1], "nothing leads there any more"
+    assert asyncio.run(prepared(False))[1] == 1
