@@ -39,7 +39,10 @@ def command(path: Path, only: str | None, log_level: str) -> None:
         if only:
             config = ControllerConfig.model_validate(config.model_dump() | {"modules": (Module(only),)})
         asyncio.run(_serve(config))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{named}{error.strerror or error}") from error
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,7 +35,16 @@ class Model(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise ValueError(f"{path} holds no valid {cls.__name__}: {error}") from error
+            raise ValueError(f"{path} holds no valid {cls.__name__}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return what is wrong first, and where, in one line; the value too, unless it is a whole structure."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = first["input"]
+    got = f" (got {value!r})" if isinstance(value, str | int | float) and where else ""
+    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ") + got
 
 
 class Protocol(StrEnum):
@@ -55,12 +64,20 @@ class Dip(Model):
 
     `weight` is its share of new flows relative to the other DIPs (WCMP); 0 drains it.
     `host` is the address of the physical host (HIP) in a virtualized cluster: packets are
-    tunneled there, and its host agent picks the VM.
+    tunneled there, and its host agent picks the VM. Stated as a text it is `ADDRESS` or `ADDRESS*WEIGHT`.
     """
 
     address: IPv4Address
     weight: int = Field(default=1, ge=0, le=MAX_WEIGHT)
     host: IPv4Address | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, stated: Any) -> Any:
+        if not isinstance(stated, str):
+            return stated
+        address, star, weight = stated.partition("*")
+        return {"address": address, **({"weight": weight} if star else {})}
 
     @property
     def encap(self) -> IPv4Address:

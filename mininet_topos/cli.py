@@ -5,7 +5,9 @@ A command's module is imported when the command is used, so `duet --help` and co
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -77,8 +79,24 @@ p4 = LazyGroup(
 )
 
 
+class Root(LazyGroup):
+    """The whole tree: says in one line that what it prints cannot be written, such as to a full disk."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+                raise
+            # Else the interpreter tries again to write the rest, and complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+            sys.exit(1)
+
+
 @click.command(
-    cls=LazyGroup,
+    cls=Root,
     context_settings={"help_option_names": ["-h", "--help"]},
     lazy={
         "apply": Lazy("controller.cli.apply:apply", "Have what a VIP file states."),

@@ -18,10 +18,15 @@ from rich.table import Table
 
 from controller.client import ControllerClient, local_socket
 from duet_p4.identity import Credentials
-from duet_p4.rest.client import RefusedError, RestError
+from duet_p4.rest.client import RefusedError, RestError, UnansweredError
 
 RUN = Path("/run/duet/paper")
 """Where the default testbed's controller listens."""
+
+_GOES_ON = (
+    ". What was asked may be carried out all the same: `duet why ADDRESS --wait SECONDS` waits for it, and "
+    "`duet events` tells"
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -74,6 +79,14 @@ class Session:
                 f"no controller here: {error.filename} does not exist. Bring up a testbed (duet testbed up), "
                 "or name its socket (--socket), or its address and your credentials (--url, --credentials)"
             ) from error
+        except PermissionError as error:
+            raise click.ClickException(
+                f"{error.filename} is the operator's alone: use sudo, or name the controller's address and your "
+                "credentials (--url, --credentials)"
+            ) from error
+        except UnansweredError as error:
+            after = "" if error.method == "GET" else _GOES_ON
+            raise click.ClickException(f"{error}{after}") from error
         except RefusedError as error:
             raise click.ClickException(error.problem.detail) from error
         except (RestError, OSError, ValueError) as error:

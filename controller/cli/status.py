@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Address
@@ -14,8 +16,10 @@ from rich.table import Table
 from controller.cli import render
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
+from controller.updater.status import Why
 
 _SHOWN = 5
+_LOOK_S = 0.2
 
 
 @click.command(short_help="What happened.")
@@ -37,10 +41,23 @@ def events(session: Session, limit: int, after: int | None) -> None:
 
 @click.command(short_help="Why a VIP is where it is.")
 @click.argument("address", type=ADDRESS)
+@click.option("--wait", type=click.FloatRange(0), help="Wait so many seconds until nothing is left to do.")
 @with_session
-def why(session: Session, address: IPv4Address) -> None:
-    """Why a VIP is where it is, what it waits for, what was tried last, and when it is tried again."""
-    found = session.ask(lambda c: c.why(address))
+def why(session: Session, address: IPv4Address, wait: float | None) -> None:
+    """Why a VIP is where it is, what it waits for, what was tried last, and when it is tried again.
+
+    With --wait the exit code is 1 where something is left to do in the end.
+    """
+
+    async def question(client: ControllerClient) -> Why:
+        until = time.monotonic() + (wait or 0.0)
+        while True:
+            found = await client.why(address)
+            if not _unfinished(found) or time.monotonic() >= until:
+                return found
+            await asyncio.sleep(_LOOK_S)
+
+    found = session.ask(question)
 
     def people() -> Iterable[str]:
         yield from found.reasons
@@ -52,6 +69,12 @@ def why(session: Session, address: IPv4Address) -> None:
             yield "  it is looked at again when something changes"
 
     session.show(found, people)
+    if wait is not None and _unfinished(found):
+        sys.exit(1)
+
+
+def _unfinished(found: Why) -> bool:
+    return bool(found.waits_for or found.problems or found.leaving or found.returning)
 
 
 @click.command(short_help="The controller at a glance.")

@@ -20,7 +20,7 @@ from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
 from controller.records import ON_SMUXES, VipRecord
 from controller.updater.outcome import Report
-from duet_p4.model import Dip, Vip
+from duet_p4.model import Vip, explain
 from duet_p4.rest.client import RefusedError
 
 _Answer = TypeVar("_Answer")
@@ -230,9 +230,9 @@ def _spec(address: IPv4Address | None, dips: Sequence[str], file: Any, name: str
     try:
         if file is not None:
             return Vip.model_validate_json(file.read())
-        return Vip.model_validate({"address": address, "dips": [_dip(text) for text in dips], "name": name})
+        return Vip.model_validate({"address": address, "dips": list(dips), "name": name})
     except ValidationError as error:
-        raise click.UsageError(_invalid(error)) from error
+        raise click.UsageError(explain(error)) from error
 
 
 def _changed(
@@ -246,22 +246,8 @@ def _changed(
         if all(dip != known.address for known in spec.dips):
             raise click.UsageError(f"VIP {spec.address} has no DIP {dip} in its default group")
     try:
-        kept = [_dip(text) for text in dips] if dips else [d for d in spec.dips if d.address not in dropped]
-        changed = {"dips": [*kept, *map(_dip, added)], "name": name or spec.name}
+        kept = list(dips) if dips else [d for d in spec.dips if d.address not in dropped]
+        changed = {"dips": [*kept, *added], "name": name or spec.name}
         return Vip.model_validate({**spec.model_dump(), **changed})
     except ValidationError as error:
-        raise click.UsageError(_invalid(error)) from error
-
-
-def _dip(text: str) -> Dip:
-    address, _, weight = text.partition("*")
-    return Dip.model_validate({"address": address, **({"weight": weight} if weight else {})})
-
-
-def _invalid(error: ValidationError) -> str:
-    """Return what is wrong first, and where; the value too, unless it is a whole structure."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = first["input"]
-    got = f" (got {value!r})" if isinstance(value, str | int | float) and where else ""
-    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ") + got
+        raise click.UsageError(explain(error)) from error

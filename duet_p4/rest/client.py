@@ -59,6 +59,14 @@ class DeposedError(RestError):
     """A write was not sent: its sender leads no longer."""
 
 
+class UnansweredError(UnreachableError):
+    """The service did not answer in time; a request whose `method` is not GET may go on all the same."""
+
+    def __init__(self, request: str, method: str, seconds: float | None) -> None:
+        super().__init__(f"{request}: no answer in {seconds} s")
+        self.method = method
+
+
 class RefusedError(RestError):
     """The service answered with a problem; `problem` has its status, kind and detail."""
 
@@ -190,7 +198,7 @@ class RestClient:
                     method, path, content=content, params=params, headers=sent, timeout=timeout
                 )
         except httpx.TimeoutException as error:
-            raise UnreachableError(f"{where}: no answer in {timeout.read} s") from error
+            raise UnansweredError(where, method, timeout.read) from error
         except httpx.TransportError as error:
             raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
         if reply.is_error:

@@ -27,6 +27,7 @@ from duet_p4.bpf import Link, Map, Object, Program, compile_object, libbpf
 from mininet_topos import fattree
 from mininet_topos.testbed import namespaces
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.names import hint
 
 SOURCE = Path(__file__).with_name("bpf") / "capture.c"
 
@@ -69,7 +70,7 @@ class _Source:
 def ends(folder: Folder, graph: nx.Graph, node: str, port: str) -> tuple[End, End]:
     """Return both ends of the link at a node's port, given as `eth1`, `1` or the neighbour's name."""
     if node not in graph:
-        raise TestbedError(f"testbed {folder.name!r} has no node {node!r}")
+        raise TestbedError(f"testbed {folder.name!r} has no node {node!r}: {hint(node, graph)}")
     links = fattree.links(graph, node)
     for link in links:
         own, peer = link.port(node), link.peer(node)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any, ParamSpec
@@ -23,12 +23,15 @@ from mininet_topos import fattree
 from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
+from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
 from mininet_topos.testbed.protocol import Progress, Request, ask
 
 Arguments = ParamSpec("Arguments")
 
 _WIDTH = 120
+_RECENT_S = 300.0
+"""How long `status` tells of a process that has ended by itself and was started again."""
 
 output = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 notes = Console(stderr=True, highlight=False)
@@ -43,6 +46,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except TestbedError as error:
             raise click.ClickException(str(error)) from error
+        except PermissionError as error:
+            if os.geteuid() == 0:
+                raise
+            raise click.ClickException(
+                f"{error.filename} is root's, as all of a testbed: use sudo"
+            ) from error
 
 
 class _Tors(click.ParamType[tuple[int, ...]]):
@@ -246,7 +255,8 @@ def status(folder: Folder, as_json: bool) -> None:
         )
         return
     tables.show(output, now)
-    for crash in answer.crashes[-5:]:
+    since = time.time() - _RECENT_S
+    for crash in [crash for crash in answer.crashes if crash.at >= since][-5:]:
         output.print(f"[red]{time.strftime('%H:%M:%S', time.localtime(crash.at))}[/] {crash.text()}")
 
 
@@ -271,6 +281,11 @@ def exec(folder: Folder, node: str, command: tuple[str, ...]) -> None:
     path = folder.namespace(node)
     if not namespaces.is_bound(path):
         raise _no_node(folder, node)
+    with suppress(TestbedError):  # Where the launcher is gone, a node is still there to be looked into.
+        if node in ask(folder, Request(do="status")).failed:
+            raise click.ClickException(
+                f"{node} has failed, so nothing runs there: `duet testbed restore {node}` brings it back"
+            )
     namespaces.enter(path)
     command = command[1:] if command[0] == "--" and len(command) > 1 else command
     try:
@@ -315,7 +330,10 @@ def capture(
     ends = capturing.ends(folder, graph, node, port)
     with ExitStack() as stack:
         if output is None:
-            viewer = subprocess.Popen(["tcpdump", "-n", "-l", "-r", "-"], stdin=subprocess.PIPE)
+            # In a session of its own: Ctrl-C is for this process, and tcpdump prints what it has got.
+            viewer = subprocess.Popen(
+                ["tcpdump", "-n", "-l", "-r", "-"], stdin=subprocess.PIPE, start_new_session=True
+            )
             stack.callback(viewer.wait)
             assert viewer.stdin is not None
             output = stack.enter_context(viewer.stdin)
@@ -471,5 +489,6 @@ def _show(folder: Folder) -> None:
 def _no_node(folder: Folder, node: str) -> TestbedError:
     if not folder.path.exists():
         return folder.not_up()
-    names = ", ".join(path.name for path in folder.bound())
-    return TestbedError(f"testbed {folder.name!r} has no node {node!r}; nodes are {names}")
+    return TestbedError(
+        f"testbed {folder.name!r} has no node {node!r}: {hint(node, (path.name for path in folder.bound()))}"
+    )

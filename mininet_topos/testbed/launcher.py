@@ -26,6 +26,7 @@ from duet_p4.bpf.compile import compiler
 from mininet_topos import fattree
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.network import Network
 from mininet_topos.testbed.nodes import processes
 from mininet_topos.testbed.plan import Plan, Target
@@ -160,8 +161,8 @@ class Launcher:
             links = fattree.links(self.graph, what)
         else:
             raise TestbedError(
-                f"there is no node or link {what!r}: nodes are {', '.join(sorted(self.graph))}; "
-                "a link is two of them, such as tor1-agg1"
+                f"there is no node or link {what!r}: {hint(what, [*self.graph, *self._links()])}; "
+                "a link is two nodes, such as tor1-agg1"
             )
         by_name = {node.name: node for node in fattree.nodes(self.graph)}
         ends = [port for link in links for port in link.ends if by_name[port.node].is_switch]
@@ -172,6 +173,10 @@ class Launcher:
             # A node that is dead says nothing on the management network either, not even "no".
             ports.append((self.folder.root, wiring.management_end(by_name[what])))
         return ports
+
+    def _links(self) -> list[str]:
+        ends = [[port.node for port in link.ends] for link in fattree.links(self.graph)]
+        return ["-".join(pair) for pair in ends if all(not name.startswith("server") for name in pair)]
 
     def _serve(self) -> None:
         connection, _ = self.listener.accept()

@@ -53,6 +53,8 @@ def ask(folder: Folder, request: Request) -> Answer:
                 answer = Answer.model_validate_json(reply.readline())
         except FileNotFoundError:
             raise folder.not_up() from None
+        except PermissionError:
+            raise TestbedError(f"testbed {folder.name!r} is root's: use sudo") from None
         except (OSError, ValidationError, json.JSONDecodeError) as error:
             raise TestbedError(
                 f"the launcher of testbed {folder.name!r} does not answer ({error}): it has probably been "

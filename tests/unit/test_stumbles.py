@@ -1,0 +1,138 @@
+"""What newcomers stumbled over: each is one clean line now."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pydantic import ValidationError
+
+from controller.cli import session as sessions
+from controller.cli.session import Session
+from controller.config import ControllerConfig
+from duet_p4.model import Dip, Vip
+from duet_p4.rest.client import UnansweredError
+from mininet_topos.cli import main
+from mininet_topos.testbed import folder as folder_module
+from mininet_topos.testbed import protocol
+from mininet_topos.testbed.folder import Folder, TestbedError
+from mininet_topos.testbed.names import hint
+from mininet_topos.testbed.protocol import Request, ask
+
+NODES = [*(f"tor{n}" for n in range(1, 5)), *(f"server{n}" for n in range(1, 61)), "agg1", "agg2", "root"]
+
+
+def test_an_unknown_node_is_answered_with_those_that_look_alike() -> None:
+    assert hint("tor9", NODES).startswith("did you mean tor")
+    assert hint("server61", NODES).startswith("did you mean server")
+    assert hint("xyz", NODES) == "there are agg1, agg2, root, server1 to server60, tor1 to tor4"
+
+
+def test_a_dip_is_spelt_alike_in_yaml_json_and_on_the_command_line() -> None:
+    spec = Vip.model_validate_json('{"address": "10.0.0.9", "dips": ["100.1.1.17", "100.1.2.17*3"]}')
+    assert spec.dips == (
+        Dip(address=IPv4Address("100.1.1.17")),
+        Dip(address=IPv4Address("100.1.2.17"), weight=3),
+    )
+    for wrong in ("100.1.1", "100.1.1.17*", "100.1.1.17*x", "100.1.1.17*256", "", "100.1.1.17*1*1"):
+        with pytest.raises(ValidationError):
+            Dip.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "Invalid JSON"),
+        ('{"database": "x", "inventory": "y", "misses": 0}', "misses: Input should be greater than or equal"),
+        ("[]", "Input should be"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "controller.json"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["controller", "--config", str(path)])
+    assert result.exit_code == 1
+    assert f"{path} holds no valid {ControllerConfig.__name__}: " in result.output
+    assert says in result.output
+    assert "errors.pydantic.dev" not in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_a_configuration_that_is_not_there_is_named() -> None:
+    result = CliRunner().invoke(main, ["controller", "--config", "/nonexistent/c.json"])
+    assert result.output == "Error: /nonexistent/c.json: No such file or directory\n"
+
+
+def test_without_root_a_testbed_says_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "/run/duet/paper/netns/tor1")
+
+    monkeypatch.setattr(folder_module, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(Path, "glob", refused)
+    for words in (["exec", "tor1", "true"], ["logs", "tor1"], ["down"]):
+        result = CliRunner().invoke(main, ["testbed", *words])
+        assert result.exit_code == 1, words
+        assert "use sudo" in result.output, words
+        assert len(result.output.strip().splitlines()) == 1, words
+
+
+def test_a_launcher_that_may_not_be_asked_is_not_said_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> Closed:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def settimeout(self, _: float) -> None: ...
+        def connect(self, _: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(protocol.socket, "socket", Closed)
+    with pytest.raises(TestbedError, match=r"testbed 'paper' is root's: use sudo"):
+        ask(Folder("paper"), Request(do="status"))
+
+
+def test_the_controllers_socket_of_another_says_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Session) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "/run/duet/paper/controller.sock")
+
+    monkeypatch.setattr(sessions.Session, "client", refused)
+    result = CliRunner().invoke(main, ["vip", "list"])
+    assert result.exit_code == 1
+    assert "controller.sock is the operator's alone: use sudo" in result.output
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("POST", True), ("GET", False)])
+def test_a_change_that_was_not_answered_in_time_says_that_it_may_go_on(
+    monkeypatch: pytest.MonkeyPatch, method: str, goes_on: bool
+) -> None:
+    def unanswered(_: Session) -> Any:
+        raise UnansweredError(f"{method} http://controller/v1/vips", method, 10.0)
+
+    monkeypatch.setattr(sessions.Session, "client", unanswered)
+    result = CliRunner().invoke(main, ["vip", "migrate", "10.0.0.1", "tor1"])
+    assert result.exit_code == 1
+    assert "no answer in 10.0 s" in result.output
+    assert ("duet why ADDRESS --wait" in result.output) is goes_on
+
+
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "mininet_topos.cli", "simulate", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert result.stderr == "Error: the output cannot be written: No space left on device\n"
