@@ -33,9 +33,10 @@ test: setup  ## Lint, types and every test
 	@scripts/browser
 	@scripts/test
 
-journeys: root setup  ## What people do on the web page, in a real browser; pictures in results/journeys
+journeys: root setup  ## What people do on the web page, in a real browser; takes the pictures of docs/tour.md anew
 	@scripts/browser
 	@$(SUDO) $(PYTHON) -m pytest -q -rs tests/integration/test_journeys.py
+	@for picture in docs/pictures/*.png; do cp "results/journeys/$${picture##*/}" "$$picture"; done
 
 ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)

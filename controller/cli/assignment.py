@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from controller.cli import render
+from controller.cli import complete, render
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
 from controller.engine import strategy_names
@@ -115,7 +115,7 @@ def run_assignment(session: Session, strategy: str, options: tuple[str, ...]) ->
 
 
 @assignment.command("explain")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
 @with_session
 def explain(session: Session, address: IPv4Address) -> None:
     """Say why the last computed assignment put a VIP or TIP where it did."""

@@ -81,8 +81,8 @@ class Session:
             ) from error
         except PermissionError as error:
             raise click.ClickException(
-                f"{error.filename} is the operator's alone: use sudo, or name the controller's address and your "
-                "credentials (--url, --credentials)"
+                f"{error.filename} is the operator's alone: use sudo, or name the controller's address and "
+                "your credentials (--url, --credentials)"
             ) from error
         except UnansweredError as error:
             after = "" if error.method == "GET" else _GOES_ON

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from controller.cli import render
+from controller.cli import complete, render
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
 from controller.updater.status import Why
@@ -40,7 +40,7 @@ def events(session: Session, limit: int, after: int | None) -> None:
 
 
 @click.command(short_help="Why a VIP is where it is.")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
 @click.option("--wait", type=click.FloatRange(0), help="Wait so many seconds until nothing is left to do.")
 @with_session
 def why(session: Session, address: IPv4Address, wait: float | None) -> None:

@@ -15,7 +15,7 @@ import click
 from pydantic import ValidationError
 from rich.table import Table
 
-from controller.cli import render
+from controller.cli import complete, render
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
 from controller.records import ON_SMUXES, VipRecord
@@ -26,6 +26,18 @@ from duet_p4.rest.client import RefusedError
 _Answer = TypeVar("_Answer")
 _TRIES = 30
 _FILE_HELP = "The whole VIP as JSON, as `duet vip show --spec` prints it."
+
+
+def _dips(option: str, name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that takes DIPs."""
+    return click.option(
+        option,
+        name,
+        multiple=True,
+        metavar="ADDRESS[*WEIGHT]",
+        shell_complete=complete.server_dips,
+        help=text,
+    )
 
 
 @click.group(short_help="VIPs: what the operator wants.")
@@ -59,7 +71,7 @@ def list_vips(session: Session) -> None:
 
 
 @vip.command("show")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
 @click.option("--spec", is_flag=True, help="Print what was stated of it, as JSON for --file, and no more.")
 @with_session
 def show_vip(session: Session, address: IPv4Address, spec: bool) -> None:
@@ -73,10 +85,21 @@ def show_vip(session: Session, address: IPv4Address, spec: bool) -> None:
 
 @vip.command("add")
 @click.argument("address", type=ADDRESS, required=False)
-@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP; may be repeated.")
+@click.option(
+    "--dip",
+    "dips",
+    multiple=True,
+    metavar="ADDRESS[*WEIGHT]",
+    shell_complete=complete.server_dips,
+    help="A DIP; may be repeated.",
+)
 @click.option("--file", "file", type=click.File(), help=_FILE_HELP)
 @click.option("--name", help="A name for people.")
-@click.option("--switch", help="Carry it on this switch (`smux`: the SMuxes), not where the engine says.")
+@click.option(
+    "--switch",
+    shell_complete=complete.switches,
+    help="Carry it on this switch (`smux`: the SMuxes), not where the engine says.",
+)
 @with_session
 def add_vip(
     session: Session,
@@ -93,10 +116,26 @@ def add_vip(
 
 
 @vip.command("change")
-@click.argument("address", type=ADDRESS, required=False)
-@click.option("--dip", "dips", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP, in place of all now.")
-@click.option("--add", "added", multiple=True, metavar="ADDRESS[*WEIGHT]", help="A DIP, beside those now.")
-@click.option("--drop", "dropped", multiple=True, type=ADDRESS, help="A DIP to take away.")
+@click.argument("address", type=ADDRESS, required=False, shell_complete=complete.vips)
+@click.option(
+    "--dip",
+    "dips",
+    multiple=True,
+    metavar="ADDRESS[*WEIGHT]",
+    shell_complete=complete.server_dips,
+    help="A DIP, in place of all now.",
+)
+@click.option(
+    "--add",
+    "added",
+    multiple=True,
+    metavar="ADDRESS[*WEIGHT]",
+    shell_complete=complete.server_dips,
+    help="A DIP, beside those now.",
+)
+@click.option(
+    "--drop", "dropped", multiple=True, type=ADDRESS, shell_complete=complete.dips, help="A DIP to take away."
+)
 @click.option("--file", "file", type=click.File(), help=_FILE_HELP)
 @click.option("--name", help="A name for people.")
 @with_session
@@ -154,7 +193,7 @@ def _change_dips(
 
 
 @vip.command("remove")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
 @with_session
 def remove_vip(session: Session, address: IPv4Address) -> None:
     """Remove a VIP."""
@@ -167,8 +206,8 @@ def remove_vip(session: Session, address: IPv4Address) -> None:
 
 
 @vip.command("migrate")
-@click.argument("address", type=ADDRESS)
-@click.argument("switch")
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
+@click.argument("switch", shell_complete=complete.switches)
 @with_session
 def migrate_vip(session: Session, address: IPv4Address, switch: str) -> None:
     """Move a VIP to SWITCH, or with `smux` to the SMuxes; the engine then leaves it there."""
@@ -185,7 +224,7 @@ def migrate_vip(session: Session, address: IPv4Address, switch: str) -> None:
 
 
 @vip.command("release")
-@click.argument("address", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
 @with_session
 def release_vip(session: Session, address: IPv4Address) -> None:
     """Let the engine place a VIP again that was placed by hand."""
@@ -198,8 +237,8 @@ def release_vip(session: Session, address: IPv4Address) -> None:
 
 
 @vip.command("drain")
-@click.argument("address", type=ADDRESS)
-@click.argument("dip", type=ADDRESS)
+@click.argument("address", type=ADDRESS, shell_complete=complete.vips)
+@click.argument("dip", type=ADDRESS, shell_complete=complete.dips)
 @with_session
 def drain_dip(session: Session, address: IPv4Address, dip: IPv4Address) -> None:
     """Give a DIP no new flows; those it has go on."""

@@ -22,6 +22,7 @@ from controller.web import DEFAULT_PORT
 from mininet_topos import fattree
 from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
+from mininet_topos.testbed import complete
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
@@ -272,7 +273,7 @@ def check(folder: Folder, as_json: bool) -> None:
 
 @testbed.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_named
-@click.argument("node")
+@click.argument("node", shell_complete=complete.nodes)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec(folder: Folder, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in a node; `root` is the testbed's own namespace, where the controller is."""
@@ -296,7 +297,7 @@ def exec(folder: Folder, node: str, command: tuple[str, ...]) -> None:
 
 @testbed.command()
 @_named
-@click.argument("node")
+@click.argument("node", shell_complete=complete.nodes)
 @click.option("--lines", "-n", default=40, show_default=True, help="How many of each log.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as lines come.")
 def logs(folder: Folder, node: str, lines: int, follow: bool) -> None:
@@ -312,8 +313,8 @@ def logs(folder: Folder, node: str, lines: int, follow: bool) -> None:
 
 @testbed.command()
 @_named
-@click.argument("node")
-@click.argument("port")
+@click.argument("node", shell_complete=complete.nodes)
+@click.argument("port", shell_complete=complete.ports)
 @click.option("--output", "-o", type=click.File("wb", lazy=False), help="A pcap; `-` is stdout.")
 @click.option("--count", "-c", type=click.IntRange(1), help="Stop after this many packets.")
 @click.option("--seconds", "-s", type=click.FloatRange(min=0), help="Stop after this time.")
@@ -343,7 +344,7 @@ def capture(
 
 @testbed.command()
 @_named
-@click.argument("what")
+@click.argument("what", shell_complete=complete.nodes_and_links)
 def fail(folder: Folder, what: str) -> None:
     """Let a node (`tor1`) or link (`tor1-agg1`) fail, as if by power or cable."""
     ask(folder, Request(do="fail", what=what))
@@ -352,7 +353,7 @@ def fail(folder: Folder, what: str) -> None:
 
 @testbed.command()
 @_named
-@click.argument("what", required=False)
+@click.argument("what", required=False, shell_complete=complete.failed)
 def restore(folder: Folder, what: str | None) -> None:
     """Bring back a node or link that was made to fail; without one, all."""
     ask(folder, Request(do="restore", what=what))

@@ -7,15 +7,15 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import click
+from click.shell_completion import ShellComplete
 from mininet.cli import CLI
 from mininet.log import setLogLevel
 
-from controller.records import ON_SMUXES
 from mininet_topos import cli as root
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -77,8 +77,9 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
         self.network = network
         self.context = click.Context(root.main)
         self.commands = root.main.list_commands(self.context)
+        self.completion = ShellComplete(root.main, {}, "duet", "_DUET_COMPLETE")
+        os.environ["DUET_TESTBED"] = folder.name
         self.nodes = sorted(network.nameToNode)
-        self.switches = sorted(switch.name for switch in network.switches)
         self.crashes_told = len(self._crashes())
         super().__init__(network)
 
@@ -150,30 +151,11 @@ One that asks for characters, such as an editor, needs `noecho` before it; `xter
             return
         subprocess.run(
             [sys.executable, "-m", "mininet_topos.cli", command, *words],
-            env=self.environment(),
             check=False,
         )
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment that makes this testbed the default of a duet command."""
-        return {**os.environ, "DUET_TESTBED": self.folder.name}
-
     def _complete_duet(self, command: str, text: str, line: str, begidx: int, endidx: int) -> list[str]:
-        """Complete subcommands, then what the argument is: a switch, or any node."""
-        words = line[:begidx].split()
-        return [name for name in self._offered(command, words[1:]) if name.startswith(text)]
-
-    def _offered(self, command: str, words: Sequence[str]) -> Sequence[str]:
-        """Return what may follow these words of a duet command."""
-        found: click.Command | None = root.main.get_command(self.context, command)
-        given = 0
-        for word in words:
-            inner = found.get_command(self.context, word) if isinstance(found, click.Group) else None
-            found = inner or found
-            given += inner is None and not word.startswith("-")
-        if isinstance(found, click.Group):
-            return found.list_commands(self.context)
-        names = [each.name for each in found.params if isinstance(each, click.Argument)] if found else []
-        if names[given : given + 1] == ["switch"]:
-            return [*self.switches, ON_SMUXES]
-        return [] if names[given : given + 1] == ["address"] else self.nodes
+        """Complete subcommands, options and values, as a shell with completion does for `duet`."""
+        words = [command, *line[:begidx].split()[1:]]
+        found = self.completion.get_completions(words, text)
+        return [item.value for item in found if item.type == "plain"]

@@ -6,7 +6,6 @@ which has imported them all once, so eighty of them start in the time of a few; 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -23,16 +22,14 @@ from typing import Literal
 from pydantic import Field
 
 from duet_p4.model import Model
+from duet_p4.title import set_title
 from mininet_topos.testbed import namespaces
 
 logger = logging.getLogger(__name__)
 
 _RESTART_WAITS_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _GOOD_RUN_S = 10.0
-_PR_SET_NAME = 15
 _TAIL_LINES = 12
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Process(Model):
@@ -269,7 +266,7 @@ def _child(
                 with suppress(OSError):
                     os.close(descriptor)
         namespaces.enter(process.namespace)
-        _libc.prctl(_PR_SET_NAME, f"{process.node}.{process.name}"[:15].encode(), 0, 0, 0)
+        set_title(f"{process.node}.{process.name}", ["duet", process.node, process.name, *process.arguments])
         if function is None:
             os.execvp(process.arguments[0], process.arguments)
         code = function(process.arguments)

@@ -153,7 +153,7 @@ def answers(folder: Folder, vip: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_the_living_network_is_seen_at_once(page: Page) -> None:
+def test_the_living_network_is_seen_at_once(page: Page, testbed: Folder) -> None:
     for kind, number in (("agg", 4), ("tor", 4), ("smux", 2), ("server", 8), ("client", 5)):
         expect(page.locator(f".topology .node.{kind}")).to_have_count(number)
     expect(page.locator(".topology .node.agg.ready")).to_have_count(4, timeout=WAIT_MS)
@@ -162,6 +162,11 @@ def test_the_living_network_is_seen_at_once(page: Page) -> None:
     sees(page, "20/20")
     expect(page.get_by_role("link", name="agg1, ready, 1 VIP or TIP")).to_be_visible()
     assert page.evaluate(browsers.CONTRASTS) == []
+    client = ["nsenter", f"--net={testbed.namespace('client4')}", "ping", "-q", "-s", "1000", "-i", "0.005"]
+    with subprocess.Popen([*client, "-c", "2000", "10.0.0.1"], stdout=subprocess.DEVNULL) as ping:
+        expect(page.locator(".topology .flow").first).to_be_attached(timeout=WAIT_MS)
+        page.screenshot(path=browsers.PICTURES / "traffic-is-seen.png", animations="disabled")
+        ping.terminate()
 
 
 def test_a_switch_fails_and_its_vip_lives_on(page: Page, testbed: Folder) -> None:
@@ -306,6 +311,7 @@ def test_events_are_scrubbed_to_what_the_network_was(page: Page) -> None:
     )
     moment.fill(str(failed))
     sees(page, re.compile("The network at"))
+    page.screenshot(path=browsers.PICTURES / "the-network-as-it-was.png")
     expect(page.locator(".topology .node.agg.unreachable, .topology .node.agg.lost")).to_have_count(1)
     page.get_by_role("button", name="Now").click()
     sees(page, "The network now")

@@ -1,35 +1,105 @@
-"""The testbed's shell: what TAB offers."""
+"""The testbed's shell, and any shell: what TAB offers."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
 
+from controller.cli import complete as controller_complete
+from duet_p4.rest.server import serve_local
+from mininet_topos.testbed import complete
+from mininet_topos.testbed import folder as folder_module
 from mininet_topos.testbed import shell as shell_module
 from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Answer
 from mininet_topos.testbed.shell import Shell
 
 
+def controller() -> FastAPI:
+    """What completion asks a controller."""
+    app = FastAPI()
+    dips = [{"address": "100.1.1.17"}, {"address": "100.1.1.33", "weight": 2}]
+
+    @app.get("/v1/listing")
+    async def listing() -> dict[str, object]:
+        return {"vips": [{"address": "10.0.0.1"}, {"address": "10.0.0.2"}]}
+
+    @app.get("/v1/inventory")
+    async def inventory() -> dict[str, object]:
+        names = ("core1", "tor1")
+        return {
+            "switches": [{"name": name} for name in names],
+            "servers": [{"dips": ["100.1.1.17", "100.2.1.17"]}],
+        }
+
+    @app.get("/v1/vips/10.0.0.1")
+    async def vip() -> dict[str, object]:
+        return {"spec": {"dips": dips, "ports": [{"dips": [{"address": "100.1.1.49"}]}]}}
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a testbed whose controller answers."""
+    root = tmp_path_factory.mktemp("run")
+    (root / "dt").mkdir()
+    (root / "dt" / "plan.json").write_text(Plan().model_dump_json())
+    ready, done = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with serve_local(controller(), root / "dt" / "controller.sock"):
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(20)
+    yield root
+    done.set()
+    thread.join()
+
+
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(run: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setattr(folder_module, "ROOT", run)
+    monkeypatch.setattr(controller_complete, "RUN", run / "paper")
     monkeypatch.setattr(shell_module, "ask", lambda *_: Answer())
+    monkeypatch.setattr(complete, "ask", lambda *_: Answer(failed=("agg1", "tor1-agg2")))
     monkeypatch.setattr(shell_module.CLI, "__init__", lambda *_: None)
-    nodes = dict.fromkeys(("tor1", "core1", "server1", "client1"))
-    switches = [SimpleNamespace(name="tor1"), SimpleNamespace(name="core1")]
-    return Shell(SimpleNamespace(nameToNode=nodes, switches=switches), Folder("dt"))
+    monkeypatch.setenv("DUET_TESTBED", "dt")
+    return Shell(SimpleNamespace(nameToNode={}), Folder("dt"))
 
 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("vip mig", ["migrate"]),
-        ("vip migrate ", []),
+        ("vip migrate ", ["10.0.0.1", "10.0.0.2"]),
         ("vip migrate 10.0.0.1 ", ["core1", "tor1", "smux"]),
         ("vip migrate --json 10.0.0.1 t", ["tor1"]),
-        ("testbed fail ", ["client1", "core1", "server1", "tor1"]),
-        ("testbed logs s", ["server1"]),
+        ("vip drain 10.0.0.1 ", ["100.1.1.17", "100.1.1.33", "100.1.1.49"]),
+        ("vip drain 10.0.0.7 ", []),
+        ("vip change 10.0.0.1 --drop 100.2", ["100.2.1.17"]),
+        ("vip add --dip 100.2", ["100.2.1.17"]),
+        ("vip add --switch s", ["smux"]),
+        ("why 10.0.0.", ["10.0.0.1", "10.0.0.2"]),
+        ("why --testbed nosuch ", []),
+        ("testbed fail agg", ["agg1", "agg2", "agg3", "agg4"]),
+        ("testbed fail tor1-ag", ["tor1-agg1", "tor1-agg2"]),
+        ("testbed restore ", ["agg1", "tor1-agg2"]),
+        ("testbed logs ro", ["root"]),
+        ("testbed capture smux1 ", ["eth1", "tor1"]),
+        ("testbed logs --name nosuch t", []),
+        ("testbed up --tar", ["--target"]),
+        ("testbed up --target b", ["bmv2"]),
     ],
 )
 def test_what_may_follow_is_offered(shell: Shell, line: str, offered: list[str]) -> None:

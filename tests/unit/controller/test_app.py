@@ -39,7 +39,7 @@ def dips(count: int) -> tuple[Dip, ...]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - the state is another process's to tell
             await asyncio.sleep(0.02)
 

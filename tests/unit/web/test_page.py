@@ -37,3 +37,13 @@ def test_the_lock_pins_every_package_and_names_no_registry() -> None:
     for name, entry in packages.items():
         assert entry["integrity"].startswith("sha512-"), name
         assert "resolved" not in entry, name
+
+
+def test_every_picture_of_the_tour_is_taken_by_a_journey() -> None:
+    shown = set(re.findall(r"pictures/([a-z0-9-]+)\.png", (ROOT / "docs" / "tour.md").read_text()))
+    journeys = (ROOT / "tests" / "integration" / "test_journeys.py").read_text()
+    taken = {name.replace("_", "-") for name in re.findall(r"^def test_(\w+)", journeys, re.MULTILINE)}
+    taken |= set(re.findall(r'PICTURES / "([a-z0-9-]+)\.png"', journeys))
+    assert shown
+    assert shown <= taken
+    assert shown == {path.stem for path in (ROOT / "docs" / "pictures").glob("*.png")}

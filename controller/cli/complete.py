@@ -1,0 +1,63 @@
+"""What the shell offers for values on TAB: VIPs, DIPs and switches, as the controller tells.
+
+Where it does not answer at once, or may not be asked, nothing is offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from controller.cli.session import RUN
+from controller.records import ON_SMUXES
+
+_PATIENCE_S = 1.0
+_OFFERED = 200
+
+
+def vips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer VIPs."""
+    listing = _ask(context, "/v1/listing") or {}
+    return _fitting((vip["address"] for vip in listing.get("vips", ())), text)
+
+
+def switches(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer switches, and the SMuxes."""
+    inventory = _ask(context, "/v1/inventory") or {}
+    names = [switch["name"] for switch in inventory.get("switches", ())]
+    return _fitting([*names, *([ON_SMUXES] if names else [])], text)
+
+
+def dips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer the DIPs of the VIP that was named before, or else those that servers have."""
+    if vip := context.params.get("address"):
+        spec = (_ask(context, f"/v1/vips/{vip}") or {}).get("spec", {})
+        stated = [*spec.get("dips", ()), *(dip for port in spec.get("ports", ()) for dip in port["dips"])]
+        return _fitting((dip["address"] for dip in stated), text)
+    return server_dips(context, _, text)
+
+
+def server_dips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer the addresses that servers have for DIPs."""
+    inventory = _ask(context, "/v1/inventory") or {}
+    return _fitting((dip for server in inventory.get("servers", ()) for dip in server["dips"]), text)
+
+
+def _fitting(values: Iterable[str], text: str) -> list[str]:
+    return [value for value in dict.fromkeys(values) if value.startswith(text)][:_OFFERED]
+
+
+def _ask(context: click.Context, path: str) -> Any:
+    params = context.params
+    socket = params.get("socket") or RUN.parent / (params.get("testbed") or RUN.name) / "controller.sock"
+    try:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(Path(socket))), timeout=_PATIENCE_S
+        ) as client:
+            return client.get(f"http://controller{path}").raise_for_status().json()
+    except (httpx.HTTPError, OSError, ValueError):
+        return None
