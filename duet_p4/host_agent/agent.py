@@ -25,6 +25,7 @@ from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers.host import router
+from duet_p4.rest.routers.metrics import host_router as host_metrics
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.term import Terms
@@ -51,6 +52,7 @@ def application(
         terms=terms,
     )
     app.include_router(router(service))
+    app.include_router(host_metrics(service))
     return app
 
 

@@ -27,6 +27,7 @@ from duet_p4.bpf import Pins, pins
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
+from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
@@ -152,6 +153,7 @@ def application(
         f"SMux {config.name}", access=config.access(), credentials=credentials, health=health, terms=terms
     )
     app.include_router(router(service))
+    app.include_router(mux_metrics(service))
 
     @app.get("/v1/exits", tags=["status"])
     async def get_exits() -> tuple[Exit, ...]:

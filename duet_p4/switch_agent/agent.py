@@ -40,6 +40,7 @@ from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
+from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
@@ -368,6 +369,7 @@ class SwitchAgent:
             terms=self._terms,
         )
         app.include_router(router(self.service))
+        app.include_router(mux_metrics(self.service))
         return app
 
 

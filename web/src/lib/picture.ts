@@ -80,6 +80,7 @@ export const TONES: Record<string, "good" | "warn" | "bad" | "info"> = {
   "link-down": "bad",
   "dip-down": "bad",
   "server-cut-off": "bad",
+  "node-cut-off": "bad",
   "update-failed": "bad",
   "job-failed": "bad",
   "monitoring-suspect": "warn",
@@ -90,5 +91,6 @@ export const TONES: Record<string, "good" | "warn" | "bad" | "info"> = {
   "link-up": "good",
   "dip-up": "good",
   "server-back": "good",
+  "node-back": "good",
   returned: "good",
 };

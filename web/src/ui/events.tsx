@@ -13,7 +13,7 @@ function subject(event: DuetEvent) {
     return vip ? <a href={to("vips", vip)}>{name}</a> : name;
   }
   if (kind.startsWith("link-")) return <a href={to("network", "link", name)}>{name}</a>;
-  if (kind.startsWith("device-") || kind.startsWith("server-")) return <a href={to("network", "node", name)}>{name}</a>;
+  if (/^(device|server|node)-/.test(kind)) return <a href={to("network", "node", name)}>{name}</a>;
   return name;
 }
 
