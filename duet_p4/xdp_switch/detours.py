@@ -7,9 +7,11 @@ changes one of them takes the detours away before (`disarm`) and may prepare the
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -22,6 +24,7 @@ _BPF = Path(__file__).parent / "bpf"
 _RAW_TRACEPOINT_OPEN = 17
 _SO_NETNS_COOKIE = 71
 _PORTS = 512
+_LONGEST_S = 1.0
 CAPACITY = 65_536
 """Words of all detours together."""
 
@@ -38,7 +41,6 @@ class Detours:
         self._memory = loaded.whole_memory().cast("Q")
         self._before: dict[int, dict[int, int]] = {}
         self._places: dict[int, tuple[int, int]] = {}
-        self._taken: dict[int, int] = {}
         self._used = 0
         tables = next(held for held in loaded.maps() if held.name.endswith(".bss"))
         self._object = bpf.Object(bpf.compile_object(_BPF / "detour.bpf.c"))
@@ -73,25 +75,27 @@ class Detours:
         if first + room > CAPACITY:
             raise ValueError(f"detours have {CAPACITY} words, {self._used} of them used: no room for {room}")
         self._detours[port, 1] = 0
+        self._wait()
         self._places[port] = first, room
         self._used = max(self._used, first + room)
         if words:
             self._steps[first : first + len(words)] = list(words.items())
         self._before[port] = {at: self._memory[at // 8] for at in words}
-        self._taken[port] = int(self._detours[port, 2])
         self._detours[port, 0] = first
         self._detours[port, 1] = len(words)
 
     def disarm(self) -> None:
         """Forget all detours: what they stand on is about to change."""
         self._detours[:, 1] = 0
+        self._wait()
         self._before.clear()
         self._places.clear()
         self._used = 0
 
     def taken(self) -> set[int]:
         """Return the ports whose detour was taken since it was prepared."""
-        return {port for port in self._before if int(self._detours[port, 2]) != self._taken[port]}
+        self._wait()
+        return {port for port, words in self._before.items() if words and not self._detours[port, 1]}
 
     def undo(self, ports: Iterable[int]) -> None:
         """Put back what the tables held before the detours of these ports were taken."""
@@ -105,6 +109,13 @@ class Detours:
         """Detach, and free everything."""
         self._link.close()
         self._object.close()
+
+    def _wait(self) -> None:
+        """Wait until no CPU is taking a detour, which is a matter of microseconds."""
+        deadline = time.monotonic() + _LONGEST_S
+        while (self._detours[:, 2] != self._detours[:, 3]).any():
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "a detour that the kernel has begun to take does not end")
 
     def _steps_of(self, port: int) -> list[tuple[int, int]]:
         first, count = int(self._detours[port, 0]), len(self._before[port])

@@ -36,8 +36,8 @@ struct step {
 struct detour {
     __u32 first;
     __u32 count; /* 0 where nothing is prepared, or it was taken */
-    __u32 taken; /* how often it was taken to its end */
-    __u32 padding;
+    __u32 begun; /* how often a CPU has begun to look whether to take it, and has ended; equal where none is at it */
+    __u32 ended;
 };
 
 const volatile __u64 own_net = 0;     /* the cookie of the switch's network namespace */
@@ -119,15 +119,17 @@ int BPF_PROG(not_sent, const struct net_device *from, const struct net_device *t
 
     if (!detour || !walk.memory)
         return 0;
+    if (!detour->count)
+        return 0;
+    __sync_fetch_and_add(&detour->begun, 1);
     walk.first = detour->first;
 
     /* One CPU takes it, whoever else's frames cannot leave at this moment. */
     __u32 count = __sync_lock_test_and_set(&detour->count, 0);
 
-    if (!count)
-        return 0;
-    bpf_loop(count, take_step, &walk, 0);
-    __sync_fetch_and_add(&detour->taken, 1);
+    if (count)
+        bpf_loop(count, take_step, &walk, 0);
+    __sync_fetch_and_add(&detour->ended, 1);
     return 0;
 }
 
