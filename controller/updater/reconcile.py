@@ -198,7 +198,6 @@ class Reconciler:
             vip = self.key(address)
             record = self._state.get(vip)
             if record is not None and self._has_room(record, address, switch):
-                self._refresh.add(vip)
                 self.queue.add(vip, Priority.REPAIR)
 
     async def forget_rested(self) -> None:
