@@ -27,7 +27,10 @@ class Operation:
 
 def is_linearizable(history: Sequence[Operation], first: Hashable = None) -> bool:
     """Return whether the operations fit in an order in which each read returns what was written last."""
-    operations = sorted(history, key=lambda operation: operation.began)
+    read = {operation.value for operation in history if not operation.writes}
+    # What may have been written and was never read may as well never have been written.
+    told = (op for op in history if op.ended < math.inf or op.value in read)
+    operations = sorted(told, key=lambda operation: operation.began)
     certain = sum(1 << i for i, operation in enumerate(operations) if operation.ended < math.inf)
     seen: set[tuple[int, Hashable]] = set()
     stack: list[tuple[int, Hashable]] = [(0, first)]
@@ -45,14 +48,17 @@ def is_linearizable(history: Sequence[Operation], first: Hashable = None) -> boo
                 break
             if not done >> index & 1:
                 earliest = min(earliest, operation.ended)
+        following: list[tuple[int, Hashable]] = []
         for index, operation in enumerate(operations):
             if operation.began > earliest:
                 break
             if done >> index & 1:
                 continue
             if operation.writes:
-                stack.append((done | 1 << index, operation.value))
+                following.append((done | 1 << index, operation.value))
             elif operation.value == value:
                 # A read that fits may as well be next: it changes nothing.
-                stack.append((done | 1 << index, value))
+                following = [(done | 1 << index, value)]
+                break
+        stack += following
     return False
