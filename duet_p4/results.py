@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
@@ -34,6 +35,8 @@ GREY = "#6b7280"
 """Colour of baselines and reference lines."""
 SERIES = (OURS, "#6a9a3b", "#8a5a9e", "#c99a2e", "#3f7f7a", GREY)
 """Colours of several series of ours, in order; none of them is the paper's."""
+
+_NOTE_CHARACTERS_PER_INCH = 15
 
 _STYLE: dict[str, Any] = {
     "figure.figsize": (6.4, 3.8),
@@ -174,8 +177,11 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def note(figure: Figure, *parts: str) -> None:
-    """Say under the plots what they rest on: runs, model, sources of error."""
-    figure.supxlabel("\n".join(parts), fontsize=8, color=GREY, x=0.01, ha="left")
+    """Say under the plots what they rest on: runs, model, sources of error; a part begins a line."""
+    width = int(_NOTE_CHARACTERS_PER_INCH * figure.get_figwidth())
+    figure.supxlabel(
+        "\n".join(textwrap.fill(part, width) for part in parts), fontsize=8, color=GREY, x=0.01, ha="left"
+    )
 
 
 def paper_line(axes: Axes, value: float, text: str, *, vertical: bool = False) -> None:
