@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from controller.engine import Assignment, FatTreeShape, Greedy, Topology, assign
-from controller.simulation import executors, latency, runner
+from controller.simulation import cli, executors, latency, runner
 from controller.simulation.cli import simulate
 from controller.simulation.consistency import SCHEMES
 from controller.simulation.figures import figures
@@ -24,7 +25,7 @@ from controller.simulation.figures.base import estimate
 from controller.simulation.profile import TBPS, Profile
 from controller.simulation.scale import Scale, sized, small
 from controller.simulation.settings import with_settings
-from controller.simulation.tasks import Describe, Keep, Place, strategy
+from controller.simulation.tasks import Ananta, Describe, Keep, Place, strategy
 from controller.simulation.workload import generate
 from duet_p4.results import to_json
 
@@ -299,6 +300,29 @@ def test_tasks_run_on_anything_that_is_an_executor(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = runner.run(tiny(), tasks, tmp_path, pool, quiet)
     assert [found[task] for task in tasks] == [task.compute(tiny()) for task in tasks]
+
+
+def test_tasks_that_share_a_trace_follow_each_other() -> None:
+    other = (("profile.largest_share", "0.08"),)
+    tasks = [
+        Place(seed, 10.0, name, settings)
+        for name in ("duet", "balanced")
+        for settings in ((), other)
+        for seed in (1, 2)
+    ]
+    tasks += [Ananta(seed, 10.0) for seed in (1, 2)]
+    order = runner._ordered([*tasks, Keep(1, "Maglev")])
+    traces = [(task.seed, getattr(task, "settings", ())) for task in order]
+    assert len(order) == len(tasks) + 1
+    assert sum(one != following for one, following in itertools.pairwise(traces)) == len(set(traces)) - 1
+
+
+def test_more_seeds_make_no_other_set_up() -> None:
+    rest = (Path("x"), None, 1, None, None, None, None, None, None, None)
+    same, *_ = cli._chosen("small", *rest, ("assumption_seeds=1", "bound_seeds=2"))
+    other, *_ = cli._chosen("small", *rest, ("delta=0.1",))
+    assert (same.name, same.assumption_seeds, other.name) == ("small", 1, "custom")
+    assert runner.digest(same) == runner.digest(small()) != runner.digest(other)
 
 
 def test_a_worker_with_other_code_is_refused_by_name() -> None:
