@@ -7,38 +7,24 @@ Routes travel like this:
   adding a route to that kernel table, and withdraws it by deleting the route.
 - Prefixes of the node itself (loopback, server subnets) are static routes, always announced.
 
-Only prefixes inside the data centre's own address space are accepted or announced.
+Only prefixes inside the data centre's own address space are accepted or announced, and of these each
+neighbour may announce what its policy says (`policy`). Sessions take no packet that came through a router
+(GTSM, RFC 5082), and where they have a password, none without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from duet_p4.bird.policy import GRACEFUL_SHUTDOWN, ORIGIN_AS, Origin, Policy, PrefixRange, functions, ranges
 from duet_p4.model import Model
 
 Asn = Annotated[int, Field(ge=1, le=4_294_967_294)]
 Milliseconds = Annotated[int, Field(ge=10, le=60_000)]
-
-
-class PrefixRange(Model):
-    """Prefixes inside `network` whose length lies in [`shortest`, `longest`]."""
-
-    network: IPv4Network
-    shortest: int = Field(ge=0, le=32)
-    longest: int = Field(ge=0, le=32)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.network.prefixlen <= self.shortest <= self.longest:
-            raise ValueError(
-                f"prefixes of {self.network} cannot have lengths {self.shortest} to {self.longest}"
-            )
-        return self
 
 
 class Bfd(Model):
@@ -72,6 +58,8 @@ class Neighbor(Model):
     address: IPv4Address
     asn: Asn
     bfd: bool = True
+    policy: Policy = Policy()
+    password: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{8,80}$", repr=False)
 
     @property
     def protocol(self) -> str:
@@ -86,7 +74,9 @@ class BirdConfig(Model):
     only. What a node with a `preferred_source` sends itself over learned routes has that source.
     `allow_own_as` is how often the own AS may occur in a path that is accepted: a Core needs 1 to
     reach what another Core of the same AS announces. Prefixes in `anycast` are refused with the own AS all
-    the same: others announce them too, and a route that goes away must leave no detour to hunt for.
+    the same: others announce them too, and a route that goes away must leave no detour to hunt for. What the
+    node originates carries the community of its kind in `origins`. A node that is `draining` asks its
+    neighbours to prefer anything else (RFC 8326).
     """
 
     router_id: IPv4Address
@@ -97,6 +87,8 @@ class BirdConfig(Model):
     transit: bool = True
     allow_own_as: int = Field(default=0, ge=0, le=4)
     anycast: tuple[PrefixRange, ...] = ()
+    origins: tuple[Origin, ...] = ()
+    draining: bool = False
     preferred_source: IPv4Address | None = None
     fib_table: int = Field(default=254, ge=1)
     announce_table: int = Field(default=100, ge=1)
@@ -116,31 +108,24 @@ class BirdConfig(Model):
                     raise ValueError(f"two BGP neighbours have the {what} {value}")
                 seen.add(value)
         for prefix in self.originated:
-            if not any(
-                prefix.subnet_of(r.network) and r.shortest <= prefix.prefixlen <= r.longest
-                for r in self.space
-            ):
+            if not any(allowed.covers(prefix) for allowed in self.space):
                 raise ValueError(f"{prefix} is originated, but outside of the address space")
         return self
 
 
 def render(config: BirdConfig, log: Path) -> str:
     """Return the text of bird.conf; BIRD will log to the file `log`."""
-    space = _ranges(config.space)
-    accepted = "net ~ SPACE"
-    if config.allow_own_as and config.anycast:
-        detour = f"net ~ [ {_ranges(config.anycast)} ] && bgp_path ~ [= * {config.asn} * =]"
-        accepted += f" && !({detour})"
-    exported = "net ~ SPACE" if config.transit else "source != RTS_BGP && net ~ SPACE"
     timers = config.timers
     sections = [
         _lines(
             f'log "{log}" {{ info, remote, warning, error, auth, fatal, bug, trace }};',
             f"router id {config.router_id};",
             "debug protocols { states };",
-            f"define SPACE = [ {space} ];",
+            f"define SPACE = [ {ranges(config.space)} ];",
             "ipv4 table announced;",
         ),
+        _block("function mark_origin()", *(_mark(origin) for origin in config.origins)),
+        _lines(*(line for n in config.neighbors for line in functions(n.protocol, n.policy))),
         _block("protocol device", "scan time 60;"),
         _block(
             "protocol bfd",
@@ -190,29 +175,51 @@ def render(config: BirdConfig, log: Path) -> str:
             f"hold time {timers.hold};",
             f"startup hold time {timers.hold};",
             f"keepalive time {timers.keepalive};",
-            "ipv4 {",
-            f"  import where {accepted};",
-            f"  export where {exported};",
-            "  next hop self;",
-            "};",
+            "ttl security on;",
         ),
-        *(_neighbor(neighbor) for neighbor in config.neighbors),
+        *(_neighbor(config, neighbor) for neighbor in config.neighbors),
     ]
     return "\n".join(sections)
 
 
-def _ranges(ranges: Sequence[PrefixRange]) -> str:
-    return ", ".join(f"{r.network}{{{r.shortest},{r.longest}}}" for r in ranges)
+def _mark(origin: Origin) -> str:
+    return f"if net ~ [ {ranges(origin.ranges)} ] then bgp_community.add(({ORIGIN_AS}, {origin.value}));"
 
 
-def _neighbor(neighbor: Neighbor) -> str:
+def _neighbor(config: BirdConfig, neighbor: Neighbor) -> str:
+    policy, name = neighbor.policy, neighbor.protocol
+    taken = f"behind_{name}(net)"
+    if policy.beyond:
+        taken += f" || (beyond_{name}(net) && bgp_path.len >= {policy.beyond_hops})"
+    strange = ["    bgp_community.delete([(64900, *), (65535, *)]);"] if policy.foreign else []
+    detour = f"net ~ [ {ranges(config.anycast)} ] && bgp_path ~ [= * {config.asn} * =]"
     return _block(
-        f"protocol bgp {neighbor.protocol} from fabric",
+        f"protocol bgp {name} from fabric",
         f'description "{neighbor.name}";',
         f"neighbor {neighbor.address} as {neighbor.asn};",
         f"source address {neighbor.local};",
         f'interface "{neighbor.interface}";',
         f"bfd {'on' if neighbor.bfd else 'off'};",
+        *([f'password "{neighbor.password}";'] if neighbor.password else []),
+        "ipv4 {",
+        "  import filter {",
+        f"    if !({taken}) then reject;",
+        *([f"    if {detour} then reject;"] if config.allow_own_as and config.anycast else []),
+        *strange,
+        f"    if {GRACEFUL_SHUTDOWN} ~ bgp_community then bgp_local_pref = 0;",
+        "    accept;",
+        "  };",
+        f"  import limit {policy.limit} action block;",
+        "  export filter {",
+        f"    if !told_{name}(net) then reject;",
+        *([] if config.transit else ["    if source = RTS_BGP then reject;"]),
+        "    if source != RTS_BGP then mark_origin();",
+        *strange,
+        *([f"    bgp_community.add({GRACEFUL_SHUTDOWN});"] if config.draining else []),
+        "    accept;",
+        "  };",
+        "  next hop self;",
+        "};",
     )
 
 

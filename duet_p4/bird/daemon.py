@@ -270,7 +270,7 @@ class Bird:
         if self._conf.exists() and self._conf.read_bytes() == wanted:
             return
         draft = self._conf.with_suffix(".new")
-        durable.write(draft, wanted)
+        durable.write(draft, wanted, mode=0o600)  # it has passwords
         check = await asyncio.create_subprocess_exec(
             *(_binary(), "-p", "-c", str(draft)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

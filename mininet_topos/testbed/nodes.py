@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from controller import inventory
 from controller.cluster.etcd_member import TRANSACTION, etcd_command
 from controller.config import ClusterConfig, ControllerConfig, Listen
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
+from duet_p4.bird.config import render
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.smux.config import SmuxConfig
@@ -26,6 +26,7 @@ from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents
 from mininet_topos.testbed.folder import ROOT_NODE, Folder
 from mininet_topos.testbed.plan import Plan, Target
+from mininet_topos.testbed.routing import bird_of, passwords
 from mininet_topos.testbed.supervisor import Process
 
 CONTROLLER = "controller"
@@ -41,17 +42,6 @@ _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 _HOLD_S = {True: 30.0, False: 1.0}
 """How long an SMux, or a switch that lost its tables, waits to be told what it should hold: by a controller
 where there is one."""
-
-_SPACE = tuple(
-    PrefixRange(network=network, shortest=shortest, longest=longest)
-    for network, shortest, longest in (
-        (addresses.VIPS, addresses.VIPS.prefixlen, 32),
-        (addresses.TIPS, addresses.TIPS.prefixlen, 32),
-        (addresses.SERVERS, 24, 24),
-        (addresses.LOOPBACKS, 32, 32),
-        (addresses.OUTSIDE, addresses.OUTSIDE.prefixlen, addresses.OUTSIDE.prefixlen),
-    )
-)
 
 
 def processes(graph: nx.Graph, folder: Folder, plan: Plan, page: int | None = None) -> list[Process]:
@@ -158,6 +148,7 @@ class _Nodes:
         self.graph = graph
         self.folder = folder
         self.plan = plan
+        self.passwords = passwords(graph)
         self.by_name = {node.name: node for node in fattree.nodes(graph)}
 
     def processes(self) -> Iterator[Process]:
@@ -243,7 +234,7 @@ class _Nodes:
             **self._agent(node),
             address=node.address,
             ports=tuple(ports),
-            bird=self._bird(node),
+            bird=bird_of(self.graph, node, self.passwords),
             originated=(node.prefix,) if node.prefix else (),
             muxes=(addresses.VIPS, addresses.TIPS),
             seed=zlib.crc32(node.name.encode()),
@@ -264,7 +255,7 @@ class _Nodes:
             announced=(addresses.VIPS, addresses.TIPS),
             fragment_mux=addresses.FRAGMENT_MUX,
             report_urls=self._controller_urls(),
-            bird=self._bird(node),
+            bird=bird_of(self.graph, node, self.passwords),
             datapath=self.plan.smux_path.value,
             hold_s=_HOLD_S[self.plan.controller],
         )
@@ -337,43 +328,9 @@ class _Nodes:
         state = self.folder.state(node.name)
         state.mkdir(parents=True, exist_ok=True)
         config = self.folder.configs / f"{node.name}.bird.conf"
-        config.write_text(render(self._bird(node), state / "bird.log"))
+        config.write_text(render(bird_of(self.graph, node, self.passwords), state / "bird.log"))
         return self._process(
             node.name, "bird", None, "bird", "-f", "-c", str(config), "-s", str(state / "bird.ctl")
-        )
-
-    def _bird(self, node: fattree.Node) -> BirdConfig:
-        """Return a node's BGP: every link to another node that speaks it is a session.
-
-        Aggs of one container share an AS, as Cores do, so they accept paths with it: an HMux must reach
-        its DIPs also when its own link to their ToR is down. For VIPs and TIPs they do not: there the
-        SMuxes' prefix is the second way, and no packet runs in circles while a route goes away.
-        """
-        assert node.asn is not None
-        neighbors = []
-        for link in fattree.links(self.graph, node.name):
-            own, theirs = link.port(node.name), link.peer(node.name)
-            peer = self.by_name[theirs.node]
-            if peer.asn is not None:
-                neighbors.append(
-                    Neighbor(
-                        name=peer.name,
-                        interface=own.name,
-                        local=own.address.ip,
-                        address=theirs.address.ip,
-                        asn=peer.asn,
-                    )
-                )
-        return BirdConfig(
-            router_id=node.address,
-            asn=node.asn,
-            neighbors=tuple(neighbors),
-            space=_SPACE,
-            transit=node.is_switch,
-            allow_own_as=1 if node.kind in (Kind.CORE, Kind.AGG) else 0,
-            anycast=tuple(r for r in _SPACE if r.network in (addresses.VIPS, addresses.TIPS)),
-            originated=(addresses.OUTSIDE,) if node.kind is Kind.CLIENT else (),
-            preferred_source=node.address if node.kind is Kind.CLIENT else None,
         )
 
     def _dip_server(self, node: fattree.Node) -> Process:

@@ -19,7 +19,8 @@ from finsy.proto import p4r
 from pyroute2 import IPRoute
 
 from duet_p4.api.service import State
-from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, PrefixRange, Timers
+from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, Timers
+from duet_p4.bird.policy import PrefixRange
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.hmux.plan import Op, Plan, Update

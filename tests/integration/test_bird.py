@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
+from duet_p4.bird.config import BirdConfig, Neighbor, render
 from duet_p4.bird.daemon import Bird, BirdError
+from duet_p4.bird.policy import PrefixRange
 from tests.integration.netns import inside, ip, link, namespaces
 
 pytestmark = [

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from pyroute2 import AsyncIPRoute, IPRoute
 
-from duet_p4.bird.config import BirdConfig, PrefixRange
+from duet_p4.bird.config import BirdConfig
+from duet_p4.bird.policy import PrefixRange
 from duet_p4.hmux.routes import Gateway, Target
 from duet_p4.switch_agent import netlink
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig

@@ -19,7 +19,8 @@ import pytest
 from duet_p4.api.changes import Change
 from duet_p4.api.host import HostDip, HostVip
 from duet_p4.api.service import State
-from duet_p4.bird.config import BirdConfig, PrefixRange
+from duet_p4.bird.config import BirdConfig
+from duet_p4.bird.policy import PrefixRange
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.model import Dip, Group, MuxVip

@@ -20,8 +20,9 @@ from duet_p4.api.changes import Change
 from duet_p4.api.health import HealthReport
 from duet_p4.api.host import HostDip, HostStatus, HostVip
 from duet_p4.api.service import State
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange
+from duet_p4.bird.config import BirdConfig, Neighbor
 from duet_p4.bird.daemon import Bird
+from duet_p4.bird.policy import PrefixRange
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.identity import Authority, Credentials, Identity, Role

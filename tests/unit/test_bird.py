@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from duet_p4.bird.config import BirdConfig, Neighbor, PrefixRange, render
+from duet_p4.bird.config import BirdConfig, Neighbor, render
 from duet_p4.bird.daemon import Bird, BirdError
+from duet_p4.bird.policy import PrefixRange
 
 VIPS = PrefixRange(network=IPv4Network("10.0.0.0/16"), shortest=16, longest=32)
 LOOPBACKS = PrefixRange(network=IPv4Network("172.30.0.0/16"), shortest=32, longest=32)
@@ -44,7 +45,7 @@ def test_a_neighbour_is_written_with_its_link_and_as() -> None:
         "  source address 172.31.0.2;\n"
         '  interface "hif1";\n'
         "  bfd on;\n"
-        "}\n"
+        "  ipv4 {\n"
     ) in text
     assert "  route 172.30.0.1/32 blackhole;\n" in text
     assert "define SPACE = [ 10.0.0.0/16{16,32}, 172.30.0.0/16{32,32} ];" in text
@@ -52,8 +53,9 @@ def test_a_neighbour_is_written_with_its_link_and_as() -> None:
 
 def test_only_transit_nodes_pass_on_what_they_learn() -> None:
     log = Path("bird.log")
-    assert "export where net ~ SPACE;" in render(config(), log)
-    assert "export where source != RTS_BGP && net ~ SPACE;" in render(config(transit=False), log)
+    own_only = "    if source = RTS_BGP then reject;"
+    assert own_only not in render(config(), log)
+    assert own_only in render(config(transit=False), log)
 
 
 @pytest.mark.parametrize(
