@@ -46,6 +46,7 @@ from controller.web.page import add_page
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health
 from duet_p4.api.service import State as ServiceState
+from duet_p4.flow_hash import use_key
 from duet_p4.identity import Credentials, CredentialsError, Role
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
@@ -291,6 +292,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[str]:
     """
     credentials = identify(config)
     inventory = Inventory.from_file(config.inventory)
+    use_key(config.flow_key)
     async with AsyncExitStack() as stack:
         if config.cluster is not None:
             member = await _member(config, credentials, inventory, stack)

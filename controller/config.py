@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from controller.engine import strategy_names
 from duet_p4.identity.credentials import require_one
-from duet_p4.model import Model
+from duet_p4.model import FlowKey, Model
 
 
 class Module(StrEnum):
@@ -68,6 +68,7 @@ class ControllerConfig(Model):
     socket: Path | None = Field(default=None, description="Unix socket for the operator on this machine")
     credentials: Path | None = Field(default=None, description="Folder with its key and certificate")
     insecure: bool = Field(default=False, description="Plain HTTP, and everybody may do everything")
+    flow_key: FlowKey = 0
     modules: tuple[Module, ...] = tuple(Module)
     elsewhere: dict[Module, str] = Field(default_factory=dict)
     intervals: Intervals = Intervals()

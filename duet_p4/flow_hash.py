@@ -13,7 +13,7 @@ compute it: CRC, one addition, XORs of slices.
 | `underlay_hash` | one of equal next hops, independently of both and of other switches |
 
 `key` is a secret of the deployment, the same in all muxes (0: none): without it nobody can tell which source
-ports lead to one DIP.
+ports lead to one DIP. A process that belongs to one deployment states it once (`use_key`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ TIP_SEED = 0x5EED_0719
 """What a TIP's slots XOR into the CRC. types.p4 and flow_hash.h hold the same number."""
 
 _MASK = 0xFFFF_FFFF
+
+_of_deployment = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +60,23 @@ class Flow:
         return int(self.source) ^ int(self.destination) ^ (self.source_port << 16 | self.destination_port)
 
 
-def flow_hash(flow: Flow, key: int = 0) -> int:
+def use_key(key: int) -> None:
+    """Have this process hash with a key wherever it states no other."""
+    global _of_deployment
+    _of_deployment = key
+
+
+def flow_hash(flow: Flow, key: int | None = None) -> int:
     """Return the hash that picks a VIP's slot, 32 bits."""
-    return _fold((flow.crc ^ key) + flow.words & _MASK)
+    return _fold((flow.crc ^ _key(key)) + flow.words & _MASK)
 
 
-def tip_hash(flow: Flow, key: int = 0) -> int:
+def tip_hash(flow: Flow, key: int | None = None) -> int:
     """Return the hash that picks a TIP's slot, 32 bits."""
-    return _fold((flow.crc ^ key ^ TIP_SEED) + _rotated(flow.words, 11) & _MASK)
+    return _fold((flow.crc ^ _key(key) ^ TIP_SEED) + _rotated(flow.words, 11) & _MASK)
 
 
-def underlay_hash(flow: Flow, switch_seed: int, key: int = 0) -> int:
+def underlay_hash(flow: Flow, switch_seed: int, key: int | None = None) -> int:
     """Return the hash that picks among equal next hops on the switch with this seed, 32 bits."""
     return mix(flow_hash(flow, key), switch_seed)
 
@@ -81,6 +89,10 @@ def mix(value: int, seed: int) -> int:
     value ^= seed
     value = value + _rotated(value, 13) & _MASK
     return _fold(value ^ seed)
+
+
+def _key(stated: int | None) -> int:
+    return _of_deployment if stated is None else stated
 
 
 def _rotated(value: int, left: int) -> int:

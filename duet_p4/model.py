@@ -12,7 +12,7 @@ The models are frozen, refuse unknown fields, and check themselves: code past th
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -22,6 +22,9 @@ from duet_p4 import slots
 
 MAX_WEIGHT = 255
 Port = Annotated[int, Field(ge=1, le=65535)]
+FlowKey = Annotated[int, Field(ge=0, le=0xFFFF_FFFF, repr=False)]
+"""The secret key of `duet_p4.flow_hash`; 0 is none."""
+ANYBODY = IPv4Network("0.0.0.0/0")
 
 
 class Model(BaseModel):

@@ -29,6 +29,9 @@ OUTSIDE = IPv4Network("192.0.2.0/24")
 LINKS = IPv4Network("172.31.0.0/16")
 LOOPBACKS = IPv4Network("172.30.0.0/16")
 MANAGEMENT = IPv4Network("198.18.0.0/15")
+OURS = (VIPS, TIPS, SERVERS, LINKS, LOOPBACKS, MANAGEMENT)
+"""What nobody outside has."""
+
 CONTROLLERS = tuple(MANAGEMENT[number] for number in range(1, 10))
 """Where controllers are, at most as many: all in the root namespace, on the management network's bridge."""
 

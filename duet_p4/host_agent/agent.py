@@ -73,6 +73,8 @@ async def run(config: HostConfig) -> None:
         snat_exclude=config.snat_exclude,
         first_ephemeral_port=netdev.first_ephemeral_port(),
         pins=Pins(config.pin_folder(), LAYOUT),
+        muxes=config.muxes,
+        flow_key=config.flow_key,
     )
     async with AsyncExitStack() as stack:
         stack.callback(datapath.close)

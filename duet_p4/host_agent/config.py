@@ -9,7 +9,7 @@ from pydantic import Field
 
 from duet_p4.agent import AgentConfig
 from duet_p4.identity import Role
-from duet_p4.model import Model
+from duet_p4.model import FlowKey, Model
 
 _ICMP, _TCP = 1, 6
 
@@ -42,7 +42,8 @@ class SnatTimeouts(Model):
 class HostConfig(AgentConfig):
     """One server.
 
-    `interfaces` are those that face the ToR. Destinations in `snat_exclude` are reached without SNAT.
+    `interfaces` are those that face the ToR. Destinations in `snat_exclude` are reached without SNAT. Tunnels
+    are taken from `muxes` only. `flow_key` is the secret that all muxes hash flows with.
     Where `report_urls` name controllers, each change of a DIP's health is posted to one of them, and
     everything again every `report_interval_s`.
     """
@@ -55,5 +56,7 @@ class HostConfig(AgentConfig):
     snat_connections: int = Field(default=65_536, ge=64, le=1 << 22)
     snat_exclude: tuple[IPv4Network, ...] = ()
     snat_timeouts: SnatTimeouts = SnatTimeouts()
+    muxes: IPv4Network
+    flow_key: FlowKey = 0
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=10.0, ge=0.1)

@@ -24,6 +24,7 @@ from duet_p4.host_agent import tables
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.meters import Meters
 from duet_p4.host_agent.tables import Contents, GroupKey, Placed, Several
+from duet_p4.model import ANYBODY
 from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
@@ -74,15 +75,24 @@ class HostDatapath:
         snat_exclude: Iterable[IPv4Network] = (),
         first_ephemeral_port: int = tables.FIRST_EPHEMERAL_PORT,
         pins: bpf.Pins | None = None,
+        muxes: IPv4Network = ANYBODY,
+        flow_key: int = 0,
     ) -> None:
         """Load the programs. With `pins` the data path outlives the process, and what it learned, too.
+
+        Tunnels are taken from `muxes` only. `flow_key` is the key of the muxes' flow hashes.
 
         From `first_ephemeral_port` on, a DIP's TCP port is one of a client of others unless a VIP states it.
         """
         self._pins = pins
         self._first_ephemeral = first_ephemeral_port
         self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
-        rodata = {"first_ephemeral_port": _INDEX.pack(first_ephemeral_port)}
+        rodata = {
+            "first_ephemeral_port": _INDEX.pack(first_ephemeral_port),
+            "mux_network": muxes.network_address.packed,
+            "mux_mask": muxes.netmask.packed,
+            "duet_flow_key": _INDEX.pack(flow_key),
+        }
         sizes = {
             "flows": flows,
             "choices": flows,

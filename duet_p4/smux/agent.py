@@ -103,6 +103,8 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
                 macs=macs,
                 pins=Pins(config.pin_folder(), LAYOUT),
                 fragment_mux=config.fragment_mux,
+                muxes=config.muxes,
+                flow_key=config.flow_key,
             )
             stack.callback(xdp.close)
             yield xdp, lambda: xdp.attach(indexes, config.xdp_mode)
@@ -119,6 +121,8 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
             sizes=sizes,
             macs=macs,
             fragment_mux=config.fragment_mux,
+            muxes=config.muxes,
+            flow_key=config.flow_key,
         )
 
         def attach() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.identity import Role
-from duet_p4.model import Model
+from duet_p4.model import FlowKey, Model
 from duet_p4.smux.datapath import Sizes, Timeouts
 
 
@@ -46,7 +46,8 @@ class SmuxConfig(AgentConfig):
     prefixes that cover all VIPs and TIPs. `fragment_mux` is an address of all SMuxes: HMuxes tunnel
     fragments of packets to VIPs there. `bird` has no originated prefixes: the agent adds `address` and,
     once what it holds is confirmed, or after `hold_s` seconds, `announced` and `fragment_mux`. `datapath`
-    is `xdp`, or `scapy` to read along.
+    is `xdp`, or `scapy` to read along. Tunnels are taken from `muxes` only. `flow_key` is the secret that all
+    muxes hash flows with.
 
     Where `report_urls` name controllers, the DIPs of VIPs that have a check are checked through the tunnel,
     each change of a verdict is posted to one of them, and all verdicts again every `report_interval_s`.
@@ -61,6 +62,8 @@ class SmuxConfig(AgentConfig):
     bird: BirdConfig
     datapath: Literal["xdp", "scapy"] = "xdp"
     hold_s: float = Field(default=30.0, ge=0, le=3600)
+    muxes: IPv4Network
+    flow_key: FlowKey = 0
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=2.0, ge=0.1)
     xdp_mode: Literal["native", "skb"] = "native"

@@ -21,7 +21,7 @@ from scapy.utils import checksum
 
 from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
-from duet_p4.model import Dip, Group, MuxTip, MuxVip
+from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip
 from duet_p4.smux.datapath import EXITS, Service, Sizes, Timeouts, Written
 from duet_p4.traffic import Traffic
 
@@ -110,8 +110,12 @@ class ScapyDatapath:
         macs: Sequence[bytes] = (),
         clock: Callable[[], float] = time.monotonic,
         fragment_mux: IPv4Address | None = None,
+        muxes: IPv4Network = ANYBODY,
+        flow_key: int = 0,
     ) -> None:
         self._fragment_mux = fragment_mux
+        self._muxes = muxes
+        self._flow_key = flow_key
         self._mux_address = mux_address
         self._announced = tuple(announced)
         self._mtu = uplink_mtu
@@ -154,6 +158,8 @@ class ScapyDatapath:
             header = parse_header(packet)
             if header.ihl != 5 or _is_fragment(header) or len(packet) < 2 * OUTER_LENGTH:
                 raise _Leave("DROP_MALFORMED")
+            if IPv4Address(header.src) not in self._muxes:
+                raise _Leave("DROP_NOT_A_MUX")
             destination = IPv4Address(packet[OUTER_LENGTH + 16 : OUTER_LENGTH + 20])
         if destination not in self._vips and destination not in self._tips:
             if handed_over:
@@ -175,6 +181,8 @@ class ScapyDatapath:
             header = parse_header(packet)
             if header.proto != _IPIP or header.ihl != 5 or _is_fragment(header):
                 raise _Leave("DROP_BARE_TIP")
+            if IPv4Address(header.src) not in self._muxes:
+                raise _Leave("DROP_NOT_A_MUX")
             inner, mark = packet[OUTER_LENGTH:], header.tos & _ECN
         header = parse_header(inner)
         flow, kind = parse_flow(header, inner)
@@ -342,11 +350,11 @@ class ScapyDatapath:
     def _pick(self, service: Service, group: Group, flow: Flow) -> tuple[Service, Dip]:
         """By hash, both levels: where the slot's owner is a TIP that is known here, its DIP too."""
         if service.address in self._tips:
-            return service, group.member(tip_hash(flow))
-        member = group.member(flow_hash(flow))
+            return service, group.member(tip_hash(flow, self._flow_key))
+        member = group.member(flow_hash(flow, self._flow_key))
         tip = self._tips.get(member.encap)
         if tip:
-            return Service(tip.address), tip.group.member(tip_hash(flow))
+            return Service(tip.address), tip.group.member(tip_hash(flow, self._flow_key))
         return service, member
 
     def _reply(self, ethernet: Ether, header: IP, inner: bytes, error: ICMP, how: str) -> _Leave:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
-from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
+from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
     EXITS,
@@ -86,10 +86,13 @@ class XdpDatapath:
         macs: Sequence[bytes] = (),
         pins: bpf.Pins | None = None,
         fragment_mux: IPv4Address | None = None,
+        muxes: IPv4Network = ANYBODY,
+        flow_key: int = 0,
     ) -> None:
         """Load the program. `macs` are the uplinks' own addresses; without them any frame is taken.
 
-        `fragment_mux` is where HMuxes tunnel fragments of packets to VIPs.
+        `fragment_mux` is where HMuxes tunnel fragments of packets to VIPs, `muxes` has all of these, and
+        `flow_key` is the key of all flow hashes (`duet_p4.flow_hash`).
         """
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._announced = tuple(announced)
@@ -97,6 +100,9 @@ class XdpDatapath:
         rodata = {
             "mux_address": mux_address.packed,
             "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
+            "mux_network": muxes.network_address.packed,
+            "mux_mask": muxes.netmask.packed,
+            "duet_flow_key": _INDEX.pack(flow_key),
             "uplink_mtu": _INDEX.pack(uplink_mtu),
             "probation_mask": _INDEX.pack(sizes.probation - 1),
             "tcp_timeout": _nanoseconds(timeouts.tcp_s),

@@ -18,18 +18,35 @@ ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST = 100, 50
 def admission(config: SwitchConfig) -> Iterator[P4TableEntry | P4MeterEntry]:
     """Yield the entries that hold as long as the configuration does.
 
-    Behind a port with prefixes are hosts, which send as themselves or, in answers, as a VIP.
+    Behind a port with prefixes are hosts, which send as themselves or, in answers, as a VIP. From outside may
+    come what is none of ours. Neither sends tunnels.
     """
-    yield entries.configuration(config.address, config.seed, fragment_mux=config.fragment_mux)
+    yield entries.configuration(config.address, config.seed, config.flow_key, config.fragment_mux)
     yield entries.punt()
     for port in config.ports:
         yield entries.icmp_error_limit(port.number, ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST)
-        yield entries.port(port.number, port.mac, PortKind.HOST if port.prefixes else PortKind.FABRIC)
-        if port.prefixes:
-            for prefix in sources(port, config.muxes):
+        guarded = port.prefixes or port.outside
+        yield entries.port(port.number, port.mac, PortKind.HOST if guarded else PortKind.FABRIC)
+        if guarded:
+            for prefix in sources(port, config):
                 yield entries.source(port.number, prefix)
 
 
-def sources(port: PortConfig, muxes: tuple[IPv4Network, ...]) -> tuple[IPv4Network, ...]:
-    """Return the prefixes that packets of a port's hosts may have as source."""
-    return (*port.prefixes, IPv4Network(port.peer), *muxes)
+def sources(port: PortConfig, config: SwitchConfig) -> tuple[IPv4Network, ...]:
+    """Return the prefixes that packets of a guarded port may have as source.
+
+    Of hosts their own and, as they answer, those of VIPs; from outside all that are none of ours.
+    """
+    if not port.outside:
+        return (*port.prefixes, IPv4Network(port.peer), *config.muxes)
+    rest = [IPv4Network("0.0.0.0/0")]
+    for inside in config.space:
+        rest = [part for prefix in rest for part in _without(prefix, inside)]
+    return (IPv4Network(port.peer), *sorted(rest))
+
+
+def _without(prefix: IPv4Network, other: IPv4Network) -> Iterator[IPv4Network]:
+    if not prefix.overlaps(other):
+        yield prefix
+    elif other.subnet_of(prefix):
+        yield from prefix.address_exclude(other)

@@ -12,7 +12,7 @@ from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.identity import Role
-from duet_p4.model import Model
+from duet_p4.model import FlowKey, Model
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -45,6 +45,7 @@ class PortConfig(Model):
     mtu: int = Field(ge=576, le=65535)
     prefixes: tuple[IPv4Network, ...] = ()
     up: bool = False
+    outside: bool = False
 
     @property
     def hostif(self) -> str:
@@ -87,13 +88,15 @@ class SwitchConfig(AgentConfig):
     `originated` are further prefixes that the switch announces for itself and whose unassigned addresses it
     drops: a ToR's servers. `muxes` are the prefixes of VIPs and TIPs, as the SMuxes announce them. `seed`
     makes its choice among equal next hops its own; seeds should differ in many bits, as those that a hash
-    function makes do. `fragment_mux` is the address of the SMuxes that take fragments of packets to VIPs. A
-    VIP that is withdrawn stays in the tables for `drain_least_ms`, in which BGP tells everybody (that a quiet
-    VIP had no packet proves nothing), and until no packet came for it for `drain_quiet_ms`, at most for
-    `drain_patience_ms`. A session with the P4 switch may be away for `grace_s` before the switch is given
-    up. A switch that lost its tables announces what its journal has once that is confirmed, or after
-    `hold_s`. Where `report_urls` name controllers, whether hosts can be reached is posted to one of them
-    when it changes, and again every `report_interval_s`.
+    function makes do. `flow_key` is the secret that all muxes hash flows with, `space` every prefix of ours:
+    a port to `outside` lets none of these in as source, and no tunnel. `fragment_mux` is the address of the
+    SMuxes that take fragments of packets to VIPs. A VIP that is withdrawn stays in the tables for
+    `drain_least_ms`, in which BGP tells everybody (that a quiet VIP had no packet proves nothing), and
+    until no packet came for it for `drain_quiet_ms`, at most for `drain_patience_ms`. A session with the P4
+    switch may be away for `grace_s` before the switch is given up. A switch that lost its tables announces
+    what its journal has once that is confirmed, or after `hold_s`. Where `report_urls` name
+    controllers, whether hosts can be reached is posted to one of them when it changes, and again every
+    `report_interval_s`.
     """
 
     role = Role.SWITCH
@@ -103,11 +106,13 @@ class SwitchConfig(AgentConfig):
     bird: BirdConfig
     originated: tuple[IPv4Network, ...] = ()
     muxes: tuple[IPv4Network, ...] = ()
+    space: tuple[IPv4Network, ...] = ()
     seed: int = Field(ge=0, le=0xFFFF_FFFF)
     fragment_mux: IPv4Address | None = None
     p4: P4Config
     grace_s: float = Field(default=10.0, ge=0, le=600)
     hold_s: float = Field(default=30.0, ge=0, le=3600)
+    flow_key: FlowKey = 0
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=5.0, ge=0.1)
     drain_least_ms: int = Field(default=30, ge=0, le=10_000)

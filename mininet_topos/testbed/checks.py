@@ -160,6 +160,7 @@ def traffic(
 
     The slots are those of an SMux or, if none answers, those that are wanted.
     """
+    key = Plan.load(folder).flow_key
     clients = fattree.nodes(graph, Kind.CLIENT)
     smux = next((states[name] for name in sorted(states) if name.startswith(Kind.SMUX)), None)
     held: Mapping[IPv4Address, Entry]
@@ -188,18 +189,21 @@ def traffic(
             for name, exchanges in found.items()
         }
         checks.append(_answered(vip, own))
-        checks.append(_by_slot(vip, tips, own.values()))
+        checks.append(_by_slot(vip, tips, own.values(), key))
         checks += _spread(vip, tips, own.values())
     return checks
 
 
-def expected_dip(flow: Flow, vip: MuxVip, tips: Mapping[IPv4Address, MuxTip]) -> IPv4Address | None:
-    """Return the DIP that a flow to a VIP must reach, by the slots; None if its port has none."""
+def expected_dip(flow: Flow, vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], key: int) -> IPv4Address | None:
+    """Return the DIP that a flow to a VIP must reach, by the slots; None if its port has none.
+
+    `key` is the muxes' (`duet_p4.flow_hash`).
+    """
     group = _group(flow, vip)
     if group is None:
         return None
-    member = group.member(flow_hash(flow)).address
-    return tips[member].group.member(tip_hash(flow)).address if member in tips else member
+    member = group.member(flow_hash(flow, key)).address
+    return tips[member].group.member(tip_hash(flow, key)).address if member in tips else member
 
 
 async def _exchanges(source: IPv4Address, vips: Sequence[MuxVip], parallel: int) -> list[Exchange]:
@@ -251,12 +255,14 @@ def _answered(vip: MuxVip, found: Mapping[str, Sequence[Exchange]]) -> Check:
     return Check(name=f"vip {vip.address} answers", ok=not wrong and total > 0, detail=detail)
 
 
-def _by_slot(vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], found: Iterable[Sequence[Exchange]]) -> Check:
+def _by_slot(
+    vip: MuxVip, tips: Mapping[IPv4Address, MuxTip], found: Iterable[Sequence[Exchange]], key: int
+) -> Check:
     answered = [exchange for exchanges in found for exchange in exchanges if exchange.dip is not None]
     wrong = [
         f"{_name(exchange.flow)} reached {exchange.dip}, its slot says {expected}"
         for exchange in answered
-        if (expected := expected_dip(exchange.flow, vip, tips)) != exchange.dip
+        if (expected := expected_dip(exchange.flow, vip, tips, key)) != exchange.dip
     ]
     detail = f"{len(answered)} flows reached the DIP that the SMuxes' slots say"
     return Check(

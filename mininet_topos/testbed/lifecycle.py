@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -53,6 +54,7 @@ def _page_socket(port: int | None) -> socket.socket:
 
 def _launch(folder: Folder, plan: Plan, tell: Tell, listener: socket.socket | None) -> None:
     graph = fattree.fattree(plan.size)
+    plan = plan.model_copy(update={"flow_key": secrets.randbits(32)})
     folder.create()
     try:
         folder.plan.write_text(plan.model_dump_json(indent=2))

@@ -227,6 +227,7 @@ class _Nodes:
                     peer=theirs.address.ip,
                     mtu=own.mtu,
                     prefixes=(peer.prefix,) if peer.asn is None and peer.prefix else (),
+                    outside=peer.kind is Kind.CLIENT and peer.asn is not None,
                     up=peer.kind is _ABOVE.get(node.kind),
                 )
             )
@@ -237,6 +238,8 @@ class _Nodes:
             bird=bird_of(self.graph, node, self.passwords),
             originated=(node.prefix,) if node.prefix else (),
             muxes=(addresses.VIPS, addresses.TIPS),
+            space=addresses.OURS,
+            flow_key=self.plan.flow_key,
             seed=zlib.crc32(node.name.encode()),
             fragment_mux=addresses.FRAGMENT_MUX,
             p4=P4Config(
@@ -253,6 +256,8 @@ class _Nodes:
             address=node.loopback,
             uplinks=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             announced=(addresses.VIPS, addresses.TIPS),
+            muxes=addresses.LOOPBACKS,
+            flow_key=self.plan.flow_key,
             fragment_mux=addresses.FRAGMENT_MUX,
             report_urls=self._controller_urls(),
             bird=bird_of(self.graph, node, self.passwords),
@@ -266,6 +271,8 @@ class _Nodes:
             interfaces=tuple(link.port(node.name).name for link in fattree.links(self.graph, node.name)),
             # There are dozens of servers on the machine, and few clients.
             flows=16_384,
+            muxes=addresses.LOOPBACKS,
+            flow_key=self.plan.flow_key,
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
             report_urls=self._controller_urls(),
         )
@@ -295,6 +302,7 @@ class _Nodes:
             listen=Listen(host=addresses.CONTROLLERS[number], port=agents.PORT),
             socket=self.folder.controller_socket(name),
             credentials=self.folder.identity(name),
+            flow_key=self.plan.flow_key,
         )
 
     def _etcd(self, number: int) -> Process:

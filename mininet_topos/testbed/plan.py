@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field, ValidationError
 
-from duet_p4.model import Model, Port, Protocol
+from duet_p4.model import FlowKey, Model, Port, Protocol
 from mininet_topos import addresses
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed.folder import Folder, TestbedError
@@ -33,6 +33,7 @@ class Plan(Model):
 
     With a `page`, the web page is served on the machine's loopback address, at `page_port` (None: the usual
     one, or else any).
+    `flow_key` is the secret that its muxes hash flows with.
     """
 
     size: FatTree = PAPER
@@ -43,6 +44,7 @@ class Plan(Model):
     controllers: int = Field(default=1, ge=0, le=len(addresses.CONTROLLERS))
     page: bool = False
     page_port: Port | None = None
+    flow_key: FlowKey = 0
     log_level: str = "INFO"
 
     @property

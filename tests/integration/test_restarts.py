@@ -23,7 +23,7 @@ from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.policy import PrefixRange
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
-from duet_p4.model import Dip, Group, MuxVip
+from duet_p4.model import ANYBODY, Dip, Group, MuxVip
 from duet_p4.rest.client import RestClient, RestError
 from duet_p4.smux.config import SmuxConfig
 from tests.integration.balanced import DIPS, HTTP, MUX, TIPS, UPLINK, VIPS, Balanced, balanced
@@ -140,6 +140,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Balanced, Agent]]:
         config = HostConfig(
             name="server1",
             interfaces=(UPLINK,),
+            muxes=ANYBODY,
             state_dir=tmp_path / "server1",
             listen=IPv4Address("127.0.0.1"),
             insecure=True,
@@ -194,6 +195,7 @@ def test_connections_outlive_the_smux_agent_and_keep_their_dips(tmp_path: Path) 
         address=MUX,
         uplinks=(UPLINK,),
         announced=(VIPS, TIPS),
+        muxes=ANYBODY,
         bird=BirdConfig(
             router_id=MUX,
             asn=4_200_900_001,

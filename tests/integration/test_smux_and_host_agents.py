@@ -26,7 +26,7 @@ from duet_p4.bird.policy import PrefixRange
 from duet_p4.bpf import pins
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.identity import Authority, Credentials, Identity, Role
-from duet_p4.model import Dip, Group, HealthCheck, HealthCheckKind, MuxTip, MuxVip
+from duet_p4.model import ANYBODY, Dip, Group, HealthCheck, HealthCheckKind, MuxTip, MuxVip
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, UnreachableError
 from duet_p4.smux.config import SmuxConfig
 from tests.integration.balanced import FABRIC_MTU, run
@@ -153,6 +153,7 @@ def smux_config(tmp_path: Path, hold_s: float = 0.0) -> Path:
         address=MUX,
         uplinks=("eth1",),
         announced=(VIPS, TIPS),
+        muxes=ANYBODY,
         bird=BirdConfig(
             router_id=MUX,
             asn=4_200_900_001,
@@ -365,6 +366,7 @@ def host_config(tmp_path: Path) -> Path:
     config = HostConfig(
         name="server1",
         interfaces=("eth1",),
+        muxes=ANYBODY,
         state_dir=tmp_path / "server1",
         listen=HERE,
         insecure=True,

@@ -57,8 +57,8 @@ def test_a_port_of_its_own_has_dips_of_its_own() -> None:
         ports=(MuxPortGroup(protocol=Protocol.TCP, port=21, group=Group.of(dips(100, 4))),),
     )
     assert tcp_ports(vip) == [21, 80]
-    assert {expected_dip(flow(80, n), vip, {}) for n in range(99)} == {dip.address for dip in dips(0, 4)}
-    assert {expected_dip(flow(21, n), vip, {}) for n in range(99)} == {dip.address for dip in dips(100, 4)}
+    assert {expected_dip(flow(80, n), vip, {}, 0) for n in range(99)} == {dip.address for dip in dips(0, 4)}
+    assert {expected_dip(flow(21, n), vip, {}, 0) for n in range(99)} == {dip.address for dip in dips(100, 4)}
 
 
 def test_a_vip_of_ports_only_expects_nothing_elsewhere() -> None:
@@ -66,14 +66,14 @@ def test_a_vip_of_ports_only_expects_nothing_elsewhere() -> None:
         address=VIP, ports=(MuxPortGroup(protocol=Protocol.TCP, port=21, group=Group.of(dips(0, 1))),)
     )
     assert tcp_ports(vip) == [21]
-    assert expected_dip(flow(80), vip, {}) is None
+    assert expected_dip(flow(80), vip, {}, 0) is None
 
 
 def test_tips_lead_to_every_dip_behind_them() -> None:
     tips = {IPv4Address("20.0.0.1") + n: Group.of(dips(8 * n, 8)) for n in range(2)}
     vip = MuxVip(address=VIP, group=Group.of(tuple(Dip(address=tip) for tip in tips)))
     held = {address: MuxTip(address=address, group=group) for address, group in tips.items()}
-    reached = Counter(expected_dip(flow(80, n), vip, held) for n in range(3200))
+    reached = Counter(expected_dip(flow(80, n), vip, held, 0) for n in range(3200))
     assert set(reached) == {dip.address for dip in dips(0, 16)}
     assert chi_square_z([reached[dip.address] for dip in dips(0, 16)], [200.0] * 16) < 4
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "maps.h"
+#include "muxes.h"
 
 #define NEXT -1 /* TCX_NEXT: on to the kernel, or to the next program */
 #define NANOSECONDS 1000000000ull

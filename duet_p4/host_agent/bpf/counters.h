@@ -14,6 +14,7 @@
     X(OUT_OWN,           "an outgoing connection of a DIP that has no slot for its answers (drained, unhealthy, ports only): with its own source") \
     X(DROP_UNKNOWN_VIP,  "tunneled to a VIP that no DIP here serves; mux and server disagree") \
     X(DROP_MALFORMED,    "tunneled, but cut short or inconsistent; someone is broken") \
+    X(DROP_NOT_A_MUX,    "tunneled by somebody who is no mux; somebody forges, or a mux is not in the configuration") \
     X(DROP_FRAGMENT,     "a later fragment whose first was not seen, so whose it is cannot be told; it came too late, or not at all") \
     X(DROP_ECN,          "tunneled, marked as congested on the way, and its sender does not understand marks; normal in congestion") \
     X(DROP_SNAT_FULL,    "an outgoing connection found no free port that hashes home; too many to one destination") \

@@ -424,6 +424,8 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
         !ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &flow, &kind) ||
         bpf_ntohs(inner->tot_len) + sizeof(*outer) > bpf_ntohs(outer->tot_len))
         return drop(DROP_MALFORMED, length);
+    if (!is_mux(outer->saddr))
+        return drop(DROP_NOT_A_MUX, length);
     if (ecn_is_lost(outer->tos, inner))
         return drop(DROP_ECN, length);
 

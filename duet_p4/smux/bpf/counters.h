@@ -20,6 +20,7 @@
     X(DROP_UNKNOWN_VIP,   "to an address of the announced prefixes that is no VIP or TIP; a VIP was removed or never added") \
     X(DROP_NO_GROUP,      "to a port of a VIP that no DIP serves; a scan, or a VIP lacks a port") \
     X(DROP_TUNNELED_VIP,  "to a VIP, but tunneled already: a mux does not encapsulate twice; nobody should send this") \
+    X(DROP_NOT_A_MUX,     "to a TIP or to be defragmented, but tunneled by somebody who is no mux; somebody forges, or a mux is not in the configuration") \
     X(DROP_BARE_TIP,      "to a TIP, but not IP-in-IP; nobody should send this") \
     X(DROP_FRAGMENT,      "a later fragment whose first was not seen: it came another way, too late, or not at all") \
     X(DROP_ECN,           "tunneled to a TIP, marked as congested on the way, and its sender does not understand marks; normal in congestion") \

@@ -15,6 +15,7 @@
  */
 #include "balance.h"
 #include "maps.h"
+#include "muxes.h"
 
 #define OUTER_TTL 64
 #define INTERNETWORK_CONTROL 0xC0
@@ -571,6 +572,8 @@ SEC("xdp") int smux(struct xdp_md *ctx)
 
         if ((void *)(inner + 1) > end || !ipv4_header_ok(ctx, ip) || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
+        if (!is_mux(ip->saddr))
+            return leave(DROP_NOT_A_MUX, packet.length, XDP_DROP);
         key.address = inner->daddr;
         packet.inner_offset = sizeof(*ip);
         packet.outer_tos = ip->tos;
@@ -591,6 +594,8 @@ SEC("xdp") int smux(struct xdp_md *ctx)
             return leave(DROP_MALFORMED, packet.length, XDP_DROP);
         if (ip->protocol != IPPROTO_IPIP || ip->ihl != 5 || ipv4_is_fragment(ip))
             return leave(DROP_BARE_TIP, packet.length, XDP_DROP);
+        if (!is_mux(ip->saddr))
+            return leave(DROP_NOT_A_MUX, packet.length, XDP_DROP);
         packet.inner_offset = sizeof(*ip);
         packet.outer_tos = ip->tos;
     } else if (ip->protocol == IPPROTO_IPIP && !handed_over) {

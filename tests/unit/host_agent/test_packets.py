@@ -5,7 +5,7 @@ Expected packets are built by Scapy with all checksums computed afresh, so a wro
 
 import os
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
 import pytest
@@ -41,7 +41,7 @@ class Host:
     """The data path with a way to run one packet through it, either way."""
 
     def __init__(self, flows: int = 4096) -> None:
-        self.path = HostDatapath(flows=flows)
+        self.path = HostDatapath(flows=flows, muxes=IPv4Network("172.30.0.0/16"))
 
     def arrive(self, packet: Packet) -> tuple[int, bytes]:
         run = self.path.inbound.test_run(bytes(Ether(src=TOR_MAC, dst=MAC) / packet))
@@ -151,6 +151,13 @@ def test_a_vip_that_is_not_served_is_dropped(host: Host) -> None:
 def test_malformed_inner_packets_are_dropped(host: Host, inner: Packet) -> None:
     assert host.arrive(IP(src=MUX, dst=DIP, proto=4) / inner)[0] == XDP_DROP
     assert host.counted() == {"DROP_MALFORMED"}
+
+
+@pytest.mark.parametrize("source", [CLIENT, "100.1.1.2", "172.29.255.255", "172.31.0.1", VIP])
+def test_a_tunnel_of_somebody_who_is_no_mux_is_dropped(host: Host, source: str) -> None:
+    packet = IP(src=source, dst=DIP) / IP(src=CLIENT, dst=VIP) / TCP(sport=1000, dport=80)
+    assert host.arrive(packet)[0] == XDP_DROP
+    assert host.counted() == {"DROP_NOT_A_MUX"}
 
 
 def test_fragmentation_needed_names_the_dips_own_packet(host: Host) -> None:

@@ -411,6 +411,18 @@ FIXTURES = (
         wire(IP(src=CLIENT, dst="20.0.0.1") / TCP()),
     ),
     drops(
+        "a tunnel to a TIP of somebody who is no mux is dropped",
+        "DROP_NOT_A_MUX",
+        wire(IP(src="100.1.1.2", dst="20.0.0.1") / SYN),
+    ),
+    drops(
+        "a fragment that somebody hands over who is no mux is dropped",
+        "DROP_NOT_A_MUX",
+        wire(
+            IP(src=CLIENT, dst=str(FRAGMENT_MUX)) / client(PLAIN, Raw(bytes(64)), proto=17, flags="MF", id=9)
+        ),
+    ),
+    drops(
         "a packet to a VIP that is tunneled already is dropped",
         "DROP_TUNNELED_VIP",
         wire(IP(src="172.30.0.1", dst="10.0.0.1") / SYN),

@@ -2,9 +2,10 @@
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from tests.unit.smux.packets import ANNOUNCED, FIXTURES, FRAGMENT_MUX, MTU, MUX,
 
 XDP_REDIRECT = 4
 MACS = [bytes.fromhex(packets.MUX_MAC.replace(":", ""))]
+MUXES = IPv4Network("172.30.0.0/16")
 FORGETFUL = Timeouts(other_s=0.0)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root")
 PATHS = [
@@ -39,7 +41,9 @@ Run = Callable[[bytes], tuple[int, bytes]]
 class Mux:
     """A data path with a way to run one frame through it."""
 
-    def __init__(self, kind: str, sizes: Sizes | None = None, timeouts: Timeouts | None = None) -> None:
+    def __init__(
+        self, kind: str, sizes: Sizes | None = None, timeouts: Timeouts | None = None, key: int = 0
+    ) -> None:
         self.path: Datapath
         if kind == "scapy":
             scapy = ScapyDatapath(
@@ -50,6 +54,8 @@ class Mux:
                 sizes=sizes,
                 macs=MACS,
                 fragment_mux=FRAGMENT_MUX,
+                muxes=MUXES,
+                flow_key=key,
             )
             self.path = scapy
             self._run: Run = lambda frame: (
@@ -65,6 +71,8 @@ class Mux:
             sizes=sizes,
             macs=MACS,
             fragment_mux=FRAGMENT_MUX,
+            muxes=MUXES,
+            flow_key=key,
         )
         self._poison = bpf.Object(bpf.compile_object(Path(__file__).parent / "poison.c")).load()
         self._poison.map("next").update(struct.pack("=I", 0), struct.pack("=I", xdp.program.fd))
@@ -577,3 +585,25 @@ def _dip_of(path: XdpDatapath, frame: bytes) -> IPv4Address:
     out = path.program.test_run(frame).data_out
     assert len(out) > len(frame), "it is not forwarded"
     return IPv4Address(out[30:34])
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_with_a_key_flows_go_where_nobody_without_it_can_tell(kind: str) -> None:
+    """A client that picks source ports by the hash as it is published aims at one DIP, and misses."""
+    key = 0xD0E7_5EC2
+    mux = Mux(kind, key=key)
+    try:
+        spread = Group.of(tuple(Dip(address=IPv4Address(f"100.1.1.{n}")) for n in range(1, 9)))
+        vip = MuxVip(address=IPv4Address("10.0.7.7"), group=spread)
+        mux.path.put_vip(vip)
+        flows = [Flow(IPv4Address("192.0.2.7"), vip.address, 17, port, 53) for port in range(1024, 3072)]
+        aimed = [flow for flow in flows if spread.member(flow_hash(flow, 0)) == spread.members[0]]
+        hit: Counter[IPv4Address] = Counter()
+        for flow in aimed[:160]:
+            asked = UDP(sport=flow.source_port, dport=53)
+            dip = mux.dip_of(wire(IP(src=str(flow.source), dst=str(vip.address)) / asked))[1]
+            assert dip == spread.member(flow_hash(flow, key)).address, flow
+            hit[dip] += 1
+        assert max(hit.values()) < 2.5 * 160 / 8, f"flows aimed at one DIP reach {hit}"
+    finally:
+        mux.close()
