@@ -29,6 +29,19 @@ class NeighbourPort(Model):
     carrier: bool
 
 
+class Punted(Model):
+    """What a port has sent towards a switch's CPU of one `kind`: how many packets passed, and were dropped.
+
+    Dropped are those above the port's share of the kind, and all that are `unwanted`: no part of a
+    protocol that the switch speaks there.
+    """
+
+    port: str
+    kind: str
+    passed: int
+    dropped: int
+
+
 class PortReport(Model):
     """The ports of one switch, as it posts them to monitoring."""
 

@@ -28,7 +28,7 @@ from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
 from duet_p4.api.mux import PortStatus, SessionStatus
-from duet_p4.api.ports import HostPort, NeighbourPort, PortReport
+from duet_p4.api.ports import HostPort, NeighbourPort, PortReport, Punted
 from duet_p4.api.problems import ProblemError
 from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
@@ -83,7 +83,9 @@ class SwitchAgent:
         # The P4 switch forwards, not the kernel.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
         netdev.set_own_address(config.address)
-        self._hostifs = HostInterfaces(config.ports)
+        self._hostifs = HostInterfaces(
+            config.ports, {neighbor.interface for neighbor in config.bird.neighbors}
+        )
         self._kernel = Kernel(config, self._hostifs.indices)
         self._announcer = Announcer(config.bird.announce_table)
         self._terms = Terms(config.state_dir / "term")
@@ -370,6 +372,12 @@ class SwitchAgent:
         )
         app.include_router(router(self.service))
         app.include_router(mux_metrics(self.service))
+
+        @app.get("/v1/cpu", tags=["status"])
+        async def get_cpu() -> list[Punted]:
+            """Say what each port has sent towards the switch's CPU, and what of it was dropped."""
+            return self._hostifs.punted()
+
         return app
 
 

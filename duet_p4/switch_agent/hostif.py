@@ -6,20 +6,24 @@ can buy: `CPU_ASIC` is the P4 switch's end (its port `CPU_PORT`), `CPU_STACK` th
 have the P4 program's packet_in and packet_out headers in front, which two XDP programs add and remove, so
 BGP and ARP never wait for a process. All of it outlives the agent, and its successor takes it over.
 
-A host interface has its port's Ethernet address, MTU and carrier.
+A host interface has its port's Ethernet address, MTU and carrier. What reaches it is what the stack has a use
+for, from where it may come, and no more of it than a port's share of its class (`bpf/classes.h`).
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Sequence
+import re
+import struct
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from duet_p4 import bpf, netdev
+from duet_p4.api.ports import Punted
 from duet_p4.hmux import pipeline
 from duet_p4.switch_agent.config import PortConfig
 
@@ -32,6 +36,13 @@ CPU_STACK = "cpu-stack"
 """The stack's end of the CPU port."""
 
 _SOURCE = Path(__file__).with_name("bpf") / "hostif.bpf.c"
+_BUCKET = struct.Struct("=QQQQ")
+_COUNT = struct.Struct("=Q")
+
+_CLASS = re.compile(r'X\((\w+),\s*\d+,\s*\d+,\s*"([^"]+)"\)')
+
+CLASSES = dict(_CLASS.findall(_SOURCE.with_name("classes.h").read_text(encoding="utf-8")))
+"""What may reach the stack, with a sentence each, in table order."""
 _CPU_MTU = 3000  # Native XDP on a veth wants a frame to fit a page.
 
 
@@ -57,17 +68,18 @@ def make_cpu_port(netlink: IPRoute) -> None:
 class HostInterfaces:
     """The host interfaces of all ports: made, or taken over from an agent that died."""
 
-    def __init__(self, ports: Sequence[PortConfig]) -> None:
+    def __init__(self, ports: Sequence[PortConfig], speakers: Collection[str] = ()) -> None:
         """Have them there, without carrier if they are new, and passing frames.
 
-        Raises OSError naming the interface that is not there or cannot be made, and BpfError.
+        `speakers` are the ports, by interface, at whose other end BGP is spoken. Raises OSError naming the
+        interface that is not there or cannot be made, and BpfError.
         """
         cpu = netdev.index(CPU_STACK)
         self._asic_ends = {port.number: f"{port.hostif}-asic" for port in ports}
         with IPRoute() as netlink:
             for port in ports:
                 self._make(netlink, port)
-            self._load(netlink, cpu)
+            self._object = self._load(netlink, cpu, ports, speakers)
         self.indices = {netdev.index(port.hostif): port.number for port in ports}
 
     def set_carrier(self, port: int, up: bool) -> None:
@@ -79,6 +91,7 @@ class HostInterfaces:
 
     def close(self) -> None:
         """Remove the host interfaces; not from within an event loop."""
+        self._object.close()
         with IPRoute() as netlink:
             netlink.link("set", index=netdev.index(CPU_STACK), xdp_fd=-1)
             for name in self._asic_ends.values():
@@ -114,11 +127,37 @@ class HostInterfaces:
         netdev.set_ipv4_option(port.interface, "rp_filter", 1)
         netdev.set_up(port.hostif, up=True)
 
-    def _load(self, netlink: IPRoute, cpu: int) -> None:
+    @property
+    def program(self) -> bpf.Program:
+        """What decides on packets to the stack."""
+        return self._object.program("to_stack")
+
+    def punted(self) -> list[Punted]:
+        """Return what each port has sent towards the stack."""
+        buckets, unwanted = self._object.map("buckets"), self._object.map("unwanted")
+        found = []
+        for number, name in self._asic_ends.items():
+            for position, kind in enumerate(CLASSES):
+                packed = buckets.lookup(_u32(number * len(CLASSES) + position))
+                _, _, passed, limited = _BUCKET.unpack(packed or bytes(_BUCKET.size))
+                found.append(
+                    Punted(port=name.removesuffix("-asic"), kind=kind.lower(), passed=passed, dropped=limited)
+                )
+            (refused,) = _COUNT.unpack(unwanted.lookup(_u32(number)) or bytes(_COUNT.size))
+            found.append(Punted(port=name.removesuffix("-asic"), kind="unwanted", passed=0, dropped=refused))
+        return found
+
+    def _load(
+        self, netlink: IPRoute, cpu: int, ports: Sequence[PortConfig], speakers: Collection[str]
+    ) -> bpf.Object:
         """Put the programs in place of those of an earlier agent; frames do not stop meanwhile."""
         path = bpf.compile_object(_SOURCE, defines={"PORT_BITS": str(_port_bits())})
-        with bpf.Object(path) as loaded:
+        loaded = bpf.Object(path)
+        try:
             loaded.load()
+            for port in ports:
+                speaks = int(port.interface in speakers)
+                loaded.map("peers").update(_u32(port.number), port.peer.packed + _u32(speaks))
             loaded.map("cpu_port").update(_u32(0), _u32(cpu))
             ends = {number: netdev.index(name) for number, name in self._asic_ends.items()}
             for number, index in ends.items():
@@ -128,6 +167,10 @@ class HostInterfaces:
             for index in ends.values():
                 netlink.link("set", index=index, xdp_fd=loaded.program("to_switch").fd)
             netlink.link("set", index=cpu, xdp_fd=loaded.program("to_stack").fd)
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
 
 
 def _port_bits() -> int:

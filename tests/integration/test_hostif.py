@@ -4,10 +4,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
 from pyroute2 import IPRoute
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
 
 from duet_p4 import netdev
 from duet_p4.switch_agent.config import PortConfig
@@ -29,6 +33,7 @@ PORTS = [
     )
     for octet, number in ((1, 1), (2, 300))
 ]
+XDP_DROP, XDP_REDIRECT = 1, 4
 ETHER_TYPE = 0x88B5  # For experiments (IEEE 802).
 _ETH_P_ALL = 3
 
@@ -83,6 +88,68 @@ def test_frames_pass_both_ways_by_their_port(namespace: str) -> None:
                 receive(asic, header(port.number) + frame(port))
     interfaces.close()
     assert "hif" not in ip("-br link", namespace)
+
+
+def test_the_stack_gets_what_it_has_a_use_for_from_where_it_may_come(namespace: str) -> None:
+    speaker, other = PORTS
+    own, peer = str(speaker.address.ip), str(speaker.peer)
+    stranger = str(other.peer)
+
+    def ip_frame(packet: Packet) -> bytes:
+        return bytes(Ether(dst=speaker.mac, src="02:00:00:00:00:99") / packet)
+
+    open_bgp = TCP(sport=40000, dport=179, flags="S")
+    wanted = {
+        "BGP": ip_frame(IP(src=peer, dst=own, ttl=255) / open_bgp),
+        "BGP that was opened here": ip_frame(IP(src=peer, dst=own, ttl=255) / TCP(sport=179, dport=40000)),
+        "BFD": ip_frame(IP(src=peer, dst=own, ttl=255) / UDP(sport=50000, dport=3784) / Raw(bytes(24))),
+        "ping": ip_frame(IP(src="192.0.2.1", dst=own) / ICMP()),
+        "ARP": bytes(Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc=peer, pdst=own)),
+    }
+    refused = {
+        "BGP through a router": ip_frame(IP(src=peer, dst=own, ttl=254) / open_bgp),
+        "BGP of somebody else": ip_frame(IP(src=stranger, dst=own, ttl=255) / open_bgp),
+        "BFD of somebody else": ip_frame(IP(src=stranger, dst=own, ttl=255) / UDP(dport=3784)),
+        "SSH": ip_frame(IP(src=peer, dst=own, ttl=255) / TCP(dport=22)),
+        "P4Runtime": ip_frame(IP(src=peer, dst=own, ttl=255) / TCP(dport=9559)),
+        "a fragment": ip_frame(IP(src=peer, dst=own, ttl=255, frag=3) / Raw(bytes(64))),
+        "options": ip_frame(IP(src=peer, dst=own, ttl=255, options=[IPOption_RR()]) / open_bgp),
+        "cut short": ip_frame(IP(src=peer, dst=own, ttl=255) / open_bgp)[: 14 + 20 + 10],
+        "OSPF": ip_frame(IP(src=peer, dst=own, ttl=255, proto=89) / Raw(bytes(40))),
+    }
+    with closing(HostInterfaces(PORTS, {speaker.interface})) as interfaces:
+        program = interfaces.program
+
+        def verdict(port: PortConfig, frame: bytes) -> int:
+            return program.test_run(header(port.number) + frame).retval
+
+        passed = {name for name, frame in wanted.items() if verdict(speaker, frame) == XDP_REDIRECT}
+        assert passed == wanted.keys()
+        assert not [name for name, frame in refused.items() if verdict(speaker, frame) != XDP_DROP]
+        assert [verdict(other, wanted[name]) for name in ("BGP", "BFD", "ping", "ARP")] == [1, 1, 4, 4]
+        counts = {(one.port, one.kind): (one.passed, one.dropped) for one in interfaces.punted()}
+        assert counts["hif1", "unwanted"] == (0, len(refused))
+        assert counts["hif1", "bgp"] == (2, 0) and counts["hif300", "unwanted"] == (0, 2)
+
+
+def test_a_flood_of_one_class_at_one_port_takes_nothing_from_others(namespace: str) -> None:
+    speaker = PORTS[0]
+    arp = bytes(Ether(dst="ff:ff:ff:ff:ff:ff") / ARP(psrc=str(speaker.peer), pdst=str(speaker.address.ip)))
+    bfd = bytes(
+        Ether(dst=speaker.mac)
+        / IP(src=str(speaker.peer), dst=str(speaker.address.ip), ttl=255)
+        / UDP(sport=50000, dport=3784)
+    )
+    with closing(HostInterfaces(PORTS, {speaker.interface})) as interfaces:
+        begun = time.monotonic()
+        for _ in range(3000):
+            interfaces.program.test_run(header(1) + arp)
+        lasted = time.monotonic() - begun
+        assert interfaces.program.test_run(header(1) + bfd).retval == XDP_REDIRECT
+        assert interfaces.program.test_run(header(300) + arp).retval == XDP_REDIRECT
+        (flooded,) = [one for one in interfaces.punted() if (one.port, one.kind) == ("hif1", "arp")]
+        assert flooded.passed + flooded.dropped == 3000
+        assert 50 <= flooded.passed <= 51 + 100 * lasted, f"{flooded} in {lasted:.3f} s"
 
 
 def test_what_an_agent_left_half_made_is_finished_and_what_it_made_is_left_alone(namespace: str) -> None:
