@@ -15,7 +15,7 @@ from pydantic import Field
 from controller.events import EventLog
 from controller.records import ON_SMUXES, Event, VipRecord
 from controller.state import State
-from duet_p4.api.problems import UnknownError
+from duet_p4.api.problems import UnavailableError, UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.app import problem_responses
 
@@ -26,6 +26,9 @@ PAGE = 1000
 """How many VIPs one answer lists at most."""
 
 MAX_PLACEMENTS = 1_000_000
+
+MAX_STREAMS = 64
+"""How many may follow the events at once."""
 
 After = Annotated[int | None, Query(ge=0, le=2**53)]
 
@@ -89,6 +92,7 @@ def router(state: Callable[[], State], events: Callable[[], EventLog]) -> APIRou
     """Return the paths; `state` and `events` are asked at each request."""
     api = APIRouter(prefix="/v1")
     found = problem_responses(404, 422)
+    streams: set[object] = set()
 
     @api.get("/vips", tags=["vips"], responses=problem_responses(422))
     async def get_vips(
@@ -125,14 +129,22 @@ def router(state: Callable[[], State], events: Callable[[], EventLog]) -> APIRou
         """Follow events as server-sent events: from the one after Last-Event-ID or `after`, else from now."""
         start = int(last_event_id) if last_event_id is not None else after
         log = events()
+        if len(streams) >= MAX_STREAMS:
+            raise UnavailableError(f"{len(streams)} follow the events already, which is as many as may")
 
         async def lines() -> AsyncIterator[str]:
-            yield ": here\n\n"
-            async for event in log.follow(start, HEARTBEAT_S):
-                if event is None:
-                    yield ": quiet\n\n"
-                else:
-                    yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps(event.model_dump())}\n\n"
+            stream = object()
+            streams.add(stream)
+            try:
+                yield ": here\n\n"
+                async for event in log.follow(start, HEARTBEAT_S):
+                    if event is None:
+                        yield ": quiet\n\n"
+                    else:
+                        data = json.dumps(event.model_dump())
+                        yield f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
+            finally:
+                streams.discard(stream)
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 

@@ -1,7 +1,8 @@
 """HTTP/1.1 with keep-alive, and UDP echo, in one asyncio process for all DIPs of a server.
 
 `GET /` answers with the DIP's name and addresses as JSON; `GET /bytes/N` with N bytes (at most 1 GiB);
-`GET /health` with 200, or with 503 after `POST /fail` and until `POST /recover`. Everything else is a 404.
+`GET /health` with 200, or with 503 after `POST /fail` and until `POST /recover`, which the server itself may
+ask for. Everything else is a 404.
 A UDP datagram comes back as it was, behind the DIP's address and a space.
 """
 
@@ -22,7 +23,7 @@ _MAX_REQUEST = 16_384
 _MAX_BYTES = 1 << 30
 _BLOCK = bytes(65_536)
 _BACKLOG = 1024
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+_REASONS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
 
 
 class DipServer:
@@ -77,6 +78,11 @@ class DipServer:
             case "GET", ["health"]:
                 _respond(writer, 503 if self.failing else 200, b"", keep=keep)
             case "POST", ["fail" | "recover" as what]:
+                # A VIP brings the world to this port: only the server itself may say that it is not well.
+                asking = IPv4Address(writer.get_extra_info("peername")[0])
+                if asking != self.dip and not asking.is_loopback:
+                    _respond(writer, 403, b"", keep=keep)
+                    return
                 self.failing = what == "fail"
                 _respond(writer, 200, b"", keep=keep)
             case "GET", ["bytes", count] if count.isdecimal() and int(count) <= _MAX_BYTES:

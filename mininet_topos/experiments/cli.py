@@ -10,7 +10,16 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
-from mininet_topos.experiments import breakdown, capacity, chaos, consistency, failover, failures, migration
+from mininet_topos.experiments import (
+    attacks,
+    breakdown,
+    capacity,
+    chaos,
+    consistency,
+    failover,
+    failures,
+    migration,
+)
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, int, Callable[[str], None]], dict[str, Any]]
@@ -130,6 +139,25 @@ def chaos_command(out: Path, seconds: float, seed: int, name: str, as_json: bool
     if as_json:
         click.echo(results.to_json(summary))
     if summary["lost"] or summary["differences"]:
+        raise SystemExit(1)
+
+
+@experiment.command("attacks")
+@_options
+@click.option("--testbed", help="Attack this running testbed instead of bringing one up.")
+@click.option("--small", is_flag=True, help="Short floods, and no attack that takes long.")
+@click.option("--only", multiple=True, metavar="ATTACK", help="Only this one; repeatable.")
+def attacks_command(
+    out: Path, name: str, as_json: bool, testbed: str | None, small: bool, only: tuple[str, ...]
+) -> None:
+    """Dozens of attacks, from stolen certificates to floods: what was tried, and what stopped it.
+
+    The exit code is 1 if one succeeds, or could not be tried.
+    """
+    summary = _guarded("attacks", out, lambda say: attacks.run(testbed, name, out, say, small, only))
+    if as_json:
+        click.echo(results.to_json(summary))
+    if any(attack["succeeded"] or attack["failed"] for attack in summary["attacks"]):
         raise SystemExit(1)
 
 

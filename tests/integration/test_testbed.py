@@ -22,6 +22,7 @@ from controller.records import VipRecord
 from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
+from mininet_topos.attacks.run import run as run_attacks
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import agents, checks, lifecycle, namespaces, probe, vipfile
@@ -226,6 +227,14 @@ def test_a_flow_has_the_same_dip_on_hmux_and_smux(healthy: Folder, graph: nx.Gra
         assert by_port() == on_hmux
     finally:
         with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
+
+
+def test_no_attack_succeeds(healthy: Folder, graph: nx.Graph) -> None:
+    """All that take less than seconds, with short floods; `duet experiment attacks` has them all."""
+    found = run_attacks(healthy, graph, print, small=True)
+    assert len(found) >= 50
+    wrong = [f"{one.attack.name}: {one.seen}" for one in found if one.succeeded or one.failed]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
