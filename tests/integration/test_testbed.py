@@ -269,7 +269,8 @@ def test_a_long_download_survives_fallback_migration_and_dip_removal(
     source, port = client(graph, "client2").address, 21_000
     before = vip_record(healthy, PLAIN)
     assert before.layout.group
-    serving = before.layout.group.member(flow_hash(Flow(source, PLAIN, 6, port, 80))).address
+    key = Plan.load(healthy).flow_key
+    serving = before.layout.group.member(flow_hash(Flow(source, PLAIN, 6, port, 80), key)).address
     removed = next(dip.address for dip in before.spec.dips if dip.address != serving)
     fewer = tuple(dip for dip in before.spec.dips if dip.address != removed)
     flow = ["nsenter", f"--net={healthy.namespace('client2')}", "curl", "-sS", "--limit-rate", "10M"]
