@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from controller.access import ACCESS, BODIES
+from controller.audit import Audit
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
 from controller.cluster import status
 from controller.cluster.etcd import EtcdClient
@@ -174,6 +175,7 @@ class Controller:
             device.lead(foundation.term, foundation.leads)
         state = foundation.state
         events = self._events = EventLog(foundation.store, foundation.last_event)
+        state.on_statement = Audit(events)
         engine = self._module(EngineClient, Module.ENGINE)
         flows = live_flows(inventory, hosts)
         updater = Updater(state, events, inventory, devices, flows, engine.place)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from controller.audit import KIND
 from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
@@ -23,6 +24,8 @@ from controller.updater.reads import PAGE, Assignment, Placement
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why
 from duet_p4.model import Vip
 from duet_p4.rest.client import RestClient
+
+EVENTS_PAGE = 1000
 
 LONG_S = 600.0
 """How long a client waits for what goes over all VIPs."""
@@ -134,6 +137,15 @@ class UpdaterClient(RestClient):
     async def resync(self) -> Report:
         """Repair what differs from what is wanted."""
         return await self.call("POST", "/v1/resync", Report)
+
+    async def audit(self, limit: int = 100) -> list[Event]:
+        """List the newest events of who stated what, oldest first."""
+        found: list[Event] = []
+        after = 0
+        while page := await self.events(after, EVENTS_PAGE):
+            found = [*found, *(event for event in page if event.kind == KIND)][-limit:]
+            after = page[-1].id
+        return found
 
     async def events(self, after: int | None = None, limit: int = 100) -> list[Event]:
         """List events after one, or the newest."""

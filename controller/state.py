@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 from controller.inventory import Inventory
@@ -53,6 +53,8 @@ class State:
         self._oldest_removal = 0
         self._writing: set[asyncio.Task[None]] = set()
         self.version = 0
+        self.on_statement: Callable[[VipRecord | None, VipRecord | None], None] = lambda *_: None
+        """Told the old and the new record, None where there is none, when a VIP is stated anew."""
         for record, version in contents.vips.values():
             self._index(record, version)
         for vip, dip in contents.down:
@@ -244,7 +246,14 @@ class State:
 
     async def _write(self, batch: Batch) -> None:
         await self._store.commit(batch)
+        stated = [(self._by_address.get(new.address), new) for new, _ in batch.put]
+        gone = [self._by_address[vip] for vip, _ in batch.delete]
         self.take_over(batch)
+        for old, new in stated:
+            if old is None or old.revision != new.revision:
+                self.on_statement(old, new)
+        for old in gone:
+            self.on_statement(old, None)
 
     def take_over(self, batch: Batch) -> None:
         """Note in memory what was committed; one who follows a leader does so with all that it hears of."""

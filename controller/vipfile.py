@@ -33,6 +33,7 @@ Place = tuple[str | int, ...]
 
 _SHORTEST_PREFIX = 16
 _DEEPEST = 8  # An alias may name what it is part of.
+_MOST_REPEATED = 100_000  # A few aliases of aliases of aliases are billions of values.
 _YAML_TAG = "tag:yaml.org,2002:"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """With LibYAML, thirty thousand VIPs take seconds."""
@@ -95,6 +96,8 @@ class Document:
         self.lines: dict[Place, int] = {}
         self.errors: list[str] = []
         self._values = yaml.SafeLoader("")
+        self._seen: set[int] = set()
+        self._repeated = 0
 
     def error(self, path: Place, text: str) -> None:
         """Note what is wrong with what stands at `path`."""
@@ -106,6 +109,13 @@ class Document:
         """Return the plain value of a node, and note its line."""
         if len(path) > _DEEPEST:
             raise VipFileError(f"{self.source}, line {node.start_mark.line + 1}: nested too deeply")
+        self._repeated += id(node) in self._seen
+        self._seen.add(id(node))
+        if self._repeated > _MOST_REPEATED:
+            line = node.start_mark.line + 1
+            raise VipFileError(
+                f"{self.source}, line {line}: aliases repeat more than {_MOST_REPEATED:,} values"
+            )
         self.lines[path] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             mapping: dict[str, Any] = {}

@@ -25,10 +25,11 @@ _LOOK_S = 0.2
 @click.command(short_help="What happened.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--after", type=click.IntRange(0), help="Only events after this number.")
+@click.option("--audit", is_flag=True, help="Only who stated what of VIPs: actor, revision, before, after.")
 @with_session
-def events(session: Session, limit: int, after: int | None) -> None:
+def events(session: Session, limit: int, after: int | None, audit: bool) -> None:
     """What happened: failures, changes, repairs; the newest last."""
-    found = session.ask(lambda c: c.events(after, limit))
+    found = session.ask(lambda c: c.audit(limit) if audit else c.events(after, limit))
 
     def people() -> Iterable[Table]:
         table = Table("#", "time", "event", "subject", "detail")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -16,6 +17,9 @@ READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PEER = "peer"
 """Where a request's state has who asks: an `Identity`, or None where nobody has shown a certificate."""
+
+ACTOR: ContextVar[Identity | None] = ContextVar("actor", default=None)
+"""Who has asked for what is being done; None: nobody has, or anybody (`insecure`)."""
 
 _READERS = frozenset({Role.CONTROLLER, Role.OPERATOR, Role.READER})
 _WRITERS = frozenset({Role.CONTROLLER, Role.OPERATOR})
@@ -54,7 +58,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http":
-            peer = scope.get("state", {}).get(PEER)
+            peer: Identity | None = scope.get("state", {}).get(PEER)
+            ACTOR.set(peer)
             method, path = scope["method"], scope["path"]
             problem = None
             if peer is None:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -100,6 +101,34 @@ class Sniffer:
         self._socket.close()
 
 
+class _Operator:
+    """Asks agents for as long as it lives, over connections that stay open."""
+
+    def __init__(self, folder: Folder, graph: nx.Graph) -> None:
+        self._ready: Future[tuple[asyncio.AbstractEventLoop, Agents]] = Future()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live(folder, graph)), daemon=True)
+        self._thread.start()
+        self._loop, self._agents = self._ready.result()
+
+    async def _live(self, folder: Folder, graph: nx.Graph) -> None:
+        try:
+            async with agents_module.connect(folder, graph) as agents:
+                self._ready.set_result((asyncio.get_running_loop(), agents))
+                await self._ended.wait()
+        except BaseException as error:
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            raise
+
+    def ask(self, job: Callable[[Agents], Coroutine[Any, Any, Result]]) -> Result:
+        return asyncio.run_coroutine_threadsafe(job(self._agents), self._loop).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+
+
 class Ground:
     """A running testbed, and the ways in which attackers act on it."""
 
@@ -108,6 +137,7 @@ class Ground:
         self.folder = folder
         self.graph = graph
         self.small = small
+        self._operator = _Operator(folder, graph)
         self.nodes = {node.name: node for node in fattree.nodes(graph)}
         self.records: list[VipRecord] = asyncio.run(holdings.records(folder))
         plain = [r for r in self.records if not r.spec.ports and not r.tips and r.switch is not None]
@@ -172,14 +202,14 @@ class Ground:
             raise failures[0]
         return results[0]
 
-    def operate(self, job: Callable[[Agents], Awaitable[Result]]) -> Result:
+    def operate(self, job: Callable[[Agents], Coroutine[Any, Any, Result]]) -> Result:
         """Look at agents, as the operator can."""
 
-        async def run() -> Result:
-            async with agents_module.connect(self.folder, self.graph) as agents:
-                return await job(agents)
+        return self._operator.ask(job)
 
-        return asyncio.run(run())
+    def close(self) -> None:
+        """End the operator's connections."""
+        self._operator.close()
 
     def drops(self) -> dict[str, int]:
         """Return what all switches and SMuxes and servers have dropped, by reason, `somewhere: reason`."""

@@ -32,7 +32,8 @@ Client = TypeVar("Client", bound=RestClient)
 book = Book()
 ROLES = "role in the certificate"
 _NOBODY = 65534
-_STREAMS = 200
+_CLIENTS = 150
+_FOLLOWERS = 70
 
 
 def _ask(
@@ -341,13 +342,12 @@ async def _has(client: MuxClient, vip: IPv4Address) -> bool:
 
 @book.add("big-body", "a controller's certificate sends a body of gigabytes", "bounds on bodies")
 def _(ground: Ground) -> Outcome:
-    head = b"PUT /v1/vips/10.0.0.1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    return _raw(ground, [head + b"Content-Length: 4000000000\r\n\r\n", b" " * 65536], b"413")
+    return _raw(ground, [_head(ground) + b"Content-Length: 4000000000\r\n\r\n", b" " * 65536], b"413")
 
 
 @book.add("endless-body", "a body in chunks that does not end", "bounds on bodies")
 def _(ground: Ground) -> Outcome:
-    head = b"PUT /v1/vips/10.0.0.1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = _head(ground) + b"Transfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     return _raw(ground, [head, *[chunk] * 80], b"413")
 
@@ -355,13 +355,22 @@ def _(ground: Ground) -> Outcome:
 @book.add("deep-json", "a body of a million brackets", "a parser with a bound")
 def _(ground: Ground) -> Outcome:
     body = b"[" * 1_000_000
-    head = b"PUT /v1/vips/10.0.0.1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    return _raw(ground, [head + b"Content-Length: %d\r\n\r\n" % len(body), body], b"4")
+    return _raw(ground, [_head(ground) + b"Content-Length: %d\r\n\r\n" % len(body), body], b"4")
 
 
 @book.add("long-header", "a header of a megabyte", "bounds on headers")
 def _(ground: Ground) -> Outcome:
     return _raw(ground, [b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\n\r\n"], b"400")
+
+
+def _head(ground: Ground) -> bytes:
+    """Return the beginning of a request that a ToR's agent would carry out."""
+    tor = ground.some(Kind.TOR).name
+    term = ground.operate(lambda all_: all_.muxes[tor].digest()).term
+    return (
+        b"PUT /v1/vips/10.0.0.1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nDuet-Term: %d\r\n" % term
+    )
 
 
 def _raw(ground: Ground, parts: Sequence[bytes], expected: bytes) -> Outcome:
@@ -397,7 +406,7 @@ def _(ground: Ground) -> Outcome:
 
     async def hold() -> Outcome:
         writers = []
-        for _ in range(_STREAMS):
+        for _ in range(_CLIENTS):
             try:
                 _, writer = await asyncio.open_connection(host, int(port), ssl=context)
                 writer.write(b"GET / HTTP/1.1\r\n")
@@ -426,7 +435,7 @@ def _(ground: Ground) -> Outcome:
     async def hold() -> Outcome:
         writers, statuses = [], []
         try:
-            for _ in range(100):
+            for _ in range(_FOLLOWERS):
                 reader, writer = await asyncio.open_connection(
                     str(CONTROLLER_ADDRESS), agents.PORT, ssl=context
                 )
@@ -439,7 +448,8 @@ def _(ground: Ground) -> Outcome:
         finally:
             for writer in writers:
                 writer.close()
-        return Outcome(statuses.count("200") >= 100, f"{statuses.count('200')} streams, then {statuses[-1]}")
+        taken = statuses.count("200")
+        return Outcome(taken >= _FOLLOWERS, f"{taken} streams, then {statuses[-1]}")
 
     return ground.act("root", hold)
 

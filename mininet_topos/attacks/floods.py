@@ -75,7 +75,7 @@ def _cpu(ground: Ground, packets: Sequence[Packet], **ethernet: str) -> Outcome:
     seen = ", ".join(
         f"{kind}: {passed} passed, {dropped} dropped" for kind, (passed, dropped) in risen.items()
     )
-    ended = [name for name in sessions if sessions[name] != after[name]]
+    ended = [f"{name} ({was}, now {after[name]})" for name, was in sessions.items() if was != after[name]]
     wrong = f"sessions with {', '.join(ended)} ended" if ended else ground.serves()
     return Outcome(bool(wrong), wrong or f"{rate:,} packets/s; {seen}; no session ended")
 
@@ -138,7 +138,7 @@ def _at_vip(ground: Ground, make: Callable[[random.Random], Packet]) -> Outcome:
     client, user = ground.some(Kind.CLIENT), ground.outside
     seconds = _SHORT_S if ground.small else _LONG_S
     rng = random.Random(7)
-    frames = [ground.frame(client.name, make(rng)) for _ in range(2000)]
+    frames = [ground.frame(client.name, make(rng)) for _ in range(400)]
 
     async def use() -> str:
         reader, writer = await asyncio.open_connection(

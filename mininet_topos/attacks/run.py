@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import networkx as nx
@@ -41,18 +42,18 @@ def run(
     only: Iterable[str] = (),
 ) -> list[Tried]:
     """Try every attack, or those named; a `small` run leaves the slow ones out and floods for less long."""
-    ground = Ground(folder, graph, small=small)
     wanted = frozenset(only)
     unknown = wanted - {attack.name for attack in ATTACKS}
     if unknown:
         raise ValueError(f"there is no attack {', '.join(sorted(unknown))}")
     found = []
-    for attack in ATTACKS:
-        if attack.name in wanted or (not wanted and not (small and attack.slow)):
-            tried = _try(attack, ground)
-            found.append(tried)
-            fate = "COULD NOT BE TRIED" if tried.failed else "SUCCEEDED" if tried.succeeded else "stopped"
-            say(f"{attack.name}: {fate}: {tried.seen}")
+    with closing(Ground(folder, graph, small=small)) as ground:
+        for attack in ATTACKS:
+            if attack.name in wanted or (not wanted and not (small and attack.slow)):
+                tried = _try(attack, ground)
+                found.append(tried)
+                fate = "COULD NOT BE TRIED" if tried.failed else "SUCCEEDED" if tried.succeeded else "stopped"
+                say(f"{attack.name}: {fate}: {tried.seen}")
     return found
 
 

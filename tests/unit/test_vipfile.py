@@ -29,6 +29,11 @@ def parse(paper: nx.Graph) -> Parse:
     return lambda text: vipfile.parse(text, paper, "vips.yaml")
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + of] * 10)}]\n" for of, name in zip("abcde", "bcdef", strict=True)
+)
+
+
 def test_the_example_shows_every_feature(paper: nx.Graph) -> None:
     vips: dict[str | None, Vip] = {
         stated.vip.name: stated.vip for stated in vipfile.read(vipfile.EXAMPLE, paper)
@@ -105,6 +110,7 @@ def test_a_switch_may_be_stated(parse: Parse) -> None:
             "line 2: VIP 10.0.0.1: there is no switch 'tor9'",
         ),
         ("vips:\n  - &a [*a]", "nested too deeply"),
+        (BOMB, "aliases repeat more than 100,000 values"),
     ],
 )
 def test_a_wrong_file_is_refused_with_line_and_reason(parse: Parse, text: str, says: str) -> None:

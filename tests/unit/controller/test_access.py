@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -112,6 +113,23 @@ def test_each_reports_for_itself_alone_and_only_operators_change_vips(tmp_path: 
             await refused(tell("smux1", PortReport(switch="tor1", ports=())), "smux smux1 may not POST")
             await refused(tell("tor1", PortReport(switch="tor2", ports=())), "in the name of 'tor2'")
             await tell("tor1", PortReport(switch="tor1", ports=()))
+
+            await client("controller").change_vip(Vip(address=VIP, dips=dips[:2]))
+
+            async def stated() -> list[tuple[str, int, list[str], list[str]]]:
+                """Return by whom, at which revision, and of what there was one before and one after."""
+                return [
+                    (d["actor"], d["revision"], sorted(d["before"]), sorted(d["after"]))
+                    for event in await client("reader").audit()
+                    for d in [cast(dict[str, Any], event.detail)]
+                ]
+
+            while len(await stated()) < 2:  # noqa: ASYNC110 - events are stored by another task
+                await asyncio.sleep(0.02)
+            assert await stated() == [
+                ("operator operator", 1, [], ["dips"]),
+                ("controller controller", 2, ["dips"], ["dips"]),
+            ]
 
             for name in ("reader", "tor1", "smux1", "server1"):
                 await refused(client(name).remove_vip(VIP), f"{name} may not DELETE")
