@@ -59,7 +59,6 @@ class Guard:
         """Pass the request on, or refuse it."""
         if scope["type"] == "http":
             peer: Identity | None = scope.get("state", {}).get(PEER)
-            ACTOR.set(peer)
             method, path = scope["method"], scope["path"]
             problem = None
             if peer is None:
@@ -70,6 +69,13 @@ class Guard:
             if problem is not None:
                 await problems.response(problem, {"Connection": "close"})(scope, receive, send)
                 return
+            # What a service asks of itself meanwhile has another actor, and comes back to this one.
+            acting = ACTOR.set(peer)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                ACTOR.reset(acting)
+            return
         await self._app(scope, receive, send)
 
 
