@@ -1,4 +1,4 @@
-"""Write docs/cli.md and docs/rest.md from the code: `python docs/reference.py`; `--check` only compares."""
+"""Write docs/cli.md, docs/rest.md and the attacks of docs/security.md; `--check` only compares."""
 
 from __future__ import annotations
 
@@ -116,10 +116,22 @@ def _host() -> FastAPI:
     return app
 
 
+def security() -> str:
+    """Return the page on security with the attacks that there are."""
+    from mininet_topos.attacks.run import ATTACKS
+
+    text = (DOCS / "security.md").read_text()
+    head, begin, rest_ = text.partition("<!-- attacks -->\n")
+    _, end, tail = rest_.partition("<!-- /attacks -->\n")
+    rows = [f"| `{attack.name}` | {attack.tried} | {attack.defence} |" for attack in ATTACKS]
+    table = ["| attack | what is tried | what stops it |", "| --- | --- | --- |", *rows]
+    return head + begin + "\n".join(table) + "\n" + end + tail
+
+
 def main() -> int:
     """Write the pages, or with `--check` say which are out of date."""
     stale = []
-    for name, text in (("cli.md", cli()), ("rest.md", rest())):
+    for name, text in (("cli.md", cli()), ("rest.md", rest()), ("security.md", security())):
         page = DOCS / name
         if page.exists() and page.read_text() == text:
             continue

@@ -176,6 +176,12 @@ class TunnelCount(Count):
     address: IPv4Address
 
 
+class Draining(Model):
+    """Whether an SMux asks its neighbours to prefer any other (RFC 8326)."""
+
+    draining: bool
+
+
 class MuxCounters(Model):
     """Counters of a mux since they were created; `drops` is per named reason, in packets."""
 

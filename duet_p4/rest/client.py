@@ -22,6 +22,7 @@ from duet_p4.api.health import HealthReport
 from duet_p4.api.host import HostChanges, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
 from duet_p4.api.mux import (
     Changes,
+    Draining,
     MuxCounters,
     MuxEntry,
     MuxStatus,
@@ -299,6 +300,10 @@ class MuxClient(RestClient):
     async def host_ports(self) -> list[HostPort]:
         """Return a switch's ports to hosts."""
         return await self.call("GET", "/v1/ports", list[HostPort])
+
+    async def drain(self, *, draining: bool) -> None:
+        """Have an SMux ask its neighbours to prefer any other, or no longer."""
+        await self.call("PUT", "/v1/draining", type(None), body=Draining(draining=draining))
 
     async def status(self) -> MuxStatus:
         """Return the mux at a glance."""

@@ -13,11 +13,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 
-from duet_p4 import agent, netdev
-from duet_p4.api.mux import PortStatus, SessionStatus
+from duet_p4 import agent, durable, netdev
+from duet_p4.api.mux import Draining, PortStatus, SessionStatus
+from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
 from duet_p4.bird import status
@@ -191,6 +193,12 @@ async def run(config: SmuxConfig) -> None:
         )
         attach()
         app = application(config, service, datapath, terms, credentials)
+
+        @app.put("/v1/draining", tags=["status"], status_code=204)
+        async def set_draining(body: Draining) -> None:
+            """Have other SMuxes preferred to this one, for maintenance, or no longer; it serves on."""
+            await _drain(config, bird, body.draining)
+
         tasks = Tasks()
         tasks.start("running BIRD", bird.supervise)
         tasks.start("admission", lambda: _admit(config, service, bird))
@@ -250,7 +258,7 @@ async def _admit(config: SmuxConfig, service: SmuxService, bird: Bird) -> None:
     backoff = Backoff(0.1, 2.0)
     while True:
         try:
-            await bird.reconfigure(wanted)
+            await bird.reconfigure(_bird_config(config))
             return
         except BirdError as error:
             logger.warning("%s: trying again", error)
@@ -281,9 +289,30 @@ def _run(config: SmuxConfig) -> None:
     asyncio.run(run(config))
 
 
+def _drain_file(config: SmuxConfig) -> Path:
+    """Where it is kept that the SMux is drained."""
+    return config.state_dir / "draining"
+
+
+async def _drain(config: SmuxConfig, bird: Bird, wanted: bool) -> None:
+    """Have neighbours prefer any other SMux to this one, or no longer (RFC 8326); it serves on meanwhile."""
+    if wanted:
+        durable.write(_drain_file(config), b"")
+    else:
+        _drain_file(config).unlink(missing_ok=True)
+    admitted = set(config.announced) <= set(bird.config.originated)
+    try:
+        await bird.reconfigure(_bird_config(config, admitted=admitted))
+    except BirdError as error:
+        raise UnavailableError(str(error)) from error
+
+
 def _bird_config(config: SmuxConfig, *, admitted: bool = True) -> BirdConfig:
     """Return what BIRD is to do; without the prefixes that all SMuxes have before this one is `admitted`."""
+    draining = _drain_file(config).exists()
     originated = [*config.bird.originated, f"{config.address}/32"]
     if admitted:
         originated += [*config.announced, *([f"{config.fragment_mux}/32"] if config.fragment_mux else [])]
-    return BirdConfig.model_validate(config.bird.model_dump() | {"originated": originated})
+    return BirdConfig.model_validate(
+        config.bird.model_dump() | {"originated": originated, "draining": draining}
+    )

@@ -210,6 +210,12 @@ def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str
             async def everything() -> bool:
                 return await prefixes(bird) == {VIPS, TIPS, IPv4Network(MUX)}
 
+            async def least() -> bool:
+                return "BGP.local_pref: 0" in "\n".join(await bird.query(f"show route all {VIPS}"))
+
+            async def as_good_as_others() -> bool:
+                return not await least()
+
             try:
                 await agent.ready(client)
                 await until(only_itself, "its own address is announced")
@@ -221,12 +227,18 @@ def test_an_smux_announces_what_it_holds_once_that_is_confirmed(uplink: list[str
                 await client.confirm((await client.digest()).digest)
                 await until(everything, "it announces what it holds")
                 established = {session.neighbor.name: session.since for session in await bird.sessions()}
+                await client.drain(draining=True)
+                await until(least, "its neighbour prefers others")
+                assert await everything()
 
                 agent.kill()
                 agent.start()
                 await agent.ready(client)
                 assert not (await client.status()).synced
                 assert await everything(), "an agent that starts again goes on announcing"
+                assert await least(), "and is drained still"
+                await client.drain(draining=False)
+                await until(as_good_as_others, "it is as good as others again")
                 assert {
                     session.neighbor.name: session.since for session in await bird.sessions()
                 } == established
