@@ -20,8 +20,7 @@ from duet_p4.identity import Authority, Credentials, Identity, Role
 from duet_p4.identity.authority import TRUST
 from duet_p4.model import Dip, Group, MuxVip, Vip
 from duet_p4.rest.client import HostClient, MuxClient, RestClient, RestError
-from mininet_topos.addresses import CONTROLLER as CONTROLLER_ADDRESS
-from mininet_topos.addresses import Kind
+from mininet_topos.addresses import CONTROLLERS, Kind
 from mininet_topos.attacks.base import Book, Ground, Outcome
 from mininet_topos.testbed import agents, vipfile
 from mininet_topos.testbed.certificates import renew
@@ -31,6 +30,7 @@ Client = TypeVar("Client", bound=RestClient)
 
 book = Book()
 ROLES = "role in the certificate"
+_CONTROLLER_URL = f"https://{CONTROLLERS[0]}:{agents.PORT}"
 _NOBODY = 65534
 _CLIENTS = 150
 _FOLLOWERS = 70
@@ -72,7 +72,7 @@ def _post(ground: Ground, who: str, path: str, body: HealthReport | PortReport) 
         ground,
         who,
         RestClient,
-        agents.CONTROLLER_URL,
+        _CONTROLLER_URL,
         ground.credentials(who),
         lambda client: client.call("POST", path, type(None), body=body),
     )
@@ -127,7 +127,7 @@ def _(ground: Ground) -> Outcome:
         ground,
         server.name,
         ControllerClient,
-        agents.CONTROLLER_URL,
+        _CONTROLLER_URL,
         ground.credentials(server.name),
         lambda client: client.add_vip(vip),
     )
@@ -153,7 +153,7 @@ def _(ground: Ground) -> Outcome:
         ground,
         core.name,
         ControllerClient,
-        agents.CONTROLLER_URL,
+        _CONTROLLER_URL,
         ground.credentials(core.name),
         lambda client: client.migrate(ground.vip.address, core.name),
     )
@@ -165,7 +165,7 @@ def _(ground: Ground) -> Outcome:
         ground,
         ground.some(Kind.SERVER).name,
         ControllerClient,
-        agents.CONTROLLER_URL,
+        _CONTROLLER_URL,
         ground.credentials("reader"),
         lambda client: client.remove_vip(ground.vip.address),
     )
@@ -243,7 +243,7 @@ def _(ground: Ground) -> Outcome:
         ground,
         server.name,
         ControllerClient,
-        agents.CONTROLLER_URL,
+        _CONTROLLER_URL,
         ground.credentials(server.name),
         lambda client: client.call("GET", "/v1/traffic", list[object]),
     )
@@ -436,9 +436,7 @@ def _(ground: Ground) -> Outcome:
         writers, statuses = [], []
         try:
             for _ in range(_FOLLOWERS):
-                reader, writer = await asyncio.open_connection(
-                    str(CONTROLLER_ADDRESS), agents.PORT, ssl=context
-                )
+                reader, writer = await asyncio.open_connection(str(CONTROLLERS[0]), agents.PORT, ssl=context)
                 writers.append(writer)
                 writer.write(b"GET /v1/events/stream HTTP/1.1\r\nHost: x\r\n\r\n")
                 async with asyncio.timeout(5.0):
@@ -507,7 +505,7 @@ def _(ground: Ground) -> Outcome:
     "controller-socket", "a user of the machine who is not root asks the controller", "file permissions"
 )
 def _(ground: Ground) -> Outcome:
-    return _as_nobody(ground, "root", ground.folder.controller_socket)
+    return _as_nobody(ground, "root", ground.folder.controller_socket(CONTROLLER))
 
 
 def _as_nobody(ground: Ground, node: str, path: Path) -> Outcome:
