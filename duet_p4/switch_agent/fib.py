@@ -21,8 +21,8 @@ _GATHER_S = 0.003
 _LISTED = 50
 _DETOURS_S = 0.05
 """After the tables are as the kernel says, so long is waited before detours are prepared for them."""
-_DETOURS_SHARE = 10
-"""So many times as long as detours took last is waited, too: they cost a tenth of the time at most."""
+_DETOURS_SHARE, _LONGEST_WAIT_S = 10, 0.5
+"""So many times as long as they took last is waited, too, if not that long: they cost a tenth of the time."""
 _LONGEST_DETOUR = 2048
 """Updates of a detour at most: the switch takes them at once, and nothing else meanwhile."""
 
@@ -101,7 +101,7 @@ class FibMirror:
         while self._knows_detours:
             await self._written.wait()
             self._written.clear()
-            await asyncio.sleep(max(_DETOURS_S, _DETOURS_SHARE * took))
+            await asyncio.sleep(max(_DETOURS_S, min(_DETOURS_SHARE * took, _LONGEST_WAIT_S)))
             if self._written.is_set():
                 continue
             began = time.monotonic()
