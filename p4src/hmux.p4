@@ -71,7 +71,7 @@
 #include "include/hop.p4"
 #include "include/icmp_errors.p4"
 
-control HmuxIngress(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+control HmuxIngress(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     PacketOut() from_cpu;
     Admission() admission;
     FlowHash() flow_hash;
@@ -83,19 +83,19 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta, inout standard_m
     IcmpErrors() icmp_errors;
 
     apply {
-        from_cpu.apply(hdr, standard_metadata);
-        admission.apply(hdr, meta, standard_metadata);
+        from_cpu.apply(hdr, TARGET);
+        admission.apply(hdr, meta, TARGET);
         flow_hash.apply(meta);
-        vips.apply(hdr, meta, standard_metadata);
-        ecmp.apply(meta, standard_metadata);
-        tunneling.apply(hdr, meta, standard_metadata);
-        routing.apply(hdr, meta, standard_metadata);
-        hop.apply(hdr, meta, standard_metadata);
-        icmp_errors.apply(hdr, meta, standard_metadata);
+        vips.apply(hdr, meta, TARGET);
+        ecmp.apply(hdr, meta, TARGET);
+        tunneling.apply(hdr, meta, TARGET);
+        routing.apply(hdr, meta, TARGET);
+        hop.apply(hdr, meta);
+        icmp_errors.apply(hdr, meta, TARGET);
     }
 }
 
-control HmuxEgress(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+control HmuxEgress(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     apply {}
 }
 

@@ -4,9 +4,11 @@
 #define ADMISSION_P4
 
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+control Admission(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    Lengths() lengths;
+
     action not_configured() { DROP(DROP_NOT_CONFIGURED); }
 
     // This switch's own address, the source of its tunnels and ICMP errors; its underlay hash seed; and the secret of
@@ -60,7 +62,7 @@ control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_met
 
     // What is behind a port, and the port's own Ethernet address.
     table port_table {
-        key = { standard_metadata.ingress_port: exact @name("ingress_port"); }
+        key = { INGRESS_PORT: exact @name("ingress_port"); }
         actions = { fabric_port; outside_port; host_port; @defaultonly no_port; }
         const default_action = no_port;
         size = PORT_TABLE_SIZE;
@@ -71,7 +73,7 @@ control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_met
     // The prefixes of the hosts behind a port, and VIPs, as whom they answer (RFC 3704).
     table source_table {
         key = {
-            standard_metadata.ingress_port: exact @name("ingress_port");
+            INGRESS_PORT: exact @name("ingress_port");
             hdr.ipv4.src_addr: lpm @name("src_addr");
         }
         actions = { NoAction; @defaultonly spoofed; }
@@ -83,26 +85,16 @@ control Admission(inout headers_t hdr, inout metadata_t meta, inout standard_met
         port_mac = 0;
         is_guarded = 0;
         is_tunnel_free = 0;
-        if (standard_metadata.parser_error != error.NoError) {
+        if (PARSER_FAILED) {
             DROP(DROP_MALFORMED);
         }
         if (!hdr.ipv4.isValid()) {
             punt_table.apply();
         }
-        if (standard_metadata.checksum_error == 1) {
+        if (CHECKSUM_FAILED) {
             DROP(DROP_BAD_CHECKSUM);
         }
-        bit<16> total_len = hdr.ipv4.total_len;
-        if (hdr.outer_ipv4.isValid()) {
-            total_len = hdr.outer_ipv4.total_len;
-            if (total_len < 2 * IPV4_LENGTH || hdr.ipv4.total_len > total_len - IPV4_LENGTH) {
-                DROP(DROP_MALFORMED);
-            }
-        }
-        if (hdr.ipv4.total_len < (bit<16>)(hdr.ipv4.ihl ++ 2w0)
-                || standard_metadata.packet_length < (bit<32>)ETHERNET_LENGTH + (bit<32>)total_len) {
-            DROP(DROP_MALFORMED);
-        }
+        lengths.apply(hdr, meta, TARGET);
         switch_table.apply();
         port_table.apply();
         if (hdr.ethernet.dst_addr != port_mac) {

@@ -4,9 +4,9 @@
 
 #include "flow_hash.p4"
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+control Ecmp(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     TipHash() tip_hash;
     bit<32> hash_value;
 
@@ -50,6 +50,7 @@ control Ecmp(inout metadata_t meta, inout standard_metadata_t standard_metadata)
                     tip_hash.apply(meta, hash_value);
                 }
                 PICK_SLOT(meta.slot, hash_value, meta.first_slot, meta.slot_count);
+                FINISH_PICK(meta.slot, hash_value);
                 ecmp_table.apply();
             }
         }

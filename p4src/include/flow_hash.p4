@@ -4,29 +4,30 @@
 #ifndef FLOW_HASH_P4
 #define FLOW_HASH_P4
 
-#include "v1model_target.p4"
-
-action fold(inout bit<32> value) {
-    value = value ^ (value >> 16);
-    value = value ^ (value >> 9);
-    value = value ^ (value >> 5);
-}
+#include "target.p4"
 
 // A second use of a hash, independent of the first.
-action mix(inout bit<32> value, in bit<32> seed) {
-    value = value ^ seed;
-    value = value + (value << 13 | value >> 19);
-    value = value ^ seed;
-    fold(value);
+control Mix(inout bit<32> value, in bit<32> seed) {
+    bit<32> rotated;
+
+    apply {
+        value = value ^ seed;
+        ROTATE(rotated, value, 13, 19);
+        value = value + rotated;
+        value = value ^ seed;
+        fold(value);
+    }
 }
 
 // Picks a VIP's slot.
 control FlowHash(inout metadata_t meta) {
+    CRC32_UNIT(flow_crc)
+
     apply {
-        CRC32(meta.flow_crc,
+        CRC32(meta.flow_crc, flow_crc,
               meta.flow.src_addr, meta.flow.dst_addr, meta.flow.protocol, meta.flow.src_port, meta.flow.dst_port);
         meta.flow_crc = meta.flow_crc ^ meta.flow_key;
-        meta.flow_words = meta.flow.src_addr ^ meta.flow.dst_addr ^ (meta.flow.src_port ++ meta.flow.dst_port);
+        LINEAR(meta.flow_words, meta.flow.src_addr ^ meta.flow.dst_addr ^ (meta.flow.src_port ++ meta.flow.dst_port));
         meta.flow_hash = meta.flow_crc + meta.flow_words;
         fold(meta.flow_hash);
     }
@@ -34,8 +35,12 @@ control FlowHash(inout metadata_t meta) {
 
 // Picks a TIP's slot, whatever slot of a VIP led to the TIP.
 control TipHash(in metadata_t meta, out bit<32> hash_value) {
+    bit<32> rotated;
+
     apply {
-        hash_value = (meta.flow_crc ^ TIP_SEED) + (meta.flow_words << 11 | meta.flow_words >> 21);
+        LINEAR(hash_value, meta.flow_crc ^ TIP_SEED);
+        ROTATE(rotated, meta.flow_words, 11, 21);
+        hash_value = hash_value + rotated;
         fold(hash_value);
     }
 }

@@ -57,11 +57,10 @@ struct headers_t {
     packet_out_t      packet_out;
     ethernet_t        ethernet;
     ipv4_header_t     outer_ipv4;       // A tunnel's header, or that of an ICMP error made here.
-    icmp_t            icmp_error;       // An ICMP error made here.
     ipv4_header_t     ipv4;             // The client's packet, in a tunnel or not.
-    ipv4_option_t[10] options;
     icmp_t            icmp;             // Parsed only where it is an ICMP error, which quotes a packet.
     ipv4_header_t     quoted_ipv4;
+    TARGET_HEADERS
 }
 
 // The 5-tuple of the client's flow, as duet_p4/flow_hash.py defines it.
@@ -74,6 +73,8 @@ struct flow_t {
 }
 
 struct metadata_t {
+    TARGET_METADATA
+
     // From the parser.
     flow_t   flow;
     ipv4_t   dst_addr;          // Where the packet is routed: the outer header's word, if there is one.

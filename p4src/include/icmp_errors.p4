@@ -3,9 +3,14 @@
 #define ICMP_ERRORS_P4
 
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+const bit<16> ICMP_LENGTH = 8;
+const bit<16> QUOTE_LENGTH = 8;  // What an ICMP error quotes of the packet behind its IP header.
+const bit<8>  TOS_INTERNETWORK_CONTROL = 0xC0;  // RFC 1812, 4.3.2.5
+const bit<2>  METER_GREEN = 0;
+
+control IcmpErrors(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     // So many errors a second for each port, and no more (RFC 1812, 4.3.2.8); the control plane says how many.
     meter(PORT_TABLE_SIZE, MeterType.packets) icmp_error_meter;
 
@@ -38,11 +43,14 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
         hdr.icmp_error.sequence = meta.refusal_mtu;
 
         CUT_FRAME(ETHERNET_LENGTH + IPV4_LENGTH + ICMP_LENGTH + quoted_len);
-        SEND(standard_metadata.ingress_port);
+        SEND(INGRESS_PORT);
     }
 
     apply {
         if (meta.refused == 1) {
+            if (meta.refusal_type == NO_ANSWER) {
+                DROP(meta.refusal_reason);
+            }
             // A packet that may be fragmented is no error of its sender's; but a switch cannot fragment it.
             if (meta.refusal_reason == DROP_TOO_BIG && hdr.ipv4.dont_fragment == 0) {
                 DROP(meta.refusal_reason);
@@ -52,7 +60,7 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, inout standard_me
                 DROP(meta.refusal_reason);
             }
             bit<2> color;
-            icmp_error_meter.execute_meter((bit<32>)standard_metadata.ingress_port, color);
+            icmp_error_meter.execute_meter((bit<32>)INGRESS_PORT, color);
             if (color != METER_GREEN) {
                 DROP(meta.refusal_reason);
             }

@@ -2,12 +2,12 @@
 #ifndef PACKET_IO_P4
 #define PACKET_IO_P4
 
-#include "v1model_target.p4"
+#include "target.p4"
 
-control PacketOut(inout headers_t hdr, inout standard_metadata_t standard_metadata) {
+control PacketOut(inout headers_t hdr, TARGET_PARAMETERS) {
     apply {
         if (hdr.packet_out.isValid()) {
-            SEND(hdr.packet_out.egress_port);
+            SEND_AS_IT_IS(hdr.packet_out.egress_port);
             exit;
         }
     }

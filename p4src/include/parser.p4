@@ -5,7 +5,7 @@
 #ifndef PARSER_P4
 #define PARSER_P4
 
-#include "headers.p4"
+#include "target.p4"
 
 error {
     BadIpv4Header

@@ -4,9 +4,10 @@
 
 #include "flow_hash.p4"
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
+control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    Mix() mix;
     bit<32> hash_value;
 
     action no_route() { DROP(DROP_NO_ROUTE); }
@@ -37,7 +38,7 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
     action to_backstop(nexthop_group_t nexthop_group) { meta.nexthop_group = nexthop_group; }
 
     table backstop_table {
-        key = { standard_metadata.ingress_port: exact @name("ingress_port"); }
+        key = { INGRESS_PORT: exact @name("ingress_port"); }
         actions = { to_backstop; @defaultonly NoAction; }
         const default_action = NoAction;
         size = BACKSTOP_TABLE_SIZE;
@@ -45,8 +46,6 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
 
     // Each switch has its own seed, so that one stage's choice says nothing about the next's.
     action select_nexthop(nexthop_slot_t first_slot, slot_count_t slot_count) {
-        hash_value = meta.flow_hash;
-        mix(hash_value, meta.underlay_seed);
         PICK_SLOT(meta.nexthop_slot, hash_value, first_slot, slot_count);
     }
 
@@ -83,11 +82,14 @@ control Routing(inout headers_t hdr, inout metadata_t meta, inout standard_metad
     }
 
     apply {
+        hash_value = meta.flow_hash;
+        mix.apply(hash_value, meta.underlay_seed);
         route_table.apply();
         if (meta.leads_up == 1 && meta.balance == BALANCE_NOT) {
             backstop_table.apply();
         }
         nexthop_group_table.apply();
+        FINISH_PICK(meta.nexthop_slot, hash_value);
         nexthop_slot_table.apply();
         nexthop_table.apply();
     }

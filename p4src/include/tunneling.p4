@@ -3,16 +3,16 @@
 #define TUNNELING_P4
 
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
-    direct_counter(CounterType.packets_and_bytes) tunneling_counter;
+control Tunneling(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    DIRECT_COUNTER(tunneling_counter);
 
     // The client's type of service, with the congestion marks of both tunnels where one ends here (RFC 6040). Never
     // fragmented, so no identification is needed (RFC 6864).
     bit<8> tos;
 
-    action encapsulate(ipv4_t dst_addr) {
+    action put_outer(ipv4_t dst_addr) {
         hdr.outer_ipv4.setValid();
         hdr.outer_ipv4.version = 4;
         hdr.outer_ipv4.ihl = 5;
@@ -29,6 +29,10 @@ control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_met
         hdr.outer_ipv4.dst_addr = dst_addr;
         meta.dst_addr = dst_addr;
         meta.made_outer = 1;
+    }
+    action encapsulate(ipv4_t dst_addr) {
+        COUNT(tunneling_counter);
+        put_outer(dst_addr);
     }
     action no_tunnel() { DROP(DROP_EMPTY_SLOT); }
 
@@ -57,7 +61,7 @@ control Tunneling(inout headers_t hdr, inout metadata_t meta, inout standard_met
                 if (meta.fragment_mux == 0) {
                     DROP(DROP_FRAGMENT);
                 }
-                encapsulate(meta.fragment_mux);
+                put_outer(meta.fragment_mux);
             } else {
                 tunneling_table.apply();
             }

@@ -16,8 +16,6 @@ typedef bit<10> nexthop_t;
 // How many slots a group has: one bit more than a slot, for a group that fills its table.
 typedef bit<13> slot_count_t;
 
-const port_t CPU_PORT = 510;
-
 const bit<16> ETHERTYPE_IPV4 = 0x0800;
 
 const bit<8> PROTOCOL_ICMP = 1;
@@ -33,23 +31,20 @@ const bit<8> ICMP_TIME_EXCEEDED = 11;
 const bit<8> ICMP_BAD_PARAMETER = 12;
 const bit<8> ICMP_FRAGMENTATION_NEEDED = 4;  // A code of ICMP_UNREACHABLE.
 
+// The type of an ICMP error that is not sent: a packet is dropped without a word to its sender.
+const bit<8> NO_ANSWER = 0;
+
 const bit<8>  TUNNEL_TTL = 64;  // Of every IPv4 header made here.
-const bit<8>  TOS_INTERNETWORK_CONTROL = 0xC0;  // RFC 1812, 4.3.2.5
 
 // Explicit congestion notification (RFC 3168): the last two bits of the type of service.
 const bit<2> ECN_NOT_ECT = 0;
 const bit<2> ECN_ECT_1   = 1;
 const bit<2> ECN_ECT_0   = 2;
 const bit<2> ECN_CE      = 3;
-const bit<16> ETHERNET_LENGTH = 14;
 const bit<16> IPV4_LENGTH = 20;
-const bit<16> ICMP_LENGTH = 8;
-const bit<16> QUOTE_LENGTH = 8;  // What an ICMP error quotes of the packet behind its IP header.
 
 // duet_p4/flow_hash.py holds the same number.
 const bit<32> TIP_SEED = 0x5EED0719;
-
-const bit<2> METER_GREEN = 0;
 
 // What the load balancer does with a packet.
 typedef bit<2> balance_t;

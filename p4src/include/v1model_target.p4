@@ -2,8 +2,27 @@
 #ifndef V1MODEL_TARGET_P4
 #define V1MODEL_TARGET_P4
 
-#include "headers.p4"
 #include "drop_reasons.p4"
+#include "types.p4"
+
+const port_t CPU_PORT = 510;
+
+const bit<16> ETHERNET_LENGTH = 14;
+
+#define TARGET_PARAMETERS inout standard_metadata_t standard_metadata
+#define TARGET standard_metadata
+
+#define TARGET_HEADERS \
+    icmp_t            icmp_error; /* An ICMP error made here. */ \
+    ipv4_option_t[10] options;
+#define TARGET_METADATA
+
+#include "headers.p4"
+
+#define INGRESS_PORT standard_metadata.ingress_port
+#define PARSER_FAILED standard_metadata.parser_error != error.NoError
+#define CHECKSUM_FAILED standard_metadata.checksum_error == 1
+#define HIDES_PORTS false
 
 counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 
@@ -17,6 +36,8 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 
 #define SEND(port) standard_metadata.egress_spec = port
 
+#define SEND_AS_IT_IS(port) SEND(port)
+
 #define PUNT() \
     hdr.packet_in.setValid(); \
     hdr.packet_in.ingress_port = standard_metadata.ingress_port; \
@@ -26,11 +47,47 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 
 #define CUT_FRAME(length) truncate((bit<32>)(length))
 
-#define CRC32(result, ...) hash(result, HashAlgorithm.crc32, 32w0, { __VA_ARGS__ }, 64w0x100000000)
+#define DIRECT_COUNTER(counter) direct_counter(CounterType.packets_and_bytes) counter
+#define COUNT(counter)
+
+#define EXCESS_VARIABLE(excess)
+#define PREPARE_EXCEEDS(excess, value, limit)
+#define EXCEEDS(excess, value, limit) (value) > (limit)
+
+// What hash units compute elsewhere: XORs of slices.
+#define LINEAR(result, expression) result = expression
+#define ROTATE(result, value, left, right) result = value << left | value >> right
+
+action fold(inout bit<32> value) {
+    value = value ^ (value >> 16);
+    value = value ^ (value >> 9);
+    value = value ^ (value >> 5);
+}
+
+#define CRC32_UNIT(unit)
+#define CRC32(result, unit, ...) hash(result, HashAlgorithm.crc32, 32w0, { __VA_ARGS__ }, 64w0x100000000)
 
 // first + hash_value mod count.
 #define PICK_SLOT(slot, hash_value, first, count) \
     hash(slot, HashAlgorithm.identity, first, { hash_value }, count)
+#define FINISH_PICK(slot, hash_value)
+
+// Whether a header says that there is more than the frame, or the tunnel, holds.
+control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    apply {
+        bit<16> total_len = hdr.ipv4.total_len;
+        if (hdr.outer_ipv4.isValid()) {
+            total_len = hdr.outer_ipv4.total_len;
+            if (total_len < 2 * IPV4_LENGTH || hdr.ipv4.total_len > total_len - IPV4_LENGTH) {
+                DROP(DROP_MALFORMED);
+            }
+        }
+        if (hdr.ipv4.total_len < (bit<16>)(hdr.ipv4.ihl ++ 2w0)
+                || standard_metadata.packet_length < (bit<32>)ETHERNET_LENGTH + (bit<32>)total_len) {
+            DROP(DROP_MALFORMED);
+        }
+    }
+}
 
 control HmuxVerifyChecksum(inout headers_t hdr, inout metadata_t meta) {
     apply {

@@ -3,15 +3,16 @@
 #define VIPS_P4
 
 #include "sizes.p4"
-#include "v1model_target.p4"
+#include "target.p4"
 
-control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata_t standard_metadata) {
-    direct_counter(CounterType.packets_and_bytes) host_counter;
-    direct_counter(CounterType.packets_and_bytes) acl_counter;
+control Vips(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    DIRECT_COUNTER(host_counter);
+    DIRECT_COUNTER(acl_counter);
 
     // The flags spare most packets a lookup: only a VIP with ports has entries in the ACL table, only one
     // with pinned flows has entries in that table. A VIP with ports only has no slots here.
     action vip(slot_t first_slot, slot_count_t slot_count, bit<1> has_ports, bit<1> has_pinned_flows) {
+        COUNT(host_counter);
         meta.balance = BALANCE_VIP;
         meta.first_slot = first_slot;
         meta.slot_count = slot_count;
@@ -20,6 +21,7 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
     }
 
     action tip(slot_t first_slot, slot_count_t slot_count) {
+        COUNT(host_counter);
         meta.balance = BALANCE_TIP;
         meta.first_slot = first_slot;
         meta.slot_count = slot_count;
@@ -34,6 +36,7 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
     }
 
     action port_group(slot_t first_slot, slot_count_t slot_count, bit<1> has_pinned_flows) {
+        COUNT(acl_counter);
         meta.first_slot = first_slot;
         meta.slot_count = slot_count;
         meta.has_pinned_flows = has_pinned_flows;
@@ -61,7 +64,7 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
                 DROP(DROP_BAD_QUOTE);
             }
             // Only the first fragment has the ports, and a switch cannot remember where it went.
-            if (hdr.ipv4.more_fragments == 1 || hdr.ipv4.fragment_offset != 0) {
+            if (hdr.ipv4.more_fragments == 1 || hdr.ipv4.fragment_offset != 0 || HIDES_PORTS) {
                 meta.balance = BALANCE_FRAGMENT;
             } else {
                 if (meta.has_ports == 1) {
@@ -71,8 +74,13 @@ control Vips(inout headers_t hdr, inout metadata_t meta, inout standard_metadata
                     DROP(DROP_NO_GROUP);
                 }
             }
-        } else if (meta.balance == BALANCE_TIP && !hdr.outer_ipv4.isValid()) {
-            DROP(DROP_BARE_TIP);
+        } else if (meta.balance == BALANCE_TIP) {
+            if (!hdr.outer_ipv4.isValid()) {
+                DROP(DROP_BARE_TIP);
+            }
+            if (HIDES_PORTS) {
+                DROP(DROP_FRAGMENT);
+            }
         }
     }
 }

@@ -20,9 +20,9 @@ def p4(name: str) -> str:
     return (pipeline.P4_SOURCES / "include" / name).read_text()
 
 
-def p4_constant(name: str) -> int:
-    match = re.search(rf"\b{name}\s*=\s*(\w+);", p4("types.p4"))
-    assert match, f"types.p4 has no constant {name}"
+def p4_constant(name: str, file: str = "types.p4") -> int:
+    match = re.search(rf"\b{name}\s*=\s*(\w+);", p4(file))
+    assert match, f"{file} has no constant {name}"
     return int(match[1], 0)
 
 
@@ -57,6 +57,19 @@ def test_no_compiler_says_so(monkeypatch, capsys):
     assert "p4c-bm2-ss is not on PATH" in capsys.readouterr().err
 
 
+def test_either_target_defines_what_the_controls_use():
+    defined = re.compile(r"^#define (\w+)", re.MULTILINE)
+    v1model = set(defined.findall(p4("v1model_target.p4"))) - {"V1MODEL_TARGET_P4"}
+    tofino = set(defined.findall((pipeline.P4_SOURCES / "tna" / "target.p4").read_text())) - {"TNA_TARGET_P4"}
+    assert tofino == v1model - {"COUNT_DROP", "CUT_FRAME"}, "all but what makes ICMP errors"
+
+
+def test_tofino_gives_every_reason_to_drop_a_packet():
+    verdict = (pipeline.P4_SOURCES / "tna" / "verdict.p4").read_text()
+    given = set(re.findall(r": drop\(DROP_(\w+)\);", verdict))
+    assert given == {reason.name for reason in entries.DropReason}
+
+
 def test_drop_reasons_are_those_of_the_p4_program():
     stated = re.findall(r"DROP_(\w+)\s*= (\d+);", p4("drop_reasons.p4"))
     assert {name: int(number) for name, number in stated} == {
@@ -67,7 +80,7 @@ def test_drop_reasons_are_those_of_the_p4_program():
 
 def test_numbers_are_those_of_the_p4_program():
     assert p4_constant("TIP_SEED") == flow_hash.TIP_SEED
-    assert p4_constant("CPU_PORT") == pipeline.CPU_PORT
+    assert p4_constant("CPU_PORT", "v1model_target.p4") == pipeline.CPU_PORT
 
 
 def test_tables_are_those_of_the_p4_program():

@@ -1,0 +1,137 @@
+// All that is Tofino's own: the twin of v1model_target.p4.
+//
+// Ingress decides, egress carries out. Ingress knows the port, but there every stage counts, so a reason to drop a
+// packet only sets a bit of `bridge`, in any order, and whatever follows goes on as if nothing were. Egress (hmux_tna.p4)
+// takes the first of the reasons, in v1model's order, counts it and drops the packet.
+#ifndef TNA_TARGET_P4
+#define TNA_TARGET_P4
+
+#include "../include/drop_reasons.p4"
+#include "../include/types.p4"
+
+// Device ports: the PCIe port to the CPU, and an internal port, of pipe 0, for what ingress gives no other port.
+#if __TARGET_TOFINO__ == 2
+const port_t CPU_PORT = 0;
+const port_t DROP_PORT = 6;
+#else
+const port_t CPU_PORT = 192;
+const port_t DROP_PORT = 68;
+#endif
+
+#define TARGET_PARAMETERS \
+    in ingress_intrinsic_metadata_t ig_intr_md, \
+    in ingress_intrinsic_metadata_from_parser_t ig_prsr_md, \
+    inout ingress_intrinsic_metadata_for_tm_t ig_tm_md
+#define TARGET ig_intr_md, ig_prsr_md, ig_tm_md
+
+// From ingress to egress, before the frame. A bit for each reason that ingress has to drop the packet.
+header bridge_t {
+    @flexible bit<1>  DROP_NOT_CONFIGURED;
+    @flexible bit<1>  DROP_ETHER_TYPE;
+    @flexible bit<1>  DROP_MALFORMED;
+    @flexible bit<1>  DROP_BAD_CHECKSUM;
+    @flexible bit<1>  DROP_NO_GROUP;
+    @flexible bit<1>  DROP_TUNNELED_VIP;
+    @flexible bit<1>  DROP_BARE_TIP;
+    @flexible bit<1>  DROP_EMPTY_SLOT;
+    @flexible bit<1>  DROP_NO_ROUTE;
+    @flexible bit<1>  DROP_BLACKHOLE;
+    @flexible bit<1>  DROP_NO_NEXTHOP;
+    @flexible bit<1>  DROP_CONGESTION;
+    @flexible bit<1>  DROP_BAD_QUOTE;
+    @flexible bit<1>  DROP_FOREIGN_MAC;
+    @flexible bit<1>  DROP_MARTIAN;
+    @flexible bit<1>  DROP_SPOOFED;
+    @flexible bit<1>  DROP_HOST_TUNNEL;
+    @flexible bit<1>  DROP_NO_PORT;
+    @flexible bit<1>  DROP_FRAGMENT;
+    @flexible bit<1>  is_punted;
+    @flexible bit<1>  is_for_group;
+    @flexible bit<1>  made_outer;
+    @flexible port_t  ingress_port;
+    @flexible bit<16> mtu;
+}
+
+#define TARGET_HEADERS \
+    bridge_t bridge;
+#define TARGET_METADATA \
+    bit<1> is_malformed;          /* The IPv4 header is none. */ \
+    bit<1> has_options; \
+    bool checksum_error;          /* Of the header in `ipv4`, if it has no options. */ \
+    bool outer_checksum_error; \
+    slot_count_t slot_mask;
+
+#include "../include/headers.p4"
+
+#define INGRESS_PORT ig_intr_md.ingress_port
+#define PARSER_FAILED ig_prsr_md.parser_err != 0 || meta.is_malformed == 1
+#define CHECKSUM_FAILED (hdr.outer_ipv4.isValid() && meta.outer_checksum_error) \
+    || (!hdr.outer_ipv4.isValid() && meta.checksum_error)
+
+// The parser does not read past IPv4 options.
+#define HIDES_PORTS meta.has_options == 1
+
+#define DROP(reason) hdr.bridge.reason = 1
+
+#define SEND(port) ig_tm_md.ucast_egress_port = port
+
+// Past egress.
+#define SEND_AS_IT_IS(port) \
+    SEND(port); \
+    ig_tm_md.bypass_egress = 1
+
+#define PUNT() \
+    hdr.bridge.is_punted = 1; \
+    SEND(CPU_PORT); \
+    exit
+
+#define DIRECT_COUNTER(counter) DirectCounter<bit<64>>(CounterType_t.PACKETS_AND_BYTES) counter
+#define COUNT(counter) counter.count()
+
+// Two fields are compared by what their difference leaves.
+#define EXCESS_VARIABLE(excess) bit<16> excess;
+#define PREPARE_EXCEEDS(excess, value, limit) excess = (value) |-| (limit)
+#define EXCEEDS(excess, value, limit) excess != 0
+
+// XORs of slices take one hash unit, however many they are.
+#define LINEAR(result, expression) @in_hash { result = expression; }
+#define ROTATE(result, value, left, right) @in_hash { result = value[right - 1:0] ++ value[31:right]; }
+
+// The three steps of v1model's `fold`, multiplied out.
+action fold(inout bit<32> value) {
+    @in_hash {
+        value = value ^ (5w0 ++ value[31:5]) ^ (9w0 ++ value[31:9]) ^ (14w0 ++ value[31:14]) ^ (16w0 ++ value[31:16])
+            ^ (21w0 ++ value[31:21]) ^ (25w0 ++ value[31:25]) ^ (30w0 ++ value[31:30]);
+    }
+}
+
+#define CRC32_UNIT(unit) Hash<bit<32>>(HashAlgorithm_t.CRC32) unit;
+#define CRC32(result, unit, ...) result = unit.get({ __VA_ARGS__ })
+
+// No division: the control plane gives every group a power of two of slots, so that a mask does what a modulo does.
+#define PICK_SLOT(slot, hash_value, first, count) \
+    slot = first; \
+    meta.slot_mask = count - 1
+#define FINISH_PICK(slot, hash_value) \
+    meta.slot_mask = meta.slot_mask & hash_value[12:0]; \
+    slot = slot + meta.slot_mask[11:0]
+
+// Whether a header says that there is more than the tunnel holds. How long the frame is only egress knows.
+control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
+    bit<16> least;
+    bit<16> excess;
+
+    apply {
+        if (hdr.ipv4.total_len < IPV4_LENGTH) {
+            DROP(DROP_MALFORMED);
+        } else if (hdr.outer_ipv4.isValid()) {
+            least = hdr.ipv4.total_len |+| IPV4_LENGTH;
+            excess = least |-| hdr.outer_ipv4.total_len;
+            if (excess != 0) {
+                DROP(DROP_MALFORMED);
+            }
+        }
+    }
+}
+
+#endif
