@@ -123,8 +123,9 @@ def _short(value: Any) -> str:
 
 
 def _pairs(testbed: Running) -> list[tuple[Dip, Dip]]:
-    """Return pairs of DIPs that are on different servers."""
-    nodes = [node for node in fattree.nodes(testbed.graph, Kind.SERVER) if node.is_dip]
+    """Return pairs of DIPs that are on different servers, none of them behind the switch that dies."""
+    servers = fattree.nodes(testbed.graph, Kind.SERVER)
+    nodes = [node for node in servers if node.is_dip and node.container == 1]
     prefixes = [list(node.prefix) for node in nodes if node.prefix is not None]
     found = [Dip(address=address) for same in zip(*prefixes, strict=True) for address in same]
     return list(zip(found, found[1:] + found[:1], strict=True))
