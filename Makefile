@@ -59,11 +59,12 @@ p4: setup  ## Compile the P4 program, where p4c is on PATH
 page:  ## Build the web page, where Node.js is on PATH
 	@scripts/page
 
-bench: root setup  ## Measure the data plane, the control plane and the assignment
+bench: root setup  ## Measure the data plane, the control plane, the assignment and the controller's size
 	@mkdir -p results/bench
 	@$(SUDO) $(DUET) bench dataplane --out results/bench
 	@$(SUDO) $(DUET) bench control --out results/bench
 	@$(DUET) bench assignment --out results/bench
+	@$(SUDO) $(DUET) bench scale --out results/bench
 
 experiments: root setup  ## The paper's testbed experiments, with plots
 	@mkdir -p results/experiments
