@@ -44,10 +44,10 @@ def registry_of(
 
 
 def _of_jobs(jobs: Iterable[Job]) -> Iterable[Metric]:
-    runs = GaugeMetricFamily("duet_job_runs", "How often a job was done", labels=["job"])
-    failures = GaugeMetricFamily("duet_job_failures", "How often a job failed", labels=["job"])
-    took = GaugeMetricFamily("duet_job_seconds", "How long a job took the last time", labels=["job"])
-    well = GaugeMetricFamily("duet_job_ok", "Whether a job does its work", labels=["job"])
+    runs = GaugeMetricFamily("duet_job_runs", "How often a job was done", labels=["task"])
+    failures = GaugeMetricFamily("duet_job_failures", "How often a job failed", labels=["task"])
+    took = GaugeMetricFamily("duet_job_seconds", "How long a job took the last time", labels=["task"])
+    well = GaugeMetricFamily("duet_job_ok", "Whether a job does its work", labels=["task"])
     for job in jobs:
         runs.add_metric([job.name], job.runs)
         failures.add_metric([job.name], job.failures)

@@ -57,7 +57,7 @@ async def _serve(session: Session, rights: Rights, port: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "web.sock"
         listener = gateway.bind(port)
-        async with gateway.running(listener, sessions, session.socket, local):
+        async with gateway.running(listener, sessions, [session.socket], local):
             click.echo(await new_address(local, rights))
             click.echo("serving the page until Ctrl-C", err=True)
             sys.stdout.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -82,13 +82,15 @@ class Session(Model):
 async def running(
     listener: socket.socket,
     sessions: Sessions,
-    upstream: Path,
+    upstreams: Sequence[Path],
     local: Path,
     *,
     testbed: str | None = None,
     routers: Iterable[APIRouter] = (),
 ) -> AsyncIterator[str]:
-    """Run a gateway on a bound `listener` to the controller's socket `upstream`; yields its URL.
+    """Run a gateway on a bound `listener` to the controllers' sockets `upstreams`; yields its URL.
+
+    Any controller of a cluster will do, as all pass on to the leader what they cannot answer.
 
     On the Unix socket `local` it gives out addresses. `routers` are served besides the controller, for a
     browser with the same rights. `testbed` names the testbed, if any.
@@ -96,19 +98,13 @@ async def running(
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}"
     async with AsyncExitStack() as stack:
-        client = httpx.AsyncClient(
-            base_url="http://controller",
-            transport=httpx.AsyncHTTPTransport(uds=str(upstream)),
-            timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            trust_env=False,
-        )
-        await stack.enter_async_context(client)
+        clients = [await stack.enter_async_context(_client(path)) for path in upstreams]
         app = create_app("DUET page", access=None, bodies=BODIES)
         add_page(app)
         for router in routers:
             app.include_router(router)
         guard = Guard(app, sessions, port, testbed)
-        _add_forwarding(app, client, guard)
+        _add_forwarding(app, clients, guard)
         desk = create_app("DUET page: addresses", access=None)
 
         @desk.post("/v1/addresses")
@@ -119,6 +115,15 @@ async def running(
         await stack.enter_async_context(serve_local(desk, local))
         await stack.enter_async_context(serve_on(guard, listener, url))
         yield url
+
+
+def _client(path: Path) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url="http://controller",
+        transport=httpx.AsyncHTTPTransport(uds=str(path)),
+        timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
+        trust_env=False,
+    )
 
 
 class Guard:
@@ -182,7 +187,7 @@ def _cookie(header: str, name: str) -> str | None:
     return morsel.value if morsel else None
 
 
-def _add_forwarding(app: FastAPI, client: httpx.AsyncClient, guard: Guard) -> None:
+def _add_forwarding(app: FastAPI, clients: Sequence[httpx.AsyncClient], guard: Guard) -> None:
     @app.get("/session", include_in_schema=False)
     async def session(request: Request) -> Session:
         """Say what the browser may do."""
@@ -192,14 +197,8 @@ def _add_forwarding(app: FastAPI, client: httpx.AsyncClient, guard: Guard) -> No
     @app.api_route("/metrics", methods=["GET"], include_in_schema=False)
     async def forward(request: Request) -> Response:
         """Pass a request on to the controller, and its answer back as it comes."""
-        sent = client.build_request(
-            request.method,
-            httpx.URL(path=request.url.path, query=request.url.query.encode()),
-            headers=_passed(request.headers),
-            content=await request.body(),
-        )
         try:
-            reply = await client.send(sent, stream=True)
+            reply = await _ask(clients, request)
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
             return _refused(502, f"the controller does not answer: {why}", "controller-away")
@@ -216,6 +215,25 @@ def _add_forwarding(app: FastAPI, client: httpx.AsyncClient, guard: Guard) -> No
                 await reply.aclose()
 
         return StreamingResponse(content(), reply.status_code, _passed(reply.headers))
+
+
+async def _ask(clients: Sequence[httpx.AsyncClient], request: Request) -> httpx.Response:
+    """Ask the first controller that takes the request. Raises `httpx.TransportError` of the last."""
+    content = await request.body()
+    for client in clients:
+        sent = client.build_request(
+            request.method,
+            httpx.URL(path=request.url.path, query=request.url.query.encode()),
+            headers=_passed(request.headers),
+            content=content,
+        )
+        try:
+            return await client.send(sent, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            # Nothing was sent yet, so another may be asked.
+            if client is clients[-1]:
+                raise
+    raise httpx.ConnectError("there is no controller")
 
 
 def _passed(headers: Mapping[str, str]) -> dict[str, str]:

@@ -438,7 +438,7 @@ def controller_with_many(path: Path) -> Iterator[str]:
         socket = path / "controller.sock"
         async with (
             serve_local(app, socket),
-            gateway.running(gateway.bind(0), Sessions(b"key"), socket, path / "web.sock"),
+            gateway.running(gateway.bind(0), Sessions(b"key"), [socket], path / "web.sock"),
         ):
             address.append(await new_address(path / "web.sock", Rights.OPERATOR))
             ready.set()

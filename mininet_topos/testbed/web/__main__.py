@@ -13,7 +13,7 @@ from duet_p4 import log
 from duet_p4.signals import told_to_end
 from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder
-from mininet_topos.testbed.nodes import CONTROLLER
+from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.web.service import router
 
@@ -34,7 +34,7 @@ async def _serve(folder: Folder, listener: socket.socket) -> None:
     async with gateway.running(
         listener,
         Sessions.kept(state / "key"),
-        folder.controller_socket(CONTROLLER),
+        [folder.controller_socket(name) for name in controller_names(plan.controllers)],
         folder.web_socket,
         testbed=folder.name,
         routers=[router(folder, fattree.fattree(plan.size), plan)],

@@ -521,6 +521,6 @@ def test_it_is_said_why_a_vip_is_where_it_is(tmp_path: Path) -> None:
         assert status.waiting == {VIP: "agg1"} and status.vips == 1
         async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
             metrics = (await client.get("/metrics")).text
-        assert 'duet_job_ok{job="reconcile"} 1.0' in metrics and "duet_queue_depth" in metrics
+        assert 'duet_job_ok{task="reconcile"} 1.0' in metrics and "duet_queue_depth" in metrics
 
     run(tmp_path, scenario)

@@ -48,7 +48,9 @@ async def gated(path: Path) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
     local = path / "web.sock"
     async with (
         serve_local(controller(), path / "controller.sock"),
-        gateway.running(gateway.bind(0), Sessions(b"key"), path / "controller.sock", local) as url,
+        gateway.running(
+            gateway.bind(0), Sessions(b"key"), [path / "gone.sock", path / "controller.sock"], local
+        ) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as browser,
     ):
         yield url, browser
@@ -152,7 +154,7 @@ def test_events_come_as_they_happen(tmp_path: Path) -> None:
 def test_a_controller_that_is_away_is_said_in_words(tmp_path: Path) -> None:
     async def main() -> None:
         local = tmp_path / "web.sock"
-        running = gateway.running(gateway.bind(0), Sessions(b"key"), tmp_path / "none", local)
+        running = gateway.running(gateway.bind(0), Sessions(b"key"), [tmp_path / "none"], local)
         async with running as url, httpx.AsyncClient(base_url=url, trust_env=False) as browser:
             await enter(tmp_path, browser)
             assert (await browser.get("/")).status_code == 200
