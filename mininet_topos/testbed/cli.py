@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +32,7 @@ from mininet_topos.testbed.protocol import Progress, Request, ask
 Arguments = ParamSpec("Arguments")
 
 _WIDTH = 120
+_PAGE_S, _PAGE_POLL_S = 30.0, 0.1
 _RECENT_S = 300.0
 """How long `status` tells of a process that has ended by itself and was started again."""
 
@@ -426,6 +428,9 @@ def _up(
 
         lifecycle.launch(folder, plan, tell)
         launched()
+        if plan.page:
+            # It shows how all that follows comes alive.
+            threading.Thread(target=_page_early, args=(folder,), daemon=True).start()
         try:
             asyncio.run(operate(folder, plan, stated, tell))
         except TestbedError as error:
@@ -459,6 +464,22 @@ def _verdicts(folder: Folder) -> Sequence[Any]:
 
     graph = fattree.fattree(Plan.load(folder).size)
     return checks.run(folder, graph, ask(folder, Request(do="status")))
+
+
+def _page_early(folder: Folder) -> None:
+    """Print where the page is as soon as it is served."""
+    from controller.web.addresses import new_address
+    from controller.web.sessions import Rights
+    from duet_p4.rest.client import RestError
+
+    until = time.monotonic() + _PAGE_S
+    while time.monotonic() < until:
+        with suppress(RestError):
+            notes.print(
+                f"page: {asyncio.run(new_address(folder.web_socket, Rights.OPERATOR))}", soft_wrap=True
+            )
+            return
+        time.sleep(_PAGE_POLL_S)
 
 
 def _page(folder: Folder) -> None:
