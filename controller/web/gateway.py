@@ -25,13 +25,16 @@ from controller.access import BODIES
 from controller.web import DEFAULT_PORT
 from controller.web.page import HEADERS, add_page
 from controller.web.sessions import Rights, Sessions
-from duet_p4.api.problems import ProblemError
+from duet_p4.api.problems import ForbiddenError, ProblemError
 from duet_p4.model import Model
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
 from duet_p4.rest.server import serve_local, serve_on
 
 HOST = "127.0.0.1"
+
+RIGHTS = "duet.rights"
+"""Where a request's scope has what its browser may do."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOP_BY_HOP = frozenset(
@@ -126,6 +129,12 @@ def _client(path: Path) -> httpx.AsyncClient:
     )
 
 
+def require_operator(request: Request) -> None:
+    """Raise ForbiddenError for a browser that may only look, where a GET is more than looking."""
+    if request.scope.get(RIGHTS) is not Rights.OPERATOR:
+        raise ForbiddenError(f"{request.url.path} is for an operator: this browser may only look")
+
+
 class Guard:
     """Lets only browsers in that were given an address, and writes only of the page itself."""
 
@@ -156,7 +165,7 @@ class Guard:
             if scope["path"] == "/":
                 return HTMLResponse(_LOCKED_OUT, 401, HEADERS)
             return _refused(401, "the browser has no session: open an address of `duet web`", "no-session")
-        scope["duet.rights"] = rights
+        scope[RIGHTS] = rights
         if scope["method"] not in _READS:
             if origin is not None and origin.removeprefix("http://") != host:
                 return _refused(403, f"a page of {origin} may not write here", "foreign-origin")
@@ -191,7 +200,7 @@ def _add_forwarding(app: FastAPI, clients: Sequence[httpx.AsyncClient], guard: G
     @app.get("/session", include_in_schema=False)
     async def session(request: Request) -> Session:
         """Say what the browser may do."""
-        return Session(rights=request.scope["duet.rights"], testbed=guard.testbed)
+        return Session(rights=request.scope[RIGHTS], testbed=guard.testbed)
 
     @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     @app.api_route("/metrics", methods=["GET"], include_in_schema=False)

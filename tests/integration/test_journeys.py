@@ -390,6 +390,9 @@ def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, or
             ' body: \'{"what": "tor1"}\'}).then((reply) => reply.status)'
         )
         assert status == 403
+        paths = ["/testbed/v1/nodes/client1/capture?port=eth1", "/testbed/v1/shells/1/output"]
+        for path in paths:
+            assert page.evaluate("(path) => fetch(path).then((reply) => reply.status)", path) == 403
         assert ask(testbed, Request(do="status")).failed == ()
 
 

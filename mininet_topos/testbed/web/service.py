@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Annotated, TypeVar
 
 import networkx as nx
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from controller.web.gateway import require_operator
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
 from duet_p4.model import Model
 from mininet_topos import fattree
@@ -133,7 +134,7 @@ def router(folder: Folder, graph: nx.Graph, plan: Plan) -> APIRouter:
         files = sorted(folder.logs.glob(f"{known(node)}.*.log")) + sorted(folder.state(node).glob("*.log"))
         return [Log(name=file.name, lines=tail(file, lines)) for file in files]
 
-    @api.get("/nodes/{node}/capture")
+    @api.get("/nodes/{node}/capture", dependencies=[Depends(require_operator)])
     async def capture(
         node: Node,
         port: Annotated[str, Query(pattern=r"^[a-z0-9-]{1,32}$")],
@@ -167,7 +168,11 @@ def router(folder: Folder, graph: nx.Graph, plan: Plan) -> APIRouter:
         command = ["nsenter", f"--net={folder.namespace(node)}", "--", "bash", "--noprofile", "--norc"]
         return Opened(shell=await _or_refuse(lambda: shells.open(node, command, environment)))
 
-    @api.get("/shells/{number}/output", response_class=StreamingResponse)
+    @api.get(
+        "/shells/{number}/output",
+        response_class=StreamingResponse,
+        dependencies=[Depends(require_operator)],
+    )
     async def follow_shell(number: int) -> StreamingResponse:
         """Follow what a shell prints, as server-sent events: base64 of the terminal's bytes."""
         shell = await _or_refuse(lambda: shells.get(number))

@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { said, stream } from "../lib/api";
 import { byName } from "../lib/format";
+import { mayWrite } from "../lib/store";
 import { Field } from "./parts";
 
 const KEPT = 2000;
@@ -69,13 +70,15 @@ export function Capture({ node, ports }: { node: string; ports: Record<string, s
             Stop
           </button>
         ) : (
-          <button type="button" class="primary" onClick={() => void run()}>
+          <button type="button" class="primary" disabled={!mayWrite()} onClick={() => void run()}>
             Show packets
           </button>
         )}
-        <a class="button" href={path} download={`${node}-${port}.pcap`}>
-          Download pcap
-        </a>
+        {mayWrite() && (
+          <a class="button" href={path} download={`${node}-${port}.pcap`}>
+            Download pcap
+          </a>
+        )}
       </div>
       <p class="hint">Both ways, also what XDP forwards. The file comes after {seconds} s of capture.</p>
       {state && (
