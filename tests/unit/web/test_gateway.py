@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
@@ -43,14 +43,24 @@ def controller() -> FastAPI:
     return app
 
 
+def shells() -> APIRouter:
+    """What is served beside the controller, and is more than looking."""
+    api = APIRouter()
+
+    @api.get("/testbed/v1/output", dependencies=[Depends(gateway.require_operator)])
+    async def output() -> str:
+        return "secret"
+
+    return api
+
+
 @asynccontextmanager
 async def gated(path: Path) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
     local = path / "web.sock"
+    upstreams = [path / "gone.sock", path / "controller.sock"]
     async with (
         serve_local(controller(), path / "controller.sock"),
-        gateway.running(
-            gateway.bind(0), Sessions(b"key"), [path / "gone.sock", path / "controller.sock"], local
-        ) as url,
+        gateway.running(gateway.bind(0), Sessions(b"key"), upstreams, local, routers=[shells()]) as url,
         httpx.AsyncClient(base_url=url, trust_env=False) as browser,
     ):
         yield url, browser
@@ -122,6 +132,9 @@ def test_a_reader_looks_and_changes_nothing(tmp_path: Path) -> None:
         refused = await browser.post("/v1/echo/x")
         assert refused.status_code == 403
         assert "only look" in refused.json()["detail"]
+        assert (await browser.get("/testbed/v1/output")).status_code == 403
+        await enter(tmp_path, browser, Rights.OPERATOR)
+        assert (await browser.get("/testbed/v1/output")).json() == "secret"
 
     run(tmp_path, scenario)
 
