@@ -200,7 +200,7 @@ class TestSupervisor:
 class TestWiring:
     @pytest.fixture
     def network(self, folder: Folder, namespace: Path) -> Iterator[Network]:
-        wiring.prepare_root(namespace)
+        wiring.prepare_root(namespace, 1)
         network = Network(fattree.fattree(SMALL), folder, create=True)
         yield network
         network.close()
@@ -265,7 +265,7 @@ class TestWiring:
 class TestCapture:
     @pytest.fixture
     def link(self, folder: Folder, namespace: Path) -> tuple[capture.End, capture.End]:
-        wiring.prepare_root(namespace)
+        wiring.prepare_root(namespace, 1)
         graph = fattree.fattree(SMALL)
         Network(graph, folder, create=True).close()
         return capture.ends(folder, graph, "tor1", "agg1")
