@@ -67,6 +67,8 @@ def _cpu(ground: Ground, packets: Sequence[Packet], **ethernet: str) -> Outcome:
     frames = [ground.frame(client.name, packet, **ethernet) for packet in packets]
     rate = _flood(ground, client.name, frames, _SHORT_S if ground.small else _LONG_S)
     after, now = ground.operate(look)
+    if after != sessions:
+        after, now = ground.operate(look)  # one that has ended has another beginning for good
     risen = {
         kind: (now[kind][0] - counts[kind][0], now[kind][1] - counts[kind][1])
         for kind in now
