@@ -15,6 +15,7 @@ from duet_p4.bpf.objects import (
     create_map,
 )
 from duet_p4.bpf.pins import Pins
+from duet_p4.bpf.ring import RingBuffer
 
 __all__ = [
     "ANY",
@@ -28,6 +29,7 @@ __all__ = [
     "Object",
     "Pins",
     "Program",
+    "RingBuffer",
     "TestRun",
     "attach_tc",
     "attach_xdp",

@@ -327,6 +327,7 @@ class Object(Closable):
             )
         self._loaded = False
         self._bss: mmap.mmap | None = None
+        self._variables: dict[str, dict[str, tuple[int, int]]] = {}
 
     def load(
         self,
@@ -450,23 +451,33 @@ class Object(Closable):
             handle = self._library.bpf_object__next_map(self._handle, handle)
         raise BpfError(f"{self.path.name} has no global variables in {section}")
 
-    def _variable(self, section: str, name: str) -> tuple[int, int]:
-        """Return the address of a global variable in this process, and its size."""
+    def variables(self, section: str) -> dict[str, tuple[int, int]]:
+        """Return offset and size of every global variable in a section; empty where there is none."""
+        if section in self._variables:
+            return self._variables[section]
         library = self._library
         btf = library.bpf_object__btf(self._handle)
         index = library.btf__find_by_name_kind(btf, section.encode(), _DATASEC)
         if index < 0:
-            raise BpfError(f"{self.path.name} has no global variable {name}")
-        size = c.c_size_t()
-        start = library.bpf_map__initial_value(self._section_map(section), c.byref(size))
+            return {}
         at = library.btf__type_by_id(btf, index)
         _, info, _ = struct.unpack("=III", c.string_at(at, 12))
+        found = {}
         for number in range(info & 0xFFFF):
             kind, offset, room = struct.unpack("=III", c.string_at(at + 12 + 12 * number, 12))
             (name_offset,) = struct.unpack("=I", c.string_at(library.btf__type_by_id(btf, kind), 4))
-            if library.btf__name_by_offset(btf, name_offset).decode() == name:
-                return int(start) + offset, room
-        raise BpfError(f"{self.path.name} has no global variable {name}")
+            found[library.btf__name_by_offset(btf, name_offset).decode()] = (offset, room)
+        self._variables[section] = found
+        return found
+
+    def _variable(self, section: str, name: str) -> tuple[int, int]:
+        """Return the address of a global variable in this process, and its size."""
+        variables = self.variables(section)
+        if name not in variables:
+            raise BpfError(f"{self.path.name} has no global variable {name}")
+        offset, room = variables[name]
+        start = self._library.bpf_map__initial_value(self._section_map(section), c.byref(c.c_size_t()))
+        return int(start) + offset, room
 
     def _set_rodata(self, name: str, value: bytes) -> None:
         address, room = self._variable(".rodata", name)

@@ -39,6 +39,7 @@ from duet_p4.xdp_switch.digests import Digests
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.replication import Clones, InnerPorts, Multicast, Replicas
 from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
+from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
 
 INCLUDE = Path(__file__).parent / "include"
@@ -67,10 +68,11 @@ class XdpPipeline:
         One that `replays` is for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a
         frame may then have fewer than the 14 that the kernel wants.
         """
-        sizes = {table.preamble.name: table.size for table in info.tables}
-        self.compiled = compile_program(config, bpf.possible_cpus(), padding, sizes, _default_only(info))
-        self._replays = replays
+        self._config = config
         self._padding = padding
+        self._info = info
+        self.compiled = self._compile()
+        self._replays = replays
         self._widths = fit.check(info, self.compiled.program)
         self._shared = shared
         self._detours: Detours | None = None
@@ -136,6 +138,24 @@ class XdpPipeline:
             )
             for name, value_set in compiled.program.value_sets.items()
         }
+
+    def _compile(self, traced: bool = False) -> Compiled:
+        sizes = {table.preamble.name: table.size for table in self._info.tables}
+        only = _default_only(self._info)
+        return compile_program(self._config, bpf.possible_cpus(), self._padding, sizes, only, traced)
+
+    def instrument(self) -> Tracer:
+        """Return the instrumented variant of this program, which runs on its tables; not yet in place of it.
+
+        Raises UnsupportedError where the program is one that cannot be traced.
+        """
+        compiled = self._compile(traced=True)
+        rodata = {"replays": b"\1"} if self._replays else None
+        return Tracer(compiled, build(compiled), self._object, rodata, self.entry_of)
+
+    def entry_of(self, table: str, handle: int) -> tuple[MatchValues, int] | None:
+        """Return key and priority of the entry that has a handle now, None where there is none."""
+        return self._tables[table].entry_of(handle)
 
     @property
     def loaded(self) -> bpf.Object:
@@ -263,11 +283,13 @@ class XdpPipeline:
         """Remove a group."""
         self._profiles[profile].delete_group(handle)
 
-    def replay(self, frame: bytes, ingress_port: int) -> list[tuple[int, bytes]]:
+    def replay(
+        self, frame: bytes, ingress_port: int, tracer: Tracer | None = None
+    ) -> list[tuple[int, bytes]]:
         """Run one frame through the tables as they are and return what would leave, as (port, frame).
 
         For tests, on a pipeline that `replays`: nothing is sent, but counters and registers change as for a
-        packet from outside.
+        packet from outside. With a `tracer`, it is the instrumented variant that runs.
         """
         if not self._replays:
             raise ValueError("this pipeline sends its packets: make one that replays")
@@ -277,7 +299,8 @@ class XdpPipeline:
         pending = deque([("pipeline", frame + bytes(self._padding))])
         while pending:
             name, data = pending.popleft()
-            result = self._object.program(name).test_run(data)
+            program = self._object.program(name) if tracer is None else tracer.program
+            result = program.test_run(data)
             if result.retval >= SPREAD:
                 pending.append(("again", result.data_out))
                 if result.retval > SPREAD:
@@ -403,6 +426,10 @@ class _Unreached:
         """Return what words become others: no packet reads any."""
         return {}
 
+    def entry_of(self, handle: int) -> Key | None:
+        """Return None: no packet hits an entry."""
+        return None
+
     def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
         """Return how long ago entries were inserted: no packet hits them."""
         now = time.monotonic_ns()
@@ -516,6 +543,10 @@ class _Table:
             raise ValueError(f"table {self._table.name} has no idle timeout")
         now = time.monotonic_ns()
         return [max(now - self._hits[self._handles[key]], 0) / 1e9 for key in keys]
+
+    def entry_of(self, handle: int) -> Key | None:
+        """Return key and priority of the entry that has a handle now."""
+        return next((key for key, known in self._handles.items() if known == handle), None)
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):

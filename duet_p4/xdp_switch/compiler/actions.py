@@ -64,6 +64,7 @@ class Actions(HeaderPrimitives):
         yield f"static __always_inline bool {self.name(action)}(struct scratch *s{arguments})"
         yield "{"
         yield from indent(self._layout.variables(action.primitives))
+        yield from indent(self._layout.tracing.action(action, [value.code for value in parameters]))
         if self.exits(action):
             yield "    bool exiting = false;"
         locked = self.locked(action)
@@ -252,6 +253,7 @@ class Actions(HeaderPrimitives):
         yield f"static __always_inline bool {name}(struct scratch *s{arguments})"
         yield "{"
         yield f"    struct frame_of_{name} frame = {{ .s = s }};"
+        yield from indent(self._layout.tracing.action(action, [value.code for value in parameters]))
         for value in parameters:
             yield f"    frame.{value.code} = {value.code};"
         yield f"    bpf_loop({MAX_STEPS}, steps_of_{name}, &frame, 0);"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.names import Names
+from duet_p4.xdp_switch.compiler.tracing import Tracing
 
 _VALID_BITS = 64
 _ALIGNED = "__attribute__((aligned(8)))"
@@ -73,11 +74,17 @@ class Layout:
     """The fields of each header that the program writes, other than by extracting it."""
     more: list[str] = field(default_factory=list)
     """Members of `struct scratch` that other parts of the compiler want; they start as zero."""
+    traced: bool = False
+    """Whether this is the instrumented variant of the program."""
+    tracing: Tracing = field(init=False)
+    """Its hooks."""
     _slots: dict[ir.FieldRef, Slot] = field(default_factory=dict)
     _wide: dict[ir.FieldRef, Bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._find_written()
+        self.tracing = Tracing(self.program, self.traced)
+        self.more += self.tracing.members()
         for header in self.program.headers.values():
             if not header.metadata:
                 continue

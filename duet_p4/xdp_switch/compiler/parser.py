@@ -143,6 +143,7 @@ class Parser:
         self._current = copy
         yield f"{self._label(copy)}: /* {state.name}, {state.source} */"
         yield "{"
+        yield from indent(self._layout.tracing.state(state.name))
         cursor = Cursor(copy.offset)
         if copy.offset is None:
             yield from indent(cursor.declare("s->offset"))

@@ -21,7 +21,9 @@ from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.compiler.replication import Replication
 from duet_p4.xdp_switch.compiler.shapes import Shape, common_shapes
 from duet_p4.xdp_switch.compiler.tables import GotoMaker, Tables
+from duet_p4.xdp_switch.compiler.tracing import checks, offsets
 from duet_p4.xdp_switch.compiler.uses import fields_read
+from duet_p4.xdp_switch.dataplane import UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Compiled:
     digests: bool
     value_sets: frozenset[str]
     """The value sets that parser states select on."""
+    layout: Layout
+    """Where headers and metadata lie while a packet is processed."""
 
 
 def compile_program(
@@ -48,19 +52,21 @@ def compile_program(
     padding: int = 0,
     sizes: Mapping[str, int] | None = None,
     default_only: Mapping[str, Collection[str]] | None = None,
+    traced: bool = False,
 ) -> Compiled:
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
     With `padding`, for test runs only, so many bytes behind each packet are none of it. `sizes` are those of
     the P4Info: of a table that the program gives entries, p4c's JSON counts just these. `default_only` are by
-    table the actions that no entry may run, which only the P4Info tells, too.
+    table the actions that no entry may run, which only the P4Info tells, too. `traced` makes the instrumented
+    variant, which runs on the very tables of the program.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
     program = read(config)
     check(program)
-    return _compile(_with_sizes(program, sizes or {}), cpus, padding, default_only or {})
+    return _compile(_with_sizes(program, sizes or {}), cpus, padding, default_only or {}, traced)
 
 
 def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
@@ -75,10 +81,10 @@ def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
 
 
 def _compile(
-    program: ir.Program, cpus: int, padding: int, default_only: Mapping[str, Collection[str]]
+    program: ir.Program, cpus: int, padding: int, default_only: Mapping[str, Collection[str]], traced: bool
 ) -> Compiled:
     program = optimize(program)
-    layout = _layout(program)
+    layout = _traced_layout(program) if traced else _layout(program)
     calculations = Calculations(layout)
     replication = Replication(layout)
     actions = Actions(layout, calculations, replication)
@@ -97,7 +103,22 @@ def _compile(
         value_sets=frozenset(
             t.value_set for state in program.parser.values() for t in state.transitions if t.value_set
         ),
+        layout=layout,
     )
+
+
+def _traced_layout(program: ir.Program) -> Layout:
+    """Return a layout in which all metadata lies in memory, to be looked at."""
+    every = {
+        ir.FieldRef(header.name, name)
+        for header in program.headers.values()
+        if header.metadata
+        for name in header.type.fields
+    }
+    layout = Layout(program, every, traced=True)
+    if Replication(layout).active:
+        raise UnsupportedError("a program that clones, multicasts, resubmits or recirculates is not traced")
+    return layout
 
 
 _SET_FIRST = ("ingress_port", "packet_length", "parser_error", "ingress_global_timestamp")
@@ -150,9 +171,13 @@ class _Generator:
         yield f"#define PADDING {self._padding} /* bytes behind a packet that are none of it, in test runs */"
         yield '#include "runtime.h"'
         yield ""
-        yield from self._layout.declarations()
+        declared = list(self._layout.declarations())
+        yield from declared
+        if self._layout.tracing.active:
+            yield from checks(*offsets(declared))
         yield ""
         yield '#include "packet.h"'
+        yield from self._layout.tracing.include()
         if self._calculations.streams:
             yield '#include "stream.h"'
         yield ""
@@ -258,7 +283,9 @@ class _Generator:
                 expressions = Expressions(self._layout, conditional.source)
                 shown = conditional.source.fragment.replace("*/", "* /")
                 yield f"{goto.label(node)}: /* if ({shown}), {conditional.source} */"
-                yield f"    if ({expressions.condition(conditional.condition)})"
+                condition = expressions.condition(conditional.condition)
+                yield from indent(self._layout.tracing.branch(pipeline.name, node, condition))
+                yield f"    if ({condition})"
                 yield f"        {goto(conditional.if_true)}"
                 yield f"    {goto(conditional.if_false)}"
         yield ""
@@ -393,6 +420,7 @@ class _Generator:
         yield "    struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);"
         yield "    if (!s)"
         yield "        return XDP_ABORTED;"
+        yield from indent(self._layout.tracing.entered())
         yield "    __u32 ingress_port;"
         yield "    if (!find_port(ctx, &ingress_port))"
         yield "        return drop(DROP_PORT_UNKNOWN);"
@@ -401,8 +429,10 @@ class _Generator:
         yield from indent(self._set("ingress_port", "ingress_port"))
         yield from indent(self._set("packet_length", "s->received"))
         yield from indent(self._set("ingress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
+        yield from indent(self._layout.tracing.start())
         yield "    parse(ctx, s);"
         yield "    BARRIER();"
+        yield from indent(self._layout.tracing.parsed())
         yield from indent(self._parsed())
         if self._replication.active:
             yield "    return run(ctx, s, INGRESS, false);"
@@ -434,6 +464,7 @@ class _Generator:
         """Yield C for ingress and what follows on it, but for unicast."""
         yield "ingress(s);"
         yield "BARRIER();"
+        yield from self._layout.tracing.done(0)
         yield from self._assertion()
         yield from self.digests.after_ingress()
         yield from self._replication.after_ingress(DROP_PORT)
@@ -451,6 +482,7 @@ class _Generator:
         yield from self._set("egress_global_timestamp", "bpf_ktime_get_ns() / 1000")
         yield "egress(s);"
         yield "BARRIER();"
+        yield from self._layout.tracing.done(1)
         yield from self._assertion()
         yield from self._replication.after_egress(DROP_PORT)
 

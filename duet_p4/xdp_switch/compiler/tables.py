@@ -133,6 +133,7 @@ class Tables:
         yield f"{label}: /* table {table.name}, {table.source} */"
         yield "{"
         if t.strategy is Strategy.NONE and table.default_const:
+            yield from indent(self._layout.tracing.table(table.name))
             yield from indent(self._fixed_default(t, goto))
         else:
             yield from indent(self._run(t, goto))
@@ -181,6 +182,7 @@ class Tables:
         else:
             yield f"struct entry_{symbol} *entry = lookup_{symbol}(s);"
         yield "bool hit = entry != 0;"
+        yield from self._layout.tracing.table(table.name, handle)
         if table.default_const:
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))

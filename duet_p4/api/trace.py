@@ -1,0 +1,123 @@
+"""What a device tells of a packet that somebody wanted to see on its way.
+
+Numbers are hexadecimal, as wide as their fields: JSON's own would lose bits of wide ones.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Literal
+
+from pydantic import Field
+
+from duet_p4.model import Model
+
+MAX_PACKETS = 64
+"""Packets that one trace may follow on one device."""
+MAX_SECONDS = 60.0
+"""How long one trace may last."""
+
+
+class TraceFlow(Model):
+    """The flow whose packets are wanted, there and back, bare or in a tunnel; None is any.
+
+    An ICMP echo's identifier stands for both its ports.
+    """
+
+    source: IPv4Address | None = None
+    destination: IPv4Address | None = None
+    protocol: int | None = Field(default=None, ge=1, le=255)
+    source_port: int | None = Field(default=None, ge=1, le=65535)
+    destination_port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class TraceRequest(Model):
+    """A trace: which packets, how many, for how long."""
+
+    flow: TraceFlow
+    packets: int = Field(default=8, ge=1, le=MAX_PACKETS)
+    seconds: float = Field(default=5.0, gt=0, le=MAX_SECONDS)
+
+
+class Line(Model):
+    """A line of P4."""
+
+    file: str
+    line: int
+    text: str = ""
+
+
+class Matched(Model):
+    """A field of a table's key: what the packet had, and what the entry wants (None without one)."""
+
+    field: str
+    kind: str
+    value: str
+    wanted: str | None = None
+
+
+class Value(Model):
+    """A field, or an argument, and its value."""
+
+    name: str
+    value: str
+    width: int
+
+
+class Changed(Model):
+    """A field that a step changed: None where its header is not there before, or afterwards."""
+
+    field: str
+    before: str | None
+    after: str | None
+    width: int
+
+
+class Step(Model):
+    """What happened to a packet: a parser state, a condition, a table, the end of a pipeline, its verdict."""
+
+    kind: Literal["state", "parsed", "branch", "table", "done", "drop", "sent"]
+    name: str
+    line: Line | None = None
+    taken: bool | None = None
+    """Of a branch."""
+    key: tuple[Matched, ...] = ()
+    hit: bool | None = None
+    priority: int | None = None
+    action: str | None = None
+    action_line: Line | None = None
+    arguments: tuple[Value, ...] = ()
+    counters: tuple[str, ...] = ()
+    """Counters that count the packet here, as `name[index]`."""
+    changes: tuple[Changed, ...] = ()
+
+
+class PacketTrace(Model):
+    """One packet in one device: how it came, what happened, how it left."""
+
+    device: str = ""
+    kind: Literal["switch", "smux", "server"] = "switch"
+    began_ns: int
+    """The machine's monotonic clock, the same on all its nodes."""
+    ended_ns: int
+    ingress: str
+    frame: str
+    """The first bytes that came in, in hexadecimal."""
+    length: int
+    headers_in: tuple[Value, ...] = ()
+    headers_out: tuple[Value, ...] = ()
+    steps: tuple[Step, ...] = ()
+    verdict: str
+    """How it left: `sent`, `dropped`, or what else a device does with packets."""
+    egress: str | None = None
+    frame_out: str | None = None
+    reason: str | None = None
+    """Why it was dropped, with the counter that has counted it."""
+
+
+class Traced(Model):
+    """What a trace has seen until now; `lost` records had no room, so a packet may lack steps."""
+
+    packets: tuple[PacketTrace, ...]
+    lost: int = 0
+    ended: bool
