@@ -6,7 +6,7 @@ Numbers are hexadecimal, as wide as their fields: JSON's own would lose bits of 
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -121,3 +121,22 @@ class Traced(Model):
     packets: tuple[PacketTrace, ...]
     lost: int = 0
     ended: bool
+
+
+class TraceBegun(Model):
+    """A trace that follows packets from now on."""
+
+    id: str
+
+
+class TraceService(Protocol):
+    """What a device that can trace offers."""
+
+    async def begin(self, request: TraceRequest) -> TraceBegun:
+        """Follow packets. Raises ConflictError while another trace goes on, UnavailableError where it cannot."""
+
+    def seen(self, trace: str) -> Traced:
+        """Return what a trace has seen. Raises UnknownError."""
+
+    async def end(self, trace: str) -> Traced:
+        """End a trace, and return what it has seen. Raises UnknownError."""

@@ -33,6 +33,7 @@ from duet_p4.api.mux import (
 from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import MEDIA_TYPE, Problem
 from duet_p4.api.service import Health, Whoami
+from duet_p4.api.trace import TraceBegun, Traced, TraceRequest
 from duet_p4.identity import Credentials, Identity, Role
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.access import As
@@ -236,6 +237,14 @@ class RestClient:
 
 class MuxClient(RestClient):
     """Calls a switch agent or an SMux agent."""
+
+    async def begin_trace(self, request: TraceRequest) -> TraceBegun:
+        """Follow the next packets of a flow; returns once they are followed."""
+        return await self.call("POST", "/v1/traces", TraceBegun, body=request, timeout_s=BULK_TIMEOUT_S)
+
+    async def end_trace(self, trace: str) -> Traced:
+        """End a trace, and return what it has seen."""
+        return await self.call("DELETE", f"/v1/traces/{trace}", Traced)
 
     async def put_vip(self, vip: MuxVip, *, announce: bool = True) -> Change:
         """Have the mux hold `vip` exactly as given, and announce it."""

@@ -40,6 +40,7 @@ from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
+from duet_p4.rest.routers import trace
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -55,6 +56,7 @@ from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, SwitchError
 from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.service import HmuxService
+from duet_p4.switch_agent.tracing import Traces
 from duet_p4.term import Terms
 
 logger = logging.getLogger(__name__)
@@ -123,6 +125,7 @@ class SwitchAgent:
         self._place = Place(
             uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
         )
+        self._traces = Traces(config.name, lambda: self._p4_switch().open())
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -136,6 +139,7 @@ class SwitchAgent:
             await self._kernel.start(netlink)
             stack.push_async_callback(self._bird.stop)
             stack.push_async_callback(self._tasks.stop)
+            stack.push_async_callback(self._traces.stop)
             self._tasks.start("the mirror of the kernel", self._kernel.follow)
             self._tasks.start("following the ports", self._ports.run)
             self._tasks.start("running BIRD", lambda: self._bird.supervise(self._ports.bird_restarted))
@@ -238,10 +242,13 @@ class SwitchAgent:
                     await self.service.detach()
             await asyncio.sleep(_RECONNECT_S)
 
+    def _p4_switch(self) -> Switch:
+        p4 = self._config.p4
+        return Switch(p4.address, p4.device_id, None if p4.private else self._credentials)
+
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
-        p4 = self._config.p4
-        switch = Switch(p4.address, p4.device_id, None if p4.private else self._credentials)
+        switch = self._p4_switch()
         backoff = Backoff(_DOUBT_S, _LONGEST_DOUBT_S)
         async with switch.session() as lost:
             if await switch.ensure_pipeline():
@@ -371,6 +378,7 @@ class SwitchAgent:
             terms=self._terms,
         )
         app.include_router(router(self.service))
+        app.include_router(trace.router(self._traces))
         app.include_router(mux_metrics(self.service))
 
         @app.get("/v1/cpu", tags=["status"])

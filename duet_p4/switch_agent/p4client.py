@@ -73,11 +73,12 @@ class Switch:
     @contextlib.asynccontextmanager
     async def channel(self) -> AsyncIterator[None]:
         """Connect without a session: good for reading only."""
-        async with self._open() as channel:
+        async with self.open() as channel:
             self._stub = p4r_grpc.P4RuntimeStub(channel)
             yield
 
-    def _open(self) -> grpc.aio.Channel:
+    def open(self) -> grpc.aio.Channel:
+        """Return a channel to the switch."""
         if self._credentials is None:
             return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
         trust, key, certificate = self._credentials.parts()

@@ -19,7 +19,7 @@ from google.protobuf import text_format
 
 from duet_p4.bpf.errors import BpfError
 from duet_p4.signals import told_to_end
-from duet_p4.xdp_switch import cli
+from duet_p4.xdp_switch import cli, trace_service
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
@@ -71,6 +71,8 @@ async def _run(options: cli.Options) -> None:
 async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> None:
     service = P4RuntimeService(device, options.device_id)
     server = create_server(service)
+    if isinstance(device, XdpDevice):
+        trace_service.add_to(server, device)
     _listen(server, options)
     service.start()
     if options.config is not None:

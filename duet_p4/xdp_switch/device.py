@@ -26,6 +26,7 @@ from duet_p4.xdp_switch.cpu_port import CpuPort
 from duet_p4.xdp_switch.dataplane import Pipeline
 from duet_p4.xdp_switch.features import takes_redirects
 from duet_p4.xdp_switch.pipeline import XdpPipeline
+from duet_p4.xdp_switch.tracer import Tracer
 
 RunMode = Literal["native", "generic", "auto"]
 MAX_PORT = 510
@@ -67,6 +68,7 @@ class XdpDevice:
         }
         self._ports: dict[int, _Port] = {}
         self._running: XdpPipeline | None = None
+        self._tracer: Tracer | None = None
         self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._events.bind((0, _RTMGRP_LINK))
@@ -128,6 +130,7 @@ class XdpDevice:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""
         if not isinstance(pipeline, XdpPipeline):
             raise TypeError(f"{type(pipeline).__name__} is no pipeline of this device")
+        self.end_trace()
         before = self._running
         changed: list[_Port] = []
         try:
@@ -142,6 +145,48 @@ class XdpDevice:
         self._running = pipeline
         if before is not None and before is not pipeline:
             before.close()
+
+    @property
+    def running(self) -> XdpPipeline | None:
+        """The program on the ports."""
+        return self._running
+
+    def begin_trace(self, pipeline: XdpPipeline, tracer: Tracer) -> None:
+        """Run the instrumented variant of the running pipeline in its place; frees what was traced before.
+
+        Raises ValueError where another pipeline runs by now.
+        """
+        if pipeline is not self._running:
+            raise ValueError("the program of the switch was replaced meanwhile")
+        self.end_trace()
+        self._tracer = tracer
+        try:
+            for port in self._ports.values():
+                if port.link is not None:
+                    self._put(pipeline, port)
+        except BaseException:
+            self.end_trace()
+            raise
+
+    def end_trace(self) -> None:
+        """Run the program itself again; nothing where nobody traces."""
+        tracer, self._tracer = self._tracer, None
+        if tracer is None:
+            return
+        for port in self._ports.values():
+            if port.link is not None:
+                self._put_back(self._running, port)
+        tracer.close()
+
+    @property
+    def tracer(self) -> Tracer | None:
+        """What runs in place of the program, None where nobody traces."""
+        return self._tracer
+
+    def _in_force(self, pipeline: XdpPipeline) -> bpf.Program:
+        if self._tracer is not None and pipeline is self._running:
+            return self._tracer.program
+        return pipeline.program
 
     def send(self, frame: bytes) -> None:
         """Run a frame as one that came in by the CPU port."""
@@ -175,6 +220,7 @@ class XdpDevice:
 
     def close(self) -> None:
         """Detach from every port and free everything."""
+        self.end_trace()
         for port in self._ports.values():
             _detach(port)
         self._ports.clear()
@@ -256,14 +302,14 @@ class XdpDevice:
 
     def _attach(self, pipeline: XdpPipeline, port: _Port) -> bpf.Link:
         if self._mode == "generic":
-            return bpf.attach_xdp(pipeline.program, port.ifindex, "skb")
+            return bpf.attach_xdp(self._in_force(pipeline), port.ifindex, "skb")
         try:
-            return bpf.attach_xdp(pipeline.program, port.ifindex)
+            return bpf.attach_xdp(self._in_force(pipeline), port.ifindex)
         except BpfError as error:
             reason = error.__cause__
             if not isinstance(reason, OSError) or reason.errno not in (errno.ERANGE, errno.EOPNOTSUPP):
                 raise
-            link = bpf.attach_xdp(pipeline.program, port.ifindex, "skb")
+            link = bpf.attach_xdp(self._in_force(pipeline), port.ifindex, "skb")
             why = (
                 "its MTU is too large for native XDP"
                 if reason.errno == errno.ERANGE
@@ -278,7 +324,7 @@ class XdpDevice:
             if port.link is None:
                 port.link = self._attach(pipeline, port)
             else:
-                port.link.update(pipeline.program)
+                port.link.update(self._in_force(pipeline))
         except (OSError, BpfError):
             if self._ifindex(port.interface) == port.ifindex:
                 raise

@@ -18,7 +18,6 @@ from duet_p4.api.trace import (
     Matched,
     PacketTrace,
     Step,
-    Traced,
     TraceFlow,
     Value,
 )
@@ -156,11 +155,12 @@ class _Reader:
         first, last = records[0], records[-1]
         steps: list[Step] = []
         verdict, egress, frame_out, reason = "lost", None, None, None
-        for record, following in pairwise([*records, last]):
+        shots = [self.snapshot(record) for record in records]
+        for (record, now), (_, following) in pairwise([*zip(records, shots, strict=True), (last, shots[-1])]):
             kind = self.kind(record)
             if kind is Kind.START:
                 continue
-            step = self._step(kind, record, self._changes(record, following))
+            step = self._step(kind, record, now, _changes(now, following))
             if kind is Kind.ACTION and steps:
                 steps[-1] = steps[-1].model_copy(
                     update={
@@ -198,7 +198,7 @@ class _Reader:
             reason=reason,
         )
 
-    def _step(self, kind: Kind, record: bytes, changes: tuple[Changed, ...]) -> Step:
+    def _step(self, kind: Kind, record: bytes, now: Snapshot, changes: tuple[Changed, ...]) -> Step:
         number = self._number(record, "trace_number", 4)
         if kind is Kind.STATE:
             state = self._program.parser[self._tracing.states[number]]
@@ -213,7 +213,7 @@ class _Reader:
                 kind="branch", name=source.fragment or name, line=_line(source), taken=taken, changes=changes
             )
         if kind is Kind.TABLE:
-            return self._table(self._program.tables()[self._tracing.tables[number]], record, changes)
+            return self._table(self._program.tables()[self._tracing.tables[number]], record, now, changes)
         if kind is Kind.ACTION:
             action = self._program.actions[number]
             arguments = self._arguments(action, record)
@@ -231,17 +231,14 @@ class _Reader:
             return Step(kind="sent", name=str(number))
         return Step(kind="drop", name=list(DROPS)[number])
 
-    def _table(self, table: ir.Table, record: bytes, changes: tuple[Changed, ...]) -> Step:
+    def _table(self, table: ir.Table, record: bytes, now: Snapshot, changes: tuple[Changed, ...]) -> Step:
         hit = bool(self._number(record, "trace_a", 8))
         entry = self._entry_of(table.name, self._number(record, "trace_b", 8)) if hit else None
-        now = self.snapshot(record)
         key = []
         for place, one in enumerate(table.keys):
             value = self._key_value(one, now)
             wanted = _wanted(entry[0][place], one) if entry is not None else None
-            key.append(
-                Matched(field=one.name, kind=one.kind, value=_hex(value, one.width), wanted=wanted)
-            )
+            key.append(Matched(field=one.name, kind=one.kind, value=_hex(value, one.width), wanted=wanted))
         return Step(
             kind="table",
             name=table.name,
@@ -325,23 +322,23 @@ class _Reader:
             for field, member in self._program.headers[header].type.fields.items()
         )
 
-    def _changes(self, record: bytes, following: bytes) -> tuple[Changed, ...]:
-        before, after = self.snapshot(record), self.snapshot(following)
-        found = []
-        for name in dict.fromkeys((*before, *after)):
-            old, new = before.get(name), after.get(name)
-            if old == new:
-                continue
-            width = (old or new or (0, 0))[1]
-            found.append(
-                Changed(
-                    field=name,
-                    before=_hex(*old) if old is not None else None,
-                    after=_hex(*new) if new is not None else None,
-                    width=width,
-                )
+
+def _changes(before: Snapshot, after: Snapshot) -> tuple[Changed, ...]:
+    """Return the fields that are others afterwards."""
+    found = []
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        found.append(
+            Changed(
+                field=name,
+                before=_hex(*old) if old is not None else None,
+                after=_hex(*new) if new is not None else None,
+                width=(old or new or (0, 0))[1],
             )
-        return tuple(found)
+        )
+    return tuple(found)
 
 
 def _integer(at: int, size: int, order: str) -> Callable[[bytes], int]:
