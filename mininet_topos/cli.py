@@ -113,6 +113,7 @@ class Root(LazyGroup):
         "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),
         "status": Lazy("controller.cli.status:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),
+        "trace": Lazy("mininet_topos.testbed.trace_cli:trace", "One packet's way, step by step."),
         "web": Lazy("controller.cli.web:web", "The web page: print its address."),
         "why": Lazy("controller.cli.status:why", "Why a VIP is where it is."),
         "vip": Lazy("controller.cli.vip:vip", "VIPs: what the operator wants."),

@@ -19,7 +19,7 @@ METHOD = "/duet.v1.Trace/Follow"
 _KEPT = 4
 """Traces that can be asked for, the last ones."""
 _BEGIN_S = 30.0
-_GRACE_S = 30.0
+_END_S = 5.0
 
 
 @dataclass
@@ -27,6 +27,7 @@ class _Trace:
     packets: list[PacketTrace] = field(default_factory=list)
     lost: int = 0
     task: asyncio.Task[None] | None = None
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     def seen(self) -> Traced:
         ended = self.task is None or self.task.done()
@@ -75,15 +76,19 @@ class Traces:
     async def end(self, trace: str) -> Traced:
         """End a trace."""
         found = self._find(trace)
+        found.ending.set()
         if found.task is not None:
-            found.task.cancel()
-            await asyncio.wait({found.task})
+            _, late = await asyncio.wait({found.task}, timeout=_END_S)
+            for task in late:
+                task.cancel()
         return found.seen()
 
     async def stop(self) -> None:
-        """End all traces."""
-        for trace in list(self._traces):
-            await self.end(trace)
+        """End all traces at once."""
+        for trace in self._traces.values():
+            if trace.task is not None:
+                trace.task.cancel()
+                await asyncio.wait({trace.task})
 
     def _find(self, trace: str) -> _Trace:
         if trace not in self._traces:
@@ -92,8 +97,13 @@ class Traces:
 
     async def _follow(self, request: TraceRequest, trace: _Trace, following: asyncio.Event) -> None:
         async with self._connect() as channel, self._refusals():
-            call = channel.unary_stream(METHOD, None, None)(
-                request.model_dump_json().encode(), timeout=_BEGIN_S + request.seconds + _GRACE_S
+
+            async def requests() -> AsyncIterator[bytes]:
+                yield request.model_dump_json().encode()
+                await trace.ending.wait()
+
+            call = channel.stream_stream(METHOD, None, None)(
+                requests(), timeout=_BEGIN_S + request.seconds + _END_S
             )
             async for message in call:
                 if not message:

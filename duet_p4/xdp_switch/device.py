@@ -130,7 +130,8 @@ class XdpDevice:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""
         if not isinstance(pipeline, XdpPipeline):
             raise TypeError(f"{type(pipeline).__name__} is no pipeline of this device")
-        self.end_trace()
+        if self._tracer is not None:
+            self.end_trace(self._tracer)
         before = self._running
         changed: list[_Port] = []
         try:
@@ -152,31 +153,29 @@ class XdpDevice:
         return self._running
 
     def begin_trace(self, pipeline: XdpPipeline, tracer: Tracer) -> None:
-        """Run the instrumented variant of the running pipeline in its place; frees what was traced before.
+        """Run the instrumented variant of the running pipeline in its place; the caller closes it in the end.
 
-        Raises ValueError where another pipeline runs by now.
+        Raises ValueError where another pipeline runs by now, or is traced already.
         """
-        if pipeline is not self._running:
-            raise ValueError("the program of the switch was replaced meanwhile")
-        self.end_trace()
+        if pipeline is not self._running or self._tracer is not None:
+            raise ValueError("the program of the switch was replaced meanwhile, or is traced already")
         self._tracer = tracer
         try:
             for port in self._ports.values():
                 if port.link is not None:
                     self._put(pipeline, port)
         except BaseException:
-            self.end_trace()
+            self.end_trace(tracer)
             raise
 
-    def end_trace(self) -> None:
-        """Run the program itself again; nothing where nobody traces."""
-        tracer, self._tracer = self._tracer, None
-        if tracer is None:
+    def end_trace(self, tracer: Tracer) -> None:
+        """Run the program itself again in place of this variant of it; nothing where it does already."""
+        if self._tracer is not tracer:
             return
+        self._tracer = None
         for port in self._ports.values():
             if port.link is not None:
                 self._put_back(self._running, port)
-        tracer.close()
 
     @property
     def tracer(self) -> Tracer | None:
@@ -220,7 +219,8 @@ class XdpDevice:
 
     def close(self) -> None:
         """Detach from every port and free everything."""
-        self.end_trace()
+        if self._tracer is not None:
+            self.end_trace(self._tracer)
         for port in self._ports.values():
             _detach(port)
         self._ports.clear()

@@ -98,12 +98,14 @@ async def http(
     return Exchange(asked, *_dip(body), seconds)
 
 
-async def udp(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float) -> Exchange:
+async def udp(
+    source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float, source_port: int = 0
+) -> Exchange:
     """Have the UDP echo behind a VIP return a datagram; the reply must come from the VIP's port."""
     payload = os.urandom(16)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.setblocking(False)
-        client.bind((str(source), 0))
+        client.bind((str(source), source_port))
         flow = Flow(source, vip, Protocol.UDP.number, client.getsockname()[1], port)
         started = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -118,9 +120,11 @@ async def udp(source: IPv4Address, vip: IPv4Address, port: int, timeout_s: float
     return Exchange(flow, *_dip(reply.removesuffix(payload)), time.monotonic() - started)
 
 
-async def ping(source: IPv4Address, vip: IPv4Address, timeout_s: float, size: int = 56) -> Exchange:
-    """Ping a VIP once, with `size` bytes of payload and fragmentation forbidden."""
-    identifier = int.from_bytes(os.urandom(2), "big") or 1
+async def ping(
+    source: IPv4Address, vip: IPv4Address, timeout_s: float, size: int = 56, identifier: int = 0
+) -> Exchange:
+    """Ping a VIP once, with `size` bytes of payload and fragmentation forbidden; identifier 0 is any."""
+    identifier = identifier or int.from_bytes(os.urandom(2), "big") or 1
     body = struct.pack("!HH", identifier, 1) + bytes(size)
     request = struct.pack("!BBH", _ECHO_REQUEST, 0, _checksum(struct.pack("!BBH", 8, 0, 0) + body)) + body
     flow = Flow(source, vip, ICMP, identifier, 0)
