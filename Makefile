@@ -43,6 +43,7 @@ ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 
 vectors: setup  ## Record what BMv2 does with thousands of frames, where it is on PATH
 	@$(PYTHON) -m ptf_tests.conformance record
+	@$(SUDO) $(PYTHON) -m ptf_tests.conformance ways
 
 stf: root setup  ## p4c's STF tests on xdp, where p4c is on PATH (P4C=its source folder)
 	@$(SUDO) $(DUET) p4 stf "$(or $(P4C),$(error say where p4c's source is: make stf P4C=FOLDER))/testdata/p4_16_samples"

@@ -133,7 +133,7 @@ class TraceService(Protocol):
     """What a device that can trace offers."""
 
     async def begin(self, request: TraceRequest) -> TraceBegun:
-        """Follow packets. Raises ConflictError while another trace goes on, UnavailableError where it cannot."""
+        """Follow packets. Raises ConflictError while another goes on, UnavailableError where none can."""
 
     def seen(self, trace: str) -> Traced:
         """Return what a trace has seen. Raises UnknownError."""

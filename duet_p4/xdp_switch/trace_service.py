@@ -1,9 +1,9 @@
 """Traces over the switch's gRPC server, beside P4Runtime: `duet.v1.Trace/Follow`.
 
-A call is one trace. The JSON of a `TraceRequest` comes in; an empty message back says that packets are followed from
-now on, then comes the JSON of a `PacketTrace` for each, and last that of a `Traced` without packets. It ends after so
-many packets or seconds, or once the client sends no more. The instrumented variant is on the ports for as long as the
-call lasts, however it ends. A switch does one at a time.
+A call is one trace. The JSON of a `TraceRequest` comes in; an empty message back says that packets are
+followed from now on, then comes the JSON of a `PacketTrace` for each, and last that of a `Traced` without
+packets. It ends after so many packets or seconds, or once the client sends no more. The instrumented variant
+is on the ports for as long as the call lasts, however it ends. A switch does one at a time.
 """
 
 from __future__ import annotations

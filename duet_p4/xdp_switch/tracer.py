@@ -1,7 +1,7 @@
 """The instrumented variant of a running program, and what its records say.
 
-It shares every map with the program that it stands in for, tables, counters and registers among them. It is loaded
-only when somebody wants to see packets.
+It shares every map with the program that it stands in for, tables, counters and registers among them. It is
+loaded only when somebody wants to see packets.
 """
 
 from __future__ import annotations
@@ -80,8 +80,11 @@ class Tracer:
         packed = _FLOW.pack(*ends, *ports, wanted.protocol or 0, flow is None, packets)
         self._object.map("trace_flows").update(bytes(4), packed)
 
-    def poll(self) -> list[PacketTrace]:
-        """Return the packets that have been through since the last call, as they came in."""
+    def poll(self, *, detail: bool = True) -> list[PacketTrace]:
+        """Return the packets that have been through since the last call, as they came in.
+
+        Without `detail`, steps are there, but neither their keys, nor what they changed.
+        """
         for record in self._ring.poll():
             self._pending.setdefault(self._reader.packet(record), []).append(record)
         ended = {
@@ -91,7 +94,9 @@ class Tracer:
         }
         for packet in ended:
             del self._pending[packet]
-        return sorted((self._reader.trace(r) for r in ended.values()), key=lambda trace: trace.began_ns)
+        return sorted(
+            (self._reader.trace(r, detail) for r in ended.values()), key=lambda trace: trace.began_ns
+        )
 
     @property
     def lost(self) -> int:
@@ -150,12 +155,12 @@ class _Reader:
         """Return what a record is about."""
         return Kind(self._number(record, "trace_kind", 4))
 
-    def trace(self, records: Sequence[bytes]) -> PacketTrace:
+    def trace(self, records: Sequence[bytes], detail: bool) -> PacketTrace:
         """Return what the records of a packet say."""
         first, last = records[0], records[-1]
         steps: list[Step] = []
         verdict, egress, frame_out, reason = "lost", None, None, None
-        shots = [self.snapshot(record) for record in records]
+        shots = [self.snapshot(record) if detail else {} for record in records]
         for (record, now), (_, following) in pairwise([*zip(records, shots, strict=True), (last, shots[-1])]):
             kind = self.kind(record)
             if kind is Kind.START:
@@ -189,8 +194,8 @@ class _Reader:
             ingress=str(self._number(first, "trace_number", 4)),
             frame=self._frame(first),
             length=self._number(first, "trace_a", 8),
-            headers_in=self._headers(parsed),
-            headers_out=self._headers(last) if verdict == "sent" else (),
+            headers_in=self._headers(parsed) if detail else (),
+            headers_out=self._headers(last) if detail and verdict == "sent" else (),
             steps=tuple(steps),
             verdict=verdict,
             egress=egress,

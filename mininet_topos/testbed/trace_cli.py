@@ -69,8 +69,8 @@ def trace(
 ) -> None:
     """Send a real packet from a client to a VIP, and show what every switch on its way does with it.
 
-    Instrumented variants of the switches' programs run while the packet is on its way: parser states, tables with
-    key, entry and action, what each step changes, the lines of P4. Needs root, and the xdp target.
+    Instrumented variants of the switches' programs run while the packet is on its way. Shown are parser
+    states, tables with key, entry and action, what each step changes, the lines of P4. Needs root, and xdp.
     """
     vip, port = target
     port = port if port is not None else _PORTS[protocol]

@@ -1,7 +1,8 @@
 """One real packet from a client to a VIP, followed through every switch on its way, there and back.
 
-All switches follow the flow (`POST /v1/traces`), the client sends, and what the switches have seen is put in order:
-the clock is one on all nodes. SMuxes and servers are seen by what their neighbours sent them and had from them.
+All switches follow the flow (`POST /v1/traces`), the client sends, and what the switches have seen is put in
+order: the clock is one on all nodes. SMuxes and servers are seen by what their neighbours sent them and had
+from them.
 """
 
 from __future__ import annotations
@@ -117,13 +118,9 @@ def inner_of(frame: bytes) -> Inner | None:
             continue
         content = header[length : int.from_bytes(header[2:4], "big")]
         return Inner(
-            source, destination, header[9], int.from_bytes(header[4:6], "big"), _mutable_out(content), tunnel
+            source, destination, header[9], int.from_bytes(header[4:6], "big"), bytes(content[:120]), tunnel
         )
     return None
-
-
-def _mutable_out(content: bytes) -> bytes:
-    return bytes(content[:120])
 
 
 async def trace(
@@ -136,7 +133,7 @@ async def trace(
 ) -> Journey:
     """Send one packet, or the exchange it begins, from a client to a VIP, and return its way.
 
-    `protocol` is `tcp`, `udp` or `icmp`. Raises TestbedError where there is no such client, or no switch traces.
+    `protocol` is `tcp`, `udp` or `icmp`. Raises TestbedError where there is no such client, or none traces.
     """
     graph = fattree.fattree(Plan.load(folder).size)
     node = _client(graph, client)

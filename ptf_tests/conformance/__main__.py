@@ -1,4 +1,4 @@
-"""`python -m ptf_tests.conformance record | replay | fuzz`: see each one's --help. Status 0: all agree."""
+"""`python -m ptf_tests.conformance record | replay | ways | fuzz`: see --help. Status 0: all agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from ptf_tests.conformance import vectors
+from ptf_tests.conformance import paths, vectors
 from ptf_tests.conformance.bmv2 import OracleError
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
@@ -26,12 +26,13 @@ def main() -> int:
     helps = {
         "record": "record the vectors on the BMv2 on PATH; needs no root",
         "replay": "replay the vectors on xdp; needs root",
+        "ways": "record the ways of the vectors through tables on BMv2, and compare xdp's traces; needs root",
         "fuzz": "send random frames to both the BMv2 on PATH and xdp; needs root",
     }
     for name, text in helps.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(PROGRAMS)}")
-        if name != "replay":
+        if name in ("record", "fuzz"):
             command.add_argument("--seed", type=int, default=SEED)
         if name == "fuzz":
             command.add_argument(
@@ -54,6 +55,8 @@ def main() -> int:
             return 0
         if arguments.command == "replay":
             verdicts = [_replay(program) for program in programs]
+        elif arguments.command == "ways":
+            verdicts = [_ways(program) for program in programs if program.name not in paths.UNTRACED]
         else:
             verdicts = [_fuzz(p, arguments.frames, arguments.seed, arguments.json) for p in programs]
         return int(any(verdicts))
@@ -76,6 +79,24 @@ def _replay(program: Program) -> bool:
         print(*told, sep="\n\n", end="\n" if told else "")
         differs |= bool(told)
     return differs
+
+
+def _ways(program: Program) -> bool:
+    """Record the ways of a program's vectors, compare xdp's, and return whether any differs."""
+    recorded = vectors.read(vectors.path_of(program))
+    ways = paths.record(program, recorded)
+    paths.write(paths.path_of(program), ways)
+    told = [
+        line
+        for recording in recorded.recordings
+        for line in paths.compare(program, recording, ways.by_state[recording.state.name])
+    ]
+    number = sum(len(found) for found in ways.by_state.values())
+    print(
+        "\n".join([*told, f"{program.name}: {number} ways, {'some differ' if told else 'all agree'}"]),
+        flush=True,
+    )
+    return bool(told)
 
 
 def _fuzz(program: Program, frames: int, seed: int, as_json: bool) -> bool:

@@ -49,8 +49,9 @@ class Bmv2:
 
     name = "bmv2"
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, log_level: str = "error") -> None:
         self._program = program
+        self._log_level = log_level
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,8 +61,9 @@ class Bmv2:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duet-bmv2-")))
             control, ports = f"unix:{scratch}/p4runtime", f"unix:{scratch}/ports"
             log = stack.enter_context((scratch / "log").open("w+b"))
-            self._process = stack.enter_context(_running(_command(control, ports), log))
+            self._process = stack.enter_context(_running(_command(control, ports, self._log_level), log))
             self._channel = stack.enter_context(grpc.insecure_channel(ports))
+            self._log = log
             self._await_ports(log)
             self._stream = self._channel.stream_stream(
                 PACKET_STREAM,
@@ -102,6 +104,13 @@ class Bmv2:
         entities = self._control.read(*counter_queries(self._program.schema))
         return name_counters(self._program.schema, entities)
 
+    def end(self) -> list[str]:
+        """End it, and return the lines that it logged."""
+        self._process.terminate()
+        self._process.wait()
+        self._log.seek(0)
+        return list(self._log.read().decode(errors="replace").splitlines())
+
     def _await_ports(self, log: Any) -> None:
         ready = grpc.channel_ready_future(self._channel)
         waited = 0.0
@@ -126,9 +135,9 @@ class Bmv2:
                     raise OracleError(f"{COMMAND} takes no packets: {error.details()}") from error
 
 
-def _command(control: str, ports: str) -> list[str]:
+def _command(control: str, ports: str, log_level: str) -> list[str]:
     return [
-        *(COMMAND, "--no-p4", "--device-id", str(DEVICE_ID), "--log-console", "--log-level", "error"),
+        *(COMMAND, "--no-p4", "--device-id", str(DEVICE_ID), "--log-console", "--log-level", log_level),
         *("--", "--grpc-server-addr", control, "--dp-grpc-server-addr", ports),
     ]
 

@@ -9,9 +9,11 @@ from typing import Self
 from finsy.p4entity import decode_entity
 from finsy.proto import p4r
 
+from duet_p4.api.trace import PacketTrace, TraceFlow
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.staging import stage
 from duet_p4.xdp_switch.pipeline import XdpPipeline
+from duet_p4.xdp_switch.tracer import Tracer
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 
 
@@ -22,6 +24,7 @@ class Xdp:
 
     def __init__(self, program: Program) -> None:
         self._schema = program.schema
+        self._tracer: Tracer | None = None
 
     def __enter__(self) -> Self:
         self._device = XdpDevice(replays=True)
@@ -37,6 +40,8 @@ class Xdp:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._tracer is not None:
+            self._tracer.close()
         self._device.close()
 
     def write(self, updates: Sequence[p4r.Update]) -> None:
@@ -48,6 +53,37 @@ class Xdp:
         """Run frames one after the other, and return for each what would leave."""
         replay = self._pipeline.replay
         return [replay(frame, port) for port, frame in frames]
+
+    @property
+    def device(self) -> XdpDevice:
+        """The switch, without ports."""
+        return self._device
+
+    @property
+    def pipeline(self) -> XdpPipeline:
+        """The loaded program."""
+        return self._pipeline
+
+    def trace(self, frame: Frame, *, detail: bool = False) -> tuple[list[Frame], PacketTrace]:
+        """Run a frame through the instrumented variant; return what would leave, and its trace."""
+        tracer = self._instrumented()
+        tracer.follow(None, 1)
+        left = self._pipeline.replay(frame[1], frame[0], tracer)
+        (trace,) = tracer.poll(detail=detail)
+        return left, trace
+
+    def follow(self, flow: TraceFlow, frames: Sequence[Frame], packets: int) -> list[PacketTrace]:
+        """Run frames through the instrumented variant, which follows a flow; return what it has seen."""
+        tracer = self._instrumented()
+        tracer.follow(flow, packets)
+        for port, frame in frames:
+            self._pipeline.replay(frame, port, tracer)
+        return tracer.poll()
+
+    def _instrumented(self) -> Tracer:
+        if self._tracer is None:
+            self._tracer = self._pipeline.instrument()
+        return self._tracer
 
     def counters(self) -> Counters:
         """Return every counter that is not zero."""

@@ -1,4 +1,4 @@
-"""The instrumented variant of a program: C that writes down what happens to a packet that somebody wants to see.
+"""The instrumented variant of a program: C that writes down what happens to a packet that is wanted.
 
 A program that is not instrumented has nothing of this: every method yields no line. A record is the whole
 scratch (headers, metadata) at that moment, so what a step has changed is what the next record says otherwise.
