@@ -58,6 +58,7 @@ def rest() -> str:
     for title, app in (
         ("Controller", _controller()),
         ("Switch agents and SMux agents", _mux()),
+        ("Switch agents alone", _switch()),
         ("Host agents", _host()),
     ):
         parts += ["", f"## {title}", "", "| request | what it does |", "| --- | --- |"]
@@ -103,6 +104,15 @@ def _mux() -> FastAPI:
     from duet_p4.rest.routers.mux import router
 
     app = create_app("Mux agent", access=None)
+    app.include_router(router(None))  # type: ignore[arg-type]
+    return app
+
+
+def _switch() -> FastAPI:
+    from duet_p4.rest.app import create_app
+    from duet_p4.rest.routers.trace import router
+
+    app = create_app("Switch agent", access=None)
     app.include_router(router(None))  # type: ignore[arg-type]
     return app
 
