@@ -189,7 +189,8 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
     if (!novice || novice->vip != vip || kind == FLOW_TCP_SYN) {
         bool direct = vip == flow->destination;
 
-        if (tcp && kind != FLOW_TCP_SYN && (known || direct || kind != FLOW_WHOLE))
+        /* Also where another VIP's flow is known: the DIP may refuse this one, as its VIP. */
+        if (tcp && kind != FLOW_TCP_SYN && (direct || kind != FLOW_WHOLE))
             return;
         put_on_probation(flow, kind, vip, meter);
         return;

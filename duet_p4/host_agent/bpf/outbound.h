@@ -19,6 +19,7 @@ struct departing {
     int payload;    /* offset of what follows it, for TCP and UDP */
     __u8 icmp_type; /* of ICMP packets */
     bool accepts;   /* a TCP SYN-ACK */
+    bool refuses;   /* a TCP RST that answers a packet of no connection: it acknowledges nothing */
     bool portless;  /* an ICMP error about a later fragment */
     __u32 sequence; /* of TCP */
 };
@@ -80,6 +81,7 @@ static __always_inline bool parse(struct __sk_buff *skb, struct departing *packe
         packet->flow.destination_port = tcp.source;
         packet->kind = tcp_kind(&tcp);
         packet->accepts = tcp.syn && tcp.ack && !tcp.rst;
+        packet->refuses = tcp.rst && !tcp.ack;
         packet->sequence = bpf_ntohl(tcp.seq);
     } else if (ip->protocol == IPPROTO_UDP) {
         struct udphdr udp;
@@ -371,7 +373,7 @@ static __always_inline struct origin origin_of(const struct local *local, const 
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
     bool tcp = packet->ip.protocol == IPPROTO_TCP;
 
-    if (known && !packet->accepts)
+    if (known && !packet->accepts && !packet->refuses)
         return *known;
 
     struct novice *novice = bpf_map_lookup_elem(&probation, flow);

@@ -107,8 +107,8 @@ struct {
     __type(value, struct backend_note);
 } backend_notes SEC(".maps");
 
-/* Flows of which one packet was seen, on probation, each where its hash says: floods push out each other, and no
- * connection. Nothing is inserted, so that a new flow costs little more than one that is known.
+/* Flows of which one packet was seen, on probation, each in one of two places that its hash says: floods push out
+ * each other, and no connection. Nothing is inserted, so that a new flow costs little more than one that is known.
  */
 struct novice {
     struct bpf_spin_lock lock;

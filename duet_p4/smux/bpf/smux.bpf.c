@@ -161,10 +161,19 @@ static __always_inline struct backend *remembered(const struct packet *packet, s
     return backend;
 }
 
-static __always_inline struct novice *novice_of(struct duet_flow_digest digest)
+/* A flow has two places, so that of few flows hardly one finds both taken. Neither is said by the bits alone
+ * that pick a slot.
+ */
+static __always_inline struct novice *first_place(struct duet_flow_digest digest)
 {
-    /* Not by the bits that pick a slot alone. */
     __u32 place = (digest.crc ^ digest.words >> 7) & probation_mask;
+
+    return bpf_map_lookup_elem(&probation, &place);
+}
+
+static __always_inline struct novice *second_place(struct duet_flow_digest digest)
+{
+    __u32 place = (digest.words ^ digest.crc >> 13) & probation_mask;
 
     return bpf_map_lookup_elem(&probation, &place);
 }
@@ -176,6 +185,23 @@ static __always_inline bool same_flow(const struct flow *one, const struct flow 
     return a[0] == b[0] && a[1] == b[1];
 }
 
+/* Put a flow in its place, unless another has it that may still come back. */
+static __always_inline bool put_novice(struct novice *novice, const struct packet *packet,
+                                       const struct connection *first, bool whoever_has_it)
+{
+    bool mine;
+
+    bpf_spin_lock(&novice->lock);
+    mine = whoever_has_it || !novice->flow.destination || same_flow(&novice->flow, &packet->flow) ||
+           (__s64)(first->seen - novice->first.seen) > (__s64)other_timeout;
+    if (mine) {
+        novice->flow = packet->flow;
+        novice->first = *first;
+    }
+    bpf_spin_unlock(&novice->lock);
+    return mine;
+}
+
 /* Put a flow on probation. The owner of a slot may be a TIP that is not known here: whoever holds that picks
  * the DIP, here perhaps, so nothing is remembered.
  */
@@ -183,14 +209,13 @@ static __always_inline void learn(const struct packet *packet, struct duet_flow_
                                   const struct backend *backend, const struct backend_reference *to)
 {
     struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
-    struct novice *novice = novice_of(digest);
+    struct novice *one = first_place(digest), *other;
 
-    if (backend->is_tip || !novice)
+    if (backend->is_tip || !one || put_novice(one, packet, &first, false))
         return;
-    bpf_spin_lock(&novice->lock);
-    novice->flow = packet->flow;
-    novice->first = first;
-    bpf_spin_unlock(&novice->lock);
+    other = second_place(digest);
+    if (other && !put_novice(other, packet, &first, false))
+        put_novice(one, packet, &first, true);
 }
 
 /* Take over what is known of a flow on probation, if it is. */
@@ -251,11 +276,18 @@ static __always_inline struct backend *follow(const struct packet *packet, struc
 static __always_inline struct backend *follow_novice(const struct packet *packet, struct duet_flow_digest digest,
                                                      struct backend_reference *to, enum smux_counter *how)
 {
-    struct novice *novice = novice_of(digest);
+    struct novice *novice = first_place(digest);
     struct connection first;
     struct backend *backend;
 
-    if (!novice || !find_novice(novice, packet, &first) || !(backend = remembered(packet, &first, to)))
+    if (!novice)
+        return 0;
+    if (!find_novice(novice, packet, &first)) {
+        novice = second_place(digest);
+        if (!novice || !find_novice(novice, packet, &first))
+            return 0;
+    }
+    if (!(backend = remembered(packet, &first, to)))
         return 0;
     if (packet->kind != FLOW_ICMP_ERROR)
         *how = settle(packet, novice, &first);

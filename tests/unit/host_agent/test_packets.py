@@ -472,6 +472,22 @@ def test_two_vips_of_one_dip_are_told_apart_and_a_live_connection_stays_its_vips
     assert leaves_as(ambiguous, push(1000)) == "10.0.0.2"
 
 
+def test_a_packet_of_no_connection_is_refused_as_its_vip_though_the_ports_have_one_to_another(
+    ambiguous: Host,
+) -> None:
+    shake_hands(ambiguous, 1000)
+    # The mux has sent it here since its own DIP is gone.
+    stray = TCP(sport=1000, dport=80, flags="PA", seq=5, ack=77)
+    ambiguous.arrive(tunneled(IP(src=CLIENT, dst="10.0.0.2") / stray))
+    assert leaves_as(ambiguous, push(1000)) == VIP
+
+    def reset(**tcp: object) -> Packet:
+        return IP(src=DIP, dst=CLIENT) / TCP(sport=80, dport=1000, **tcp)
+
+    assert leaves_as(ambiguous, reset(flags="R", seq=77)) == "10.0.0.2"
+    assert leaves_as(ambiguous, reset(flags="RA", seq=1001, ack=8)) == VIP, "the server ends its connection"
+
+
 def test_ports_say_whose_a_reply_is_where_vips_share_a_dip() -> None:
     host = Host()
     for address, port in ((VIP, 80), ("10.0.0.2", 443), ("10.0.0.3", 50_000)):

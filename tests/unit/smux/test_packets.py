@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -314,6 +315,20 @@ def test_a_flood_evicts_no_flow_that_has_settled(kind: str, flags: str) -> None:
     assert {port: mux.dip_of(tcp(port)) for port in before} == {
         port: ("FORWARD_CONNECTION", dip) for port, dip in before.items()
     }
+    mux.close()
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_few_flows_do_not_take_each_others_places_before_they_settle(kind: str) -> None:
+    mux = Mux(kind, sizes=Sizes(services=16, slots=256, backends=16, connections=8192, pinned=1))
+    mux.path.put_vip(packets.PLAIN)
+    # Of 80 in 2,048 places, one or two pairs have the same first place.
+    ports = [Random(seed).sample(range(1, 1 << 16), 80) for seed in range(3)]
+    for several in ports:
+        before = {port: mux.dip_of(udp(port))[1] for port in several}
+        assert {port: mux.dip_of(udp(port)) for port in several} == {
+            port: ("FORWARD_CONNECTION", dip) for port, dip in before.items()
+        }
     mux.close()
 
 
