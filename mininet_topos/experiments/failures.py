@@ -103,7 +103,7 @@ def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, A
     """Inflict and heal every kind of failure `runs` times in each bring-up, and write it all."""
 
     def once() -> Measured:
-        with running(name, SWITCHES, dips=DIPS, controller=True, say=say) as testbed:
+        with running(name, SWITCHES, dips=DIPS, spread=True, controller=True, say=say) as testbed:
             return measure(testbed, runs, say)
 
     found = brought_up(bringups, say, once)

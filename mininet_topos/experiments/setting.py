@@ -172,6 +172,7 @@ def running(
     target: Target = Target.XDP,
     smux_path: SmuxPath = SmuxPath.XDP,
     size: fattree.FatTree = fattree.PAPER,
+    spread: bool = False,
     controller: bool,
     log_level: str = "INFO",
     say: Say,
@@ -179,8 +180,8 @@ def running(
     """Bring up a testbed (the paper's) with a VIP of `dips` DIPs for each entry of `switches`; take it down.
 
     An entry is the switch that carries the VIP, or None for the SMuxes. DIPs are in container 1 only, so
-    that an experiment may fail switches of container 2 without failing a DIP; those of a VIP are in both of
-    its racks.
+    that an experiment may fail switches of container 2 without failing a DIP. Those of a VIP are servers in a
+    row, so mostly of one rack, or with `spread` of both.
     """
     plan = Plan(
         size=size,
@@ -194,7 +195,8 @@ def running(
     stated = []
     used: Counter[str] = Counter()
     for number, switch in enumerate(switches):
-        places = [servers[(number + k * len(servers) // dips) % len(servers)] for k in range(dips)]
+        first, step = (number, len(servers) / dips) if spread else (number * dips, 1)
+        places = [servers[(first + int(k * step)) % len(servers)] for k in range(dips)]
         used.update(place.name for place in places)
         own = tuple(Dip(address=_address(place, used[place.name])) for place in places)
         vip = Vip(address=addresses.VIPS[1 + number], dips=own)

@@ -6,6 +6,7 @@ Every check is a name, a verdict and a sentence that says what was seen.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
@@ -43,6 +44,9 @@ but after a second each time."""
 _CONNECTIONS = 24
 """TCP connections from each client to each port of each VIP."""
 
+_UNDER_WAY_S, _ASK_AGAIN_S = 3.0, 0.3
+"""How long a device may differ from what is wanted before that is wrong."""
+
 _PINGS = 2
 _DATAGRAMS = 4
 _TOLD = 5
@@ -64,12 +68,19 @@ def run(folder: Folder, graph: nx.Graph, launcher: Answer) -> list[Check]:
     async def ask() -> tuple[list[Check], dict[str, DeviceState], list[VipRecord] | str]:
         async with agents_module.connect(folder, graph) as agents:
             answering, check = await reachable(agents)
-            states = await holdings.observe(answering)
-            try:
-                records: list[VipRecord] | str = await holdings.records(folder)
-            except (RestError, OSError, TestbedError) as error:
-                records = str(error)
-            return [check, await sessions(answering), as_wanted(graph, records, states)], states, records
+            established = await sessions(answering)
+            deadline = time.monotonic() + _UNDER_WAY_S
+            while True:
+                states = await holdings.observe(answering)
+                try:
+                    records: list[VipRecord] | str = await holdings.records(folder)
+                except (RestError, OSError, TestbedError) as error:
+                    records = str(error)
+                wanted = as_wanted(graph, records, states)
+                # The controller goes on meanwhile. What is under way is done soon, what is wrong stays.
+                if wanted.ok or time.monotonic() > deadline:
+                    return [check, established, wanted], states, records
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     verdicts, states, records = asyncio.run(ask())
     return [processes(launcher), *verdicts, *traffic(folder, graph, states, records)]
