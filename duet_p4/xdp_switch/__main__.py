@@ -86,6 +86,8 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
     try:
         await stop.wait()
     finally:
+        # Clients may be gone before gRPC has told them that their streams end, which it complains of.
+        logging.getLogger("grpc").setLevel(logging.CRITICAL)
         service.stop()
         await service.end_streams()
         await server.stop(STOP_SECONDS)
