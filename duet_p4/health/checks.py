@@ -16,8 +16,7 @@ from duet_p4.model import HealthCheck, HealthCheckKind, Protocol
 Dial = Callable[[Protocol, int], Awaitable[socket.socket]]
 """Connects to a port of a DIP in its own way, and returns the socket, non-blocking. May raise OSError."""
 
-SOCKET_TYPE = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
-
+_SOCKET_TYPE = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
 _MAX_STATUS_LINE = 256
 _MAX_DATAGRAM = 65_535
 _DNS_RECURSION, _DNS_ANSWER, _DNS_RCODE = 0x0100, 0x8000, 0x000F
@@ -26,6 +25,24 @@ _DNS_A, _DNS_INTERNET = 1, 1
 
 class CheckError(Exception):
     """A check failed; the message says why."""
+
+
+async def connect(
+    protocol: Protocol,
+    address: IPv4Address,
+    port: int,
+    prepare: Callable[[socket.socket], None] = lambda _: None,
+) -> socket.socket:
+    """Return a non-blocking socket that is connected, after `prepare` has had it. Raises OSError."""
+    client = socket.socket(type=_SOCKET_TYPE[protocol])
+    try:
+        client.setblocking(False)
+        prepare(client)
+        await asyncio.get_running_loop().sock_connect(client, (str(address), port))
+        return client
+    except BaseException:
+        client.close()
+        raise
 
 
 async def check(what: HealthCheck, vip: IPv4Address, dip: IPv4Address, dial: Dial) -> None:

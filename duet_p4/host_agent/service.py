@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
@@ -14,14 +13,13 @@ from duet_p4.api.changes import Action, Change, Changed
 from duet_p4.api.health import HealthReport
 from duet_p4.api.host import HostChanges, HostPort, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
 from duet_p4.api.problems import ConflictError
-from duet_p4.health.checks import SOCKET_TYPE, Dial
+from duet_p4.health.checks import Dial, connect
 from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.holdings import Holdings, Keeper, Outcome, Wish
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.datapath import EXITS, HostDatapath
 from duet_p4.journal import Held, Journal
-from duet_p4.model import Protocol
 from duet_p4.term import Terms
 from duet_p4.traffic import describe
 
@@ -255,15 +253,4 @@ def targets(vip: HostVip) -> dict[IPv4Address, Target]:
 
 def _dial(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
     """Ask a DIP from its own server, as packets of clients come once they are decapsulated."""
-
-    async def connect(protocol: Protocol, port: int) -> socket.socket:
-        client = socket.socket(type=SOCKET_TYPE[protocol])
-        try:
-            client.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(client, (str(dip), port))
-            return client
-        except BaseException:
-            client.close()
-            raise
-
-    return connect
+    return lambda protocol, port: connect(protocol, dip, port)

@@ -9,7 +9,6 @@ agent checks it alone.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 import subprocess
@@ -22,7 +21,7 @@ from typing import Self
 from duet_p4 import netdev
 from duet_p4.api.health import HealthReport
 from duet_p4.bpf import Object, attach_tc, compile_object
-from duet_p4.health.checks import SOCKET_TYPE, Dial
+from duet_p4.health.checks import Dial, connect
 from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
 from duet_p4.smux.datapath import BPF_FOLDER
@@ -67,19 +66,11 @@ class Tunnels:
         """Return the way to a VIP through the tunnel that ends at `end`."""
         mark = self._mark(end)
 
-        async def connect(protocol: Protocol, port: int) -> socket.socket:
-            client = socket.socket(type=SOCKET_TYPE[protocol])
-            try:
-                client.setblocking(False)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-                client.bind((str(self._address), 0))
-                await asyncio.get_running_loop().sock_connect(client, (str(vip), port))
-                return client
-            except BaseException:
-                client.close()
-                raise
+        def send_through(client: socket.socket) -> None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            client.bind((str(self._address), 0))
 
-        return connect
+        return lambda protocol, port: connect(protocol, vip, port, send_through)
 
     def close(self) -> None:
         """Remove all of it."""

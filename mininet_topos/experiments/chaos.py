@@ -37,7 +37,7 @@ from mininet_topos.experiments.connections import HTTP_PORT
 from mininet_topos.experiments.setting import Say, write
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import holdings, namespaces
+from mininet_topos.testbed import namespaces
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.operation import running
 from mininet_topos.testbed.plan import Plan
@@ -253,7 +253,7 @@ async def _differences(
         records: list[VipRecord] = await controller.vips()
     except RestError as error:
         return time.monotonic() - began, [str(error)]
-    found = holdings.unsettled(records) or await convergence.undone(folder, graph, records)
+    found = await convergence.amiss(folder, graph, records)
     converged_s = time.monotonic() - began
     vips: list[IPv4Address] = [record.address for record in records]
     found = found or await asyncio.to_thread(convergence.misprogrammed, folder, graph, records)

@@ -52,6 +52,11 @@ async def undone(folder: Folder, graph: nx.Graph, records: Sequence[VipRecord]) 
     return [*down, *holdings.undone(graph, records, observed)]
 
 
+async def amiss(folder: Folder, graph: nx.Graph, records: Sequence[VipRecord]) -> list[str]:
+    """Return what the controller itself misses, else what is still to be done on devices."""
+    return holdings.unsettled(records) or await undone(folder, graph, records)
+
+
 def misprogrammed(folder: Folder, graph: nx.Graph, records: Iterable[VipRecord]) -> list[str]:
     """Return how the load balancer's tables of every switch, read over P4Runtime, differ from `records`."""
     wanted: dict[str, Tunnels] = {node.name: {} for node in fattree.nodes(graph, *SWITCHES)}

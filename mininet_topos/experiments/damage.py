@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -12,9 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
-from duet_p4.bpf import Link, Object, Program, compile_object, libbpf
+from duet_p4.bpf import Object, compile_object
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.experiments.setting import Running
@@ -23,7 +20,6 @@ from mininet_topos.testbed.protocol import Request, ask
 from mininet_topos.testbed.supervisor import ProcessStatus
 
 _DROP = Path(capture.__file__).with_name("bpf") / "drop.c"
-_PROG_GET_FD_BY_ID = 13
 
 Inflict = Callable[[Running, str], AbstractContextManager[float]]
 """Does the damage to a node or link, yields when (realtime clock, seconds), and undoes it."""
@@ -56,7 +52,7 @@ def _hang(testbed: Running, what: str) -> Iterator[float]:
     with ExitStack() as stack:
         links = []
         for link in fattree.links(testbed.graph, what):
-            found = _attached(namespace, link.port(what).name)
+            found = capture.attached(capture.End(namespace, link.port(what).name))
             stack.callback(os.close, found[1].fd)
             links.append(found)
         drop = stack.enter_context(Object(compile_object(_DROP)).load()).program("drop")
@@ -139,13 +135,3 @@ def lost_dips(testbed: Running, kind: str) -> frozenset[IPv4Address]:
 
 def _processes(testbed: Running) -> tuple[ProcessStatus, ...]:
     return ask(testbed.folder, Request(do="status")).processes
-
-
-def _attached(namespace: Path, port: str) -> tuple[Link, Program]:
-    """Return what attaches a port's XDP program, and the program."""
-    with namespaces.entered(namespace), IPRoute() as netlink:
-        (ifindex,) = netlink.link_lookup(ifname=port)
-        number = netlink.get_links(ifindex)[0].get_attr("IFLA_XDP").get_attr("IFLA_XDP_PROG_ID")
-    link = Link(capture.find_link(ifindex, number))
-    own = libbpf.bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
-    return link, Program("the port's own", own)

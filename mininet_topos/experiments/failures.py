@@ -41,7 +41,6 @@ from mininet_topos.experiments.setting import (
     write,
 )
 from mininet_topos.testbed import agents as agents_module
-from mininet_topos.testbed import holdings
 
 CONNECTIONS = 200
 DIPS = 4
@@ -210,8 +209,7 @@ async def _amiss(testbed: Running, controller: ControllerClient) -> list[str]:
         records = await controller.vips()
     except RestError as error:
         return [str(error)]
-    unsettled = holdings.unsettled(records)
-    return unsettled or await convergence.undone(testbed.folder, testbed.graph, records)
+    return await convergence.amiss(testbed.folder, testbed.graph, records)
 
 
 def _events(testbed: Running, after: int | None) -> list[tuple[int, str]]:

@@ -110,22 +110,41 @@ def capture(link: Sequence[End], output: IO[bytes], count: int | None, seconds: 
     return written
 
 
+def attached(end: End) -> tuple[Link, Program]:
+    """Return what attaches an end's XDP program, and the program. Raises `TestbedError`."""
+    ifindex, program_id = _program_on(end)
+    if program_id is None:
+        raise TestbedError(f"port {end.interface!r} in {end.namespace.name} has no XDP program")
+    return _attachment(ifindex, program_id)
+
+
 @contextmanager
 def _source(end: End) -> Iterator[_Source]:
+    ifindex, program_id = _program_on(end)
+    if program_id is None:
+        with namespaces.entered(end.namespace):
+            listener = _packet_socket(end.interface)
+        with listener:
+            yield _Source(listener.fileno(), lambda: _from_socket(listener))
+    else:
+        with _before(ifindex, program_id) as ring:
+            yield _Source(ring.fd, ring.packets)
+
+
+def _program_on(end: End) -> tuple[int, int | None]:
+    """Return an end's interface index, and the number of its XDP program, if it has one."""
     with namespaces.entered(end.namespace), IPRoute() as netlink:
         found = netlink.link_lookup(ifname=end.interface)
         if not found:
             raise TestbedError(f"there is no port {end.interface!r} in {end.namespace.name}")
-        attached = netlink.get_links(found[0])[0].get_attr("IFLA_XDP")
-        program_id = attached.get_attr("IFLA_XDP_PROG_ID") if attached else None
-        if program_id is None:
-            listener = _packet_socket(end.interface)
-    if program_id is None:
-        with listener:
-            yield _Source(listener.fileno(), lambda: _from_socket(listener))
-    else:
-        with _before(found[0], program_id) as ring:
-            yield _Source(ring.fd, ring.packets)
+        program = netlink.get_links(found[0])[0].get_attr("IFLA_XDP")
+        return found[0], program.get_attr("IFLA_XDP_PROG_ID") if program else None
+
+
+def _attachment(ifindex: int, program_id: int) -> tuple[Link, Program]:
+    link = Link(_find_link(ifindex, program_id))
+    own = libbpf.bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+    return link, Program("the port's own", own)
 
 
 def _packet_socket(interface: str) -> socket.socket:
@@ -148,13 +167,11 @@ def _from_socket(listener: socket.socket) -> Iterator[Packet]:
 @contextmanager
 def _before(ifindex: int, program_id: int) -> Iterator[_Ring]:
     """Put the capturing program before a port's own one."""
-    link_fd = find_link(ifindex, program_id)
-    own = libbpf.bpf_call(_PROG_GET_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+    link, own = _attachment(ifindex, program_id)
     with Object(compile_object(SOURCE)) as object_:
         object_.load()
-        object_.map("own_program").update(struct.pack("=I", 0), struct.pack("=I", own))
-        link = Link(link_fd)
-        with _restored(link, Program("the port's own", own)):
+        object_.map("own_program").update(struct.pack("=I", 0), struct.pack("=I", own.fd))
+        with _restored(link, own):
             link.update(object_.program("capture"))
             yield _Ring(object_.map("records"))
 
@@ -188,7 +205,7 @@ def _restored(link: Link, own: Program) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
-def find_link(ifindex: int, program_id: int) -> int:
+def _find_link(ifindex: int, program_id: int) -> int:
     """Return a descriptor of the link that attaches a program to an interface."""
     library = libbpf.library()
     link_id = ctypes.c_uint32(0)

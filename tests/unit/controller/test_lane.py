@@ -21,16 +21,20 @@ class Hung:
         return await asyncio.Future()
 
 
+def lane_of(device: Hung) -> Lane:
+    return Lane(
+        "server1",
+        device,  # type: ignore[arg-type]
+        asyncio.Semaphore(1),
+        lambda: DeviceState(DeviceKind.SERVER),
+        lambda addresses: None,
+        {},
+    )
+
+
 def test_what_waits_for_a_device_that_is_cut_off_is_given_up_at_once() -> None:
     async def work() -> None:
-        lane = Lane(
-            "server1",
-            Hung(),  # type: ignore[arg-type]
-            asyncio.Semaphore(1),
-            lambda: DeviceState(DeviceKind.SERVER),
-            lambda addresses: None,
-            {},
-        )
+        lane = lane_of(Hung())
         delete = Operation(Action.DELETE, VIP, None)
         sent = lane.submit(delete, Priority.HEALTH)
         await asyncio.sleep(0)  # The worker sends it.
@@ -54,14 +58,7 @@ def test_what_waits_for_a_device_that_is_cut_off_is_given_up_at_once() -> None:
 @pytest.mark.parametrize("reachable", [True, False])
 def test_a_device_that_is_cut_off_is_not_asked_whether_or_not_its_agent_answers(reachable: bool) -> None:
     async def work() -> None:
-        lane = Lane(
-            "server1",
-            Hung(),  # type: ignore[arg-type]
-            asyncio.Semaphore(1),
-            lambda: DeviceState(DeviceKind.SERVER),
-            lambda addresses: None,
-            {},
-        )
+        lane = lane_of(Hung())
         lane.set_cut_off(True)
         lane.set_reachable(reachable)
         assert not lane.open

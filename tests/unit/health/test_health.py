@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from duet_p4.api.health import DipHealth
-from duet_p4.health.checks import SOCKET_TYPE, CheckError, Dial, check
+from duet_p4.health.checks import CheckError, Dial, check, connect
 from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.model import HealthCheck, HealthCheckKind, Protocol
 
@@ -47,10 +47,7 @@ def what(service: Service, **options: int) -> HealthCheck:
 
 
 async def dial(protocol: Protocol, port: int) -> socket.socket:
-    client = socket.socket(type=SOCKET_TYPE[protocol])
-    client.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(client, (str(DIP), port))
-    return client
+    return await connect(protocol, DIP, port)
 
 
 def dial_to(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:

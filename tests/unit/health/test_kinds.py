@@ -19,17 +19,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from duet_p4.health.checks import SOCKET_TYPE, CheckError, check
+from duet_p4.health.checks import CheckError, check, connect
 from duet_p4.model import HealthCheck, HealthCheckKind, Protocol
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")
 
 
 async def dial(protocol: Protocol, port: int) -> socket.socket:
-    client = socket.socket(type=SOCKET_TYPE[protocol])
-    client.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(client, (str(DIP), port))
-    return client
+    return await connect(protocol, DIP, port)
 
 
 def ask(kind: HealthCheckKind, port: int, **options: str) -> Awaitable[None]:
