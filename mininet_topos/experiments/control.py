@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
@@ -89,25 +90,31 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
 
 
 def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
-    """Run the benchmark on a testbed of its own and return its record, with every sample."""
+    """Run the benchmark on two testbeds of its own; return its record, with every sample."""
     samples: dict[str, list[float]] = {}
-    with running(name, [HOME], controller=True, log_level="DEBUG", say=say) as testbed:
+
+    def note(what: str, values: list[float]) -> None:
+        samples[what] = values
+        say(f"{what}: median {np.median(values):.1f} of {len(values)}")
+
+    # Agents that have a controller take writes from nobody else.
+    with (
+        running(name, [HOME], controller=False, log_level="DEBUG", say=say) as testbed,
+        closing(AgentLogs(testbed.folder, _switches(testbed))) as logs,
+    ):
         dips = _dips(testbed)
-        logs = AgentLogs(testbed.folder, _switches(testbed))
-
-        def note(what: str, values: list[float]) -> None:
-            samples[what] = values
-            say(f"{what}: median {np.median(values):.1f} of {len(values)}")
-
+        announced = testbed.with_agents(lambda agents: _announce(agents, logs, testbed.vips[0], runs))
+        note("announce_ms", announced)
+        rate = testbed.with_agents(lambda agents: _write(agents, dips, writes))
+        say(f"vip_writes_per_s: {rate:.0f}")
+    with (
+        running(name, [HOME], controller=True, log_level="DEBUG", say=say) as testbed,
+        closing(AgentLogs(testbed.folder, _switches(testbed))) as logs,
+    ):
         _with_controller(testbed, _settle)
-        note(
-            "announce_ms", testbed.with_agents(lambda agents: _announce(agents, logs, testbed.vips[0], runs))
-        )
         note("add_vip_ms", _add(testbed, logs, dips[:2], runs))
         note("add_vip_512_ms", _add(testbed, logs, dips[:LARGE], runs))
         note("migrate_wave_ms", _with_controller(testbed, lambda c: _migrate(c, testbed.vips[0], runs)))
-        rate = testbed.with_agents(lambda agents: _write(agents, dips, writes))
-        say(f"vip_writes_per_s: {rate:.0f}")
     record: dict[str, Any] = {}
     for what, values in samples.items():
         record[f"{what}_median"] = float(np.median(values))

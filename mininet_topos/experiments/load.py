@@ -29,6 +29,8 @@ _MAC_BYTES = 12
 _MOST_PACKETS = 50_000_000
 _LONGEST_S = 120
 """What trafgen sends, and how long tcpreplay does, should nobody be there to stop it."""
+_QUOTED = 500
+"""Characters of what a generator that failed said last."""
 
 
 class Load:
@@ -54,17 +56,18 @@ class Load:
         """Send at `pps`, or as fast as one CPU can, while the context lasts."""
         with tempfile.TemporaryDirectory() as scratch:
             command = self._paced(pps, Path(scratch)) if pps is not None else self._flat_out(Path(scratch))
-            with namespaces.entered(self.namespace):
+            said = Path(scratch) / "said"
+            with namespaces.entered(self.namespace), said.open("wb") as output:
                 generator = subprocess.Popen(
-                    command,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
+                    command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
                 )
             try:
                 yield
                 if generator.poll() is not None:
-                    raise RuntimeError(f"{command[0]} ended early, with status {generator.returncode}")
+                    raise RuntimeError(
+                        f"{command[0]} ended early, with status {generator.returncode}: "
+                        f"{said.read_text(errors='replace').strip()[-_QUOTED:] or 'it said nothing'}"
+                    )
             finally:
                 # trafgen's workers survive the death of their parent.
                 with suppress(ProcessLookupError):

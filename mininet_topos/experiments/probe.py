@@ -3,7 +3,8 @@
 The kernel stamps a request when it leaves (SO_TIMESTAMPING) and a reply when it arrives, so scheduling
 of this process shifts when a request is sent, never how long its round trip seems. How late requests
 were is measured too (`Samples.lateness`), and a run in which the prober stalled can be told from a run
-in which the network did.
+in which the network did. As the stamps are the kernel's, what came is read every few milliseconds only:
+the prober shares its cores with the network that it measures.
 
 Run it inside a node's network namespace: `python -m mininet_topos.experiments.probe --help`.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import math
 import os
 import select
 import signal
@@ -34,9 +36,14 @@ _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE, _OPT_ID, _OPT_TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 11
 _IP_RECVERR = 11
 _SCHED_PRIORITY = 50
+_HEADER = struct.Struct("!BBHHH")
 _PAYLOAD = struct.Struct("!8sII")  # magic of this run, target, round
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _DRAIN_S = 1.0
+_READ_S = 0.005
+"""Between two looks at what the kernel has: replies, and stamps of requests."""
+_SPARE_S = 0.00005
+"""A look ends so long before the next request is due."""
 _IDENTIFIERS = 1 << 16
 
 Floats = NDArray[np.float64]
@@ -189,6 +196,8 @@ class Prober:
         flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
         self._keys: list[tuple[int, int]] = []
+        self._peers = [str(target) for target in self._targets]
+        self._read_at = 0.0
 
     def stop(self) -> None:
         """End after the round under way."""
@@ -198,7 +207,7 @@ class Prober:
         """Probe, wait for the last replies, and return what was measured; calls `ready` when it begins."""
         _prefer()
         ready()
-        addresses = [(str(target), 0) for target in self._targets]
+        addresses = [(peer, 0) for peer in self._peers]
         start = time.clock_gettime(time.CLOCK_MONOTONIC) + self._interval_s
         offset = time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
         done = 0
@@ -211,7 +220,7 @@ class Prober:
             for target, address in enumerate(addresses):
                 self._send(number, target, address)
             done = number + 1
-        self._wait(time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S, until_all=done)
+        self._drain(done)
         self._socket.close()
         return Samples(
             self._targets, self._interval_s, self._due[:done], self._sent[:done], self._received[:done]
@@ -221,9 +230,8 @@ class Prober:
         body = _PAYLOAD.pack(self._magic, target, number)
         flow = target * self._flows + number % self._flows
         identifier = (self._identifier + flow) % _IDENTIFIERS
-        header = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF)
-        checksum = _checksum(header + body)
-        packet = struct.pack("!BBHHH", _ECHO_REQUEST, 0, checksum, identifier, number & 0xFFFF) + body
+        checksum = _checksum(_HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF) + body)
+        packet = _HEADER.pack(_ECHO_REQUEST, 0, checksum, identifier, number & 0xFFFF) + body
         # Until the kernel's own stamp comes; a request that finds no route or no neighbour never gets one.
         self._sent[number, target] = time.clock_gettime(time.CLOCK_REALTIME)
         try:
@@ -234,45 +242,60 @@ class Prober:
             return
         self._keys.append((number, target))
 
-    def _wait(self, until: float, until_all: int | None = None) -> None:
-        while (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) > 0:
-            if until_all is not None and not np.isnan(self._received[:until_all]).any():
-                return
-            # select() sleeps to the microsecond, where poll() counts milliseconds. Stamps count as readable.
-            if select.select([self._socket], [], [], left)[0]:
-                self._read_stamps()
-                self._read_replies()
+    def _wait(self, until: float) -> None:
+        """Sleep until a moment; if nobody looked for a while, read first what has come, as time allows."""
+        now = time.clock_gettime(time.CLOCK_MONOTONIC)
+        if now >= self._read_at and self._read(until - _SPARE_S):
+            self._read_at = now + _READ_S
+        if (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) > 0:
+            time.sleep(left)
 
-    def _read_stamps(self) -> None:
-        while True:
-            try:
-                _, ancillary, _, _ = self._socket.recvmsg(512, 512, socket.MSG_ERRQUEUE)
-            except BlockingIOError:
+    def _drain(self, rounds: int) -> None:
+        """Wait for the replies that are under way."""
+        until = time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S
+        self._read(until)
+        while np.isnan(self._received[:rounds]).any():
+            if (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) <= 0:
                 return
-            stamp, key = None, None
-            for level, kind, data in ancillary:
-                if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
-                    stamp = _stamp(data)
-                elif level == socket.IPPROTO_IP and kind == _IP_RECVERR:
-                    key = struct.unpack_from("=IBBBBII", data)[6]
-            if stamp is not None and key is not None and key < len(self._keys):
-                self._sent[self._keys[key]] = stamp
+            select.select([self._socket], [], [], left)  # Stamps count as readable.
+            self._read(until)
 
-    def _read_replies(self) -> None:
-        while True:
-            try:
-                packet, ancillary, _, peer = self._socket.recvmsg(2048, 512)
-            except BlockingIOError:
-                return
-            header = (packet[0] & 15) * 4
-            if packet[header] != _ECHO_REPLY or len(packet) < header + 8 + _PAYLOAD.size:
-                continue
-            magic, target, number = _PAYLOAD.unpack_from(packet, header + 8)
-            if magic != self._magic or IPv4Address(peer[0]) != self._targets[target]:
-                continue
-            stamp = next((_stamp(data) for level, kind, data in ancillary if kind == _SCM_TIMESTAMPING), None)
-            if np.isnan(self._received[number, target]):
-                self._received[number, target] = stamp or time.clock_gettime(time.CLOCK_REALTIME)
+    def _read(self, until: float) -> bool:
+        """Read what the kernel has; return whether that was all by `until`."""
+        try:
+            while time.clock_gettime(time.CLOCK_MONOTONIC) < until:
+                self._read_stamp()
+        except BlockingIOError:
+            pass
+        try:
+            while time.clock_gettime(time.CLOCK_MONOTONIC) < until:
+                self._read_reply()
+        except BlockingIOError:
+            return True
+        return False
+
+    def _read_stamp(self) -> None:
+        _, ancillary, _, _ = self._socket.recvmsg(512, 512, socket.MSG_ERRQUEUE)
+        stamp, key = None, None
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SCM_TIMESTAMPING:
+                stamp = _stamp(data)
+            elif level == socket.IPPROTO_IP and kind == _IP_RECVERR:
+                key = struct.unpack_from("=IBBBBII", data)[6]
+        if stamp is not None and key is not None and key < len(self._keys):
+            self._sent[self._keys[key]] = stamp
+
+    def _read_reply(self) -> None:
+        packet, ancillary, _, peer = self._socket.recvmsg(2048, 512)
+        header = (packet[0] & 15) * 4
+        if packet[header] != _ECHO_REPLY or len(packet) < header + _HEADER.size + _PAYLOAD.size:
+            return
+        magic, target, number = _PAYLOAD.unpack_from(packet, header + _HEADER.size)
+        if magic != self._magic or peer[0] != self._peers[target]:
+            return
+        stamp = next((_stamp(data) for level, kind, data in ancillary if kind == _SCM_TIMESTAMPING), None)
+        if math.isnan(self._received[number, target]):
+            self._received[number, target] = stamp or time.clock_gettime(time.CLOCK_REALTIME)
 
 
 def _stamp(data: bytes) -> float:
