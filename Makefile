@@ -29,7 +29,7 @@ setup:  ## Install what is missing: system packages, a virtual environment, lock
 testbed: root setup  ## Bring up the paper's testbed, check it, and open its shell (TARGET=xdp or bmv2)
 	@$(SUDO) $(DUET) testbed run --target $(TARGET)
 
-test: setup  ## Lint, types and every test
+test: setup  ## Lint, types and every test (COVERAGE=1: and what no test reaches)
 	@scripts/browser
 	@scripts/test
 
