@@ -19,12 +19,13 @@ from google.protobuf import text_format
 
 from duet_p4.bpf.errors import BpfError
 from duet_p4.signals import told_to_end
-from duet_p4.xdp_switch import cli, trace_service
+from duet_p4.xdp_switch import cli, shaping, trace_service
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
 from duet_p4.xdp_switch.p4runtime.transport import create_server
+from duet_p4.xdp_switch.queues import Rate
 
 STOP_SECONDS = 0.5
 """How long RPCs may take to end when the switch stops."""
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, compatible: bool = False) -> int:
 async def _run(options: cli.Options) -> None:
     stop = told_to_end()
     try:
-        device = XdpDevice(options.cpu_port, options.mode)
+        device = XdpDevice(options.cpu_port, options.mode, rates=_rates(options), depth=options.queue_depth)
     except OSError as error:
         raise cli.StartError(f"cannot make the CPU port or the port maps: {error}") from error
     try:
@@ -66,6 +67,19 @@ async def _run(options: cli.Options) -> None:
         await _serve(options, device, stop)
     finally:
         device.close()
+
+
+def _rates(options: cli.Options) -> dict[int, Rate]:
+    """Return how fast ports send; where it is simple_switch_grpc, also as traffic control has it."""
+    rates = dict(options.rates)
+    for port, interface in options.ports.items() if options.compatible else ():
+        rate = shaping.rate_of(interface) if port not in rates else None
+        if rate is not None:
+            _log.info(
+                "port %d sends %.0f bit/s, as the queueing discipline of %s", port, rate.bits, interface
+            )
+            rates[port] = rate
+    return rates
 
 
 async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> None:

@@ -9,13 +9,14 @@ import platform
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
 from duet_p4 import log
 from duet_p4.xdp_switch.device import RunMode
+from duet_p4.xdp_switch.queues import DEPTH, Rate
 
 PROGRAM = "duet-xdp-switch"
 DEFAULT_ADDRESS = "0.0.0.0:9559"
@@ -86,6 +87,10 @@ class Options:
     tls: Tls | None = None
     compatible: bool = False
     """Whether to do without a P4Info beside the JSON, as simple_switch_grpc does."""
+    rates: dict[int, Rate] = field(default_factory=dict)
+    """How fast ports send; the others send as fast as they can."""
+    queue_depth: int = DEPTH
+    """How many packets wait for each port with a rate."""
     remarks: tuple[str, ...] = ()
     """What is to be said of options that have no effect."""
 
@@ -107,6 +112,9 @@ def parse(argv: Sequence[str], *, compatible: bool = False) -> Options:
         if interface in ports.values():
             parser.error(f"interface {interface} is given to two ports")
         ports[number] = interface
+    for number, _ in main.queue_rate:
+        if number not in ports:
+            parser.error(f"--queue-rate names port {number}, which has no interface")
     if main.config is not None and main.no_p4:
         parser.error("--no-p4 and a P4 program exclude each other")
     if main.config is None and not main.no_p4:
@@ -134,6 +142,8 @@ def parse(argv: Sequence[str], *, compatible: bool = False) -> Options:
         mode=main.xdp_mode,
         tls=_tls(parser, target),
         compatible=compatible,
+        rates=dict(main.queue_rate),
+        queue_depth=main.queue_depth,
         remarks=tuple(remarks),
     )
 
@@ -236,6 +246,21 @@ def _parser(*, compatible: bool) -> argparse.ArgumentParser:
         default="auto" if compatible else "native",
         help="run in the driver (native), on socket buffers (generic, slower), or as ports allow (auto)",
     )
+    parser.add_argument(
+        "--queue-rate",
+        action="append",
+        default=[],
+        type=_queue_rate,
+        metavar="PORT@RATE",
+        help="how fast a port sends, packets per second or 500kbit, 10mbit: others wait (repeatable)",
+    )
+    parser.add_argument(
+        "--queue-depth",
+        type=_number(1, 100_000),
+        default=DEPTH,
+        metavar="N",
+        help="packets that wait for each port with a rate; default: %(default)s",
+    )
     parser.add_argument("--log-console", action="store_true", help="log to stderr, as it does without a file")
     parser.add_argument("--log-file", metavar="FILE", help="log to FILE.txt")
     parser.add_argument("-L", "--log-level", choices=_LEVELS, default="info")
@@ -268,6 +293,16 @@ def _port(text: str) -> tuple[int, str]:
     if not at or not interface or not number.isascii() or not number.isdigit() or int(number) > 510:
         raise argparse.ArgumentTypeError(f"{text!r} is not PORT@INTERFACE with a port in 0..510")
     return int(number), interface
+
+
+def _queue_rate(text: str) -> tuple[int, Rate]:
+    number, at, rate = text.partition("@")
+    if not at or not number.isascii() or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not PORT@RATE")
+    try:
+        return int(number), Rate.parse(rate)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _address(text: str) -> str:

@@ -26,6 +26,7 @@ from duet_p4.xdp_switch.cpu_port import CpuPort
 from duet_p4.xdp_switch.dataplane import Pipeline
 from duet_p4.xdp_switch.features import takes_redirects
 from duet_p4.xdp_switch.pipeline import XdpPipeline
+from duet_p4.xdp_switch.queues import DEPTH, Rate
 from duet_p4.xdp_switch.tracer import Tracer
 
 RunMode = Literal["native", "generic", "auto"]
@@ -52,14 +53,23 @@ class XdpDevice:
     """A switch's ports in this network namespace; see `dataplane.Device`."""
 
     def __init__(
-        self, cpu_port: int | None = None, mode: RunMode = "native", *, replays: bool = False
+        self,
+        cpu_port: int | None = None,
+        mode: RunMode = "native",
+        *,
+        replays: bool = False,
+        rates: Mapping[int, Rate] | None = None,
+        depth: int = DEPTH,
     ) -> None:
         """Make a switch without ports, but with a CPU port where one is given; needs root.
 
         `mode` says how the program runs on its ports; with "auto", which looks at the ports there are when
-        a program is staged, in the driver where all of them can take frames from it. One that `replays` is
+        a program is staged, in the driver where all of them can take frames from it. Ports that have one of
+        the `rates` send no faster, and `depth` packets at most wait for each. One that `replays` is
         for tests: its pipelines send nothing, but have `replay`.
         """
+        self._rates = dict(rates or {})
+        self._depth = depth
         self._mode = mode
         self._replays = replays
         self._shared = {
@@ -124,7 +134,15 @@ class XdpDevice:
         """Compile, verify and fill a program that runs on no port yet."""
         self._decide_mode()
         mode: Mode = "skb" if self._mode == "generic" else "native"
-        return XdpPipeline(config, info, self._shared, mode=mode, replays=self._replays)
+        return XdpPipeline(
+            config,
+            info,
+            self._shared,
+            mode=mode,
+            replays=self._replays,
+            rates=self._rates,
+            depth=self._depth,
+        )
 
     def activate(self, pipeline: Pipeline) -> None:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""

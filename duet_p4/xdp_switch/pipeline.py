@@ -36,8 +36,10 @@ from duet_p4.xdp_switch.dataplane import (
 )
 from duet_p4.xdp_switch.detours import Detours
 from duet_p4.xdp_switch.digests import Digests
+from duet_p4.xdp_switch.inner_ports import InnerPorts
 from duet_p4.xdp_switch.meters import MeterArray
-from duet_p4.xdp_switch.replication import Clones, InnerPorts, Multicast, Replicas
+from duet_p4.xdp_switch.queues import DEPTH, Queues, Rate
+from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
 from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
 from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
@@ -62,15 +64,19 @@ class XdpPipeline:
         mode: Mode = "native",
         replays: bool = False,
         padding: int = 0,
+        rates: Mapping[int, Rate] | None = None,
+        depth: int = DEPTH,
     ) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.stage` does.
 
-        One that `replays` is for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a
-        frame may then have fewer than the 14 that the kernel wants.
+        Packets to ports that have one of the `rates` wait, at most `depth` for each. One that `replays` is
+        for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a frame may then have
+        fewer than the 14 that the kernel wants.
         """
         self._config = config
         self._padding = padding
         self._info = info
+        self._rates = rates or {}
         self.compiled = self._compile()
         self._replays = replays
         self._widths = fit.check(info, self.compiled.program)
@@ -105,7 +111,12 @@ class XdpPipeline:
                         self.insert(name, entry.key, entry.priority, entry.action)
                     except TableFullError as error:
                         raise UnsupportedError(f"the const entries of {name}: {error}") from error
-            self.inner = InnerPorts(self._object, mode) if self.compiled.copies and not replays else None
+            self.inner: InnerPorts | None = None
+            self._queues: Queues | None = None
+            if self.compiled.copies and not replays:
+                self.inner = InnerPorts(self._object, mode, queues=self.compiled.queues)
+                if self.inner.waiting is not None:
+                    self._queues = Queues(self._object, self.inner.waiting, self._rates, depth)
         except BaseException:
             self._object.close()
             raise
@@ -142,7 +153,9 @@ class XdpPipeline:
     def _compile(self, traced: bool = False) -> Compiled:
         sizes = {table.preamble.name: table.size for table in self._info.tables}
         only = _default_only(self._info)
-        return compile_program(self._config, bpf.possible_cpus(), self._padding, sizes, only, traced)
+        return compile_program(
+            self._config, bpf.possible_cpus(), self._padding, sizes, only, traced, bool(self._rates)
+        )
 
     def instrument(self) -> Tracer:
         """Return the instrumented variant of this program, which runs on its tables; not yet in place of it.
@@ -314,15 +327,18 @@ class XdpPipeline:
         """Return how many packets did not leave, by reason."""
         names = ("by_program", "port_unknown", "no_room", "no_egress", "passes", "assertion")
         cells = self._object.map("drops").lookup_range(0, len(names))
-        return {
+        counts = {
             name: sum(int.from_bytes(v, "little") for v in cell)
             for name, cell in zip(names, cells, strict=True)
         }
+        return counts | {"queue": self._queues.dropped if self._queues is not None else 0}
 
     def close(self) -> None:
         """Free the program, its tables and its state."""
         if self._detours is not None:
             self._detours.close()
+        if self._queues is not None:
+            self._queues.close()
         if self.inner is not None:
             self.inner.close()
         self.digests.close()

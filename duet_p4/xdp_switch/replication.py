@@ -1,27 +1,12 @@
-"""Multicast groups and clone sessions in a running program, and the inner ports its copies pass.
-
-The inner ports are the two ends of a veth pair in a network namespace of the switch's own, which has no name
-and is held by a file descriptor: when the process ends, in whatever way, the kernel frees it.
-"""
+"""Multicast groups and clone sessions in a running program."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-from pyroute2 import IPRoute
 
 from duet_p4 import bpf
-from duet_p4.bpf.attach import Mode
 from duet_p4.xdp_switch.compiler.replication import MAX_GROUP, MAX_SESSION, REPLICAS
 from duet_p4.xdp_switch.dataplane import Replica, TableFullError
-
-_CLONE_NEWNET = 0x40000000
-_MTU: dict[Mode, int] = {"native": 3400, "skb": 65535}
-_AGAIN, _NEXT = 0, 1
 
 
 class Replicas:
@@ -125,51 +110,3 @@ class Clones(_Ranges):
         self._put(session, replicas)
         if self._truncations is not None:
             self._truncations[session] = truncate
-
-
-class InnerPorts:
-    """The veth pair that packets pass between two passes; see include/replicate.h."""
-
-    def __init__(self, loaded: bpf.Object, mode: Mode = "native") -> None:
-        """Make the pair, and attach the programs `again` and `next`. Raises OSError, BpfError."""
-        self._mode = mode
-        self._links: list[bpf.Link] = []
-        self._namespace = -1
-        with ThreadPoolExecutor(1) as thread:
-            try:
-                thread.submit(self._make, loaded).result()
-            except BaseException:
-                self.close()
-                raise
-
-    def _make(self, loaded: bpf.Object) -> None:
-        """Do all there is to do, in a thread that moves into the new namespace and ends there."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET):
-            code = ctypes.get_errno()
-            raise OSError(code, f"{os.strerror(code)} (a network namespace for copies of packets)")
-        self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        with IPRoute() as netlink:
-            netlink.link("add", ifname="again", kind="veth", peer={"ifname": "next"})
-            indices = {name: netlink.link_lookup(ifname=name)[0] for name in ("again", "next")}
-            for name, index in indices.items():
-                netlink.link("set", index=index, mtu=_MTU[self._mode], arp=False, address="02:00:00:00:00:01")
-                ipv6 = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-                if ipv6.exists():
-                    ipv6.write_text("1", encoding="ascii")
-            for name, index in indices.items():
-                self._links.append(bpf.attach_xdp(loaded.program(name), index, self._mode))
-                netlink.link("set", index=index, state="up")
-        inner = loaded.map("inner_ports")
-        # What is sent into one end comes in by the other.
-        for key, name in ((_AGAIN, "next"), (_NEXT, "again")):
-            inner.update(key.to_bytes(4, "little"), indices[name].to_bytes(4, "little"))
-
-    def close(self) -> None:
-        """Detach and let the kernel free the pair."""
-        for link in self._links:
-            link.close()
-        self._links.clear()
-        if self._namespace >= 0:
-            os.close(self._namespace)
-            self._namespace = -1

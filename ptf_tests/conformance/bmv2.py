@@ -79,6 +79,10 @@ class Bmv2:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def empty(self) -> None:
+        """Have it run the program anew, with empty tables."""
+        self._control.push_pipeline()
+
     def write(self, updates: Sequence[p4r.Update]) -> None:
         """Write to the tables by P4Runtime."""
         self._control.write(updates)

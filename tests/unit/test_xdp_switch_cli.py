@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from duet_p4.xdp_switch import cli
+from duet_p4.xdp_switch.queues import Rate
 
 
 def test_the_command_line_of_simple_switch_grpc_is_understood() -> None:
@@ -133,3 +134,21 @@ def test_a_missing_interface_an_old_kernel_and_missing_rights_are_named(monkeypa
     monkeypatch.setattr(cli.platform, "release", lambda: "5.4.0-generic")
     with pytest.raises(cli.StartError, match=r"kernel 5\.4\.0-generic is too old: 5\.18"):
         cli.check_host(options)
+
+
+def test_ports_may_have_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--no-p4 -i 1@eth1 -i 2@eth2 --queue-rate 1@20 --queue-rate 2@0.5mbit --queue-depth 10"
+    options = cli.parse(line.split())
+    assert options.rates == {1: Rate(packets=20), 2: Rate(bits=500_000)}
+    assert options.queue_depth == 10
+    assert options.rates[1].nanoseconds(1500) == 50_000_000
+    assert options.rates[2].nanoseconds(1500) == 24_000_000
+    for wrong, told in (
+        ("1@0", "'0' is no rate"),
+        ("1@fast", "'fast' is no rate"),
+        ("x@5", "'x@5' is not PORT@RATE"),
+        ("3@5", "--queue-rate names port 3, which has no interface"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.parse(["--no-p4", "-i", "1@eth1", "--queue-rate", wrong])
+        assert told in capsys.readouterr().err

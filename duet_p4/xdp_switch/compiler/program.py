@@ -39,6 +39,8 @@ class Compiled:
     """Whether it has programs `again` and `next` for inner ports."""
     multicasts: bool
     clones: bool
+    queues: bool
+    """Whether packets may wait: it has programs `leave_queue` and `hold`."""
     digests: bool
     value_sets: frozenset[str]
     """The value sets that parser states select on."""
@@ -53,20 +55,21 @@ def compile_program(
     sizes: Mapping[str, int] | None = None,
     default_only: Mapping[str, Collection[str]] | None = None,
     traced: bool = False,
+    queues: bool = False,
 ) -> Compiled:
     """Compile a BMv2 JSON to C, for a machine of so many CPUs.
 
     With `padding`, for test runs only, so many bytes behind each packet are none of it. `sizes` are those of
     the P4Info: of a table that the program gives entries, p4c's JSON counts just these. `default_only` are by
     table the actions that no entry may run, which only the P4Info tells, too. `traced` makes the instrumented
-    variant, which runs on the very tables of the program.
+    variant, which runs on the very tables of the program. With `queues`, ports may have rates.
 
     Raises ValueError where `config` is no BMv2 JSON, UnsupportedError where the program uses what this
     switch does not support.
     """
     program = read(config)
     check(program)
-    return _compile(_with_sizes(program, sizes or {}), cpus, padding, default_only or {}, traced)
+    return _compile(_with_sizes(program, sizes or {}), cpus, padding, default_only or {}, traced, queues)
 
 
 def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
@@ -81,12 +84,17 @@ def _with_sizes(program: ir.Program, sizes: Mapping[str, int]) -> ir.Program:
 
 
 def _compile(
-    program: ir.Program, cpus: int, padding: int, default_only: Mapping[str, Collection[str]], traced: bool
+    program: ir.Program,
+    cpus: int,
+    padding: int,
+    default_only: Mapping[str, Collection[str]],
+    traced: bool,
+    queues: bool,
 ) -> Compiled:
     program = optimize(program)
-    layout = _traced_layout(program) if traced else _layout(program)
+    layout = _traced_layout(program, queues) if traced else _layout(program, queues)
     calculations = Calculations(layout)
-    replication = Replication(layout)
+    replication = Replication(layout, queues)
     actions = Actions(layout, calculations, replication)
     tables = Tables(layout, actions, calculations, default_only)
     generator = _Generator(program, layout, calculations, replication, actions, tables, cpus, padding)
@@ -99,6 +107,7 @@ def _compile(
         copies=replication.active,
         multicasts=replication.multicasts,
         clones=replication.clones,
+        queues=queues,
         digests=generator.digests.active,
         value_sets=frozenset(
             t.value_set for state in program.parser.values() for t in state.transitions if t.value_set
@@ -107,7 +116,7 @@ def _compile(
     )
 
 
-def _traced_layout(program: ir.Program) -> Layout:
+def _traced_layout(program: ir.Program, queues: bool) -> Layout:
     """Return a layout in which all metadata lies in memory, to be looked at."""
     every = {
         ir.FieldRef(header.name, name)
@@ -118,6 +127,8 @@ def _traced_layout(program: ir.Program) -> Layout:
     layout = Layout(program, every, traced=True)
     if Replication(layout).active:
         raise UnsupportedError("a program that clones, multicasts, resubmits or recirculates is not traced")
+    if queues:
+        raise UnsupportedError("a switch of whose ports some have rates is not traced")
     return layout
 
 
@@ -125,13 +136,13 @@ _SET_FIRST = ("ingress_port", "packet_length", "parser_error", "ingress_global_t
 """The standard metadata that is set when a packet starts, or when it is parsed."""
 
 
-def _layout(program: ir.Program) -> Layout:
+def _layout(program: ir.Program, queues: bool) -> Layout:
     """Return where headers and metadata are, the latter by how long it lives."""
     lifetimes = Lifetimes(program)
     read = fields_read(program)
     local = {reference for reference in read if lifetimes.local(reference)}
     # A copy, or another pass, starts with what of the metadata is kept.
-    if Replication(Layout(program, read)).active or program.digests:
+    if Replication(Layout(program, read), queues).active or program.digests:
         return Layout(program, read, local=local)
     tracks = program.egress.start is not None
     cleared = lifetimes.cleared() - {ir.FieldRef(ir.STANDARD_METADATA, name) for name in _SET_FIRST}
@@ -401,6 +412,7 @@ class _Generator:
             yield "    if (stage != FINISH) {"
             yield "        if (!placed)"
             yield f"            s->egress_port = {self._layout.load(self._standard('egress_spec'))};"
+            yield from indent(self._replication.before_egress(), 2)
             yield from indent(self._egress("s->egress_port"), 2)
             yield "    }"
             yield from indent(self._finish())
@@ -413,6 +425,14 @@ class _Generator:
                 rid=self._set("egress_rid", "rid"),
             )
             yield ""
+            yield from self._replication.leave_queue(
+                [
+                    *self._set("enq_timestamp", "(ticket.enqueued / 1000) & 0xffffffff"),
+                    *self._set("enq_qdepth", "ticket.enqueued_depth & 0x7ffff"),
+                    *self._set("deq_timedelta", "((ticket.dequeued - ticket.enqueued) / 1000) & 0xffffffff"),
+                    *self._set("deq_qdepth", "ticket.dequeued_depth & 0x7ffff"),
+                ]
+            )
         yield 'SEC("xdp")'
         yield "int pipeline(struct xdp_md *ctx)"
         yield "{"

@@ -27,8 +27,10 @@ _SESSION_VALID = 0x8000
 class Replication:
     """Compiles what a program does beside sending a packet to one port; `active` where it does any."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, queues: bool = False) -> None:
+        """With `queues`, packets to ports with a rate wait in front of egress."""
         self._layout = layout
+        self.queues = queues
         program = self._program = layout.program
         ops = {step.op for step in program.primitives()}
         self.clones_ingress = "clone_ingress_pkt_to_egress" in ops
@@ -36,7 +38,7 @@ class Replication:
         self.resubmits = "resubmit" in ops
         self.recirculates = "recirculate" in ops
         self.multicasts = multicasts(program)
-        self.active = self.clones or self.resubmits or self.recirculates or self.multicasts
+        self.active = self.clones or self.resubmits or self.recirculates or self.multicasts or queues
         if self.active:
             for name in ("clone", "clone_fields", "resubmit", "recirculate", "passes"):
                 layout.more.append(f"__u32 {name};")
@@ -52,6 +54,8 @@ class Replication:
             return
         yield f"#define REPLICAS {REPLICAS}"
         yield '#include "replicate.h"'
+        if self.queues:
+            yield '#include "queue.h"'
         yield ""
         if self.multicasts:
             yield "/* multicast group -> first replica << 32 | number of replicas */"
@@ -158,6 +162,32 @@ class Replication:
         yield "    what.clones = range_of(clone_sessions[session]);"
         yield "    what.truncate_clones = clone_truncations[session];"
         yield "}"
+
+    def before_egress(self) -> Iterator[str]:
+        """Yield C that has a packet wait for a port with a rate."""
+        if self.queues:
+            yield "if (stage != EGRESS_NOW && waits(s->egress_port))"
+            yield "    return enqueue(ctx, s);"
+
+    def leave_queue(self, waited: list[str]) -> Iterator[str]:
+        """Yield the program of packets that have waited; `waited` sets metadata from C's `ticket`."""
+        if not self.queues:
+            return
+        yield 'SEC("xdp")'
+        yield "int leave_queue(struct xdp_md *ctx)"
+        yield "{"
+        yield "    __u32 zero = 0;"
+        yield "    struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);"
+        yield "    struct ticket ticket;"
+        yield "    struct state *from = called(ctx, &ticket);"
+        yield "    if (!s || !from)"
+        yield "        return drop(DROP_PASSES);"
+        yield "    copy_scratch(s, &from->s);"
+        yield "    BARRIER();"
+        yield from indent(waited)
+        yield "    return run(ctx, s, EGRESS_NOW, true);"
+        yield "}"
+        yield ""
 
     def after_deparser(self) -> Iterator[str]:
         """Yield C that sends a recirculated packet round, as it would have left."""

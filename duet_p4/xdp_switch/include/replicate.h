@@ -11,7 +11,8 @@
 #define TAG_MAGIC 0x44755034
 #define SPREAD 0x20000 /* what a test run says: run `again`, and `next` if 1 is added, on the packet */
 
-enum stage { INGRESS, EGRESS, FINISH };
+/* EGRESS_NOW is EGRESS for a packet that need not wait for its port any more; see queue.h. */
+enum stage { INGRESS, EGRESS, EGRESS_NOW, FINISH };
 
 /* What a packet is, as standard_metadata.instance_type has it. */
 enum kind {
@@ -56,10 +57,10 @@ struct state states[STATES];
 __u32 last_generation;
 struct replica replicas[REPLICAS];
 
-/* 0: where `again` receives, 1: where `next` does. */
+/* 0: where `again` receives, 1: where `next` does, 2: where packets wait. */
 struct {
     __uint(type, BPF_MAP_TYPE_DEVMAP);
-    __uint(max_entries, 2);
+    __uint(max_entries, 3);
     __type(key, __u32);
     __type(value, __u32);
 } inner_ports SEC(".maps");
@@ -106,15 +107,9 @@ static __always_inline int hand_on(struct xdp_md *ctx, bool more)
     return bpf_redirect_map(&inner_ports, 0, more ? BPF_F_BROADCAST : 0);
 }
 
-static __always_inline int spread(struct xdp_md *ctx, struct scratch *s, const struct state *what)
+/* Keep the scratch of a packet, and what is to be made of it; the number that it is found by. */
+static __always_inline __u32 keep(struct scratch *s, const struct state *what)
 {
-    __u32 items = what->clones.count + what->others;
-
-    if (items == 0)
-        return drop(DROP_BY_PROGRAM);
-    if (s->m.passes >= MAX_PASSES)
-        return drop(DROP_PASSES);
-
     __u32 generation = __sync_fetch_and_add(&last_generation, 1) + 1;
     struct state *to = state_of(generation);
 
@@ -128,6 +123,19 @@ static __always_inline int spread(struct xdp_md *ctx, struct scratch *s, const s
     copy_scratch(&to->s, s);
     BARRIER();
     to->generation = generation;
+    return generation;
+}
+
+static __always_inline int spread(struct xdp_md *ctx, struct scratch *s, const struct state *what)
+{
+    __u32 items = what->clones.count + what->others;
+
+    if (items == 0)
+        return drop(DROP_BY_PROGRAM);
+    if (s->m.passes >= MAX_PASSES)
+        return drop(DROP_PASSES);
+
+    __u32 generation = keep(s, what);
 
     if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct tag)))
         return drop(DROP_NO_ROOM);
