@@ -175,8 +175,9 @@ def missing_capabilities() -> list[str]:
 
 
 def find_p4info(config: Path, given: Path | None) -> Path:
-    """Return the P4Info of a program: the one given, or the one that p4c writes beside the JSON."""
+    """Return the P4Info of a program: the one given, or the one beside it, named as p4c or p4-utils do."""
     beside = [config.with_suffix(before + suffix) for before in ("", ".p4") for suffix in _P4INFO_SUFFIXES]
+    beside.append(config.with_name(f"{config.stem}_p4rt.txt"))
     for candidate in [given] if given else beside:
         if candidate.is_file():
             return candidate

@@ -20,7 +20,7 @@ Every update is atomic for the packets: one sees the entry as it was or as it is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,6 +204,9 @@ class Pipeline(Protocol):
     def write_direct(self, table: str, key: MatchValues, priority: int, count: Count) -> None:
         """Set the direct counter of an entry."""
 
+    def add_direct(self, table: str, counts: Mapping[tuple[MatchValues, int], Count]) -> None:
+        """Have direct counters of entries, by (key, priority), count so much more."""
+
     def write_direct_meter(
         self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
     ) -> None:
@@ -220,6 +223,9 @@ class Pipeline(Protocol):
 
     def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
         """Set cells of a counter array from `first` on."""
+
+    def add_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        """Have cells of a counter array from `first` on count so much more."""
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         """Return `number` cells of a register array from `first` on."""
@@ -275,9 +281,10 @@ class Device(Protocol):
         does not fit `info`, and BpfError or OSError where the kernel refuses.
         """
 
-    def activate(self, pipeline: Pipeline) -> None:
+    def activate(self, pipeline: Pipeline, settle: Callable[[], None] | None = None) -> None:
         """Put a staged pipeline on all ports in place of the one before, which is then closed.
 
+        `settle` is called in between, when packets meet the new one only and the one before can be read yet.
         Where a port refuses, BpfError or OSError, and all ports run the one before as they did. A port
         whose interface has gone refuses nothing: it gets the program when the interface is there again.
         """

@@ -12,7 +12,7 @@ import fcntl
 import logging
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -144,7 +144,7 @@ class XdpDevice:
             depth=self._depth,
         )
 
-    def activate(self, pipeline: Pipeline) -> None:
+    def activate(self, pipeline: Pipeline, settle: Callable[[], None] | None = None) -> None:
         """Put a staged pipeline on all ports in place of the one before, or change nothing."""
         if not isinstance(pipeline, XdpPipeline):
             raise TypeError(f"{type(pipeline).__name__} is no pipeline of this device")
@@ -162,8 +162,12 @@ class XdpDevice:
                 self._put_back(before, port)
             raise
         self._running = pipeline
-        if before is not None and before is not pipeline:
-            before.close()
+        try:
+            if settle is not None:
+                settle()
+        finally:
+            if before is not None and before is not pipeline:
+                before.close()
 
     @property
     def running(self) -> XdpPipeline | None:

@@ -250,6 +250,10 @@ class XdpPipeline:
         """Set the direct counter of an entry."""
         self._tables[table].write_counter((key, priority), count)
 
+    def add_direct(self, table: str, counts: Mapping[Key, Count]) -> None:
+        """Have direct counters of entries count so much more."""
+        self._tables[table].add_counters(counts)
+
     def write_direct_meter(
         self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
     ) -> None:
@@ -271,6 +275,10 @@ class XdpPipeline:
     def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
         """Set cells of a counter array."""
         self._counter(counter).write(first, counts)
+
+    def add_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        """Have cells of a counter array from `first` on count so much more."""
+        self._counter(counter).add(first, counts)
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         """Return cells of a register array."""
@@ -377,21 +385,35 @@ class XdpPipeline:
 
 
 class Counters:
-    """An array of counters as the program holds it: a row for each CPU."""
+    """An array of counters as the program holds it: a row for each CPU, which only that CPU writes.
+
+    What is written to a counter is kept here, as what it is ahead of what the program counted: so no packet
+    that is counted meanwhile is lost.
+    """
 
     def __init__(self, memory: memoryview) -> None:
         self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(bpf.possible_cpus(), -1, 2)
+        self._ahead = np.zeros_like(self._cells[0])
 
     def read(self, first: int, number: int) -> list[Count]:
-        """Return `number` cells from `first` on, summed over the CPUs."""
-        total = self._cells[:, first : first + number].sum(axis=0)
-        return [(int(packets), int(size)) for packets, size in total]
+        """Return `number` cells from `first` on."""
+        cells = slice(first, first + number)
+        total = self._cells[:, cells].sum(axis=0) + self._ahead[cells]
+        return [(packets, size) for packets, size in total.tolist()]
 
     def write(self, first: int, counts: Sequence[Count]) -> None:
         """Set cells from `first` on."""
         cells = slice(first, first + len(counts))
-        self._cells[1:, cells] = 0
-        self._cells[0, cells] = counts
+        self._ahead[cells] = np.array(counts, dtype=np.uint64) - self._cells[:, cells].sum(axis=0)
+
+    def reset(self, cell: int) -> None:
+        """Set a cell to nothing; often there was nothing."""
+        counted = self._cells[:, cell].sum(axis=0)
+        np.negative(counted, out=self._ahead[cell])
+
+    def add(self, first: int, counts: Sequence[Count]) -> None:
+        """Count so much more."""
+        self._ahead[first : first + len(counts)] += np.array(counts, dtype=np.uint64)
 
 
 class _Unreached:
@@ -429,6 +451,9 @@ class _Unreached:
     def write_counter(self, key: Key, count: Count) -> None:
         """Set the direct counter of an entry."""
         self._counts[key] = count
+
+    def add_counters(self, counts: Mapping[Key, Count]) -> None:
+        """Do nothing: no packet was counted."""
 
     def write_meter(self, key: Key, rates: MeterRates | None) -> None:
         """Set the rates of an entry's direct meter."""
@@ -482,7 +507,7 @@ class _Table:
         handle = self._free.take()
         try:
             if self._counter is not None:
-                self._counter.write(handle, [(0, 0)])
+                self._counter.reset(handle)
             if self._meter is not None and self._meter.read(handle) is not None:
                 self._meter.configure(handle, None)
             if self._hits is not None:
@@ -540,6 +565,12 @@ class _Table:
         if self._counter is None:
             raise ValueError(f"table {self._table.name} has no direct counter")
         self._counter.write(self._handles[key], [count])
+
+    def add_counters(self, counts: Mapping[Key, Count]) -> None:
+        """Have direct counters count so much more."""
+        assert self._counter is not None
+        for key, count in counts.items():
+            self._counter.add(self._handles[key], [count])
 
     def write_meter(self, key: Key, rates: MeterRates | None) -> None:
         """Set the rates of an entry's direct meter."""

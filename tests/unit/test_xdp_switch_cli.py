@@ -118,6 +118,10 @@ def test_a_program_needs_its_p4info(tmp_path: Path) -> None:
     beside = tmp_path / "basic.p4info.txtpb"
     beside.write_text("")
     assert cli.find_p4info(program, None) == beside
+    beside.unlink()
+    of_p4_utils = tmp_path / "basic_p4rt.txt"
+    of_p4_utils.touch()
+    assert cli.find_p4info(program, None) == of_p4_utils
     other = tmp_path / "other.txt"
     with pytest.raises(cli.StartError, match=r"other\.txt"):
         cli.find_p4info(program, other)

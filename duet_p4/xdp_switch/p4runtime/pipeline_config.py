@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from finsy.proto import p4r
 
@@ -24,11 +25,16 @@ from duet_p4.xdp_switch.p4runtime.errors import (
 )
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.reconcile import Reconciliation
+from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
 from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
 from duet_p4.xdp_switch.p4runtime.turns import Turns
 
 _log = logging.getLogger(__name__)
 
+Results = list[P4RuntimeError | None]
+"""What became of each update of a batch, None where it was taken."""
+
+ResultT = TypeVar("ResultT")
 _Action = p4r.SetForwardingPipelineConfigRequest
 _Response = p4r.GetForwardingPipelineConfigRequest
 
@@ -52,7 +58,7 @@ class PipelineConfig:
         self._running: Staged | None = None
         self._saved: Staged | None = None
         self._one_push = asyncio.Lock()
-        self._pushes: set[asyncio.Task[None]] = set()
+        self._pushes: set[asyncio.Task[Any]] = set()
 
     @property
     def running(self) -> Staged | None:
@@ -78,15 +84,19 @@ class PipelineConfig:
         push is dropped, unless it is done.
         """
         push = _Push(permitted)
-        task = asyncio.create_task(self._set(action, config, push))
-        self._pushes.add(task)
-        task.add_done_callback(self._pushes.discard)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            push.abandoned = True
-            task.add_done_callback(_retrieve)
-            raise
+        await self._carry_out(self._set(action, config, push), push)
+
+    async def write_at_once(
+        self, updates: Sequence[p4r.Update], role: str, permitted: Callable[[], None]
+    ) -> Results:
+        """Carry out a batch such that a packet sees all of it or nothing; a refused one changes nothing.
+
+        The program is staged a second time, gets the state of the one that runs, and the batch; then it takes
+        over the ports. That takes as long as a push, and nothing else is written meanwhile; packets go on.
+        Raises P4RuntimeError as `set` does.
+        """
+        push = _Push(permitted)
+        return await self._carry_out(self._write_at_once(updates, role, push), push)
 
     def get(self, response_type: int) -> p4r.GetForwardingPipelineConfigResponse:
         """Return the configuration that runs, or an empty answer where there is none."""
@@ -111,6 +121,44 @@ class PipelineConfig:
         for staged in (self._running, self._saved):
             if staged is not None:
                 staged.forwarding.ports_changed(ports)
+
+    async def _carry_out(self, work: Coroutine[None, None, ResultT], push: _Push) -> ResultT:
+        """Return what work comes to, in a task of its own; where the caller is cancelled it is told so."""
+        task = asyncio.create_task(work)
+        self._pushes.add(task)
+        task.add_done_callback(self._pushes.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            push.abandoned = True
+            task.add_done_callback(_retrieve)
+            raise
+
+    async def _write_at_once(self, updates: Sequence[p4r.Update], role: str, push: _Push) -> Results:
+        async with self._one_push:
+            push.check()
+            running = self._running
+            if len(updates) <= 1 or self._saved is not None or running is None:
+                # One update is atomic by itself, and a saved program meets no packets.
+                async with self._turns.hold(None):
+                    push.check()
+                    return apply_or_roll_back(self.forwarding(), updates, role)
+            staged = await stage(self._device, running.config, self.ports)
+            try:
+                async with self._turns.hold(None):
+                    push.check()
+                    staged.forwarding.ports_changed(self.ports)
+                    reconciliation = Reconciliation(running, staged)
+                    await reconciliation.copy()
+                    push.check()
+                    reconciliation.copy_state()
+                    results = apply_or_roll_back(staged.forwarding, updates, role)
+                    if not any(results):
+                        self._activate(staged, reconciliation.settle)
+                    return results
+            finally:
+                if staged is not self._running:
+                    staged.close()
 
     async def _set(self, action: int, config: p4r.ForwardingPipelineConfig | None, push: _Push) -> None:
         if action == _Action.COMMIT:
@@ -152,7 +200,9 @@ class PipelineConfig:
                 await reconciliation.copy()
                 push.check()
                 reconciliation.copy_state()
-            self._activate(staged)
+                self._activate(staged, reconciliation.settle)
+            else:
+                self._activate(staged)
 
     async def _is_same(self, config: p4r.ForwardingPipelineConfig, push: _Push) -> bool:
         """Take note of a configuration that runs already, which goes on without a break."""
@@ -169,11 +219,11 @@ class PipelineConfig:
             self._save(None)
             return True
 
-    def _activate(self, staged: Staged) -> None:
+    def _activate(self, staged: Staged, settle: Callable[[], None] | None = None) -> None:
         """Put a staged configuration on the ports; where they refuse, everything is as it was."""
         self._before_change()
         try:
-            self._device.activate(staged.pipeline)
+            self._device.activate(staged.pipeline, settle)
             self._running = staged
         except (BpfError, OSError) as error:
             raise internal(f"the ports refused the pipeline: {error}") from error
@@ -204,7 +254,7 @@ class _Push:
         self._permitted()
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _retrieve(task: asyncio.Task[ResultT]) -> None:
     """Take a failure that nobody waits for any more."""
     if not task.cancelled() and (error := task.exception()) and not isinstance(error, P4RuntimeError):
         _log.error("a push that was dropped failed: %s", error)

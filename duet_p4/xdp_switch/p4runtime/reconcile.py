@@ -8,10 +8,11 @@ from typing import Any
 
 from finsy.proto import p4i, p4r
 
+from duet_p4.xdp_switch.dataplane import Count
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, invalid_argument
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.staging import Staged
-from duet_p4.xdp_switch.p4runtime.tables import TableState
+from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
 
 TURN = 64
 """Entities written between two looks at the packets."""
@@ -56,6 +57,9 @@ class Reconciliation:
     def __init__(self, before: Staged, after: Staged) -> None:
         self._before, self._after = before.forwarding, after.forwarding
         self._infos = before.config.p4info, after.config.p4info
+        self._counts: dict[str, list[Count]] = {}
+        self._direct: dict[int, dict[Key, Count]] = {}
+        self._values: dict[str, list[int]] = {}
 
     async def copy(self) -> None:
         """Write every entity into the new pipeline.
@@ -74,19 +78,64 @@ class Reconciliation:
                 await asyncio.sleep(0)
 
     def copy_state(self) -> None:
-        """Copy counters and registers; packets that come between this and the change go uncounted."""
+        """Copy counters and registers."""
         before, after = self._before, self._after
         for table_id, table in before.tables.items():
             if table.table.direct_counter and table_id in after.tables:
-                _copy_direct_counters(table, before, after)
+                self._copy_direct_counters(table)
         for counter in before.schema.counters.values():
             if counter == after.schema.counters.get(counter.id):
-                counts = before.pipeline.read_counter(counter.name, 0, counter.size)
+                counts = self._counts[counter.name] = before.pipeline.read_counter(
+                    counter.name, 0, counter.size
+                )
                 after.pipeline.write_counter(counter.name, 0, counts)
         for register in before.schema.registers.values():
             if register == after.schema.registers.get(register.id):
                 values = before.pipeline.read_register(register.name, 0, register.size)
+                self._values[register.name] = values
                 after.pipeline.write_register(register.name, 0, values)
+
+    def settle(self) -> None:
+        """Add what packets counted and wrote between `copy_state` and the change; call it just after that.
+
+        A cell of a register that packets wrote before and after keeps what they wrote after.
+        """
+        before, after = self._before.pipeline, self._after.pipeline
+        for name, counts in self._counts.items():
+            more = [
+                _more(now, then)
+                for now, then in zip(before.read_counter(name, 0, len(counts)), counts, strict=True)
+            ]
+            if any(map(any, more)):
+                after.add_counter(name, 0, more)
+        for table_id, direct in self._direct.items():
+            table = self._after.tables[table_id]
+            counted = before.read_direct(table.table.name, direct)
+            grown = {
+                key: _more(count, then)
+                for (key, then), count in zip(direct.items(), counted, strict=True)
+                if count != then and key in table.entries
+            }
+            if grown:
+                after.add_direct(table.table.name, grown)
+        for name, values in self._values.items():
+            for cell, (now, then) in enumerate(
+                zip(before.read_register(name, 0, len(values)), values, strict=True)
+            ):
+                if now != then and after.read_register(name, cell, 1) == [then]:
+                    after.write_register(name, cell, [now])
+
+    def _copy_direct_counters(self, table: TableState) -> None:
+        target = self._after.tables[table.table.id]
+        if not target.table.direct_counter:
+            return
+        keys = [key for key in table.entries if key in target.entries]
+        counts = self._before.pipeline.read_direct(table.table.name, keys)
+        self._direct[table.table.id] = dict(zip(keys, counts, strict=True))
+        for key, count in zip(keys, counts, strict=True):
+            if any(count):
+                self._after.pipeline.write_direct(table.table.name, *key, count)
+        target.default = table.default
 
     def _kept(self) -> Iterator[p4r.Entity]:
         for query in _QUERIES:
@@ -160,13 +209,5 @@ def _written(state: ForwardingState, query: p4r.Entity) -> Iterator[p4r.Entity]:
         yield entity
 
 
-def _copy_direct_counters(table: TableState, before: ForwardingState, after: ForwardingState) -> None:
-    target = after.tables[table.table.id]
-    if not target.table.direct_counter:
-        return
-    keys = [key for key in table.entries if key in target.entries]
-    counts = before.pipeline.read_direct(table.table.name, keys)
-    for key, count in zip(keys, counts, strict=True):
-        if any(count):
-            after.pipeline.write_direct(table.table.name, *key, count)
-    target.default = table.default
+def _more(now: Count, then: Count) -> Count:
+    return now[0] - then[0], now[1] - then[1]

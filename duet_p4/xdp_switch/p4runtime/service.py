@@ -26,7 +26,7 @@ from duet_p4.xdp_switch.p4runtime.errors import (
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.notifications import Notifications
 from duet_p4.xdp_switch.p4runtime.packet_io import stream_error
-from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
+from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig, Results
 from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
 from duet_p4.xdp_switch.p4runtime.staging import Staged
 from duet_p4.xdp_switch.p4runtime.stream import Stream
@@ -90,10 +90,20 @@ class P4RuntimeService:
         """Apply a batch of updates; each one succeeds or is refused for itself."""
         self._check_primary(request)
         self.config.forwarding()
-        if request.atomicity not in (p4r.WriteRequest.CONTINUE_ON_ERROR, p4r.WriteRequest.ROLLBACK_ON_ERROR):
-            raise unimplemented("a batch cannot be atomic for packets: its updates are, one by one")
-        results = None
-        while results is None:
+        if request.atomicity not in p4r.WriteRequest.Atomicity.values():
+            raise invalid_argument(f"atomicity {request.atomicity} does not exist")
+        if request.atomicity == p4r.WriteRequest.DATAPLANE_ATOMIC:
+            results = await self.config.write_at_once(
+                request.updates, request.role, lambda: self._check_primary(request)
+            )
+        else:
+            results = await self._write(request)
+        if any(results):
+            raise BatchError(results, "Write")
+        return p4r.WriteResponse()
+
+    async def _write(self, request: p4r.WriteRequest) -> Results:
+        while True:
             state = self.config.forwarding()
             async with self._turns.hold(state.objects(update.entity for update in request.updates)):
                 self._check_primary(request)
@@ -101,12 +111,8 @@ class P4RuntimeService:
                 if self.config.forwarding() is not state:
                     continue
                 if request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR:
-                    results = apply_or_roll_back(state, request.updates, request.role)
-                else:
-                    results = await _apply(state, request.updates, request.role)
-        if any(results):
-            raise BatchError(results, "Write")
-        return p4r.WriteResponse()
+                    return apply_or_roll_back(state, request.updates, request.role)
+                return await _apply(state, request.updates, request.role)
 
     async def read(self, request: p4r.ReadRequest) -> AsyncIterator[p4r.ReadResponse]:
         """Stream the entities that the requests of a batch select, as they were at one moment."""
@@ -275,11 +281,9 @@ class P4RuntimeService:
             notification.stream.send(p4r.StreamMessageResponse(arbitration=notification.message))
 
 
-async def _apply(
-    state: ForwardingState, updates: Sequence[p4r.Update], role: str
-) -> list[P4RuntimeError | None]:
+async def _apply(state: ForwardingState, updates: Sequence[p4r.Update], role: str) -> Results:
     """Carry out updates and return what became of each."""
-    results: list[P4RuntimeError | None] = []
+    results: Results = []
     for number, update in enumerate(updates, 1):
         try:
             state.write(update, role)

@@ -43,8 +43,8 @@ class XdpSwitch:
             self.close()
             raise
 
-    def start(self, *arguments: str) -> None:
-        """Start the process; `arguments` come before those of the target."""
+    def start(self, *arguments: str, address: str | None = None) -> None:
+        """Start the process, on its socket or at another address; `arguments` come before the target's."""
         self.socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -52,7 +52,7 @@ class XdpSwitch:
                     *("ip", "netns", "exec", self.namespace, sys.executable, "-m", "duet_p4.xdp_switch"),
                     *("--device-id", "1", *arguments),
                     *(part for number in PORTS for part in ("-i", f"{number}@s{number}")),
-                    *("--", "--grpc-server-addr", f"unix:{self.socket}", "--cpu-port", "510"),
+                    *("--", "--grpc-server-addr", address or f"unix:{self.socket}", "--cpu-port", "510"),
                 ],
                 stderr=log,
             )

@@ -1,8 +1,13 @@
-"""Clients and scripts that others wrote drive a switch: finsy, and what takes it for BMv2."""
+"""Clients and scripts that others wrote drive a switch: finsy, p4runtime-shell, p4-utils, p4lang's tutorials.
+
+p4-utils and the tutorials are in no package: their tests run where P4UTILS and TUTORIALS name clones of
+github.com/nsg-ethz/p4-utils and github.com/p4lang/tutorials.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,6 +20,10 @@ from tests.unit.p4runtime.conftest import HERE
 pytestmark = pytest.mark.root
 
 ROOT = Path(__file__).parents[3]
+DRIVERS = Path(__file__).parent / "drivers"
+SHELL = ROOT / ".venv-shell" / "bin" / "python"
+TCP_PORT = "9559"
+FILES = [str(HERE / "features.p4info.txtpb"), str(HERE / "features.json")]
 
 
 @pytest.fixture
@@ -57,6 +66,50 @@ def test_finsy_drives_the_switch(fresh: XdpSwitch) -> None:
 
     asyncio.run(drive())
     assert len(found) == 1
+
+
+def drive(switch: XdpSwitch, driver: str, *arguments: str) -> None:
+    """Run one of the drivers in the switch's namespace, by the Python that has p4runtime-shell."""
+    if not SHELL.exists():
+        pytest.skip("p4runtime-shell is not set up: scripts/clients makes .venv-shell")
+    result = subprocess.run(
+        ["ip", "netns", "exec", switch.namespace, SHELL, DRIVERS / driver, *arguments, *FILES],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "driven", result.stdout
+
+
+def clone(variable: str, source: str) -> str:
+    """Return the folder that a variable of the environment names."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no clone of github.com/{source}, which is in no package")
+    return folder
+
+
+def test_p4runtime_shell_drives_the_switch(fresh: XdpSwitch) -> None:
+    drive(fresh, "shell.py", f"unix:{fresh.socket}")
+
+
+def test_p4langs_p4runtime_lib_drives_the_switch(fresh: XdpSwitch) -> None:
+    drive(fresh, "p4runtime_lib.py", clone("TUTORIALS", "p4lang/tutorials"), f"unix:{fresh.socket}")
+
+
+def test_the_api_of_p4_utils_drives_the_switch(switch: XdpSwitch) -> None:
+    """As its networks do: the switch starts with its program, and listens on a port."""
+    folder = clone("P4UTILS", "nsg-ethz/p4-utils")
+    switch.kill()
+    switch.run("ip", "link", "set", "lo", "up")
+    switch.start(FILES[1], address=f"127.0.0.1:{TCP_PORT}")
+    try:
+        drive(switch, "p4utils_api.py", folder, TCP_PORT)
+    finally:
+        switch.kill()
+        switch.start("--no-p4")
 
 
 def test_the_wrapper_of_p4langs_clients_is_taken(fresh: XdpSwitch) -> None:

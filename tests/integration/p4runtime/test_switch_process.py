@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,12 @@ from finsy.proto import p4r
 
 from tests.integration.netns import inside, ip
 from tests.integration.p4runtime.conftest import XdpSwitch
-from tests.unit.p4runtime.client import INSERT, Client, Stream, direct, exact
+from tests.unit.p4runtime.client import DELETE, INSERT, MODIFY, Client, Stream, direct, exact
 from tests.unit.p4runtime.conftest import HERE
 
 pytestmark = pytest.mark.root
 
+SOCKET_BUFFER_FORCE = 33
 ETHERNET = bytes.fromhex("020000000002 020000000001")
 UNKNOWN_TYPE = ETHERNET + b"\x88\xb5" + bytes(46)
 
@@ -109,6 +112,57 @@ def test_a_packet_makes_the_round_through_the_controller_in_a_few_milliseconds(c
             rounds.append(1000 * (time.perf_counter() - began))
     # 1 ms where nothing else runs; the bound only catches a wait that does not belong there.
     assert statistics.median(rounds) < 20, f"milliseconds per round: {sorted(rounds)}"
+
+
+def test_a_batch_at_once_is_seen_whole_by_every_packet(client: Client, hosts) -> None:
+    """Two tables take turns in sending packets on: where neither did for a moment, packets were lost."""
+    names = client.names
+
+    def entry(table: str, action: str, *arguments: int) -> p4r.TableEntry:
+        keys = {"route": [p4r.FieldMatch(field_id=1)], "acl": [exact(3, 1)]}[table]
+        if table == "route":
+            keys[0].lpm.value, keys[0].lpm.prefix_len = bytes([10, 0, 0, 0]), 8
+        found = names.entry(table, *keys, action=direct(names.action(action, *arguments)))
+        found.priority = 1 if table == "acl" else 0
+        return found
+
+    client.write(
+        (INSERT, names.entry("host", exact(1, 0x0A000001), action=direct(names.action("punt")))),
+        (INSERT, entry("route", "forward", 2, 1)),
+    )
+    turns = [
+        [(MODIFY, entry("route", "drop")), (INSERT, entry("acl", "forward", 2, 2))],
+        [(DELETE, entry("acl", "forward", 2, 2)), (MODIFY, entry("route", "forward", 2, 1))],
+    ]
+    done = threading.Event()
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not done.is_set():
+            hosts[1].send(ipv4(0x0A000001))
+            sent += 1
+            time.sleep(0.0002)
+
+    sender = threading.Thread(target=send)
+    hosts[2].setsockopt(socket.SOL_SOCKET, SOCKET_BUFFER_FORCE, 64 << 20)
+    sender.start()
+    try:
+        for batch in [*turns, *turns]:
+            client.write(*batch, atomicity=p4r.WriteRequest.DATAPLANE_ATOMIC)
+            with pytest.raises(grpc.RpcError):
+                client.write(*batch, atomicity=p4r.WriteRequest.DATAPLANE_ATOMIC)
+    finally:
+        done.set()
+        sender.join()
+    ways = []
+    while len(ways) < sent:
+        frame = hosts[2].recv(4096)
+        if frame[12:14] == b"\x08\x00":
+            ways.append(int.from_bytes(frame[:6], "big"))
+    assert [way for way, _ in itertools.groupby(ways)] == [1, 2, 1, 2, 1]
+    query = names.entry("host", exact(1, 0x0A000001), counter_data=p4r.CounterData())
+    assert client.read(query)[0].counter_data.packet_count == sent, "no count is lost, either"
 
 
 def test_sigkill_leaves_nothing_behind_and_the_switch_starts_again(tmp_path: Path) -> None:

@@ -139,14 +139,14 @@ class Client:
             request.election_id.CopyFrom(U128.encode(self.election_id))
         self.stub.SetForwardingPipelineConfig(request, timeout=DEADLINE)
 
-    def write(self, *updates: tuple[int, Any], **fields: Any) -> None:
+    def write(self, *updates: tuple[int, Any], timeout: float = DEADLINE, **fields: Any) -> None:
         """Write (type, entity message) pairs; RpcError where one fails."""
         request = p4r.WriteRequest(**{"device_id": 1, **fields})
         if self.election_id is not None:
             request.election_id.CopyFrom(U128.encode(self.election_id))
         for kind, message in updates:
             request.updates.add(type=kind, entity=entity(message))
-        self.stub.Write(request, timeout=DEADLINE)
+        self.stub.Write(request, timeout=timeout)
 
     def read(self, *messages: Any, **fields: Any) -> list[Any]:
         """Return the entities that the given messages select, unwrapped."""

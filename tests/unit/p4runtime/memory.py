@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -189,6 +189,11 @@ class MemoryPipeline:
         assert (key, priority) in self.tables[table]
         self.direct[table, key, priority] = count
 
+    def add_direct(self, table: str, counts: Mapping[tuple[MatchValues, int], Count]) -> None:
+        for (key, priority), count in counts.items():
+            ((packets, size),) = self.read_direct(table, [(key, priority)])
+            self.write_direct(table, key, priority, (packets + count[0], size + count[1]))
+
     def write_direct_meter(
         self, table: str, key: MatchValues, priority: int, rates: MeterRates | None
     ) -> None:
@@ -209,6 +214,11 @@ class MemoryPipeline:
     def write_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
         assert first + len(counts) <= len(self.counters[counter])
         self.counters[counter][first : first + len(counts)] = counts
+
+    def add_counter(self, counter: str, first: int, counts: Sequence[Count]) -> None:
+        held = self.counters[counter][first : first + len(counts)]
+        sums = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(held, counts, strict=True)]
+        self.write_counter(counter, first, sums)
 
     def read_register(self, register: str, first: int, number: int) -> list[int]:
         return self.registers[register][first : first + number]
@@ -249,7 +259,8 @@ class MemoryDevice:
     """Takes every program but a few that say by their bytes how they fail.
 
     `arrive` plays a packet to the CPU port, `gate` holds programs back while they are staged, `flip` plays a
-    port that goes up or down, and with `refusing` the ports take no program.
+    port that goes up or down, and with `refusing` the ports take no program. `on_change` is called with the
+    pipeline before, when another one has taken over.
     """
 
     FAILURES: ClassVar = {
@@ -270,6 +281,7 @@ class MemoryDevice:
         self.gate.set()
         self.staging = threading.Event()
         self.refusing = False
+        self.on_change: Callable[[MemoryPipeline | None], None] = lambda before: None
         self._frames: list[bytes] = []
         self.sent: list[bytes] = []
         self.staged: list[MemoryPipeline] = []
@@ -285,13 +297,16 @@ class MemoryDevice:
         self.staged.append(MemoryPipeline(info, program_of(config)))
         return self.staged[-1]
 
-    def activate(self, pipeline: MemoryPipeline) -> None:
+    def activate(self, pipeline: MemoryPipeline, settle: Callable[[], None] | None = None) -> None:
         if self.refusing:
             raise OSError("a port refuses")
         assert not pipeline.closed
-        if self.pipeline is not None and self.pipeline is not pipeline:
-            self.pipeline.close()
-        self.pipeline = pipeline
+        before, self.pipeline = self.pipeline, pipeline
+        self.on_change(before)
+        if settle is not None:
+            settle()
+        if before is not None and before is not pipeline:
+            before.close()
 
     @property
     def open(self) -> list[MemoryPipeline]:

@@ -1,4 +1,4 @@
-"""A batch with ROLLBACK_ON_ERROR is carried out whole or not at all, whatever is in it."""
+"""A batch with ROLLBACK_ON_ERROR or DATAPLANE_ATOMIC is carried out whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.unit.p4runtime.test_entities import (
 __all__ = ["entities"]
 
 ROLLBACK = p4r.WriteRequest.ROLLBACK_ON_ERROR
+AT_ONCE = p4r.WriteRequest.DATAPLANE_ATOMIC
 REFUSED = (DELETE, session(99))
 KINDS = (INSERT, MODIFY, DELETE)
 
@@ -80,7 +81,8 @@ def attempt(client: Client, updates, **fields) -> list[int]:
     return [rpc_code.OK] * len(updates)
 
 
-def test_a_batch_is_taken_back_whole_or_carried_out_whole(entities: Client) -> None:
+@pytest.mark.parametrize("mode", [ROLLBACK, AT_ONCE], ids=["rollback", "at once"])
+def test_a_batch_is_taken_back_whole_or_carried_out_whole(entities: Client, mode: int) -> None:
     @settings(
         max_examples=60,
         deadline=None,
@@ -88,15 +90,22 @@ def test_a_batch_is_taken_back_whole_or_carried_out_whole(entities: Client) -> N
     )
     @given(before=UPDATES, batch=UPDATES)
     def check(before, batch) -> None:
+        entities.push()
         attempt(entities, before)
         held = entities.everything()
-        results = attempt(entities, batch, atomicity=ROLLBACK)
+        results = attempt(entities, batch, atomicity=mode)
         if any(results):
             assert entities.everything() == held
             refused = [code for code in results if code not in (rpc_code.OK, rpc_code.ABORTED)]
             assert len(refused) == 1, "one was refused, the others were taken back or not tried"
             assert rpc_code.OK not in results
-        assert attempt(entities, [*batch, REFUSED], atomicity=ROLLBACK)[-1] != rpc_code.OK
+        else:
+            found = sorted(entities.everything())
+            entities.push()
+            attempt(entities, before)
+            attempt(entities, batch)
+            assert sorted(entities.everything()) == found, "as one by one"
+        assert attempt(entities, [*batch, REFUSED], atomicity=mode)[-1] != rpc_code.OK
 
     check()
 

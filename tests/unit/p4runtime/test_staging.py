@@ -15,7 +15,7 @@ from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
 from tests.unit.p4runtime.client import DEADLINE, INSERT, MODIFY, Client, Stream, direct, exact
 from tests.unit.p4runtime.conftest import CONFIG, INFO
-from tests.unit.p4runtime.memory import MemoryDevice
+from tests.unit.p4runtime.memory import MemoryDevice, MemoryPipeline
 from tests.unit.p4runtime.test_sessions import Push, host, outcome, write_code
 
 ACTIONS = [
@@ -136,6 +136,50 @@ def test_reconcile_keeps_counters_registers_and_direct_counters(client: Client) 
     before = client.everything()
     client.push(Push.RECONCILE_AND_COMMIT, config(1, b"other"))
     assert client.everything() == before
+
+
+def test_what_packets_do_until_the_very_change_is_kept(client: Client, device: MemoryDevice) -> None:
+    client.write((INSERT, host(client)))
+    batch = [(MODIFY, host(client)), (MODIFY, host(client))]
+
+    def packets(before: MemoryPipeline | None) -> None:
+        assert before is not None
+        (name,) = (name for name in before.tables if name.endswith("host"))
+        ((key, priority),) = before.tables[name]
+        before.add_direct(name, {(key, priority): (1, 64)})
+        before.add_counter(next(iter(before.counters)), 2, [(3, 4)])
+        before.write_register(next(iter(before.registers)), 5, [77])
+
+    device.on_change = packets
+    client.write(*batch, atomicity=p4r.WriteRequest.DATAPLANE_ATOMIC)
+    client.write(*batch, atomicity=p4r.WriteRequest.DATAPLANE_ATOMIC)
+    names = client.names
+    counted = client.read(names.entry("host", counter_data=p4r.CounterData()))[0].counter_data
+    assert (counted.packet_count, counted.byte_count) == (2, 128)
+    cell = client.read(p4r.CounterEntry(counter_id=names["drops"], index=p4r.Index(index=2)))[0]
+    assert cell.data.packet_count == 6
+    register = client.read(p4r.RegisterEntry(register_id=names["seen"], index=p4r.Index(index=5)))[0]
+    assert register.data.bitstring == bytes([77])
+    assert device.open == [device.pipeline]
+
+
+def test_a_batch_at_once_whose_client_gives_up_changes_nothing(client: Client, device: MemoryDevice) -> None:
+    client.write((INSERT, host(client)))
+    running = device.pipeline
+    device.gate.clear()
+    with pytest.raises(grpc.RpcError) as caught:
+        client.write(
+            (MODIFY, host(client)),
+            (INSERT, host(client)),
+            atomicity=p4r.WriteRequest.DATAPLANE_ATOMIC,
+            timeout=0.2,
+        )
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    for _ in range(20):
+        client.stub.Capabilities(p4r.CapabilitiesRequest())
+    device.gate.set()
+    client.push(Push.VERIFY)
+    assert device.open == [device.pipeline] == [running]
 
 
 def test_reconcile_keeps_entries_under_a_p4info_that_still_means_the_same(client: Client) -> None:
