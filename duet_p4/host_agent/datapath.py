@@ -1,14 +1,14 @@
 """The host agent's data path: the programs of bpf/, their tables kept as `tables` says, what they learned.
 
-Tables are small, so each change states them whole and writes the difference: what is new first, what is
-gone last. Services change by one write of a word each.
+Each change writes what it makes different: what is new first, what is gone last. Services change by one write
+of a word each.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from duet_p4.api.host import HostVip, Meter, Source
 from duet_p4.flow_hash import Flow
 from duet_p4.host_agent import tables
 from duet_p4.host_agent.config import SnatTimeouts
-from duet_p4.host_agent.meters import Meters
-from duet_p4.host_agent.tables import Contents, GroupKey, Placed, Several
+from duet_p4.host_agent.meters import Metered, Meters
+from duet_p4.host_agent.tables import GroupKey, Placed, Planned, Several, Tables
 from duet_p4.model import ANYBODY
 from duet_p4.traffic import Traffic, add_up, read_exits
 
@@ -112,11 +112,10 @@ class HostDatapath:
         self._states = self._object.map("states").mapped().cast("Q")
         self._links: list[bpf.Link | bpf.Filter] = []
         self._interfaces = 0
-        self._vips: dict[IPv4Address, HostVip] = {}
-        self._contents = Contents({}, {name: {} for name in tables.contents((), {}, {}, (), 0).plain})
+        self._tables = Tables(first_ephemeral_port)
         self._numbers: dict[bytes, int] = {}
         self._rows: dict[bytes, int] = {}
-        self._placed: dict[GroupKey, Placed] = {}
+        self._placed: dict[GroupKey, Placed | None] = {}
         self.pools = {
             name: Pool(name, size)
             for name, size in (
@@ -171,23 +170,22 @@ class HostDatapath:
 
     def put_vip(self, vip: HostVip) -> int:
         """Serve a VIP as stated and return how many entries were written. Raises TableFullError."""
-        return self._become(self._vips | {vip.address: vip})
+        return self._change({vip.address: vip})
 
     def replace(self, put: Iterable[HostVip], delete: Iterable[IPv4Address] = ()) -> int:
         """Serve many VIPs as stated and others no more, all or nothing; raises and returns as `put_vip`."""
-        kept = {vip: held for vip, held in self._vips.items() if vip not in set(delete)}
-        return self._become(kept | {vip.address: vip for vip in put})
+        return self._change({**dict.fromkeys(delete), **{vip.address: vip for vip in put}})
 
     def delete_vip(self, address: IPv4Address) -> int:
         """Stop to serve a VIP. Returns entries written."""
-        return self._become({vip: held for vip, held in self._vips.items() if vip != address})
+        return self._change({address: None})
 
     def leave_alone(self, connections: Iterable[Flow]) -> None:
         """Take TCP connections that DIPs have had before they were DIPs for direct ones."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for flow in connections:
             dip = flow.destination
-            if tables.owner_of(self._contents.plain, dip, flow.destination_port, self._first_ephemeral):
+            if tables.owner_of(self._tables.plain, dip, flow.destination_port, self._first_ephemeral):
                 with suppress(FileExistsError):
                     self._maps["flows"].update(
                         _key(flow), _ORIGIN.pack(dip.packed, 0, bytes(4), 0, now), bpf.NOEXIST
@@ -195,8 +193,7 @@ class HostDatapath:
 
     def new_dips(self, vips: Iterable[HostVip]) -> set[IPv4Address]:
         """Return the DIPs of `vips` that are none yet, and whose connections are thus direct ones."""
-        known = {dip.address for vip in self._vips.values() for dip in vip.dips}
-        return {dip.address for vip in vips for dip in vip.dips} - known
+        return {dip.address for vip in vips for dip in vip.dips if not self._tables.is_dip(dip.address)}
 
     def meters(self) -> list[Meter]:
         """Return what each VIP's DIPs received and sent; VIPs that are gone for long may be missing."""
@@ -300,9 +297,9 @@ class HostDatapath:
         """Forget outgoing connections; return how many."""
         self._maps["snat_out"].delete_batch(idle.outward)
         self._maps["snat_in"].delete_batch(idle.inward)
-        if idle.busy != self._busy:
-            self._busy = idle.busy
-            self._become(self._vips)
+        changed, self._busy = idle.busy ^ self._busy, idle.busy
+        if changed:
+            self._change({}, changed)
         return len(idle.inward)
 
     def _origin(
@@ -318,43 +315,61 @@ class HostDatapath:
             vip = IPv4Address(novice[:4])
         elif flow.protocol == _TCP:
             port = flow.destination_port
-            vip = tables.owner_of(self._contents.plain, flow.destination, port, self._first_ephemeral)
+            vip = tables.owner_of(self._tables.plain, flow.destination, port, self._first_ephemeral)
             if vip is None and novice is not None:
                 vip = IPv4Address(novice[:4])
         return None if vip in (None, flow.destination) else (vip, flow.destination_port)
 
-    def _become(self, vips: Mapping[IPv4Address, HostVip]) -> int:
-        wanted = [vips[address] for address in sorted(vips)]
-        meters = self._meters.plan({(vip.address, dip.address) for vip in wanted for dip in vip.dips})
+    def _change(
+        self, vips: Mapping[IPv4Address, HostVip | None], addresses: Collection[IPv4Address] = ()
+    ) -> int:
+        """Have VIPs be others (None: no more), and look anew at the rows of addresses. All or nothing."""
+        held = self._tables.vips
+        vips = {vip: new for vip, new in vips.items() if new or vip in held}
+        before = [held[vip] for vip in vips if vip in held]
+        after = [new for new in vips.values() if new]
+        meters = self._meters.plan(_metered(after))
+        touched = self._tables.touched(vips) | set(addresses)
+        # Who did SNAT until now has connections of it, for all that is known.
+        self._busy |= {address for address in touched if address.packed in self._tables.plain["snats"]}
         taken: list[tuple[str, int, int]] = []
         try:
-            placed = self._place_slots(wanted, taken)
-            # Who did SNAT until now has connections of it, for all that is known.
-            self._busy |= {IPv4Address(key) for key in self._contents.plain["snats"]}
-            after = tables.contents(wanted, meters, placed, self._busy, self._first_ephemeral)
-            numbers = {key: self._numbers.get(key, -1) for key in after.services}
-            for key, number in numbers.items():
-                if number < 0:
-                    numbers[key] = self._take("services", 1, taken)
-            rows: dict[bytes, int] = {}
-            for key, service in after.services.items():
-                if isinstance(service, Several):
-                    same = self._contents.services.get(key) == service and key in self._rows
-                    rows[key] = self._rows[key] if same else self._take("shared_ends", 1, taken)
-            for name, content in after.plain.items():
-                held, room = len(self._contents.plain[name]), self._maps[name].max_entries
-                if len(content) > room:
-                    raise TableFullError(name, held, len(content) - held, room)
-            updates = self._write(after, placed, numbers, rows)
+            placed = self._place_slots(before, after, taken)
+            planned = self._tables.plan(
+                vips,
+                touched,
+                ChainMap(dict(meters), self._meters.held),
+                ChainMap(placed, self._placed),
+                self._busy,
+            )
+            self._check_room(planned)
+            numbers = {
+                key: self._take("services", 1, taken)
+                for key, service in planned.services.items()
+                if service is not None and key not in self._numbers
+            }
+            rows = {
+                key: self._take("shared_ends", 1, taken)
+                for key, service in planned.services.items()
+                if isinstance(service, Several)
+            }
+            updates = self._write(planned, placed, numbers, rows)
         except (TableFullError, OSError):
             for name, first, count in taken:
                 self.pools[name].cancel(first, count)
             raise
-        self._meters.commit(meters)
-        self._release(after, placed, rows)
-        self._vips, self._contents, self._placed = dict(vips), after, placed
-        self._numbers, self._rows = numbers, rows
+        self._meters.commit(meters, _metered(before) - _metered(after))
+        self._numbers |= numbers
+        self._tables.commit(planned)
+        self._release(planned, placed, rows)
         return updates
+
+    def _check_room(self, planned: Planned) -> None:
+        for name, rows in planned.plain.items():
+            held, room = self._tables.plain[name], self._maps[name].max_entries
+            growth = sum(1 if key not in held else -(row is None) for key, row in rows.items())
+            if len(held) + growth > room:
+                raise TableFullError(name, len(held), growth, room)
 
     def _take(self, name: str, count: int, taken: list[tuple[str, int, int]]) -> int:
         first = self.pools[name].allocate(count)
@@ -362,10 +377,11 @@ class HostDatapath:
         return first
 
     def _place_slots(
-        self, vips: Iterable[HostVip], taken: list[tuple[str, int, int]]
-    ) -> dict[GroupKey, Placed]:
-        placed = {}
-        for key, vip, group in tables.slot_groups(vips):
+        self, before: Iterable[HostVip], after: Iterable[HostVip], taken: list[tuple[str, int, int]]
+    ) -> dict[GroupKey, Placed | None]:
+        """Return where the slots of VIPs stand once they are others; None where there are none any more."""
+        placed: dict[GroupKey, Placed | None] = {key: None for key, _, _ in tables.slot_groups(before)}
+        for key, vip, group in tables.slot_groups(after):
             old = self._placed.get(key)
             if old and old.content == tables.slot_content(vip, group, old.first):
                 placed[key] = old
@@ -377,70 +393,90 @@ class HostDatapath:
 
     def _write(
         self,
-        after: Contents,
-        placed: Mapping[GroupKey, Placed],
+        planned: Planned,
+        placed: Mapping[GroupKey, Placed | None],
         numbers: Mapping[bytes, int],
         rows: Mapping[bytes, int],
     ) -> int:
         """Write what is new where nobody looks yet, then have everybody look there; undone if it fails."""
-        updates = 0
-        for group, entry in placed.items():
-            if self._placed.get(group) is not entry:
-                self._maps["slots"].update_batch(
-                    (_INDEX.pack(entry.first + at), _INDEX.pack(value))
-                    for at, value in enumerate(entry.content)
-                )
-                updates += len(entry.content)
-        for key, row in rows.items():
-            service = after.services[key]
-            assert isinstance(service, Several)
-            if self._rows.get(key) != row:
-                self._maps["shared_ends"].update(_INDEX.pack(row), service.content)
-                updates += 1
+        slots = [
+            (_INDEX.pack(entry.first + at), _INDEX.pack(value))
+            for group, entry in placed.items()
+            if entry and self._placed.get(group) is not entry
+            for at, value in enumerate(entry.content)
+        ]
+        self._maps["slots"].update_batch(slots)
+        shared = [
+            (_INDEX.pack(rows[key]), service.content)
+            for key, service in planned.services.items()
+            if isinstance(service, Several)
+        ]
+        self._maps["shared_ends"].update_batch(shared)
+        updates = len(slots) + len(shared)
         written: list[str] = []
         try:
-            for name, content in after.plain.items():
+            for name, changes in planned.plain.items():
                 written.append(name)
-                updates += self._rewrite(name, self._contents.plain[name], content)
+                updates += self._rewrite(name, changes)
             for key, number in numbers.items():
-                service = after.services[key]
-                word = service.word(rows[key]) if isinstance(service, Several) else service.word
-                if key not in self._numbers:
-                    self._states[number] = word
-                    self._maps["services"].update(key, _INDEX.pack(number))
-                    updates += 1
-                elif self._states[number] != word:
-                    self._states[number] = word
-                    updates += 1
+                self._states[number] = self._word(planned, key, rows)
+            self._maps["services"].update_batch((key, _INDEX.pack(at)) for key, at in numbers.items())
         except OSError:
-            for name in written:
-                with suppress(OSError):
-                    self._rewrite(name, after.plain[name], self._contents.plain[name])
+            self._undo(planned, written, numbers)
             raise
-        return updates
+        changed = [key for key, service in planned.services.items() if service and key in self._numbers]
+        for key in changed:
+            self._states[self._numbers[key]] = self._word(planned, key, rows)
+        return updates + len(numbers) + len(changed)
 
-    def _rewrite(self, name: str, held: Mapping[bytes, bytes], content: Mapping[bytes, bytes]) -> int:
-        """Turn a table into another: what is new first, as far as there is room."""
-        changed = [(key, value) for key, value in content.items() if held.get(key) != value]
-        gone = held.keys() - content.keys()
-        if len(held.keys() | content.keys()) > self._maps[name].max_entries:
+    def _word(self, planned: Planned, key: bytes, rows: Mapping[bytes, int]) -> int:
+        service = planned.services[key]
+        assert service is not None
+        return service.word(rows[key]) if isinstance(service, Several) else service.word
+
+    def _rewrite(self, name: str, changes: Mapping[bytes, bytes | None]) -> int:
+        """Change rows of a table: what is new first, as far as there is room."""
+        held = self._tables.plain[name]
+        gone = [key for key, row in changes.items() if row is None]
+        new = sum(key not in held for key in changes)
+        if len(held) + new > self._maps[name].max_entries:
             self._maps[name].delete_batch(gone)
-        for key, value in changed:
-            self._maps[name].update(key, value)
+        self._maps[name].update_batch((key, row) for key, row in changes.items() if row is not None)
         self._maps[name].delete_batch(gone)
-        return len(changed) + len(gone)
+        return len(changes)
 
-    def _release(self, after: Contents, placed: Mapping[GroupKey, Placed], rows: Mapping[bytes, int]) -> None:
-        for key, number in self._numbers.items():
-            if key not in after.services:
-                self._maps["services"].delete(key)
-                self.pools["services"].release(number, 1)
-        for key, row in self._rows.items():
-            if rows.get(key) != row:
+    def _undo(self, planned: Planned, written: Iterable[str], numbers: Collection[bytes]) -> None:
+        """Have tables as they were before a write that the kernel refused half-way."""
+        with suppress(OSError):
+            self._maps["services"].delete_batch(numbers)
+        for name in written:
+            held, changes = self._tables.plain[name], planned.plain[name]
+            with suppress(OSError):
+                self._maps[name].delete_batch(key for key in changes if key not in held)
+                self._maps[name].update_batch((key, held[key]) for key in changes if key in held)
+
+    def _release(
+        self, planned: Planned, placed: Mapping[GroupKey, Placed | None], rows: Mapping[bytes, int]
+    ) -> None:
+        """Give back what is used no more."""
+        gone = [key for key, service in planned.services.items() if service is None]
+        self._maps["services"].delete_batch(gone)
+        for key in gone:
+            self.pools["services"].release(self._numbers.pop(key), 1)
+        for key in planned.services:
+            if (row := self._rows.pop(key, None)) is not None:
                 self.pools["shared_ends"].release(row, 1)
-        for group, old in self._placed.items():
-            if placed.get(group) is not old:
+        self._rows |= rows
+        for group, new in placed.items():
+            old = self._placed.pop(group, None)
+            if old and old is not new:
                 self.pools["slots"].release(old.first, len(old.content))
+            if new:
+                self._placed[group] = new
+
+
+def _metered(vips: Iterable[HostVip]) -> set[Metered]:
+    return {(vip.address, dip.address) for vip in vips for dip in vip.dips}
 
 
 def _key(flow: Flow) -> bytes:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address
+from itertools import islice
 
 from duet_p4.allocation import TableFullError
 from duet_p4.bpf import Map
@@ -37,39 +39,43 @@ class Meters:
         self.held: dict[Metered, int] = {
             (IPv4Address(vip), IPv4Address(dip)): index for index, (vip, dip) in pairs if any(vip)
         }
+        self._owners = {index: pair for pair, index in self.held.items()}
+        self._free = deque(index for index in range(self._size) if index not in self._owners)
         self._departed: dict[Metered, float] = dict.fromkeys(self.held, clock())
 
     def plan(self, wanted: Collection[Metered]) -> Mapping[Metered, int]:
         """Return a meter for each of `wanted`, without giving it yet. Raises TableFullError."""
-        new = [pair for pair in wanted if pair not in self.held]
         planned = {pair: self.held[pair] for pair in wanted if pair in self.held}
-        if not new:
-            return planned
-        used = set(self.held.values())
-        free = [index for index in range(self._size) if index not in used][: len(new)]
-        now = self._clock()
-        for pair, since in sorted(self._departed.items(), key=lambda item: item[1]):
-            if len(free) < len(new) and now - since >= REST_S and pair not in planned:
-                free.append(self.held[pair])
+        new = [pair for pair in wanted if pair not in planned]
+        free = list(islice(self._free, len(new)))
+        if len(free) < len(new):
+            now = self._clock()
+            rested = [(since, pair) for pair, since in self._departed.items() if now - since >= REST_S]
+            free += [self.held[pair] for _, pair in sorted(rested) if pair not in planned]
         if len(free) < len(new):
             raise TableFullError("meters", len(self.held), len(new), self._size)
         return planned | dict(zip(new, free, strict=False))
 
-    def commit(self, planned: Mapping[Metered, int]) -> None:
-        """Give meters as planned; those of other pairs begin to rest."""
-        owners = {index: pair for pair, index in self.held.items()}
-        for pair, index in planned.items():
-            if self.held.get(pair) != index:
-                if index in owners:
-                    del self.held[owners[index]]
-                    self._departed.pop(owners[index], None)
-                self._counts.update(_INDEX.pack(index), bytes(self._counts.value_size))
-                vip, dip = pair
-                self._names.update(_INDEX.pack(index), _PAIR.pack(vip.packed, dip.packed))
-                self.held[pair] = index
-        now = self._clock()
-        for pair in self.held:
-            if pair in planned:
-                self._departed.pop(pair, None)
+    def commit(self, planned: Mapping[Metered, int], gone: Collection[Metered]) -> None:
+        """Give meters as planned; those of pairs that are `gone` begin to rest."""
+        given = {pair: index for pair, index in planned.items() if self.held.get(pair) != index}
+        self._counts.update_batch(
+            (_INDEX.pack(index), bytes(self._counts.value_size)) for index in given.values()
+        )
+        self._names.update_batch(
+            (_INDEX.pack(index), _PAIR.pack(vip.packed, dip.packed)) for (vip, dip), index in given.items()
+        )
+        for pair, index in given.items():
+            before = self._owners.get(index)
+            if before is None:
+                self._free.popleft()
             else:
+                del self.held[before]
+                self._departed.pop(before, None)
+            self.held[pair], self._owners[index] = index, pair
+        now = self._clock()
+        for pair in planned:
+            self._departed.pop(pair, None)
+        for pair in gone:
+            if pair not in planned:
                 self._departed.setdefault(pair, now)

@@ -1,4 +1,8 @@
-"""What the tables of bpf/maps.h shall hold, given the VIPs of a server: pure functions, no kernel."""
+"""What the tables of bpf/maps.h shall hold, given the VIPs of a server; no kernel.
+
+Every row is about one VIP, or about one address of the server: a DIP, or the end of a tunnel. So a change of
+VIPs costs what they, and those that share their DIPs, have in the tables, however many others there are.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from duet_p4.api.host import ELSEWHERE, MAX_DIPS, HostDip, HostGroup, HostVip, Share
 from duet_p4.host_agent.meters import Metered
@@ -71,12 +76,128 @@ class Several:
         return row | (self.flags | SHARED) << 32
 
 
-@dataclass(frozen=True)
-class Contents:
-    """All tables but `slots`; `plain` are those written as they are, by name."""
+Service = Single | Several
+Row = TypeVar("Row", bytes, Service)
+PLAIN = ("pinned", "owners", "snat_reserved", "snats", "locals")
+"""The tables that are written row by row as they are, in this order."""
 
-    services: dict[bytes, Single | Several]
-    plain: dict[str, dict[bytes, bytes]]
+_SERVICES = "services"
+_FIRST, _SECOND = slice(0, 4), slice(4, 8)
+_ABOUT = {"pinned": _SECOND, _SERVICES: _SECOND}
+"""Where in a key the address stands that a row is about: a VIP's, or in all other tables the first."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What changes in the tables but `slots`: rows by table and key, services by key; None for what goes."""
+
+    vips: Mapping[IPv4Address, HostVip | None]
+    plain: dict[str, dict[bytes, bytes | None]]
+    services: dict[bytes, Service | None]
+
+
+class Tables:
+    """What stands in all tables but `slots`. `plan` says what a change of VIPs is to them; `commit` has it.
+
+    From port `first_ephemeral` on, only a VIP's own port is surely a service's.
+    """
+
+    def __init__(self, first_ephemeral: int) -> None:
+        self._first_ephemeral = first_ephemeral
+        self.vips: dict[IPv4Address, HostVip] = {}
+        self.services: dict[bytes, Service] = {}
+        self.plain: dict[str, dict[bytes, bytes]] = {name: {} for name in PLAIN}
+        self._at: defaultdict[IPv4Address, set[IPv4Address]] = defaultdict(set)
+        self._keys: defaultdict[tuple[str, bytes], set[bytes]] = defaultdict(set)
+        """The keys of the rows of a table that are about an address."""
+
+    def touched(self, vips: Mapping[IPv4Address, HostVip | None]) -> set[IPv4Address]:
+        """Return the DIPs and tunnel ends of VIPs, as they are and as they shall be."""
+        versions = [version for vip, new in vips.items() for version in (self.vips.get(vip), new)]
+        return {address for version in versions if version for address in _addresses(version)}
+
+    def is_dip(self, address: IPv4Address) -> bool:
+        """Return whether an address is a DIP of some VIP."""
+        row = self.plain["locals"].get(address.packed)
+        return row is not None and bool(_LOCAL.unpack(row)[0] & _DIP)
+
+    def plan(
+        self,
+        vips: Mapping[IPv4Address, HostVip | None],
+        addresses: Iterable[IPv4Address],
+        meters: Mapping[Metered, int],
+        placed: Mapping[GroupKey, Placed | None],
+        draining: Collection[IPv4Address],
+    ) -> Planned:
+        """Return what changes where VIPs become others (None: no more), in the rows of `addresses`, too.
+
+        `placed` says where the slots are. DIPs that are `draining` do SNAT no more, but have connections.
+        """
+        plain: dict[str, dict[bytes, bytes | None]] = {name: {} for name in PLAIN}
+        services: dict[bytes, Service | None] = {}
+
+        def state(table: str, about: IPv4Address, rows: Iterable[tuple[bytes, bytes]]) -> None:
+            gone = dict.fromkeys(self._keys.get((table, about.packed), ()))
+            plain[table] |= _changes(self.plain[table], gone | dict(rows))
+
+        for vip, new in vips.items():
+            state("pinned", vip, _pinned(new, meters) if new else ())
+            state("snat_reserved", vip, _reserved(new) if new else ())
+            gone = dict.fromkeys(self._keys.get((_SERVICES, vip.packed), ()))
+            wanted = dict(_services(new, meters, placed)) if new else {}
+            services |= _changes(self.services, gone | wanted)
+        for address in addresses:
+            serving = self._serving(address, vips)
+            snat = _snat(address, serving, meters, placed)
+            outgoing = snat is not None or address in draining
+            local, owners = _local(address, serving, meters, self._first_ephemeral, snat=outgoing)
+            state("owners", address, owners)
+            state("snats", address, [(address.packed, snat)] if snat else [])
+            state("locals", address, [(address.packed, local)] if local else [])
+        return Planned(vips, plain, services)
+
+    def commit(self, planned: Planned) -> None:
+        """Have what was planned."""
+        for vip, new in planned.vips.items():
+            old = self.vips.pop(vip, None)
+            for address in _addresses(old) if old else ():
+                self._at[address].discard(vip)
+                if not self._at[address]:
+                    del self._at[address]
+            if new:
+                self.vips[vip] = new
+                for address in _addresses(new):
+                    self._at[address].add(vip)
+        for table, rows in planned.plain.items():
+            self._have(table, self.plain[table], rows)
+        self._have(_SERVICES, self.services, planned.services)
+
+    def _have(self, table: str, held: dict[bytes, Row], rows: Mapping[bytes, Row | None]) -> None:
+        at = _ABOUT.get(table, _FIRST)
+        for key, row in rows.items():
+            about = table, key[at]
+            if row is not None:
+                held[key] = row
+                self._keys[about].add(key)
+            else:
+                del held[key]
+                self._keys[about].discard(key)
+                if not self._keys[about]:
+                    del self._keys[about]
+
+    def _serving(self, address: IPv4Address, vips: Mapping[IPv4Address, HostVip | None]) -> list[HostVip]:
+        """Return the VIPs that have a DIP or tunnel end, once some are others, ordered by address."""
+        found = [self.vips[vip] for vip in self._at.get(address, ()) if vip not in vips]
+        found += [new for new in vips.values() if new and address in _addresses(new)]
+        return sorted(found, key=lambda vip: vip.address)
+
+
+def _changes(held: Mapping[bytes, Row], rows: Mapping[bytes, Row | None]) -> dict[bytes, Row | None]:
+    return {key: row for key, row in rows.items() if held.get(key) != row}
+
+
+def _addresses(vip: HostVip) -> set[IPv4Address]:
+    return {address for dip in vip.dips for address in (dip.address, dip.tunnel_end)}
 
 
 def slot_groups(vips: Iterable[HostVip]) -> Iterator[tuple[GroupKey, HostVip, HostGroup]]:
@@ -105,31 +226,6 @@ def slot_content(vip: HostVip, group: HostGroup, first: int) -> tuple[int, ...]:
     return (*content, *behind)
 
 
-def contents(
-    vips: Sequence[HostVip],
-    meters: Mapping[Metered, int],
-    placed: Mapping[GroupKey, Placed],
-    draining: Collection[IPv4Address],
-    first_ephemeral: int,
-) -> Contents:
-    """Return all tables, given where the slots are. DIPs that are `draining` do SNAT no more, but still have
-    connections of it; from port `first_ephemeral` on, only a VIP's own port is surely a service's.
-    """
-    snats = dict(_snats(vips, meters, placed))
-    outgoing = {*(IPv4Address(key) for key in snats), *draining}
-    locals_, owners = _locals(vips, meters, outgoing, first_ephemeral)
-    return Contents(
-        services={key: service for vip in vips for key, service in _services(vip, meters, placed)},
-        plain={
-            "pinned": dict(_pinned(vips, meters)),
-            "owners": owners,
-            "snat_reserved": dict(_reserved(vips)),
-            "snats": snats,
-            "locals": locals_,
-        },
-    )
-
-
 def owner_of(
     plain: Mapping[str, Mapping[bytes, bytes]], dip: IPv4Address, port: int, first_ephemeral: int
 ) -> IPv4Address | None:
@@ -155,14 +251,14 @@ def _owners(share: Share) -> Iterator[IPv4Address | None]:
 
 
 def _services(
-    vip: HostVip, meters: Mapping[Metered, int], placed: Mapping[GroupKey, Placed]
-) -> Iterator[tuple[bytes, Single | Several]]:
+    vip: HostVip, meters: Mapping[Metered, int], placed: Mapping[GroupKey, Placed | None]
+) -> Iterator[tuple[bytes, Service]]:
     numbers = _numbers(vip)
     ends: defaultdict[IPv4Address, list[HostDip]] = defaultdict(list)
     for dip in vip.dips:
         ends[dip.tunnel_end].append(dip)
 
-    def service(key: tuple[int, int], dips: Sequence[HostDip], flags: int) -> Single | Several:
+    def service(key: tuple[int, int], dips: Sequence[HostDip], flags: int) -> Service:
         if not dips:
             return Single(IPv4Address(0), 0, flags | NONE)
         if len(dips) == 1:
@@ -188,72 +284,81 @@ def _services(
             yield key, service((protocol, number), members, flags)
 
 
-def _locals(
-    vips: Iterable[HostVip],
+def _local(
+    address: IPv4Address,
+    vips: Sequence[HostVip],
     meters: Mapping[Metered, int],
-    snat: Collection[IPv4Address],
     first_ephemeral: int,
-) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
-    """Return `locals` and `owners`: whose a DIP's replies are, by its address, or by its port, or unknown."""
-    ends: set[IPv4Address] = set()
-    default: defaultdict[IPv4Address, list[IPv4Address]] = defaultdict(list)
-    by_port: defaultdict[IPv4Address, dict[int, list[IPv4Address]]] = defaultdict(dict)
+    *,
+    snat: bool,
+) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
+    """Return an address's row of `locals`, and those of `owners`: whose a DIP's replies are, by its address,
+    or by its port, or unknown. `vips` are those that have it as DIP or tunnel end.
+    """
+    is_end = False
+    serving: list[IPv4Address] = []
+    default: list[IPv4Address] = []
+    by_port: dict[int, list[IPv4Address]] = {}
     for vip in vips:
         for dip in vip.dips:
-            ends.add(dip.tunnel_end)
-            by_port[dip.address]
+            is_end |= dip.tunnel_end == address
+            if dip.address != address:
+                continue
+            serving.append(vip.address)
             if dip.default:
-                default[dip.address].append(vip.address)
+                default.append(vip.address)
             for port in dip.ports:
                 if port.protocol is Protocol.TCP:
-                    by_port[dip.address].setdefault(port.port, []).append(vip.address)
-    locals_: dict[bytes, bytes] = {end.packed: _LOCAL.pack(_TUNNEL_END, _NOBODY, 0) for end in ends}
-    owners: dict[bytes, bytes] = {}
-    for address, ports in by_port.items():
-        flags = _DIP | (_TUNNEL_END if address in ends else 0) | (_SNAT if address in snat else 0)
-        one = default[address][0] if len(default[address]) == 1 else None
-        for number, serving in ports.items():
-            candidates = {*serving, *default[address]}
-            owner = candidates.pop() if len(candidates) == 1 else None
-            if owner != one or number >= first_ephemeral:
-                row = _OWNER.pack(*_metered(owner, address, meters))
-                owners[_OWNER_KEY.pack(address.packed, number, _TCP)] = row
-                flags |= _BY_PORT
-        locals_[address.packed] = _LOCAL.pack(flags, *_metered(one, address, meters))
-    return locals_, owners
+                    by_port.setdefault(port.port, []).append(vip.address)
+    if not serving:
+        return (_LOCAL.pack(_TUNNEL_END, _NOBODY, 0) if is_end else None), []
+    flags = _DIP | (_TUNNEL_END if is_end else 0) | (_SNAT if snat else 0)
+    one = default[0] if len(default) == 1 else None
+    owners: list[tuple[bytes, bytes]] = []
+    for number, candidates in by_port.items():
+        several = {*candidates, *default}
+        owner = several.pop() if len(several) == 1 else None
+        if owner != one or number >= first_ephemeral:
+            row = _OWNER.pack(*_metered(owner, address, meters))
+            owners.append((_OWNER_KEY.pack(address.packed, number, _TCP), row))
+            flags |= _BY_PORT
+    return _LOCAL.pack(flags, *_metered(one, address, meters)), owners
 
 
 def _metered(vip: IPv4Address | None, dip: IPv4Address, meters: Mapping[Metered, int]) -> tuple[bytes, int]:
     return (vip.packed, meters[vip, dip]) if vip else (_NOBODY, 0)
 
 
-def _snats(
-    vips: Iterable[HostVip], meters: Mapping[Metered, int], placed: Mapping[GroupKey, Placed]
-) -> Iterator[tuple[bytes, bytes]]:
-    """The VIP with the lowest address has a DIP's connections, of those with a slot for it if any has one."""
-    chosen: dict[IPv4Address, tuple[bool, bytes]] = {}
+def _snat(
+    address: IPv4Address,
+    vips: Iterable[HostVip],
+    meters: Mapping[Metered, int],
+    placed: Mapping[GroupKey, Placed | None],
+) -> bytes | None:
+    """Return the row of a DIP's connections: the VIP with the lowest address has them, of those that have a
+    slot for it if any has one.
+    """
+    chosen: bytes | None = None
     for vip in vips:
-        if vip.snat is None:
+        number = _numbers(vip).get(address) if vip.snat else None
+        if vip.snat is None or number is None:
             continue
         slots = placed.get((vip.address, *_DEFAULT))
-        for address, number in _numbers(vip).items():
-            has_slot = slots is not None and number in slots.content[: slots.count]
-            has_slot |= slots is not None and number in _behind_tips(slots)
-            if address in chosen and chosen[address][0] >= has_slot:
-                continue
-            chosen[address] = (
-                has_slot,
-                _SNAT_VALUE.pack(
-                    slots.first if slots and has_slot else 0,
-                    slots.count if slots and has_slot else 0,
-                    vip.address.packed,
-                    number if has_slot else 0,
-                    meters[vip.address, address],
-                    vip.snat.first_port,
-                    vip.snat.last_port,
-                ),
+        has_slot = slots is not None and number in slots.content[: slots.count]
+        has_slot |= slots is not None and number in _behind_tips(slots)
+        if chosen is None or has_slot:
+            chosen = _SNAT_VALUE.pack(
+                slots.first if slots and has_slot else 0,
+                slots.count if slots and has_slot else 0,
+                vip.address.packed,
+                number if has_slot else 0,
+                meters[vip.address, address],
+                vip.snat.first_port,
+                vip.snat.last_port,
             )
-    return ((address.packed, value) for address, (_, value) in chosen.items())
+        if has_slot:
+            break
+    return chosen
 
 
 def _behind_tips(slots: Placed) -> set[int]:
@@ -264,16 +369,14 @@ def _behind_tips(slots: Placed) -> set[int]:
     return found
 
 
-def _reserved(vips: Iterable[HostVip]) -> Iterator[tuple[bytes, bytes]]:
-    for vip in vips:
-        for port in vip.snat.reserved if vip.snat else ():
-            yield _OWNER_KEY.pack(vip.address.packed, port.port, port.protocol.number), struct.pack("=I", 1)
+def _reserved(vip: HostVip) -> Iterator[tuple[bytes, bytes]]:
+    for port in vip.snat.reserved if vip.snat else ():
+        yield _OWNER_KEY.pack(vip.address.packed, port.port, port.protocol.number), struct.pack("=I", 1)
 
 
-def _pinned(vips: Iterable[HostVip], meters: Mapping[Metered, int]) -> Iterator[tuple[bytes, bytes]]:
-    for vip in vips:
-        for flow in vip.pinned:
-            key = _FLOW.pack(
-                flow.source.packed, vip.address.packed, flow.source_port, flow.destination_port, flow.protocol
-            )
-            yield key, _CHOICE.pack(flow.dip.packed, meters[vip.address, flow.dip])
+def _pinned(vip: HostVip, meters: Mapping[Metered, int]) -> Iterator[tuple[bytes, bytes]]:
+    for flow in vip.pinned:
+        key = _FLOW.pack(
+            flow.source.packed, vip.address.packed, flow.source_port, flow.destination_port, flow.protocol
+        )
+        yield key, _CHOICE.pack(flow.dip.packed, meters[vip.address, flow.dip])

@@ -761,7 +761,7 @@ def test_meters_are_given_to_others_once_nobody_can_mean_the_first() -> None:
     def take(*numbers: int) -> dict[int, int]:
         pairs = {(IPv4Address(f"10.0.0.{n}"), IPv4Address(DIP)): n for n in numbers}
         planned = meters.plan(pairs)
-        meters.commit(planned)
+        meters.commit(planned, meters.held.keys() - pairs.keys())
         return {pairs[pair]: index for pair, index in planned.items()}
 
     assert take(1, 2, 3) == {1: 0, 2: 1, 3: 2}
