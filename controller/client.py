@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,7 +18,7 @@ from controller.monitoring.network import NetworkState
 from controller.reach import ReachMap
 from controller.records import Event, RecordFeed, TrafficSample, VipRecord
 from controller.updater.api import DipHealth, Target, VipHealth
-from controller.updater.apply import Applied, Apply
+from controller.updater.apply import Applied, Apply, Gone, WantedVip
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.reads import PAGE, Assignment, Placement
@@ -26,6 +27,9 @@ from duet_p4.model import Vip
 from duet_p4.rest.client import RestClient
 
 EVENTS_PAGE = 1000
+
+APPLIED_AT_ONCE = 500
+"""How many VIPs one request of many states."""
 
 LONG_S = 600.0
 """How long a client waits for what goes over all VIPs."""
@@ -73,6 +77,36 @@ class UpdaterClient(RestClient):
     async def apply(self, request: Apply) -> list[Applied]:
         """State many VIPs, and remove others."""
         return await self.call("POST", "/v1/vips/apply", list[Applied], body=request, timeout_s=LONG_S)
+
+    async def apply_all(
+        self,
+        vips: Sequence[WantedVip],
+        gone: Sequence[Gone] = (),
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> list[Applied]:
+        """State any number of VIPs, and remove others; return what came of each, in order.
+
+        Requests are of a few hundred. While the controller waits for its devices with one, it takes in the
+        next. `advance` is told how many have been done.
+        """
+        starts = range(0, len(vips), APPLIED_AT_ONCE)
+        parts = [Apply(vips=tuple(vips[first : first + APPLIED_AT_ONCE])) for first in starts]
+        starts = range(0, len(gone), APPLIED_AT_ONCE)
+        parts += [Apply(remove=tuple(gone[first : first + APPLIED_AT_ONCE])) for first in starts]
+        limit = asyncio.Semaphore(2)
+
+        async def carry_out(part: Apply) -> list[Applied]:
+            async with limit:
+                applied = await self.apply(part)
+            advance(len(applied))
+            return applied
+
+        tasks = [asyncio.create_task(carry_out(part)) for part in parts]
+        try:
+            return [one for applied in await asyncio.gather(*tasks) for one in applied]
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def remove_vip(self, address: IPv4Address, revision: int | None = None) -> None:
         """Remove a VIP."""

@@ -27,7 +27,7 @@ from controller.client import ControllerClient
 from controller.engine.live.api import AssignmentRequest
 from controller.records import ON_SMUXES, VipRecord
 from controller.updater import desired
-from controller.updater.apply import FEW, Applied, Apply, Done, Gone, WantedVip
+from controller.updater.apply import FEW, Applied, Done, Gone, WantedVip
 from controller.updater.outcome import Report
 from controller.updater.reads import Placement
 from controller.vipfile import StatedVip
@@ -213,17 +213,9 @@ def _shown(found: Difference) -> Iterator[Table | str]:
 async def _carry_out(
     client: ControllerClient, found: Difference, session: Session
 ) -> tuple[list[Applied], Report | None]:
-    applied: list[Applied] = []
     unplaced = sum(item.revision is None and item.switch is None for item in found.vips)
     with _progress(len(found.vips) + len(found.gone), session) as advance:
-        for first in range(0, len(found.vips), _CHUNK):
-            part = found.vips[first : first + _CHUNK]
-            applied += await client.apply(Apply(vips=tuple(part)))
-            advance(len(part))
-        for first in range(0, len(found.gone), _CHUNK):
-            gone = found.gone[first : first + _CHUNK]
-            applied += await client.apply(Apply(remove=tuple(gone)))
-            advance(len(gone))
+        applied = await client.apply_all(found.vips, found.gone, advance)
         while (await client.status()).queue_depth:  # noqa: ASYNC110 - the controller's to tell
             await asyncio.sleep(_POLL_S)
     if unplaced <= FEW:

@@ -93,10 +93,11 @@ class MuxDevice:
 
     async def change(self, operations: Sequence[Operation]) -> list[Came]:
         """See `Device`."""
-        changes = Changes(
+        # Entries were checked when they were made, and a lane names no address twice.
+        changes = Changes.model_construct(
             delete=tuple(op.address for op in operations if op.action is Action.DELETE),
             put=tuple(
-                Put(entry=Stated.of(_mux_entry(op)), announce=op.action is Action.PUT)
+                Put.model_construct(entry=Stated.of(_mux_entry(op)), announce=op.action is Action.PUT)
                 for op in operations
                 if op.action in (Action.PUT, Action.PROGRAM)
             ),
@@ -110,9 +111,13 @@ class MuxDevice:
     async def become(self, state: DeviceState) -> list[tuple[IPv4Address, Problem]]:
         """See `Device`."""
         held = [(entry, address in state.announced) for address, entry in state.entries.items()]
-        wanted = WantedState(
-            vips=tuple(VipState(vip=e, announced=a) for e, a in held if isinstance(e, MuxVip)),
-            tips=tuple(TipState(tip=e, announced=a) for e, a in held if isinstance(e, MuxTip)),
+        wanted = WantedState.model_construct(
+            vips=tuple(
+                VipState.model_construct(vip=e, announced=a) for e, a in held if isinstance(e, MuxVip)
+            ),
+            tips=tuple(
+                TipState.model_construct(tip=e, announced=a) for e, a in held if isinstance(e, MuxTip)
+            ),
         )
         answer = await self.client.call(
             "PUT", "/v1/state", Changed, body=wanted, timeout_s=_patience(len(held))
@@ -149,7 +154,7 @@ class ServerDevice:
 
     async def change(self, operations: Sequence[Operation]) -> list[Came]:
         """See `Device`; to announce is nothing to do for a server."""
-        changes = HostChanges(
+        changes = HostChanges.model_construct(
             delete=tuple(op.address for op in operations if op.action is Action.DELETE),
             put=tuple(_host_vip(op) for op in operations if op.action in (Action.PUT, Action.PROGRAM)),
         )
@@ -160,7 +165,9 @@ class ServerDevice:
 
     async def become(self, state: DeviceState) -> list[tuple[IPv4Address, Problem]]:
         """See `Device`."""
-        wanted = HostState(vips=tuple(e for e in state.entries.values() if isinstance(e, HostVip)))
+        wanted = HostState.model_construct(
+            vips=tuple(e for e in state.entries.values() if isinstance(e, HostVip))
+        )
         answer = await self.client.call(
             "PUT", "/v1/state", Changed, body=wanted, timeout_s=_patience(len(wanted.vips))
         )

@@ -47,8 +47,10 @@ class Stated(Model):
 
     @classmethod
     def of(cls, entry: MuxEntry) -> Self:
-        """Return an entry as it is stated."""
-        return cls(vip=entry) if isinstance(entry, MuxVip) else cls(tip=entry)
+        """Return an entry as it is stated; it was checked when it was made."""
+        if isinstance(entry, MuxVip):
+            return cls.model_construct(vip=entry)
+        return cls.model_construct(tip=entry)
 
     @property
     def entry(self) -> MuxEntry:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from http import HTTPStatus
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.types import ASGIApp
 
@@ -37,6 +39,7 @@ from duet_p4.api.trace import TraceBegun, Traced, TraceRequest
 from duet_p4.identity import Credentials, Identity, Role
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.access import As
+from duet_p4.rest.http import HttpError, InProcess, Reply, Transport, Wire, target_of
 
 Answer = TypeVar("Answer")
 
@@ -46,7 +49,6 @@ BULK_TIMEOUT_S = 120.0
 
 _HERE = Identity(Role.CONTROLLER, "controller")
 _SHOWN = 500
-_IDLE_S = 30.0  # below the server's keep-alive, so that a reused connection is alive
 
 
 class RestError(Exception):
@@ -81,7 +83,7 @@ class RefusedError(RestError):
 class _Pool:
     """Connections made with the credentials of one generation, and how many requests use them."""
 
-    http: httpx.AsyncClient
+    transport: Transport
     generation: int
     users: int = 0
 
@@ -117,20 +119,16 @@ class RestClient:
 
     def _connect(self) -> _Pool:
         """Return where connections are made with the credentials of the moment."""
+        if self._app is not None:
+            return _Pool(InProcess(As(self._app, _HERE)), 0)
         credentials = self._credentials
-        generation = credentials.generation if credentials else 0
-        http = httpx.AsyncClient(
-            base_url=self.url,
-            transport=_transport(self._local, self._app),
-            verify=credentials.client() if credentials else self.url.startswith("https:"),
-            timeout=self._timeout_s,
-            limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=_IDLE_S),
-            trust_env=False,
-        )
-        return _Pool(http, generation)
+        if credentials is None:
+            tls = ssl.create_default_context() if self.url.startswith("https:") else None
+            return _Pool(Wire(self.url, local=self._local, tls=tls), 0)
+        return _Pool(Wire(self.url, local=self._local, tls=credentials.client()), credentials.generation)
 
     @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def _connected(self) -> AsyncIterator[Transport]:
         """Yield what requests go through; what is used no more, as credentials have changed, is closed."""
         if self._credentials is not None and self._credentials.generation != self._pool.generation:
             self._retired.append(self._pool)
@@ -139,7 +137,7 @@ class RestClient:
         pool = self._pool
         pool.users += 1
         try:
-            yield pool.http
+            yield pool.transport
         finally:
             pool.users -= 1
             if pool is not self._pool:
@@ -149,7 +147,7 @@ class RestClient:
         over = [pool for pool in self._retired if not pool.users]
         self._retired = [pool for pool in self._retired if pool.users]
         for pool in over:
-            await pool.http.aclose()
+            await pool.transport.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,7 +160,7 @@ class RestClient:
     async def close(self) -> None:
         """Close the connections."""
         for pool in (self._pool, *self._retired):
-            await pool.http.aclose()
+            await pool.transport.close()
 
     def lead(self, term: int, leads: Callable[[], bool]) -> None:
         """Write as the leader of a term from now on, but only while it `leads`."""
@@ -186,27 +184,25 @@ class RestClient:
         of that type.
         """
         where = f"{method} {self.url}{path}"
-        content = body.model_dump_json() if body is not None else None
+        content = body.model_dump_json().encode() if body is not None else None
         params = {key: _text(value) for key, value in (query or {}).items() if value is not None}
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         if self.term is not None and method != "GET":
             sent[term.HEADER] = str(self.term)
             if not self._leads():
                 raise DeposedError(f"{where}: term {self.term} is over")
-        timeout = httpx.Timeout(self._timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            async with self._connected() as http:
-                reply = await http.request(
-                    method, path, content=content, params=params, headers=sent, timeout=timeout
-                )
-        except httpx.TimeoutException as error:
-            raise UnansweredError(where, method, timeout.read) from error
-        except httpx.TransportError as error:
-            raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
-        if reply.is_error:
+            async with asyncio.timeout(timeout_s), self._connected() as transport:
+                reply = await transport.request(method, target_of(path, params), sent, content)
+        except TimeoutError as error:
+            raise UnansweredError(where, method, timeout_s) from error
+        except HttpError as error:
+            raise UnreachableError(f"{where}: {error}") from error
+        if reply.status >= HTTPStatus.BAD_REQUEST:
             raise RefusedError(where, _problem(reply))
         adapter: TypeAdapter[Answer] = _adapter(answer)  # type: ignore[arg-type] # types are hashable
-        if reply.status_code == httpx.codes.NO_CONTENT:
+        if reply.status == HTTPStatus.NO_CONTENT:
             return adapter.validate_python(None)
         try:
             return adapter.validate_json(reply.content)
@@ -220,15 +216,17 @@ class RestClient:
         """
         where = f"GET {self.url}/healthz"
         try:
-            async with self._connected() as http:
-                reply = await http.get("/healthz")
-        except httpx.TransportError as error:
-            raise UnreachableError(f"{where}: {error or type(error).__name__}") from error
+            async with asyncio.timeout(self._timeout_s), self._connected() as transport:
+                reply = await transport.request("GET", "/healthz", {}, None)
+        except TimeoutError as error:
+            raise UnansweredError(where, "GET", self._timeout_s) from error
+        except HttpError as error:
+            raise UnreachableError(f"{where}: {error}") from error
         try:
             return Health.model_validate_json(reply.content)
         except ValidationError as error:
             said = reply.text[:_SHOWN]
-            raise RestError(f"{where}: {reply.status_code} and no health: {said!r}") from error
+            raise RestError(f"{where}: {reply.status} and no health: {said!r}") from error
 
     async def whoami(self) -> Whoami:
         """Return who the service is, whom it believes, and as whom it knows this client."""
@@ -385,19 +383,13 @@ def _adapter(answer: Any) -> TypeAdapter[Any]:
     return TypeAdapter(answer)
 
 
-def _transport(local: Path | None, app: ASGIApp | None) -> httpx.AsyncBaseTransport | None:
-    if app is not None:
-        # As over a socket, what goes wrong inside the service is an answer, and no exception of the caller's.
-        return httpx.ASGITransport(As(app, _HERE), raise_app_exceptions=False)
-    return httpx.AsyncHTTPTransport(uds=str(local)) if local else None
-
-
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _problem(reply: httpx.Response) -> Problem:
-    if reply.headers.get("content-type", "").startswith(MEDIA_TYPE):
+def _problem(reply: Reply) -> Problem:
+    if reply.content_type.startswith(MEDIA_TYPE):
         with contextlib.suppress(ValidationError):
             return Problem.model_validate_json(reply.content)
-    return Problem(title=reply.reason_phrase, status=reply.status_code, detail=reply.text[:_SHOWN])
+    title = reply.reason or HTTPStatus(reply.status).phrase
+    return Problem(title=title, status=reply.status, detail=reply.text[:_SHOWN])

@@ -22,7 +22,7 @@ from rich.console import Console
 from controller.client import LONG_S, ControllerClient
 from controller.engine.live.api import AssignmentRequest
 from controller.records import Event
-from controller.updater.apply import Apply, WantedVip
+from controller.updater.apply import WantedVip
 from controller.updater.reads import Placement
 from duet_p4 import results
 from duet_p4.api.service import State
@@ -45,7 +45,6 @@ CLIENTS = 16
 _PROBED = 10
 _ADDED = addresses.VIPS[-3000]
 _EACH = 8
-_CHUNK = 500
 _POLL_S = 0.05
 _AWAIT_S = 600.0
 
@@ -155,10 +154,9 @@ async def _load(client: ControllerClient, pairs: Sequence[tuple[Dip, Dip]], coun
     """State VIPs and have the engine place them; returns the seconds until every device holds them."""
     began = time.monotonic()
     wanted = [WantedVip(vip=_vip(addresses.VIPS[1 + n], pairs)) for n in range(FEW, count)]
-    for first in range(0, len(wanted), _CHUNK):
-        for one in await client.apply(Apply(vips=tuple(wanted[first : first + _CHUNK]))):
-            if one.problem is not None:
-                raise RuntimeError(f"{one.vip}: {one.problem.detail}")
+    for one in await client.apply_all(wanted):
+        if one.problem is not None:
+            raise RuntimeError(f"{one.vip}: {one.problem.detail}")
     result = await client.compute(AssignmentRequest(strategy="greedy"))
     await client.assign(Placement(address=p.address, switch=p.switch) for p in result.placements)
     await _settled(client)
