@@ -12,7 +12,7 @@ import click
 
 from controller.app import running
 from controller.config import ControllerConfig, Module
-from duet_p4 import log
+from duet_p4 import collector, log
 from duet_p4.signals import told_to_end
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def command(path: Path, only: str | None, log_level: str) -> None:
     With --only, the configuration says under `elsewhere` where the other modules are.
     """
     log.setup("controller", log_level)
+    collector.relax()
     try:
         config = ControllerConfig.from_file(path)
         if only:
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(config: ControllerConfig) -> None:
     stop = told_to_end()
     async with running(config) as url:
+        collector.relax()  # also with what was read from the store
         logger.info("%s at %s", ", ".join(config.modules), url)
         await stop.wait()
 

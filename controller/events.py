@@ -19,6 +19,9 @@ from controller.store import Batch, StateStore, StoreError
 
 logger = logging.getLogger(__name__)
 
+_ASKED_FOR = {"stated", "vip-added", "vip-changed", "vip-removed", "vip-placed"}
+"""Kinds of events that come by the thousand when somebody asks for it: the store has them."""
+
 _PAGE = 1000
 _UNSTORED = 10_000
 _RETRY_S = 1.0
@@ -56,7 +59,9 @@ class EventLog:
             return
         event = Event(id=self._next, time=time.time(), kind=kind, subject=subject, detail=plain)
         self._next += 1
-        logger.info("%s %s %s", kind, subject, plain or "")
+        logger.log(
+            logging.DEBUG if kind in _ASKED_FOR else logging.INFO, "%s %s %s", kind, subject, plain or ""
+        )
         self._waiting.append(event)
         self._due.set()
 

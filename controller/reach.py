@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from duet_p4.model import Model
 
 
@@ -32,12 +34,14 @@ class ReachMap(Model):
 
     `cut_off` are servers that nothing can be sent to, as the switches before them say: whose port or
     adjacency is down, or whose switch carries nothing. `dead` are switches and SMuxes to which no switch has
-    carrier, `links_down` links without carrier, or that lost their BGP session. `suspect` says in words why
-    monitoring suspects itself, not the devices; empty where it does not.
+    carrier, `links_down` links without carrier, or that lost their BGP session. `pins` is how many pinned
+    flows switches hold at most, as they say. `suspect` says in words why monitoring suspects itself, not the
+    devices; empty where it does not.
     """
 
     devices: dict[str, Reach]
     cut_off: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     links_down: tuple[tuple[str, str], ...] = ()
+    pins: dict[str, int] = Field(default_factory=dict)
     suspect: str = ""

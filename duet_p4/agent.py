@@ -12,7 +12,7 @@ from typing import ClassVar, Self, TypeVar
 
 from pydantic import model_validator
 
-from duet_p4 import log
+from duet_p4 import collector, log
 from duet_p4.bird.daemon import BirdError
 from duet_p4.bpf.errors import BpfError
 from duet_p4.identity import Credentials, CredentialsError, Identity, Role
@@ -95,6 +95,7 @@ def main(
         print(error, file=sys.stderr)
         return 2
     log.setup(config.name, config.log_level)
+    collector.relax()
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True)
         work(config)

@@ -58,6 +58,10 @@ class HostReader(Protocol):
         """Return what the agent has counted since it started. May raise `RestError`."""
 
 
+_PINNED = "pinned"
+"""The table of pinned flows, as switches call it."""
+
+
 class CheckedDip(Model):
     """A DIP as the check of one VIP sees it."""
 
@@ -201,6 +205,7 @@ class Monitoring:
             cut_off=tuple(sorted(self._ports.cut_off(self._dead | dead))),
             dead=tuple(sorted(dead)),
             links_down=tuple(sorted({*self._view.links_lost(), *self._fabric.links_down(answers)})),
+            pins={name: t[_PINNED] for name, t in self._view.state.tables.items() if _PINNED in t},
             suspect=suspect,
         )
         if now == self._told and time.monotonic() < self._told_at + _TELL_S:

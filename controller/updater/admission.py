@@ -30,6 +30,14 @@ class Admission:
 
     def check(self, spec: Vip) -> None:
         """Raise `InvalidError` for what no layout can serve."""
+        tips = self.admit(spec).tips
+        self._state.release_tips(placed.tip.address for placed in tips)
+
+    def admit(self, spec: Vip) -> VipRecord:
+        """Spell a new VIP out. Its TIPs are reserved until it is wanted, or they are released.
+
+        Raises `InvalidError` for what no layout can serve.
+        """
         if spec.address not in self._inventory.vip_prefix:
             raise InvalidError(f"VIP {spec.address} is outside the VIP prefix {self._inventory.vip_prefix}")
         for dip in spec.all_dips():
@@ -38,11 +46,6 @@ class Admission:
             for prefix in (self._inventory.vip_prefix, self._inventory.tip_prefix):
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
-        tips = self.lay_out(spec).tips
-        self._state.release_tips(placed.tip.address for placed in tips)
-
-    def lay_out(self, spec: Vip) -> VipRecord:
-        """Spell a new VIP out. Its TIPs are reserved until it is wanted, or they are released."""
         try:
             return lay_out(spec, self.fan_out, self._state.allocate_tip, self._state.out_of_reach(spec))
         except LayoutError as error:

@@ -128,8 +128,7 @@ class Applier:
                     self._updater.admission.check(spec)
                 new = desired.applied(old, spec, switch, by_hand=item.switch is not None)
                 return old, None if new is old else new, None
-            self._updater.admission.check(spec)
-            record = self._updater.admission.lay_out(spec)
+            record = self._updater.admission.admit(spec)
             if item.switch is not None:
                 record = record.model_copy(update={"switch": switch, "held": True})
             if placed and (item.switch is None or record.tips):

@@ -102,6 +102,8 @@ class Reconciler:
         self.queue: WorkQueue[Outcome] = WorkQueue()
         self.reach = dict.fromkeys(devices, Reach.UNKNOWN)
         self.last: dict[IPv4Address, Outcome] = {}
+        self.pins: Mapping[str, int] = {}
+        """How many pinned flows a switch holds, where it has said so; else the inventory does."""
         self._kinds = kinds_of(inventory)
         self._smuxes = [smux.name for smux in inventory.smuxes]
         self._holders: dict[IPv4Address, set[str]] = {}
@@ -501,7 +503,8 @@ class Reconciler:
         if not (lane.open and lane.known):
             return f"{switch} to answer"
         if address == record.address:
-            room = self._inventory.switch(switch).tables.pinned - self._state.pins_on(switch)
+            size = self.pins.get(switch, self._inventory.switch(switch).tables.pinned)
+            room = size - self._state.pins_on(switch)
             if len(record.layout.pinned) > room:
                 return f"{switch} to have room for {len(record.layout.pinned)} pinned flows, not {room}"
         refusal = self._refused.get(address)

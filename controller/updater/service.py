@@ -105,8 +105,7 @@ class Updater:
             self.admission.check_switch(switch)
         if self.state.get(spec.address):
             raise _duplicate(spec)
-        self.admission.check(spec)
-        record = self.admission.lay_out(spec)
+        record = self.admission.admit(spec)
         tips = [placed.tip.address for placed in record.tips]
         try:
             if by_hand:
@@ -291,6 +290,7 @@ class Updater:
         for device, reach in told.devices.items():
             self.reconciler.set_reach(device, reach)
         self.reconciler.set_cut_off({*told.dead, *told.cut_off})
+        self.reconciler.pins = told.pins
         await self._set_cut_off(set(told.cut_off))
 
     def _note_links(self, down: set[tuple[str, str]]) -> None:

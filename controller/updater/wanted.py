@@ -57,17 +57,21 @@ def wanted_of(device: str, kind: DeviceKind, state: State, inventory: Inventory)
     else:
         for vip in sorted(state.at_server(device)):
             record_of = state.get(vip)
-            if record_of is not None and device in (vips := host_vips(record_of, inventory)):
-                wanted.hold(vips[device])
+            if record_of is not None:
+                for entry in host_vips(record_of, inventory, only=device).values():
+                    wanted.hold(entry)
     return wanted
 
 
-def host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
-    """Return what each server holds of a VIP. DIPs of no server in the inventory are others' to set up."""
+def host_vips(record: VipRecord, inventory: Inventory, only: str | None = None) -> dict[str, HostVip]:
+    """Return what each server, or one only, holds of a VIP.
+
+    DIPs of no server in the inventory are others' to set up.
+    """
 
     def name_of(dip: Dip) -> str | None:
         server = inventory.server_at(dip.encap)
-        return server.name if server else None
+        return server.name if server and only in (None, server.name) else None
 
     return HostVip.spread(record.spec, record.layout, [placed.tip for placed in record.tips], name_of)
 

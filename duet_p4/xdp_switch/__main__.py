@@ -7,7 +7,6 @@ and the kernel frees programs and tables.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import sys
@@ -17,6 +16,7 @@ import grpc
 from finsy.proto import p4i, p4r
 from google.protobuf import text_format
 
+from duet_p4 import collector
 from duet_p4.bpf.errors import BpfError
 from duet_p4.signals import told_to_end
 from duet_p4.xdp_switch import cli, shaping, trace_service
@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None, *, compatible: bool = False) -> int:
     With `compatible` it is simple_switch_grpc for whoever starts it.
     """
     options = cli.parse(sys.argv[1:] if argv is None else argv, compatible=compatible)
-    # Tables make many long-lived objects: collections that look at them all would stall the packets.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 1000)
+    collector.relax()
     try:
         cli.setup_log(options)
         cli.check_host(options)

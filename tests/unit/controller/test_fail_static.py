@@ -50,6 +50,27 @@ def test_an_assignment_leaves_what_is_on_an_unreachable_switch(tmp_path: Path) -
     run(tmp_path, scenario)
 
 
+def test_a_management_network_that_heals_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.add(Vip(address=OTHER, dips=dips(3)), None)
+        net.log.clear()
+        everybody = dict.fromkeys(net.reconciler.lanes, Reach.UNREACHABLE)
+        why = "3 of 3 devices do not answer"
+        for _ in range(3):
+            await net.updater.set_reach(ReachMap(devices=everybody, suspect=why))
+            await net.quiet()
+        await net.set_reach(**dict.fromkeys(everybody, Reach.READY))
+        await net.reconciler.check_devices(everything=True)
+        await net.quiet()
+        assert net.log == [], "a device was written to"
+        assert announcers(net) == {"s1"} and net.updater.vip(VIP).switch == "s1"
+        kinds = await net.kinds()
+        assert kinds.count("monitoring-suspect") == 1 and "device-lost" not in kinds
+
+    run(tmp_path, scenario)
+
+
 def test_it_is_not_forgotten_over_a_restart_who_may_announce(tmp_path: Path) -> None:
     async def before(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(2)), "s1")

@@ -1,17 +1,21 @@
 """What monitoring makes of readings, answers and silence."""
 
+import asyncio
 import time
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
+from controller.monitoring.agents import AgentState
 from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
 from controller.monitoring.fabric import Fabric
 from controller.monitoring.network import NetworkView
 from controller.monitoring.ports import HostPorts
+from controller.monitoring.service import Monitoring
 from controller.monitoring.traffic import (
     ELSEWHERE,
     PERIODS_KEPT,
@@ -21,9 +25,10 @@ from controller.monitoring.traffic import (
     TrafficHistory,
     TrafficMeter,
 )
-from controller.reach import Reach
+from controller.reach import Reach, ReachMap
 from duet_p4.api.mux import MuxStatus, SessionStatus, TableUse
 from duet_p4.api.ports import HostPort, NeighbourPort
+from duet_p4.rest.client import UnreachableError
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("100.1.1.1")
 CLIENT = IPv4Address("100.2.1.5")
@@ -157,6 +162,74 @@ def test_the_network_tells_links_without_a_session_and_the_routes_of_the_underla
     assert view.state == first, "a VIP more is no news of the network"
     view.update(statuses, ready | {"agg2": Reach.LOST})
     assert (view.state.version, view.state.lost) == (first.version + 1, ("agg2",))
+
+
+class Says:
+    """A mux that answers with its status."""
+
+    def __init__(self, said: MuxStatus) -> None:
+        self.said = said
+
+    async def status(self) -> MuxStatus:
+        return self.said
+
+
+class Heard:
+    """An updater that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[ReachMap] = []
+
+    async def set_reach(self, told: ReachMap) -> None:
+        self.told.append(told)
+
+
+@pytest.mark.parametrize(("peers", "reach"), [(("agg1", "agg2"), Reach.UNWELL), ((), Reach.LOST)])
+def test_an_unwell_switch_is_lost_where_no_neighbour_has_a_session_with_it(
+    peers: tuple[str, ...], reach: Reach
+) -> None:
+    async def run() -> None:
+        said: Any = {
+            name: Says(status(name, *(("tor1",) if name in peers else ()), routes=200))
+            for name in ("tor1", "agg1", "agg2", "m1")
+        }
+        heard: Any = Heard()
+        monitoring = Monitoring(
+            INVENTORY, heard, said, {}, {}, health_s=1, traffic_s=10, misses=3, switch_hold_s=0.0
+        )
+        states = monitoring._watch.states
+        for name in states:
+            now = Reach.UNWELL if name == "tor1" else Reach.READY
+            states[name] = AgentState(name=name, reach=now)
+            monitoring._changed(states[name])
+        await monitoring._judge()
+        assert heard.told[-1].devices["tor1"] is reach
+        assert monitoring.network().closed == (() if reach is Reach.LOST else ("tor1",))
+
+    asyncio.run(run())
+
+
+def test_what_monitoring_knows_is_told_again_until_the_updater_has_heard_it() -> None:
+    async def run() -> None:
+        heard: Any = Heard()
+        said: Any = {name: Says(status(name, routes=200)) for name in ("tor1", "agg1", "agg2", "m1")}
+        monitoring = Monitoring(
+            INVENTORY, heard, said, {}, {}, health_s=1, traffic_s=10, misses=3, switch_hold_s=0.0
+        )
+        hear = heard.set_reach
+
+        async def away(told: ReachMap) -> None:
+            raise UnreachableError("the updater is away")
+
+        heard.set_reach = away
+        with pytest.raises(UnreachableError):
+            await monitoring._judge()
+        heard.set_reach = hear
+        await monitoring._judge()
+        await monitoring._judge()
+        assert len(heard.told) == 1, "what is known already is not told again at once"
+
+    asyncio.run(run())
 
 
 def port(number: int, *, adjacency: bool, since: float = 0.0) -> HostPort:

@@ -455,6 +455,16 @@ def test_a_vip_with_more_pins_than_fit_waits_on_the_smuxes_until_its_flows_end(t
     run(tmp_path, scenario)
 
 
+def test_a_switch_itself_says_how_many_pinned_flows_it_has_room_for(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await wait_for_the_switch(net)
+        await net.updater.set_reach(ReachMap(devices={}, pins={"s1": 16_384}))
+        await net.settle()
+        assert net.updater.vip(VIP).switch == "s1"
+
+    run(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("target", ["s2", None, "s1"])
 def test_a_vip_that_waits_for_its_switch_goes_where_an_operator_says_instead(
     tmp_path: Path, target: str | None
