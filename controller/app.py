@@ -40,6 +40,7 @@ from controller.store import SqliteStore, StoreError
 from controller.updater import api as updater_api
 from controller.updater import reads
 from controller.updater.devices import Device, MuxDevice, ServerDevice
+from controller.updater.operations import Operations
 from controller.updater.plan import DeviceKind
 from controller.updater.reads import Placement
 from controller.updater.service import Updater
@@ -181,7 +182,9 @@ class Controller:
         updater = Updater(state, events, inventory, devices, flows, engine.place)
         self.app.include_router(reads.router(lambda: state, lambda: events))
         self.app.include_router(status.router(lambda: _alone(foundation)))
-        self.app.include_router(updater_api.router(updater, events))
+        operations = Operations()
+        self._stack.push_async_callback(operations.close)
+        self.app.include_router(updater_api.router(updater, events, operations))
         reconciler = updater.reconciler
         reconciler.begin()
 

@@ -19,17 +19,21 @@ from controller.reach import ReachMap
 from controller.records import Event, RecordFeed, TrafficSample, VipRecord
 from controller.updater.api import DipHealth, Target, VipHealth
 from controller.updater.apply import Applied, Apply, Gone, WantedVip
+from controller.updater.operations import LongOperation, Phase
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.reads import PAGE, Assignment, Placement
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why
 from duet_p4.model import Vip
-from duet_p4.rest.client import RestClient
+from duet_p4.rest.client import BULK_TIMEOUT_S, RestClient, RestError
 
 EVENTS_PAGE = 1000
 
 APPLIED_AT_ONCE = 500
 """How many VIPs one request of many states."""
+
+_LOOK_S = 0.5
+"""How often progress is asked for."""
 
 LONG_S = 600.0
 """How long a client waits for what goes over all VIPs."""
@@ -95,10 +99,14 @@ class UpdaterClient(RestClient):
         parts += [Apply(remove=tuple(gone[first : first + APPLIED_AT_ONCE])) for first in starts]
         limit = asyncio.Semaphore(2)
 
+        done = 0
+
         async def carry_out(part: Apply) -> list[Applied]:
+            nonlocal done
             async with limit:
                 applied = await self.apply(part)
-            advance(len(applied))
+            done += len(applied)
+            advance(done)
             return applied
 
         tasks = [asyncio.create_task(carry_out(part)) for part in parts]
@@ -158,10 +166,30 @@ class UpdaterClient(RestClient):
         """Return where every VIP and TIP shall live."""
         return await self.call("GET", "/v1/assignment", Assignment)
 
-    async def assign(self, placements: Iterable[Placement]) -> Report:
-        """Carry an assignment out."""
+    async def assign(
+        self, placements: Iterable[Placement], advance: Callable[[LongOperation], None] = lambda _: None
+    ) -> Report:
+        """Carry an assignment out; `advance` is told how it stands. Raises `RestError` where it fails."""
         body = Assignment(placements=tuple(placements))
-        return await self.call("PUT", "/v1/assignment", Report, body=body, timeout_s=LONG_S)
+        prefer = {"Prefer": "respond-async"}
+        stands = await self.call(
+            "PUT", "/v1/assignment", LongOperation, body=body, headers=prefer, timeout_s=BULK_TIMEOUT_S
+        )
+        while stands.phase is Phase.RUNNING:
+            advance(stands)
+            stands = await self.operation(stands.id, wait_s=_LOOK_S)
+        advance(stands)
+        if stands.report is None:
+            raise RestError(f"the assignment failed: {stands.problem}")
+        return stands.report
+
+    async def operation(self, number: int, wait_s: float = 0.0) -> LongOperation:
+        """Return how an operation stands once it is over, or after a while."""
+        return await self.call("GET", f"/v1/operations/{number}", LongOperation, query={"wait": wait_s})
+
+    async def operations(self) -> list[LongOperation]:
+        """List the operations that run, and those that ended lately."""
+        return await self.call("GET", "/v1/operations", list[LongOperation])
 
     async def plan(self, placements: Iterable[Placement]) -> Plan:
         """Return what carrying an assignment out would do."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 import click
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from controller import vipfile
+from controller.cli.progress import bar
 from controller.cli.session import Session, with_session
 from controller.client import ControllerClient
 from controller.engine.live.api import AssignmentRequest
@@ -214,24 +213,13 @@ async def _carry_out(
     client: ControllerClient, found: Difference, session: Session
 ) -> tuple[list[Applied], Report | None]:
     unplaced = sum(item.revision is None and item.switch is None for item in found.vips)
-    with _progress(len(found.vips) + len(found.gone), session) as advance:
-        applied = await client.apply_all(found.vips, found.gone, advance)
+    with bar(session, "VIPs", len(found.vips) + len(found.gone)) as tell:
+        applied = await client.apply_all(found.vips, found.gone, tell)
         while (await client.status()).queue_depth:  # noqa: ASYNC110 - the controller's to tell
             await asyncio.sleep(_POLL_S)
     if unplaced <= FEW:
         return applied, None
     result = await client.compute(AssignmentRequest())
     placements = [Placement(address=place.address, switch=place.switch) for place in result.placements]
-    return applied, await client.assign(placements)
-
-
-@contextmanager
-def _progress(total: int, session: Session) -> Iterator[Any]:
-    console = Console(stderr=True)
-    if not total or session.as_json or not console.is_terminal:
-        yield lambda count: None
-        return
-    columns = (TextColumn("VIPs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("VIPs", total=total)
-        yield lambda count: progress.advance(task, count)
+    with bar(session, "moves") as tell:
+        return applied, await client.assign(placements, lambda stands: tell(stands.done, stands.total))

@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 
 from controller.cli import complete, render
+from controller.cli.progress import bar
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.client import ControllerClient
 from controller.engine import strategy_names
@@ -109,7 +110,9 @@ def run_assignment(session: Session, strategy: str, options: tuple[str, ...]) ->
     """Compute an assignment and carry it out, in waves through the SMuxes."""
 
     async def question(client: ControllerClient) -> Report:
-        return await client.assign(await _compute(client, strategy, options))
+        placements = await _compute(client, strategy, options)
+        with bar(session, "moves") as tell:
+            return await client.assign(placements, lambda stands: tell(stands.done, stands.total))
 
     _carry_out(session, question)
 

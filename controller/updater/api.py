@@ -6,16 +6,18 @@ one under If-Match is refused with 412, and changes nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from controller.events import EventLog
 from controller.reach import ReachMap
 from controller.records import ON_SMUXES, RecordFeed, VipRecord
 from controller.updater.apply import Applied, Applier, Apply
 from controller.updater.listing import Listing, listing
+from controller.updater.operations import LongOperation, Operations
 from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.reads import Assignment, with_tag
@@ -61,7 +63,11 @@ Revision = Annotated[
 ]
 
 
-def router(updater: Updater, events: EventLog) -> APIRouter:
+Prefer = Annotated[str | None, Header(description="`respond-async`: answer at once", max_length=200)]
+_ASYNC = "respond-async"
+
+
+def router(updater: Updater, events: EventLog, operations: Operations) -> APIRouter:
     """Return the updater's paths."""
     api = APIRouter(prefix="/v1")
     applier = Applier(updater, events)
@@ -166,10 +172,33 @@ def router(updater: Updater, events: EventLog) -> APIRouter:
         """Return what changed of the wanted VIPs since a version; the engine keeps up by it."""
         return updater.state.feed(after)
 
-    @api.put("/assignment", tags=["assignment"], responses=found)
-    async def put_assignment(body: Assignment) -> Report:
-        """Carry an assignment out, in waves; VIPs that were placed by hand stay where they are."""
-        return await updater.assign(body.placements)
+    @api.put("/assignment", tags=["assignment"], responses={202: {"model": LongOperation}, **found})
+    async def put_assignment(
+        body: Assignment, response: Response, prefer: Prefer = None
+    ) -> Report | LongOperation:
+        """Carry an assignment out, in waves; VIPs that were placed by hand stay where they are.
+
+        With `Prefer: respond-async` (RFC 7240) the answer comes at once: an operation, under Location.
+        """
+        if prefer is None or _ASYNC not in prefer:
+            return await updater.assign(body.placements)
+        begun = operations.begin("assignment", partial(updater.assign, body.placements))
+        response.status_code = 202
+        response.headers["Location"] = f"/v1/operations/{begun.id}"
+        return begun
+
+    @api.get("/operations", tags=["assignment"])
+    async def get_operations() -> list[LongOperation]:
+        """List the operations that run, and those that ended lately."""
+        return operations.list()
+
+    @api.get("/operations/{number}", tags=["assignment"], responses=found)
+    async def get_operation(
+        number: Annotated[int, Path(ge=0, le=2**53)],
+        wait: Annotated[float, Query(ge=0, le=30, description="wait so many seconds for its end")] = 0.0,
+    ) -> LongOperation:
+        """Return how an operation stands: what is to be done, how much is done, and what came of it."""
+        return await operations.wait(number, wait)
 
     @api.post("/assignment/plan", tags=["assignment"], responses=found)
     async def plan_assignment(body: Assignment) -> Plan:

@@ -25,6 +25,7 @@ from controller.updater.admission import Admission
 from controller.updater.devices import Device
 from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
+from controller.updater.operations import Progress
 from controller.updater.outcome import Outcome, Report
 from controller.updater.plan import Plan, Step, Wave
 from controller.updater.reads import Placement, known_vip
@@ -197,8 +198,10 @@ class Updater:
         self._events.add("vip-released", str(address))
         return record
 
-    async def assign(self, placements: Iterable[Placement]) -> Report:
+    async def assign(self, placements: Iterable[Placement], progress: Progress | None = None) -> Report:
         """Move VIPs and TIPs to where an assignment has them: all leave before any arrives.
+
+        Each VIP that moves is two steps of `progress`.
 
         What cannot be done for one stops no other, and is said: a VIP or TIP that is not there any more, a
         TIP on its VIP's own switch. What was placed by hand stays, and what is on a switch that cannot be
@@ -225,7 +228,7 @@ class Updater:
             except StaleError:
                 skipped += await self._one_by_one(changes)
         try:
-            report = await self._in_two_waves(moved, Priority.ASSIGNMENT, None)
+            report = await self._in_two_waves(moved, Priority.ASSIGNMENT, None, progress)
         finally:
             reconciler.let_go(moved)
             for vip in moved:
@@ -432,16 +435,22 @@ class Updater:
         return skipped
 
     async def _in_two_waves(
-        self, vips: Collection[IPv4Address], priority: Priority, within_s: float | None
+        self,
+        vips: Collection[IPv4Address],
+        priority: Priority,
+        within_s: float | None,
+        progress: Progress | None = None,
     ) -> Report:
         """Have VIPs that are held back leave where they are, then go where they shall be."""
         reconciler = self.reconciler
         began = time.monotonic()
-        left = await self._carry_out(vips, priority, within_s)
+        progress = progress or Progress()
+        progress.expect(2 * len(vips))
+        left = await self._carry_out(vips, priority, within_s, progress)
         between = time.monotonic()
         reconciler.let_go(vips)
         rest_s = None if within_s is None else max(_LEAST_WAIT_S, began + within_s - between)
-        arrived = await self._carry_out(vips, priority, rest_s)
+        arrived = await self._carry_out(vips, priority, rest_s, progress)
         ended = time.monotonic()
         for vip in vips:
             if record := self.state.get(vip):
@@ -465,10 +474,17 @@ class Updater:
         return [Outcome(error=said) for said in found]
 
     async def _carry_out(
-        self, vips: Iterable[IPv4Address], priority: Priority, within_s: float | None
+        self,
+        vips: Iterable[IPv4Address],
+        priority: Priority,
+        within_s: float | None,
+        progress: Progress | None = None,
     ) -> list[Outcome]:
         """Have VIPs brought where they shall be; wait for it, up to a time (None: to the end)."""
         waiters = [self.reconciler.queue.wait(vip, priority) for vip in vips]
+        if progress is not None:
+            for waiter in waiters:
+                waiter.add_done_callback(progress.step)
         if not waiters:
             return []
         done, late = await asyncio.wait(waiters, timeout=within_s)

@@ -29,6 +29,7 @@ from controller.records import VipRecord
 from controller.state import State
 from controller.store import Contents, SqliteStore
 from controller.updater import api as updater_api
+from controller.updater.operations import Operations
 from controller.updater.reconcile import Flows
 from controller.updater.service import Updater
 from controller.web import gateway
@@ -437,7 +438,7 @@ def controller_with_many(path: Path) -> Iterator[str]:
         monitoring = Monitoring(
             inventory, client, {}, {}, {}, health_s=1, traffic_s=10, misses=3, switch_hold_s=10
         )
-        app.include_router(updater_api.router(updater, events))
+        app.include_router(updater_api.router(updater, events, Operations()))
         app.include_router(monitoring_api.router(monitoring))
         socket = path / "controller.sock"
         async with (
