@@ -1,7 +1,7 @@
-"""The client's side of HTTP/1.1 as this project's services speak it, over connections that stay open.
+"""The client's side of HTTP as this project's services speak it: a request, and its answer in whole.
 
-No redirects, cookies, compression or proxies. A controller asks dozens of agents something each second, and
-several of them for every change: what a request costs is what a change costs.
+Over a socket it is aiohttp's, whose parser is compiled: a controller asks dozens of agents something each
+second, and several of them for every change, so what a request costs is what a change costs.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode
 
+import aiohttp
 from starlette.types import ASGIApp, Message
+from yarl import URL
 
 _IDLE_S = 30.0
 """How long an idle connection is kept: less than servers do, so that one that is used again is alive."""
 
-_KEPT = 8
-_HEADER_END = b"\r\n\r\n"
-_LINE_END = b"\r\n"
-_LONGEST_HEADER = 65_536
+_MOST = 64
+"""Connections to one service at a time; further requests wait for one."""
 
 
 class HttpError(Exception):
@@ -67,183 +66,50 @@ class Wire:
     """Connections to the service at `url`, or to its Unix socket `local`; `tls` is for https."""
 
     def __init__(self, url: str, *, local: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
-        parts = urlsplit(url)
-        self._host = parts.hostname or "localhost"
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._url = url.rstrip("/")
         self._local = local
-        self._tls = tls if parts.scheme == "https" else None
-        self._named = f"Host: {parts.netloc or self._host}\r\n"
-        self._idle: list[tuple[float, _Connection]] = []
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
 
     async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
         """See `Transport`."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        if body is not None or method in ("POST", "PUT"):
-            lines += f"Content-Length: {len(body or b'')}\r\n"
-        head = f"{method} {target} HTTP/1.1\r\n{self._named}Accept: */*\r\n{lines}\r\n".encode("latin-1")
-        connection = self._take() or await self._connect()
+        if self._session is None:
+            self._session = self._opened()
         try:
-            reply = await connection.ask(head + (body or b""))
-        except BaseException:
-            connection.abort()
-            raise
-        self._give_back(connection)
-        return reply
+            async with self._session.request(
+                method,
+                URL(self._url + target, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+            ) as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise HttpError(f"{error}" or type(error).__name__) from error
+        return Reply(reply.status, reply.reason or "", reply.headers.get("Content-Type", ""), content)
 
     async def close(self) -> None:
         """See `Transport`."""
-        idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.abort()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    def _take(self) -> _Connection | None:
-        now = asyncio.get_running_loop().time()
-        while self._idle:
-            since, connection = self._idle.pop()
-            if connection.usable and now < since + _IDLE_S:
-                return connection
-            connection.abort()
-        return None
-
-    def _give_back(self, connection: _Connection) -> None:
-        if connection.usable and len(self._idle) < _KEPT:
-            self._idle.append((asyncio.get_running_loop().time(), connection))
+    def _opened(self) -> aiohttp.ClientSession:
+        connector: aiohttp.BaseConnector
+        if self._local is not None:
+            connector = aiohttp.UnixConnector(str(self._local), limit=_MOST, keepalive_timeout=_IDLE_S)
         else:
-            connection.abort()
-
-    async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            if self._local is not None:
-                _, connection = await loop.create_unix_connection(_Connection, str(self._local))
-            else:
-                name = self._host if self._tls else None
-                _, connection = await loop.create_connection(
-                    _Connection, self._host, self._port, ssl=self._tls, server_hostname=name
-                )
-        except OSError as error:
-            raise HttpError(f"{error}" or type(error).__name__) from error
-        return connection
-
-
-class _Connection(asyncio.Protocol):
-    """One connection: one request at a time."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._reply: asyncio.Future[Reply] | None = None
-        self._head: tuple[int, str, dict[str, str]] | None = None
-        self._last = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether another request can be sent."""
-        return self._transport is not None and not self._last and not self._transport.is_closing()
-
-    async def ask(self, request: bytes) -> Reply:
-        """Send a request and return its answer. Raises `HttpError`."""
-        if self._transport is None or self._transport.is_closing():
-            raise HttpError("the connection was closed")
-        self._reply = asyncio.get_running_loop().create_future()
-        self._head = None
-        self._transport.write(request)
-        return await self._reply
-
-    def abort(self) -> None:
-        """Close it at once."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self._buffer += data
-        try:
-            self._advance(ended=False)
-        except ValueError as error:
-            self._fail(HttpError(f"the answer is no HTTP: {error}"))
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport = None
-        try:
-            if exc is None:
-                self._advance(ended=True)
-        except ValueError:
-            pass
-        self._fail(HttpError(f"the connection broke off: {exc}" if exc else "the connection was closed"))
-
-    def _advance(self, *, ended: bool) -> None:
-        """Take the answer out of what has come, if it is whole."""
-        if self._reply is None or self._reply.done():
-            return
-        while self._head is None or self._head[0] < HTTPStatus.OK:  # what is below is said in between
-            self._head = self._parse_head()
-            if self._head is None:
-                return
-        status, reason, headers = self._head
-        body = self._parse_body(status, headers, ended=ended)
-        if body is None:
-            return
-        self._last = headers.get("connection", "").lower() == "close"
-        self._reply.set_result(Reply(status, reason, headers.get("content-type", ""), body))
-
-    def _parse_head(self) -> tuple[int, str, dict[str, str]] | None:
-        end = self._buffer.find(_HEADER_END)
-        if end < 0:
-            if len(self._buffer) > _LONGEST_HEADER:
-                raise ValueError("its header has no end")
-            return None
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        del self._buffer[: end + len(_HEADER_END)]
-        version, _, rest = first.partition(" ")
-        code, _, reason = rest.partition(" ")
-        if not version.startswith("HTTP/1.") or not code.isdecimal():
-            raise ValueError(f"it begins with {first[:40]!r}")
-        fields = (line.partition(":") for line in lines)
-        return int(code), reason, {name.lower(): value.strip() for name, _, value in fields}
-
-    def _parse_body(self, status: int, headers: Mapping[str, str], *, ended: bool) -> bytes | None:
-        if status in (204, 304):
-            return b""
-        if headers.get("transfer-encoding", "").lower() == "chunked":
-            return self._parse_chunks()
-        if "content-length" not in headers:
-            return bytes(self._buffer) if ended else None
-        length = int(headers["content-length"])
-        if len(self._buffer) < length:
-            return None
-        body = bytes(self._buffer[:length])
-        del self._buffer[:length]
-        return body
-
-    def _parse_chunks(self) -> bytes | None:
-        at, chunks = 0, list[bytes]()
-        while True:
-            end = self._buffer.find(_LINE_END, at)
-            if end < 0:
-                return None
-            size = int(self._buffer[at:end].partition(b";")[0], 16)
-            first = end + len(_LINE_END)
-            at = first + size + len(_LINE_END)
-            if len(self._buffer) < at:
-                return None
-            if not size:
-                del self._buffer[:at]
-                return b"".join(chunks)
-            chunks.append(bytes(self._buffer[first : first + size]))
-
-    def _fail(self, error: HttpError) -> None:
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(error)
+            connector = aiohttp.TCPConnector(
+                ssl=self._tls or True, limit=_MOST, keepalive_timeout=_IDLE_S, use_dns_cache=False
+            )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            skip_auto_headers=("User-Agent", "Accept-Encoding"),
+        )
 
 
 class InProcess:

@@ -163,7 +163,7 @@ def test_a_server_that_stands_in_for_a_switch_is_not_believed(keys: Mapping[str,
 
 def test_bodies_and_headers_and_connections_are_bounded(keys: Mapping[str, Credentials]) -> None:
     async def run() -> None:
-        limits = Limits(header_s=0.2, connections_per_peer=4)
+        limits = Limits(header_s=1.0, connections_per_peer=4)
         bodies = Bodies(most=20_000, by_path={}, within_s=0.3)
         async with served(keys["switch1"], limits, bodies) as (url, mux):
             port = int(url.rpartition(":")[2])
