@@ -40,7 +40,7 @@ from duet_p4.xdp_switch.inner_ports import InnerPorts
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.queues import DEPTH, Queues, Rate
 from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
-from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
+from duet_p4.xdp_switch.stores import Changes, Key, Places, Pool, Store, make_store
 from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
 
@@ -333,7 +333,7 @@ class XdpPipeline:
 
     def drops(self) -> dict[str, int]:
         """Return how many packets did not leave, by reason."""
-        names = ("by_program", "port_unknown", "no_room", "no_egress", "passes", "assertion")
+        names = ("by_program", "port_unknown", "no_room", "no_egress", "passes", "assertion", "changed")
         cells = self._object.map("drops").lookup_range(0, len(names))
         counts = {
             name: sum(int.from_bytes(v, "little") for v in cell)
@@ -493,6 +493,7 @@ class _Table:
         self._hits = loaded.memory(f"hits_{layout.symbol}").cast("Q") if layout.table.ages else None
         self._default: memoryview | None = None
         if not layout.table.default_const:
+            self._changes = Changes(layout.symbol, loaded)
             self._default = loaded.memory(f"default_{layout.symbol}")
             self._default_at = loaded.memory(f"at_default_{layout.symbol}").cast("I")
             self._default_at[0] = NO_DEFAULT
@@ -611,8 +612,9 @@ class _Table:
         assert self._default is not None
         size = len(self._default) // 2
         other = 1 if self._default_at[0] == 0 else 0
-        self._default[other * size : other * size + len(data)] = data
-        self._default_at[0] = other
+        with self._changes:
+            self._default[other * size : other * size + len(data)] = data
+            self._default_at[0] = other
 
 
 class _Profile:

@@ -36,6 +36,22 @@ class Pool:
         self._free.append(number)
 
 
+class Changes:
+    """The number of changes of a table, by which a packet knows that it was held up for too long.
+
+    `with` it, a change is made.
+    """
+
+    def __init__(self, symbol: str, loaded: bpf.Object) -> None:
+        self._number = loaded.memory(f"changes_{symbol}").cast("I")
+
+    def __enter__(self) -> None:
+        self._number[0] = self._number[0] + 1 & 0xFFFFFFFF
+
+    def __exit__(self, *_: object) -> None:
+        self._number[0] = self._number[0] + 1 & 0xFFFFFFFF
+
+
 class Store(ABC):
     """Entries of one table."""
 
@@ -138,18 +154,22 @@ class HashStore(Store):
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._map = loaded.map(f"table_{layout.symbol}")
         self._key = layout.key
+        self._changes = Changes(layout.symbol, loaded)
 
     def insert(self, key: Key, data: bytes) -> None:
         """Add an entry."""
-        self._map.update(self._pack(key), data, bpf.NOEXIST)
+        with self._changes:
+            self._map.update(self._pack(key), data, bpf.NOEXIST)
 
     def modify(self, key: Key, data: bytes) -> None:
         """Replace an entry's bytes."""
-        self._map.update(self._pack(key), data, bpf.EXIST)
+        with self._changes:
+            self._map.update(self._pack(key), data, bpf.EXIST)
 
     def delete(self, key: Key) -> None:
         """Remove an entry."""
-        self._map.delete(self._pack(key))
+        with self._changes:
+            self._map.delete(self._pack(key))
 
     def _pack(self, key: Key) -> bytes:
         return self._key.pack([_exact(value) for value in key[0]])
@@ -340,6 +360,7 @@ class MaskedStore(Store):
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._layout = layout
         self._map = loaded.map(f"table_{layout.symbol}")
+        self._changes = Changes(layout.symbol, loaded)
         self._masks = loaded.memory(f"masks_{layout.symbol}")
         self._active = loaded.memory(f"at_masks_{layout.symbol}").cast("I")
         self._numbers: dict[tuple[int, ...], int] = {}
@@ -387,7 +408,8 @@ class MaskedStore(Store):
             if holders:
                 self._publish(place)
             else:
-                self._map.delete(place)
+                with self._changes:
+                    self._map.delete(place)
                 del self._held[place]
                 self._room += 1
             counts = self._priorities[mask]
@@ -424,7 +446,8 @@ class MaskedStore(Store):
 
     def _publish(self, place: bytes) -> None:
         rank, data = max(self._held[place].values(), key=lambda held: held[0])
-        self._map.update(place, data + rank.to_bytes(8, "little"))
+        with self._changes:
+            self._map.update(place, data + rank.to_bytes(8, "little"))
 
     def _publish_masks(self) -> None:
         ranked = sorted(((max(counts), mask) for mask, counts in self._priorities.items()), reverse=True)
@@ -435,8 +458,9 @@ class MaskedStore(Store):
         data += len(ranked).to_bytes(4, "little")
         size = len(self._masks) // 2
         other = 1 - self._active[0]
-        self._masks[other * size : other * size + len(data)] = data
-        self._active[0] = other
+        with self._changes:
+            self._masks[other * size : other * size + len(data)] = data
+            self._active[0] = other
 
 
 def make_store(layout: TableLayout, loaded: bpf.Object) -> Store | None:

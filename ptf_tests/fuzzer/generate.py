@@ -45,6 +45,8 @@ class Generator:
         self.rng = rng
         self.actions = {action.preamble.id: action for action in info.actions}
         self.profiles = {profile.preamble.id: profile for profile in info.action_profiles}
+        # A selector takes members and groups, or action sets; which of the two, it is offered mostly.
+        self.one_shot = {profile.preamble.id: rng.random() < 0.5 for profile in info.action_profiles}
         self._makers = [maker for maker, there in self._choices() if there]
 
     def attempt(self) -> Attempt:
@@ -65,12 +67,14 @@ class Generator:
         info = self.info
         tables = [table for table in info.tables if table.match_fields]
         selectors = [profile for profile in info.action_profiles if profile.with_selector]
+        registers = [register for register in info.registers if _width(register)]
         return [
             *((lambda t=table: self.entry(t), True) for table in tables for _ in range(2)),
             (lambda: self.default(self.rng.choice(list(info.tables))), bool(info.tables)),
             (lambda: self.member(self.rng.choice(list(info.action_profiles))), bool(info.action_profiles)),
             (lambda: self.group(self.rng.choice(selectors)), bool(selectors)),
             (lambda: self.counter(self.rng.choice(list(info.counters))), bool(info.counters)),
+            (lambda: self.register(self.rng.choice(registers)), bool(registers)),
             (lambda: self.meter(self.rng.choice(list(info.meters))), bool(info.meters)),
             (lambda: self.value_set(self.rng.choice(list(info.value_sets))), bool(info.value_sets)),
             (lambda: self.digest(self.rng.choice(list(info.digests))), bool(info.digests)),
@@ -95,13 +99,23 @@ class Generator:
         if self.rng.random() < 0.3:
             entry.metadata = self.rng.choice([b"a", b"bb"])
         if table.implementation_id:
-            if self.profiles[table.implementation_id].with_selector and self.rng.random() < 0.5:
+            profile = self.profiles[table.implementation_id]
+            often = 0.95 if self.one_shot[table.implementation_id] else 0.02
+            if profile.with_selector and self.rng.random() < often:
+                self._action_set(table, entry.action.action_profile_action_set)
+            elif profile.with_selector and self.rng.random() < 0.5:
                 entry.action.action_profile_group_id = self.rng.randint(1, 3)
             else:
                 entry.action.action_profile_member_id = self.rng.randint(1, 6)
         else:
             self._action(self._allowed(table, p4i.ActionRef.DEFAULT_ONLY), entry.action.action)
         return p4r.Entity(table_entry=entry)
+
+    def _action_set(self, table: p4i.Table, message: p4r.ActionProfileActionSet) -> None:
+        for _ in range(self.rng.randint(1, 3)):
+            action = message.action_profile_actions.add()
+            action.weight = self.rng.randint(1, 2)
+            self._action(self._allowed(table, p4i.ActionRef.DEFAULT_ONLY), action.action)
 
     def default(self, table: p4i.Table) -> p4r.Entity:
         """Return the default entry of a table, with an action or without."""
@@ -137,6 +151,13 @@ class Generator:
         entry.index.index = self.rng.randrange(min(counter.size, 8))
         entry.data.packet_count = self.rng.randrange(100)
         return p4r.Entity(counter_entry=entry)
+
+    def register(self, register: p4i.Register) -> p4r.Entity:
+        """Return a cell of a register of numbers."""
+        entry = p4r.RegisterEntry(register_id=register.preamble.id)
+        entry.index.index = self.rng.randrange(min(register.size, 8))
+        entry.data.bitstring = self.value(_width(register))
+        return p4r.Entity(register_entry=entry)
 
     def meter(self, meter: p4i.Meter) -> p4r.Entity:
         """Return a cell of a meter, configured or not."""
@@ -212,8 +233,13 @@ class Generator:
 
 
 ORDERED = (p4i.MatchField.TERNARY, p4i.MatchField.RANGE, p4i.MatchField.OPTIONAL)
-ALWAYS_THERE = ("counter_entry", "meter_entry", "value_set_entry")
+ALWAYS_THERE = ("counter_entry", "register_entry", "meter_entry", "value_set_entry")
 """Kinds of which every entity is there from the start."""
+
+
+def _width(register: p4i.Register) -> int:
+    """Return the bits of a register's cells, 0 where they are no plain numbers."""
+    return register.type_spec.bitstring.bit.bitwidth
 
 
 def canonical(number: int) -> bytes:
@@ -232,6 +258,7 @@ def _unknown_id(entity: p4r.Entity, _: Generator) -> bool:
         "action_profile_member": "action_profile_id",
         "action_profile_group": "action_profile_id",
         "counter_entry": "counter_id",
+        "register_entry": "register_id",
         "meter_entry": "meter_id",
         "value_set_entry": "value_set_id",
         "digest_entry": "digest_id",

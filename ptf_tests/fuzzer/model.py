@@ -96,6 +96,7 @@ _KEYS = {
     "action_profile_member": ("action_profile_id", "member_id"),
     "action_profile_group": ("action_profile_id", "group_id"),
     "counter_entry": ("counter_id", "index"),
+    "register_entry": ("register_id", "index"),
     "meter_entry": ("meter_id", "index"),
     "value_set_entry": ("value_set_id",),
     "digest_entry": ("digest_id",),
@@ -191,6 +192,55 @@ def _references(model: Model, entity: p4r.Entity) -> list[Key]:
     return []
 
 
+def _style(model: Model, update: p4r.Update) -> tuple[int, bool] | None:
+    """Return the selector that an update is about, if any, and whether it takes an action set."""
+    entity = update.entity
+    if update.type == DELETE:
+        return None
+    if entity.HasField("action_profile_member"):
+        return entity.action_profile_member.action_profile_id, False
+    if entity.HasField("action_profile_group"):
+        return entity.action_profile_group.action_profile_id, False
+    if not entity.HasField("table_entry"):
+        return None
+    profile = model.tables[entity.table_entry.table_id].implementation_id
+    if not profile or entity.table_entry.is_default_action:
+        return None
+    return profile, entity.table_entry.action.HasField("action_profile_action_set")
+
+
+def _two_styles(model: Model, update: p4r.Update) -> bool:
+    style = _style(model, update)
+    if style is None:
+        return False
+    profile, by_set = style
+    if by_set:
+        return any(key[:2] == ("action_profile_member", profile) for key in model.held)
+    return any(
+        entity.table_entry.action.HasField("action_profile_action_set")
+        and model.tables[entity.table_entry.table_id].implementation_id == profile
+        for entity in model.held.values()
+        if entity.HasField("table_entry")
+    )
+
+
+def _makes_members(model: Model, update: p4r.Update) -> bool:
+    style = _style(model, update)
+    return style is not None and style[1]
+
+
+def _too_large_a_set(model: Model, update: p4r.Update) -> bool:
+    style = _style(model, update)
+    if style is None or not style[1]:
+        return False
+    profile = model.profiles[style[0]]
+    actions = update.entity.table_entry.action.action_profile_action_set.action_profile_actions
+    members = profile.HasField("sum_of_members")
+    size = len(actions) if members else sum(item.weight for item in actions)
+    most = profile.sum_of_members.max_member_weight if members else 0
+    return 0 < profile.max_group_size < size or any(0 < most < item.weight for item in actions)
+
+
 def _too_large_a_group(model: Model, update: p4r.Update) -> bool:
     group = update.entity.action_profile_group
     if update.type == DELETE or not update.entity.HasField("action_profile_group"):
@@ -217,5 +267,13 @@ FACTS = (
     ),
     Fact("it refers to nothing", _refers_to_nothing, frozenset({rpc_code.NOT_FOUND})),
     Fact("something refers to it", _in_use, frozenset({rpc_code.FAILED_PRECONDITION})),
+    Fact("a selector has members or action sets", _two_styles, frozenset({rpc_code.INVALID_ARGUMENT})),
+    Fact("the action set is too large", _too_large_a_set, frozenset({rpc_code.INVALID_ARGUMENT})),
+    Fact(
+        "the profile may have no room",
+        _makes_members,
+        frozenset({rpc_code.RESOURCE_EXHAUSTED}),
+        certain=False,
+    ),
     Fact("the group is too large", _too_large_a_group, frozenset({rpc_code.RESOURCE_EXHAUSTED})),
 )

@@ -20,6 +20,7 @@ _QUERIES = (
     p4r.Entity(action_profile_member=p4r.ActionProfileMember()),
     p4r.Entity(action_profile_group=p4r.ActionProfileGroup()),
     p4r.Entity(counter_entry=p4r.CounterEntry()),
+    p4r.Entity(register_entry=p4r.RegisterEntry()),
     p4r.Entity(meter_entry=p4r.MeterEntry()),
     p4r.Entity(value_set_entry=p4r.ValueSetEntry()),
     p4r.Entity(digest_entry=p4r.DigestEntry()),

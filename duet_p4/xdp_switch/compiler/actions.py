@@ -333,7 +333,7 @@ class Actions(HeaderPrimitives):
         return []
 
     def _assert(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        return [f"if (!{expressions.condition(primitive.arguments[0])})", "    s->m.failed = 1;"]
+        return [f"if (!{expressions.condition(primitive.arguments[0])})", "    s->m.failed = DROP_ASSERTION;"]
 
     def _assume(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return self._assert(expressions, primitive)

@@ -12,9 +12,14 @@ How a table is looked up depends on its key:
 
 An entry holds the number of its action within the table, its handle (which is also the index of its direct
 counter), and the action's arguments; in a table with an action profile, the member or group it refers to.
-Where that fits the slot that `index` and `trie` find, the slot holds the entry itself, packed into a word
-(`Packing`): packets see it written at once. Other entries of theirs lie in an array, and slots hold their
-places.
+Where that fits the slot that `index`, `hash` and `trie` find, the slot holds the entry itself, packed into a
+word (`Packing`): packets see it written at once. Other entries of `index` and `trie` lie in an array, and
+slots hold their places, each of which rests a while before it is used again.
+
+Entries of BPF hash maps do not rest: the kernel uses the memory of one that is gone for the next one. So each
+table with such a map, or with two copies of a default action that can be changed, has a number, `changes_`,
+which goes up before and after each change. A packet copies what it finds; where the number has gone up by two
+since it began to look, it was held up for so long that this may be something else by now, and it is dropped.
 """
 
 from __future__ import annotations
@@ -180,6 +185,21 @@ class TableLayout:
         return self.entry.pack(self.entry.numbers[action.id], handle, arguments)
 
     @property
+    def mapped(self) -> bool:
+        """Whether entries lie in a BPF hash map, which uses their memory again at once."""
+        return self.strategy in (Strategy.HASH, Strategy.MASKED)
+
+    @property
+    def copied(self) -> bool:
+        """Whether packets copy the entry that they find."""
+        return self.mapped and self.packing is None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether packets look if the table was changed under them."""
+        return self.mapped or not self.table.default_const
+
+    @property
     def capacity(self) -> int:
         """Handles, with 0 for none, the table's entries, and the spare ones."""
         return self.table.size + 1 + SPARE_HANDLES
@@ -258,7 +278,7 @@ def layout_of(
         f"meter_{names('meter', table.meter)}" if table.meter is not None else None,
         inserted,
     )
-    room = {Strategy.INDEX: 64, Strategy.TRIE: 32}.get(strategy, 0)
+    room = {Strategy.INDEX: 64, Strategy.HASH: 64, Strategy.TRIE: 32}.get(strategy, 0)
     if inserted and table.profile is None and table.default_const:
         counted = bool(layout.counter or layout.meter or table.ages)
         packing = Packing(

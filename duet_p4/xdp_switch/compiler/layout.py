@@ -74,6 +74,8 @@ class Layout:
     """The fields of each header that the program writes, other than by extracting it."""
     more: list[str] = field(default_factory=list)
     """Members of `struct scratch` that other parts of the compiler want; they start as zero."""
+    copied_bytes: int = 0
+    """The size of the largest entry that packets copy."""
     traced: bool = False
     """Whether this is the instrumented variant of the program."""
     tracing: Tracing = field(init=False)
@@ -294,6 +296,8 @@ class Layout:
             room = (header.type.bytes + 7) // 8 * 8
             yield f"    __u8 {self.header(header.name).removeprefix('s->')}[{room}] {_ALIGNED};"
         yield "    __u64 end; /* room to load a whole word at the last field */"
+        if self.copied_bytes:
+            yield f"    __u64 found[{(self.copied_bytes + 7) // 8}]; /* the entry that a table has found */"
         yield "};"
 
     def load_bits(self, header: str, first: int, width: int) -> str:

@@ -25,8 +25,12 @@ class Lookups:
         }[t.strategy](t)
 
     def _signature(self, t: TableLayout) -> Iterator[str]:
-        kind = "__u64 " if t.packing else f"struct entry_{t.symbol} *"
-        yield f"static __always_inline {kind}lookup_{t.symbol}(struct scratch *s)"
+        if t.copied:
+            yield "static __always_inline bool"
+            yield f"lookup_{t.symbol}(struct scratch *s, struct entry_{t.symbol} *entry)"
+        else:
+            kind = "__u64 " if t.packing else f"struct entry_{t.symbol} *"
+            yield f"static __always_inline {kind}lookup_{t.symbol}(struct scratch *s)"
         yield "{"
 
     def _entries(self, t: TableLayout) -> Iterator[str]:
@@ -101,12 +105,21 @@ class Lookups:
         yield f"struct key_{t.symbol} {{"
         yield from indent(t.key.declarations())
         yield "};"
-        yield f"HASH_MAP(table_{t.symbol}, struct key_{t.symbol}, struct entry_{t.symbol}, {t.map_entries});"
+        value = "__u64" if t.packing else f"struct entry_{t.symbol}"
+        yield f"HASH_MAP(table_{t.symbol}, struct key_{t.symbol}, {value}, {t.map_entries});"
         yield from self._signature(t)
         yield f"    struct key_{t.symbol} key;"
         yield "    __builtin_memset(&key, 0, sizeof(key));"
         yield from self._fill_key(t, "key")
-        yield f"    return bpf_map_lookup_elem(&table_{t.symbol}, &key);"
+        kind = "__u64" if t.packing else f"struct entry_{t.symbol}"
+        yield f"    {kind} *found = bpf_map_lookup_elem(&table_{t.symbol}, &key);"
+        if t.packing:
+            yield "    return found ? *found : 0;"
+        else:
+            yield "    if (!found)"
+            yield "        return false;"
+            yield "    *entry = *found;"
+            yield "    return true;"
         yield "}"
 
     def _masked(self, t: TableLayout) -> Iterator[str]:
@@ -145,5 +158,8 @@ class Lookups:
         yield "        if (candidate && (!found || candidate->priority > found->priority))"
         yield "            found = candidate;"
         yield "    }"
-        yield "    return found ? &found->entry : 0;"
+        yield "    if (!found)"
+        yield "        return false;"
+        yield "    *entry = found->entry;"
+        yield "    return true;"
         yield "}"

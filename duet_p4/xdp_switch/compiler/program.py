@@ -165,9 +165,12 @@ class _Generator:
         self._padding = padding
         self._replication = replication
         self.digests = Digests(layout)
-        self._asserts = any(step.op in ("assert", "assume") for step in program.primitives())
-        if self._asserts:
-            layout.more.append("__u32 failed; /* an assert or assume */")
+        asserts = any(step.op in ("assert", "assume") for step in program.primitives())
+        self._fails = asserts or any(table.guarded for table in tables.layouts.values())
+        if self._fails:
+            layout.more.append(
+                "__u32 failed; /* why the packet is to be dropped at the end of its control */"
+            )
         self._program = program
         self._layout = layout
         self._calculations = calculations
@@ -475,17 +478,17 @@ class _Generator:
         yield from self._set("parser_error", "s->parser_error")
         yield "verify_checksums(ctx, s);"
 
-    def _assertion(self) -> Iterator[str]:
-        if self._asserts:
+    def _failure(self) -> Iterator[str]:
+        if self._fails:
             yield "if (s->m.failed)"
-            yield "    return drop(DROP_ASSERTION);"
+            yield "    return drop(s->m.failed);"
 
     def _ingress(self) -> Iterator[str]:
         """Yield C for ingress and what follows on it, but for unicast."""
         yield "ingress(s);"
         yield "BARRIER();"
         yield from self._layout.tracing.done(0)
-        yield from self._assertion()
+        yield from self._failure()
         yield from self.digests.after_ingress()
         yield from self._replication.after_ingress(DROP_PORT)
         if self._replication.active:
@@ -503,7 +506,7 @@ class _Generator:
         yield "egress(s);"
         yield "BARRIER();"
         yield from self._layout.tracing.done(1)
-        yield from self._assertion()
+        yield from self._failure()
         yield from self._replication.after_egress(DROP_PORT)
 
     def _finish(self) -> Iterator[str]:

@@ -43,6 +43,7 @@ class Tables:
             name: layout_of(self._program, layout.names, t, default_only.get(name, ()))
             for name, t in self._program.tables().items()
         }
+        layout.copied_bytes = max((t.entry.size for t in self.layouts.values() if t.guarded), default=0)
         self.profiles = {name: self._profile_actions(p) for name, p in self._program.profiles().items()}
 
     def _profile_actions(self, profile: ir.Profile) -> ActionSet:
@@ -111,6 +112,8 @@ class Tables:
             yield "};"
         elif t.packing is None:
             yield from t.entry.declaration(f"entry_{symbol}")
+        if t.guarded:
+            yield f"__u32 changes_{symbol}; /* goes up before and after every change */"
         if not table.default_const:
             yield f"struct entry_{symbol} default_{symbol}[2];"
             yield f"__u32 at_default_{symbol}; /* 0 or 1; 2 for no default */"
@@ -175,33 +178,41 @@ class Tables:
     def _run(self, t: TableLayout, goto: GotoMaker) -> Iterator[str]:
         table, symbol = t.table, t.symbol
         handle = t.packing.handle("entry") if t.packing else "entry->handle"
+        if t.guarded:
+            yield f"__u32 changes = CHANGES({symbol});"
+        if not t.packing and (t.copied or not table.default_const):
+            yield f"struct entry_{symbol} *copy = (struct entry_{symbol} *)s->found;"
         if t.packing is not None:
             yield f"__u64 entry = lookup_{symbol}(s);"
-        elif t.strategy is Strategy.NONE:
-            yield f"struct entry_{symbol} *entry = 0;"
+            yield "bool hit = entry != 0;"
+        elif t.strategy is Strategy.NONE or t.copied:
+            yield f"struct entry_{symbol} *entry = copy;"
+            yield f"bool hit = {f'lookup_{symbol}(s, copy)' if t.copied else 'false'};"
         else:
             yield f"struct entry_{symbol} *entry = lookup_{symbol}(s);"
-        yield "bool hit = entry != 0;"
+            yield "bool hit = entry != 0;"
         yield from self._layout.tracing.table(table.name, handle)
+        at_hit = list(self._at_hit(t, handle))
         if table.default_const:
+            yield from self._guard(t)
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))
             yield "}"
-        at_hit = list(self._at_hit(t, handle))
-        if at_hit and table.default_const:
             yield from at_hit
-        elif at_hit:
-            yield "if (hit) {"
-            yield from indent(at_hit)
-            yield "}"
-        if not table.default_const:
+        else:
             yield "if (!hit) {"
             yield f"    INDEX(at, at_default_{symbol});"
             yield "    if (at > 1) {"
             yield from indent(self._after_miss(t, None, goto), 2)
             yield "    }"
-            yield f"    entry = &default_{symbol}[at];"
+            yield f"    *copy = default_{symbol}[at];"
+            yield "    entry = copy;"
             yield "}"
+            yield from self._guard(t)
+            if at_hit:
+                yield "if (hit) {"
+                yield from indent(at_hit)
+                yield "}"
         if table.profile is not None:
             yield from self._run_member(t, table.profile, goto)
         elif table.default_const and len(t.inserted) == 1:
@@ -214,6 +225,15 @@ class Tables:
                 yield from indent(self._act(t, action, self._call(t, action), goto))
             yield "default:"
             yield f"    {goto(None)}"
+            yield "}"
+
+    def _guard(self, t: TableLayout) -> Iterator[str]:
+        """Yield C that drops a packet which was held up while what it found went out of use."""
+        if t.guarded:
+            yield "BARRIER();"
+            yield f"if (CHANGES({t.symbol}) - changes > 1) {{"
+            yield "    s->m.failed = DROP_CHANGED;"
+            yield "    goto finished;"
             yield "}"
 
     def _at_hit(self, t: TableLayout, handle: str) -> Iterator[str]:

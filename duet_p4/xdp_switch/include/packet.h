@@ -16,6 +16,7 @@ enum drop_reason {
     DROP_NO_EGRESS, /* the egress port does not exist */
     DROP_PASSES, /* too many passes of one packet, or too many packets between passes */
     DROP_ASSERTION, /* an assert or assume of the program was false */
+    DROP_CHANGED, /* it was held up in a lookup while the table was changed twice */
     DROP_REASONS,
 };
 

@@ -50,6 +50,9 @@ typedef __u64 __attribute__((__may_alias__)) any64;
 /* Make clang read the scratch anew: what it knows of one path would make the verifier walk each path alone. */
 #define BARRIER() __asm__ volatile("" ::: "memory")
 
+/* How often a table has been changed, as it is now. */
+#define CHANGES(table) (*(volatile __u32 *)&changes_##table)
+
 struct count {
     __u64 packets;
     __u64 bytes;

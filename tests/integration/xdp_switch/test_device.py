@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from finsy.proto import p4i
 from google.protobuf import text_format
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch import pipeline as pipeline_module
+from duet_p4.xdp_switch.compiler import Compiled
 from duet_p4.xdp_switch.compiler.ir import CounterArray, RegisterArray
 from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
 from duet_p4.xdp_switch.device import RunMode, XdpDevice
-from duet_p4.xdp_switch.pipeline import XdpPipeline
+from duet_p4.xdp_switch.pipeline import XdpPipeline, build
 from tests.integration import netns
 from tests.integration.xdp_switch import copies
 from tests.integration.xdp_switch.programs import assign, field, info_of, number
@@ -203,6 +206,45 @@ def test_kill_9_detaches_and_leaves_nothing_behind(wire: Wire) -> None:
         select.select([], [], [], 0.05)
     assert "prog/xdp" not in netns.ip("link show port1")
     assert "p4cpu" not in netns.ip("link show")
+
+
+@pytest.mark.parametrize("changes", [1, 2])
+def test_a_packet_held_up_in_a_lookup_does_what_its_entry_said_or_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    """The program itself changes the entry that it has found; a second change may give it to another one.
+
+    The packet came after the first change was announced, and is done before the second is over.
+    """
+    table = "L2Ingress_forwarding_table"
+    found = f"*found = bpf_map_lookup_elem(&table_{table}, &key);"
+    held_up = f"""{found}
+        if (found) {{
+            struct entry_{table} other = *found;
+            other.of_L2Ingress_forward_8.p_port ^= 3;
+            for (__u32 n = 0; n < {changes}; n++) {{
+                CHANGES({table}) += n > 0;
+                bpf_map_update_elem(&table_{table}, &key, &other, 0);
+                CHANGES({table}) += n == 0;
+            }}
+        }}"""
+
+    def build_held_up(compiled: Compiled) -> Path:
+        assert found in compiled.source
+        return build(replace(compiled, source=compiled.source.replace(found, held_up)))
+
+    monkeypatch.setattr(pipeline_module, "build", build_held_up)
+    device = XdpDevice(replays=True)
+    try:
+        pipeline = device.stage(*program("l2_switch"))
+        key = (1, int.from_bytes(HOSTS[2], "big"))
+        pipeline.insert("L2Ingress.forwarding_table", key, 0, Call("L2Ingress.forward", (2, 0)))
+        sent = frame(HOSTS[2])
+        assert pipeline.replay(sent, 1) == ([(2, sent)] if changes == 1 else [])
+        assert pipeline.drops()["changed"] == changes - 1
+        pipeline.close()
+    finally:
+        device.close()
 
 
 def test_copies_leave_by_their_ports_with_all_that_makes_them(switch: XdpDevice, wire: Wire) -> None:
