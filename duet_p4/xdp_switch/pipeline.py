@@ -16,6 +16,7 @@ from duet_p4.bpf.attach import Mode
 from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
 from duet_p4.xdp_switch.compiler.entries import (
+    DEFAULTS,
     GROUP_FLAG,
     ActionSet,
     TableLayout,
@@ -40,7 +41,7 @@ from duet_p4.xdp_switch.inner_ports import InnerPorts
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.queues import DEPTH, Queues, Rate
 from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
-from duet_p4.xdp_switch.stores import Changes, Key, Places, Pool, Store, make_store
+from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
 from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
 
@@ -49,7 +50,6 @@ REPLAYED = 0x10000
 SPREAD = 0x20000
 LOOPBACK_IFINDEX = 1
 """What test runs come in by."""
-NO_DEFAULT = 2
 
 
 class XdpPipeline:
@@ -493,10 +493,10 @@ class _Table:
         self._hits = loaded.memory(f"hits_{layout.symbol}").cast("Q") if layout.table.ages else None
         self._default: memoryview | None = None
         if not layout.table.default_const:
-            self._changes = Changes(layout.symbol, loaded)
             self._default = loaded.memory(f"default_{layout.symbol}")
+            self._next_default = 0
             self._default_at = loaded.memory(f"at_default_{layout.symbol}").cast("I")
-            self._default_at[0] = NO_DEFAULT
+            self._default_at[0] = DEFAULTS
             if layout.table.default_action is not None:
                 number = layout.entry.numbers[layout.table.default_action]
                 self._write_default(layout.entry.pack(number, 0, layout.table.default_arguments))
@@ -548,7 +548,7 @@ class _Table:
         if self._default is None:
             raise ValueError(f"the default action of table {self._table.name} is const")
         if action is None:
-            self._default_at[0] = NO_DEFAULT
+            self._default_at[0] = DEFAULTS
         else:
             self._write_default(self._pack_default(action))
 
@@ -610,11 +610,11 @@ class _Table:
 
     def _write_default(self, data: bytes) -> None:
         assert self._default is not None
-        size = len(self._default) // 2
-        other = 1 if self._default_at[0] == 0 else 0
-        with self._changes:
-            self._default[other * size : other * size + len(data)] = data
-            self._default_at[0] = other
+        size = len(self._default) // DEFAULTS
+        self._next_default = (self._next_default + 1) % DEFAULTS
+        at = size * self._next_default
+        self._default[at : at + len(data)] = data
+        self._default_at[0] = self._next_default
 
 
 class _Profile:

@@ -17,9 +17,9 @@ word (`Packing`): packets see it written at once. Other entries of `index` and `
 slots hold their places, each of which rests a while before it is used again.
 
 Entries of BPF hash maps do not rest: the kernel uses the memory of one that is gone for the next one. So each
-table with such a map, or with two copies of a default action that can be changed, has a number, `changes_`,
-which goes up before and after each change. A packet copies what it finds; where the number has gone up by two
-since it began to look, it was held up for so long that this may be something else by now, and it is dropped.
+table with such a map has a number, `changes_`, which goes up before and after each change. A packet copies
+what it finds; where the number has gone up by two since it began to look, it was held up for so long that it
+may be something else by now, and it is dropped.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ GROUP_FLAG = 1 << 31
 
 SPARE_HANDLES = 64
 """Handles beyond a table's size: a changed entry moves to a free one, the old one rests a while."""
+
+
+DEFAULTS = 64
+"""Copies of a default action that can be changed: each change takes the next one."""
 
 
 class Strategy(StrEnum):
@@ -185,19 +189,14 @@ class TableLayout:
         return self.entry.pack(self.entry.numbers[action.id], handle, arguments)
 
     @property
-    def mapped(self) -> bool:
-        """Whether entries lie in a BPF hash map, which uses their memory again at once."""
+    def guarded(self) -> bool:
+        """Whether packets look if the table was changed under them: entries lie in a BPF hash map."""
         return self.strategy in (Strategy.HASH, Strategy.MASKED)
 
     @property
     def copied(self) -> bool:
         """Whether packets copy the entry that they find."""
-        return self.mapped and self.packing is None
-
-    @property
-    def guarded(self) -> bool:
-        """Whether packets look if the table was changed under them."""
-        return self.mapped or not self.table.default_const
+        return self.guarded and self.packing is None
 
     @property
     def capacity(self) -> int:

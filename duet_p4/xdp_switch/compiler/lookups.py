@@ -114,11 +114,11 @@ class Lookups:
         kind = "__u64" if t.packing else f"struct entry_{t.symbol}"
         yield f"    {kind} *found = bpf_map_lookup_elem(&table_{t.symbol}, &key);"
         if t.packing:
-            yield "    return found ? *found : 0;"
+            yield "    return found ? *(volatile __u64 *)found : 0;"
         else:
             yield "    if (!found)"
             yield "        return false;"
-            yield "    *entry = *found;"
+            yield f"    *entry = *(volatile {kind} *)found;"
             yield "    return true;"
         yield "}"
 
@@ -160,6 +160,6 @@ class Lookups:
         yield "    }"
         yield "    if (!found)"
         yield "        return false;"
-        yield "    *entry = found->entry;"
+        yield f"    *entry = *(volatile struct entry_{symbol} *)&found->entry;"
         yield "    return true;"
         yield "}"

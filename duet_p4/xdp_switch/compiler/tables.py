@@ -8,6 +8,7 @@ from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.entries import (
+    DEFAULTS,
     GROUP_FLAG,
     SPARE_HANDLES,
     ActionSet,
@@ -43,7 +44,7 @@ class Tables:
             name: layout_of(self._program, layout.names, t, default_only.get(name, ()))
             for name, t in self._program.tables().items()
         }
-        layout.copied_bytes = max((t.entry.size for t in self.layouts.values() if t.guarded), default=0)
+        layout.copied_bytes = max((t.entry.size for t in self.layouts.values() if t.copied), default=0)
         self.profiles = {name: self._profile_actions(p) for name, p in self._program.profiles().items()}
 
     def _profile_actions(self, profile: ir.Profile) -> ActionSet:
@@ -115,8 +116,8 @@ class Tables:
         if t.guarded:
             yield f"__u32 changes_{symbol}; /* goes up before and after every change */"
         if not table.default_const:
-            yield f"struct entry_{symbol} default_{symbol}[2];"
-            yield f"__u32 at_default_{symbol}; /* 0 or 1; 2 for no default */"
+            yield f"struct entry_{symbol} default_{symbol}[{DEFAULTS}];"
+            yield f"__u32 at_default_{symbol}; /* which of them; {DEFAULTS} for no default */"
         if t.strategy is Strategy.NONE:
             yield ""
             return
@@ -180,21 +181,22 @@ class Tables:
         handle = t.packing.handle("entry") if t.packing else "entry->handle"
         if t.guarded:
             yield f"__u32 changes = CHANGES({symbol});"
-        if not t.packing and (t.copied or not table.default_const):
-            yield f"struct entry_{symbol} *copy = (struct entry_{symbol} *)s->found;"
         if t.packing is not None:
             yield f"__u64 entry = lookup_{symbol}(s);"
             yield "bool hit = entry != 0;"
-        elif t.strategy is Strategy.NONE or t.copied:
-            yield f"struct entry_{symbol} *entry = copy;"
-            yield f"bool hit = {f'lookup_{symbol}(s, copy)' if t.copied else 'false'};"
+        elif t.strategy is Strategy.NONE:
+            yield f"struct entry_{symbol} *entry = 0;"
+            yield "bool hit = false;"
+        elif t.copied:
+            yield f"struct entry_{symbol} *entry = (struct entry_{symbol} *)s->found;"
+            yield f"bool hit = lookup_{symbol}(s, entry);"
         else:
             yield f"struct entry_{symbol} *entry = lookup_{symbol}(s);"
             yield "bool hit = entry != 0;"
         yield from self._layout.tracing.table(table.name, handle)
+        yield from self._guard(t)
         at_hit = list(self._at_hit(t, handle))
         if table.default_const:
-            yield from self._guard(t)
             yield "if (!hit) {"
             yield from indent(self._fixed_default(t, goto))
             yield "}"
@@ -202,13 +204,11 @@ class Tables:
         else:
             yield "if (!hit) {"
             yield f"    INDEX(at, at_default_{symbol});"
-            yield "    if (at > 1) {"
+            yield f"    if (at >= {DEFAULTS}) {{"
             yield from indent(self._after_miss(t, None, goto), 2)
             yield "    }"
-            yield f"    *copy = default_{symbol}[at];"
-            yield "    entry = copy;"
+            yield f"    entry = &default_{symbol}[at];"
             yield "}"
-            yield from self._guard(t)
             if at_hit:
                 yield "if (hit) {"
                 yield from indent(at_hit)
@@ -230,7 +230,6 @@ class Tables:
     def _guard(self, t: TableLayout) -> Iterator[str]:
         """Yield C that drops a packet which was held up while what it found went out of use."""
         if t.guarded:
-            yield "BARRIER();"
             yield f"if (CHANGES({t.symbol}) - changes > 1) {{"
             yield "    s->m.failed = DROP_CHANGED;"
             yield "    goto finished;"

@@ -24,13 +24,18 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     unimplemented,
 )
 from duet_p4.xdp_switch.p4runtime.meters import Meters
+from duet_p4.xdp_switch.p4runtime.names import EVERYTHING, defaults, names_in
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
 from duet_p4.xdp_switch.p4runtime.replication import ENGINE_ID, Replication
 from duet_p4.xdp_switch.p4runtime.roles import Roles
 from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
+from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 from duet_p4.xdp_switch.p4runtime.value_sets import ValueSets
 
 _log = logging.getLogger(__name__)
+
+NAMES_PATIENCE = 256
+"""How many updates are refused for want of a name, where all were in use, before that is looked at again."""
 
 _UPDATES = (p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE)
 
@@ -63,6 +68,7 @@ class ForwardingState:
         }
         self.replication = Replication(pipeline, schema.types, ports)
         self.digests = DigestState(schema)
+        self._refused_names, self._names_patience = 0, 1
         self._arrays = Arrays(schema, pipeline)
         meters = Meters(schema, pipeline)
         value_sets = ValueSets(schema, pipeline)
@@ -101,7 +107,12 @@ class ForwardingState:
         if not self.roles.allows(role, kind.of(message)):
             raise permission_denied(f"role {role!r} may not write id {kind.of(message)}")
         try:
-            kind.write(update.type, message)
+            try:
+                kind.write(update.type, message)
+            except NamesExhaustedError:
+                if not self._forget_names():
+                    raise
+                kind.write(update.type, message)
         except TableFullError as error:
             raise resource_exhausted(str(error)) from error
         except (OSError, BpfError) as error:
@@ -159,6 +170,18 @@ class ForwardingState:
             profile.ports_changed(ports)
         self.replication.ports_changed(ports)
         self.pipeline.ports_up([port for port, is_up in ports.items() if is_up])
+
+    def _forget_names(self) -> bool:
+        """Take back names that nothing uses any more; returns whether there were any."""
+        self._refused_names += 1
+        if self._refused_names < self._names_patience:
+            return False
+        queries = (*EVERYTHING, *defaults(self.tables))
+        used = names_in(entity for query in queries for entity in self.read(query))
+        forgotten = [translation.keep(used) for translation in self.schema.types.values()]
+        self._refused_names = 0
+        self._names_patience = 1 if any(forgotten) else NAMES_PATIENCE
+        return any(forgotten)
 
     def _kind(self, entity: p4r.Entity) -> tuple[Kind, Any]:
         name = entity.WhichOneof("entity")

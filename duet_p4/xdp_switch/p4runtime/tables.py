@@ -23,6 +23,7 @@ from duet_p4.xdp_switch.p4runtime.errors import (
 )
 from duet_p4.xdp_switch.p4runtime.meters import MeterKind, fill_config, refuse_color_counters
 from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
+from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 
 Key = tuple[MatchValues, int]
 """Match values and priority: what identifies an entry."""
@@ -118,7 +119,7 @@ class TableState:
             raise invalid_argument("a detour modifies and deletes entries, and does nothing else")
         if self._profile is not None:
             raise invalid_argument(f"entries of {table.name} have an action profile: its groups watch ports")
-        key = table.decode_key(message)
+        key = self._held_key(message)
         if key not in self.entries:
             raise not_found(f"table {table.name} holds no such entry")
         if kind == p4r.Update.DELETE:
@@ -132,7 +133,7 @@ class TableState:
             return
         table = self.table
         self._check_entry(message)
-        key = table.decode_key(message)
+        key = self._held_key(message)
         count, rates = self._decode_count(message), self._decode_rates(message)
         entry = self.entries.get(key)
         if entry is None:
@@ -164,7 +165,7 @@ class TableState:
             raise invalid_argument(f"the default entry of {table.name} cannot be deleted: MODIFY it")
         if table.is_const:
             raise permission_denied(f"the entries of table {table.name} are const")
-        key = table.decode_key(message)
+        key = self._held_key(message)
         entry = self.entries.get(key)
         if entry is None:
             raise not_found(f"table {table.name} holds no such entry")
@@ -206,7 +207,7 @@ class TableState:
             if count is not None:
                 self.default = replace(self.default, count=count)
             return
-        key = self.table.decode_key(entry)
+        key = self._held_key(entry)
         if key not in self.entries:
             raise not_found(f"table {self.table.name} holds no such entry")
         if count is not None:
@@ -238,7 +239,7 @@ class TableState:
             self._check_default(entry)
             self.default = replace(self.default, rates=rates)
             return
-        key = self.table.decode_key(entry)
+        key = self._held_key(entry)
         if key not in self.entries:
             raise not_found(f"table {self.table.name} holds no such entry")
         self._pipeline.write_direct_meter(self.table.name, *key, rates)
@@ -345,8 +346,21 @@ class TableState:
         if not self.table.direct_counter:
             raise invalid_argument(f"table {self.table.name} has no direct counter")
 
+    def _held_key(self, message: p4r.TableEntry) -> Key:
+        """Return the key of an entry that should be there; NOT_FOUND where it has names that nothing has."""
+        try:
+            return self.table.decode_key(message)
+        except NamesExhaustedError as error:
+            raise not_found(f"table {self.table.name} holds no such entry: {error.message}") from error
+
     def _selected(self, query: p4r.TableEntry) -> list[tuple[Key, Entry]]:
         """Return the non-default entries that a query is about."""
+        try:
+            return self._matching(query)
+        except NamesExhaustedError:
+            return []
+
+    def _matching(self, query: p4r.TableEntry) -> list[tuple[Key, Entry]]:
         found: list[tuple[Key, Entry]]
         if query.match and (query.priority or not self.table.needs_priority):
             key = self.table.decode_key(query)

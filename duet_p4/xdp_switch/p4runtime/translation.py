@@ -1,20 +1,20 @@
 """Types whose values clients know by other names than the data plane: `@p4runtime_translation`.
 
 A number that fits the data plane's width, written out for a type of strings, is itself; so port "1" is port
-1. Any other name gets a number of its own when it is first used, the highest that is free. A P4 program may
-state some beforehand, as PINS does, by `@p4runtime_translation_mappings({ {"", 0} })`.
+1. Any other name gets a number of its own when it is first used, the highest that is free; once none is, those
+that nothing uses any more are taken back. A P4 program may state some beforehand, as PINS does, by `@p4runtime_translation_mappings({ {"", 0} })`.
 (P4Runtime specification, "User-defined types" and "PSA Metadata Translation".)
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from finsy.proto import p4i
+from finsy.proto import p4i, rpc_code
 
 from duet_p4.xdp_switch.p4runtime import values
-from duet_p4.xdp_switch.p4runtime.errors import out_of_range, resource_exhausted
+from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, out_of_range
 
 CPU_PORT = b"\xff\xff\xff\xfd"
 """The CPU port's name where ports are numbers of 32 bits (specification, "Translation of Port Numbers")."""
@@ -22,6 +22,13 @@ DROP_PORT = 511
 """BMv2's, which no name may stand for; it is the highest number of its width."""
 _PORT_TYPE = re.compile(r"port_?id(_[a-z0-9]+)?(_t)?$", re.IGNORECASE)
 _MAPPING = re.compile(r'\{\s*(?:"([^"]*)"|(\d+))\s*,\s*(0[xX][0-9a-fA-F]+|\d+)\s*\}')
+
+
+class NamesExhaustedError(P4RuntimeError):
+    """RESOURCE_EXHAUSTED: every number of a translated type stands for a name."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(rpc_code.RESOURCE_EXHAUSTED, message)
 
 
 class Translation:
@@ -35,6 +42,7 @@ class Translation:
         self.sdn_width = sdn_width
         self.width = 128
         """Bits of the data plane; see `narrow`."""
+        self._stated = frozenset(stated or ())
         self._numbers = dict(stated or {})
         self._names = {number: name for name, number in self._numbers.items()}
 
@@ -47,6 +55,14 @@ class Translation:
         """Let a name stand for a number, unless either is taken."""
         if name not in self._numbers and number not in self._names:
             self._numbers[name], self._names[number] = number, name
+            self._stated |= {name}
+
+    def keep(self, used: Collection[bytes]) -> bool:
+        """Forget the names that are not among `used`, but those stated; returns whether there were any."""
+        idle = self._numbers.keys() - self._stated - set(used)
+        for name in idle:
+            del self._names[self._numbers.pop(name)]
+        return bool(idle)
 
     def narrow(self, width: int) -> None:
         """Note that the data plane holds values of this type in `width` bits somewhere."""
@@ -55,7 +71,7 @@ class Translation:
     def decode(self, data: bytes, what: str) -> int:
         """Return the data plane's number for a name.
 
-        Raises OUT_OF_RANGE, naming `what`, where it is no value of the type, RESOURCE_EXHAUSTED where every
+        Raises OUT_OF_RANGE, naming `what`, where it is no value of the type, NamesExhaustedError where every
         number stands for something.
         """
         if self.sdn_width == 0:
@@ -94,7 +110,7 @@ class Translation:
         while number in self._names:
             number -= 1
         if number < 0:
-            raise resource_exhausted(f"{what}: all {1 << self.width} values of {self.name} are in use")
+            raise NamesExhaustedError(f"{what}: all {1 << self.width} values of {self.name} are in use")
         return number
 
 

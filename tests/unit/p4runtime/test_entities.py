@@ -350,8 +350,12 @@ def test_a_number_of_more_bits_than_the_data_plane_has_is_translated(entities: C
     refused(entities, INSERT, wide, rpc_code.OUT_OF_RANGE)
 
 
-def test_all_names_in_use_is_resource_exhausted(entities: Client) -> None:
-    for number in range(256):
+def test_names_that_nothing_uses_are_taken_back(entities: Client) -> None:
+    kept = NAMES.entry(
+        "rewrite", named_exact(1, b"k"), priority=1, action=named("set_interface", canonical(900))
+    )
+    entities.write((INSERT, kept))
+    for number in range(600):
         entry = NAMES.entry(
             "rewrite",
             named_exact(1, b"r"),
@@ -359,8 +363,9 @@ def test_all_names_in_use_is_resource_exhausted(entities: Client) -> None:
             action=named("set_interface", canonical(number + 1000)),
         )
         entities.write((MODIFY if number else INSERT, entry))
-    entry.action.action.params[0].value = canonical(5000)
-    refused(entities, MODIFY, entry, rpc_code.RESOURCE_EXHAUSTED)
+    assert entities.read(NAMES.entry("rewrite")) == [kept, entry]
+    absent = NAMES.entry("rewrite", named_exact(1, b"absent"), priority=1)
+    refused(entities, DELETE, absent, rpc_code.NOT_FOUND)
 
 
 def test_a_register_of_signed_numbers(entities: Client) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
+from duet_p4.xdp_switch.p4runtime.names import names_in
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
-from duet_p4.xdp_switch.p4runtime.translation import Translation
+from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError, Translation
 from tests.unit.p4runtime.client import INSERT, Client, Stream
 from tests.unit.p4runtime.memory import MemoryDevice
 from tests.unit.p4runtime.test_entities import CONFIG, NAMES, entities, named, named_exact
@@ -74,3 +75,28 @@ def test_no_two_names_have_one_number_and_every_number_leads_back(names: list[by
         assert kind.encode(number) == name
         assert kind.decode(name, "x") == number
         numbers[number] = name
+
+
+def test_all_names_in_use_is_resource_exhausted() -> None:
+    translation = Translation("id_t", None, {b"stated": 0})
+    translation.narrow(4)
+    names = [f"name {number}".encode() for number in range(15)]
+    numbers = {translation.decode(name, "id") for name in names}
+    assert len(numbers | {0}) == 16
+    with pytest.raises(NamesExhaustedError, match="all 16 values of id_t are in use"):
+        translation.decode(b"another", "id")
+    assert not translation.keep(names)
+    assert translation.keep(names[1:])
+    assert translation.decode(b"another", "id") not in {translation.decode(name, "id") for name in names[1:]}
+    assert translation.decode(b"stated", "id") == 0
+
+
+def test_a_name_is_found_wherever_it_stands() -> None:
+    group = p4r.MulticastGroupEntry(multicast_group_id=1)
+    replica = group.replicas.add(port=b"Ethernet0")
+    replica.backup_replicas.add(port=b"Ethernet1")
+    entry = p4r.TableEntry()
+    entry.match.add(field_id=1).optional.value = b"vrf"
+    action = entry.action.action_profile_action_set.action_profile_actions.add(watch_port=b"Ethernet2")
+    action.action.params.add(value=b"hop")
+    assert names_in([group, entry]) == {b"Ethernet0", b"Ethernet1", b"Ethernet2", b"vrf", b"hop"}
