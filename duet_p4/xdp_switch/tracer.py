@@ -33,6 +33,7 @@ DROPS = {
     "no_egress": "its egress port does not exist",
     "passes": "it passed too many times",
     "assertion": "an assert or assume of the program was false",
+    "changed": "it was held up in a lookup while the table was changed twice",
 }
 """Why a packet does not leave, by the switch's counter of it (`enum drop_reason`)."""
 

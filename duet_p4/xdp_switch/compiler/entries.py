@@ -16,10 +16,10 @@ Where that fits the slot that `index`, `hash` and `trie` find, the slot holds th
 word (`Packing`): packets see it written at once. Other entries of `index` and `trie` lie in an array, and
 slots hold their places, each of which rests a while before it is used again.
 
-Entries of BPF hash maps do not rest: the kernel uses the memory of one that is gone for the next one. So each
+Entries of BPF hash maps do not rest: the kernel uses the memory of one that is gone for the next one. So a
 table with such a map has a number, `changes_`, which goes up before and after each change. A packet copies
-what it finds; where the number has gone up by two since it began to look, it was held up for so long that it
-may be something else by now, and it is dropped.
+what it finds, and is dropped where the number has gone up by two since it began to look: it was held up so
+long that this may be something else by now.
 """
 
 from __future__ import annotations
