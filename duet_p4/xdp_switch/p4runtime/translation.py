@@ -2,8 +2,8 @@
 
 A number that fits the data plane's width, written out for a type of strings, is itself; so port "1" is
 port 1. Any other name gets a number of its own when it is first used, the highest that is free; once none is,
-those of names that nothing uses any more are taken back. A P4 program may state some beforehand, as PINS does,
-by `@p4runtime_translation_mappings({ {"", 0} })`.
+those of names that nothing uses any more are taken back. A P4 program may state some beforehand, as PINS
+does, by `@p4runtime_translation_mappings({ {"", 0} })`.
 (P4Runtime specification, "User-defined types" and "PSA Metadata Translation".)
 """
 
