@@ -63,6 +63,7 @@ page:  ## Build the web page, where Node.js is on PATH
 bench: root setup  ## Measure the data plane, the control plane, the assignment and the controller's size
 	@mkdir -p results/bench
 	@$(SUDO) $(DUET) bench dataplane --out results/bench
+	@$(SUDO) $(DUET) bench middleblock --out results/bench $(if $(P4C),--p4 $(P4C)/testdata/p4_16_samples/pins/pins_middleblock.p4)
 	@$(SUDO) $(DUET) bench control --out results/bench
 	@$(DUET) bench assignment --out results/bench
 	@$(SUDO) $(DUET) bench scale --out results/bench

@@ -66,6 +66,7 @@ bench = LazyGroup(
         "control": Lazy("mininet_topos.experiments.control:control", "From a REST call to packets."),
         "scale": Lazy("mininet_topos.experiments.scale:scale", "The controller with 30,000 VIPs."),
         "dataplane": Lazy("duet_p4.bench.cli:dataplane", "Packets per second: xdp, bmv2, and the floor."),
+        "middleblock": Lazy("duet_p4.bench.cli:middleblock", "PINS' middleblock, on xdp and bmv2."),
     },
 )
 

@@ -1,4 +1,4 @@
-"""`duet bench dataplane`."""
+"""`duet bench dataplane` and `duet bench middleblock`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from duet_p4 import results
+from duet_p4.bench import middleblock as pins
 from duet_p4.bench.dataplane import Bench, Plan
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.plot import draw
@@ -63,6 +64,43 @@ def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) ->
         click.echo(results.to_json(summary))
     else:
         _print(bench, summary)
+
+
+@click.command()
+@click.option(
+    "--p4",
+    "source",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    envvar="DUET_MIDDLEBLOCK",
+    help="p4c's testdata/p4_16_samples/pins/pins_middleblock.p4; also by $DUET_MIDDLEBLOCK.",
+)
+@click.option("--quick", is_flag=True, help="A tenth of the entries, and a few short runs.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write JSON to this folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+def middleblock(source: Path | None, quick: bool, out: Path | None, as_json: bool) -> None:
+    """Measure PINS' middleblock with 10,000 routes, 100 next hops and 500 ACL entries, on xdp and on BMv2.
+
+    The program is not part of this project: p4c's source has it, and p4c on PATH compiles it. Without it
+    nothing is measured. Needs root, trafgen and tcpreplay.
+    """
+    if source is None:
+        print("middleblock: not measured, as nothing says where its P4 is (--p4)", file=sys.stderr)
+        return
+    if os.geteuid() != 0:
+        raise click.ClickException("network namespaces and XDP need root: run it with sudo")
+    scale = pins.Scale(1000, 10, 50, runs=1, seconds=0.3, steps=2) if quick else pins.Scale()
+    try:
+        found = pins.summary(pins.measure(source, scale, _print_line))
+    except (BenchError, BpfError) as error:
+        raise click.ClickException(str(error)) from error
+    if out is not None:
+        whole = {"command": "duet bench middleblock", "scale": scale, "machine": results.machine(), **found}
+        print(f"written: {results.write_json(out / 'bench-middleblock.json', whole)}", file=sys.stderr)
+    if as_json:
+        click.echo(results.to_json(found))
+    else:
+        for name, value in found.items():
+            click.echo(f"{name}: {'not measured' if value is None else f'{value:.2f}'}")
 
 
 def _print_line(text: str) -> None:

@@ -89,6 +89,46 @@ class Rate:
         return 1e9 / self.pps
 
 
+@dataclass(frozen=True, slots=True)
+class Pacer:
+    """Looks for the highest pace without loss, by runs of so many seconds and so many bisections."""
+
+    seconds: float
+    steps: int
+
+    def highest(self, generator: Generator, low: float, high: float = HIGHEST_PPS) -> Sent:
+        """Return the run at the highest pace that lost less than `MAX_LOSS`.
+
+        Doubles from `low` until packets are lost, then bisects; a pace counts as lossy only if every one
+        of `TRIES` runs loses.
+        """
+        best: Sent | None = None
+        rate = low
+        while rate <= high:
+            sent = self._lossless(generator, rate)
+            if sent is None:
+                break
+            best, rate = sent, rate * 2
+        if best is None:
+            raise BenchError(f"even {rate:.0f} packets per second are not forwarded without loss")
+        good, bad = rate / 2, min(rate, high)
+        for _ in range(self.steps):
+            middle = (good + bad) / 2
+            sent = self._lossless(generator, middle)
+            if sent is None:
+                bad = middle
+            else:
+                best, good = sent, middle
+        return best
+
+    def _lossless(self, generator: Generator, rate: float) -> Sent | None:
+        for _ in range(TRIES):
+            sent = generator.paced(rate, self.seconds)
+            if sent.loss < MAX_LOSS and sent.pps > KEPT_PACE * rate:
+                return sent
+        return None
+
+
 @dataclass(slots=True)
 class Programming:
     """How fast one target takes VIPs."""
@@ -108,6 +148,7 @@ class Bench:
 
     def __init__(self, plan: Plan, progress: Progress) -> None:
         self._plan = plan
+        self._pacer = Pacer(plan.seconds, plan.steps)
         self._progress = progress
         self.rates: list[Rate] = []
         self.programming: list[Programming] = []
@@ -244,7 +285,7 @@ class Bench:
         loss = statistics.median(run.loss for run in sent)
         if loss >= MAX_LOSS:
             self._progress(f"{name}: {size} bytes, loses {loss:.2%} flat out: looks for a pace")
-            found = self._highest_paced(generator, LOWEST_PPS, pps)
+            found = self._pacer.highest(generator, LOWEST_PPS, pps)
             pps, loss = found.pps, found.loss
         self.rates.append(Rate(subject, fill or "one", size, pps, loss, sent))
 
@@ -264,43 +305,11 @@ class Bench:
                 try:
                     # BMv2 changes to a new pipeline when packets come, and loses some then.
                     generator.paced(LOWEST_PPS, self._plan.seconds)
-                    found = self._highest_paced(generator, LOWEST_PPS, HIGHEST_PPS)
+                    found = self._pacer.highest(generator, LOWEST_PPS)
                 except BenchError as error:
                     self._progress(f"bmv2 {name}: {size} bytes, no rate: {error}")
                     continue
                 self.rates.append(Rate("bmv2", name, size, found.pps, found.loss, [found]))
-
-    def _highest_paced(self, generator: Generator, low: float, high: float) -> Sent:
-        """Return the run at the highest pace that lost less than `MAX_LOSS`.
-
-        Doubles from `low` until packets are lost, then bisects; a pace counts as lossy only if every one
-        of `TRIES` runs loses.
-        """
-        best: Sent | None = None
-        rate = low
-        while rate <= high:
-            sent = self._lossless(generator, rate)
-            if sent is None:
-                break
-            best, rate = sent, rate * 2
-        if best is None:
-            raise BenchError(f"even {rate:.0f} packets per second are not forwarded without loss")
-        good, bad = rate / 2, min(rate, high)
-        for _ in range(self._plan.steps):
-            middle = (good + bad) / 2
-            sent = self._lossless(generator, middle)
-            if sent is None:
-                bad = middle
-            else:
-                best, good = sent, middle
-        return best
-
-    def _lossless(self, generator: Generator, rate: float) -> Sent | None:
-        for _ in range(TRIES):
-            sent = generator.paced(rate, self._plan.seconds)
-            if sent.loss < MAX_LOSS and sent.pps > KEPT_PACE * rate:
-                return sent
-        return None
 
     def _program(self, target: str, switch: Switch) -> Programming:
         """Time single VIPs in an almost empty switch, then fill it and time the VIPs of that."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from finsy import P4TableEntry
+from finsy import P4Schema, P4TableEntry
 from finsy.proto import p4r, p4r_grpc
 
 from duet_p4.bench.line import BenchError, Line
@@ -36,8 +36,10 @@ class Switch:
     Raises BenchError where it does not come up.
     """
 
-    def __init__(self, target: str, line: Line, folder: Path) -> None:
+    def __init__(self, target: str, line: Line, folder: Path, schema: P4Schema | None = None) -> None:
+        """With a `schema`, it runs that program instead of hmux.p4."""
         self.target = target
+        self._schema = schema or pipeline.schema()
         self._line = line
         self._socket = folder / f"{line.switch}.sock"
         self._log = folder / f"{line.switch}.log"
@@ -81,13 +83,11 @@ class Switch:
             self.process.wait()
 
     def push(self) -> None:
-        """Commit hmux.p4, which empties its tables."""
+        """Commit the program, which empties its tables."""
         request = p4r.SetForwardingPipelineConfigRequest(
             device_id=1, action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT
         )
-        schema = pipeline.schema()
-        request.config.p4info.CopyFrom(schema.p4info)
-        request.config.p4_device_config = pipeline.DEVICE_CONFIG.read_bytes()
+        request.config.CopyFrom(self._schema.get_pipeline_config())
         self._stub.SetForwardingPipelineConfig(request, timeout=PUSH_SECONDS)
 
     def write(self, requests: Iterable[p4r.WriteRequest]) -> None:
@@ -110,12 +110,15 @@ class Switch:
         raise BenchError(f"the {self.target} switch did not start: {said or 'it says nothing'}")
 
 
-def inserts(entries: Iterable[P4TableEntry], batch: int = BATCH) -> list[p4r.WriteRequest]:
+def inserts(
+    entries: Iterable[P4TableEntry], batch: int = BATCH, schema: P4Schema | None = None
+) -> list[p4r.WriteRequest]:
     """Return Writes that insert these entries; default entries are modified, which is all they allow."""
+    schema = schema or pipeline.schema()
     updates = [
         p4r.Update(
             type=p4r.Update.MODIFY if entry.is_default_action else p4r.Update.INSERT,
-            entity=entry.encode(pipeline.schema()),
+            entity=entry.encode(schema),
         )
         for entry in entries
     ]

@@ -1,4 +1,7 @@
-"""`python -m ptf_tests.conformance record | replay | ways | fuzz`: see --help. Status 0: all agree."""
+"""`python -m ptf_tests.conformance record | replay | ways | fuzz | testgen | mutants`: see --help.
+
+Status 0: all agree.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
-from ptf_tests.conformance import paths, vectors
+from ptf_tests.conformance import kills, paths, testgen, vectors
 from ptf_tests.conformance.bmv2 import OracleError
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
@@ -39,7 +44,10 @@ def main() -> int:
                 "--frames", type=int, default=100_000, help="per program; default: %(default)s"
             )
             command.add_argument("--json", action="store_true", help="end with one JSON object")
+    _add_hmux_commands(commands)
     arguments = parser.parse_args()
+    if arguments.command in ("testgen", "mutants"):
+        return _of_hmux(arguments)
     unknown = [name for name in arguments.programs if name not in PROGRAMS]
     if unknown:
         parser.error(f"no program is called {unknown[0]!r}; there are {', '.join(PROGRAMS)}")
@@ -63,6 +71,42 @@ def main() -> int:
     except OracleError as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _add_hmux_commands(commands: Any) -> None:
+    text = "write the tests of hmux.p4 that p4testgen on PATH finds, which takes ten minutes; needs no root"
+    commands.add_parser("testgen", help=text, description=text)
+    text = (
+        "see which mutants of hmux.p4 the vectors and p4testgen's tests tell from it, on BMv2; needs no root"
+    )
+    command = commands.add_parser("mutants", help=text, description=text)
+    command.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th mutant")
+    command.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time")
+    command.add_argument("--out", type=Path, help="write the result, as JSON, to this file")
+
+
+def _of_hmux(arguments: argparse.Namespace) -> int:
+    """Carry out what there is for hmux.p4 only."""
+    try:
+        if arguments.command == "testgen":
+            testgen.PATH.write_text(testgen.merged(testgen.generate()))
+            print(testgen.PATH)
+            return 0
+        numbers = range(0, len(kills.all_mutants()), arguments.every)
+        found = kills.summary(kills.judge_all(numbers, arguments.jobs, _tell))
+    except (OracleError, testgen.TestgenError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    text = json.dumps(found, indent=2)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+    print(text)
+    return 0
+
+
+def _tell(verdict: kills.Verdict) -> None:
+    became = verdict.killed_by or (f"equal: {verdict.equal_because}" if verdict.equal_because else "SURVIVES")
+    print(f"{verdict.operator}, {verdict.what}: {became}", file=sys.stderr, flush=True)
 
 
 def _replay(program: Program) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import grpc
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet
+from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet, free_port
 from ptf_tests import network
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 from ptf_tests.p4runtime import P4Runtime
@@ -142,6 +142,7 @@ class Bmv2:
 def _command(control: str, ports: str, log_level: str) -> list[str]:
     return [
         *(COMMAND, "--no-p4", "--device-id", str(DEVICE_ID), "--log-console", "--log-level", log_level),
+        *("--thrift-port", str(free_port())),
         *("--", "--grpc-server-addr", control, "--dp-grpc-server-addr", ports),
     ]
 

@@ -98,16 +98,18 @@ def internet_checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def with_checksum(source: Address, destination: Address, payload: bytes, wanted: int, **fields: Any) -> bytes:
-    """Return a UDP packet whose header has a certain, right checksum: the identification is chosen for it."""
-    plain = ipv4(source, destination, UDP, payload, **fields)
+def with_checksum(
+    source: Address, destination: Address, payload: bytes, wanted: int, protocol: int = UDP, **fields: Any
+) -> bytes:
+    """Return a packet whose header has a certain, right checksum: the identification is chosen for it."""
+    plain = ipv4(source, destination, protocol, payload, **fields)
     # One's complement: identification = (all words without it) - (complement of the checksum).
     rest = ~internet_checksum(plain[:10] + b"\0\0" + plain[12:20]) & 0xFFFF
     identification = ((~wanted & 0xFFFF) - rest) % 0xFFFF
     return ipv4(
         source,
         destination,
-        UDP,
+        protocol,
         payload,
         identification=identification,
         checksum=wanted,

@@ -41,6 +41,8 @@ PINNED = [
             (h.TCP, 0, 0),
             (h.UDP, 65535, 65535),
             (h.GRE, 0, 0),
+            (h.TCP, 40002, 443),
+            (h.TCP, 40003, 80),
         )
     )
 ]
@@ -211,7 +213,7 @@ def full_world(mtu: int = 1500) -> Entries:
     world["nexthop_slot_table"] = [entries.nexthop_slot(slot, number) for slot, number in slots.items()]
     world["nexthop_table"] = [
         *(nexthop(n, port, mtu) for n, port in enumerate(PORTS)),
-        *(nexthop(n, 1, m) for n, m in ((6, 68), (7, 88), (8, 128), (9, 576), (10, 1280), (11, 9000))),
+        *(nexthop(n, 1, m) for n, m in ((6, 68), (7, 88), (8, 129), (9, 576), (10, 1280), (11, 9000))),
         *(nexthop(n, 2, m) for n, m in ((12, 0), (13, 19), (14, 20), (15, 65535))),
         nexthop(16, 511, 1500),  # BMv2's drop port.
         nexthop(17, pipeline.CPU_PORT, 1500),
@@ -255,6 +257,10 @@ def states(schema: P4Schema) -> Iterator[State]:
         yield state(schema, f"only ports of kind {kind.name}", full | {"port_table": ports})
     other = {"switch_table": [entries.configuration(IPv4Address("255.255.255.255"), 0xFFFFFFFF, 0xFFFFFFFF)]}
     yield state(schema, "other seed", full | other)
+    # A meter without burst is never green, whatever the time.
+    limits = [entries.icmp_error_limit(port, per_second=1, burst=0) for port in PORTS]
+    errors = encode(schema, limits)
+    yield State("no ICMP errors", (*state(schema, "", full).updates, *errors))
     yield state(schema, "half of the entries", every_other(full, random.Random(1), 0.5))
     yield state(schema, "most of the entries", every_other(full, random.Random(2), 0.85))
     yield state(schema, "only configured", {"switch_table": full["switch_table"]})

@@ -30,6 +30,12 @@ def systematic(state: State) -> Iterator[Case]:
     if state.name == "full":
         yield from _edges()
         yield from _errors()
+        yield from _tunnels()
+        yield from _sources()
+    if state.name in ("full", "other seed"):
+        yield from _flows()
+    if state.name == "no ICMP errors":
+        yield from _expired()
     if state.name in ("full", "small MTU"):
         yield from _sizes()
 
@@ -332,6 +338,73 @@ def _errors() -> Iterator[Case]:
             yield Case(f"too big in a tunnel, TTL {ttl}", 1, h.ethernet(tunnel))
 
 
+def _flows() -> Iterator[Case]:
+    """Flows that differ in every bit: each of their hashes picks one of many."""
+    rng = random.Random(2014)
+    for number in range(64):
+        client = IPv4Address(int(CLIENTS[0]) & 0xFFFFFF00 | rng.randrange(1, 32))
+        build, protocol = ((h.tcp, h.TCP), (h.udp, h.UDP))[number % 2]
+        l4 = build(rng.randrange(1, 65536), rng.randrange(1, 65536))
+        to_vip = h.ipv4(client, VIPS[13], protocol, l4)
+        yield Case(f"flow {number}", 1, h.ethernet(to_vip))
+        yield Case(f"flow {number} in a tunnel", 1, h.ethernet(h.ipv4(LOOPBACK, TIPS[0], h.IPIP, to_vip)))
+        routed = h.ipv4(client, SERVERS[number % len(SERVERS)], protocol, l4)
+        yield Case(f"flow {number} to a server", 1, h.ethernet(routed))
+
+
+def _tunnels() -> Iterator[Case]:
+    """What a tunnel may be: marks, checksums, sizes, and what the next tunnel must not take over."""
+    client, vip = CLIENTS[2], VIPS[3]
+    for outer_mark in range(4):
+        for mark in range(4):
+            inner = h.ipv4(client, vip, h.UDP, h.udp(11, 80), tos=0xA8 | mark)
+            tunnel = h.ipv4(LOOPBACK, TIPS[0], h.IPIP, inner, tos=0x54 | outer_mark)
+            yield Case(f"marks {outer_mark} and {mark}", 1, h.ethernet(tunnel))
+    inner = h.ipv4(client, vip, h.UDP, h.udp(12, 80))
+    for wanted in (0, 1, 0xFDFF, 0xFEFE, 0xFEFF, 0xFF00, 0xFFFE):
+        tunnel = h.with_checksum(LOOPBACK, SERVERS[2], inner, wanted, h.IPIP)
+        yield Case(f"tunnel with checksum {wanted:#06x}", 2, h.ethernet(tunnel))
+    for place, mtu in ((PLACES[7], 88), (PLACES[8], 129), (PLACES[9], 576)):
+        for length in (mtu - 1, mtu, mtu + 1):
+            large = h.ipv4(client, vip, h.UDP, h.udp(13, 80, h.fill(length - 48)))
+            tunnel = h.ipv4(LOOPBACK, place, h.IPIP, large)
+            yield Case(f"tunnel of {length} bytes", 3, h.ethernet(tunnel))
+    for flags in (0x8000, 0x4000):
+        for offset in (h.MORE_FRAGMENTS, 1, 0):
+            inner = h.ipv4(client, vip, h.UDP, h.udp(14, 80), flags_offset=offset, ttl=2)
+            tunnel = h.ipv4(LOOPBACK, TIPS[0], h.IPIP, inner, flags_offset=flags, identification=0x1234)
+            yield Case(f"fragment {offset:#x} in a tunnel {flags:#x}", 1, h.ethernet(tunnel))
+            expired = h.ipv4(client, vip, h.UDP, h.udp(14, 80), flags_offset=offset, ttl=1)
+            tunnel = h.ipv4(LOOPBACK, TIPS[0], h.IPIP, expired, flags_offset=flags, identification=0x1234)
+            yield Case(f"expired fragment {offset:#x} in a tunnel {flags:#x}", 1, h.ethernet(tunnel))
+
+
+def _sources() -> Iterator[Case]:
+    """Sources at the edges of what nobody has, and errors about each kind of echo and with all options."""
+    for first in (0, 1, 2, 126, 127, 128, 191, 192, 223, 224, 225, 239, 240, 254, 255):
+        packet = h.ipv4(IPv4Address(first << 24 | 0x010203), SERVERS[4], h.UDP, h.udp(15, 80))
+        yield Case(f"from {first}.1.2.3", 1, h.ethernet(packet))
+    for kind in (0, 1, 3, 8, 9, 10):
+        quoted = h.ipv4(VIPS[13], CLIENTS[4], h.ICMP, h.icmp(kind, 0, 0x30000 + kind))
+        for options in (b"", bytes(40)):
+            error = h.ipv4(SERVERS[1], VIPS[13], h.ICMP, h.icmp(3, 1, 0, quoted), options=options)
+            yield Case(f"error about ICMP {kind}, {len(options)} bytes of options", 1, h.ethernet(error))
+    for client, vip, protocol, source_port, destination_port in PINNED:
+        if protocol in (h.TCP, h.UDP):
+            l4 = (h.tcp if protocol == h.TCP else h.udp)(source_port, destination_port)
+            packet = h.ipv4(client, vip, protocol, l4)
+            yield Case(f"pinned flow of {client} to {vip}", 1, h.ethernet(packet))
+
+
+def _expired() -> Iterator[Case]:
+    """Packets that an ICMP error would answer, of each kind."""
+    for port in PORTS:
+        for ttl in (1, 64):
+            length = 8 if ttl == 1 else 1500
+            packet = h.ipv4(CLIENTS[1], SERVERS[1], h.UDP, h.udp(9, 9, h.fill(length)), ttl=ttl)
+            yield Case(f"TTL {ttl}, {length} bytes", port, h.ethernet(packet))
+
+
 def _counted(client: IPv4Address, vip: IPv4Address, total_len: int) -> bytes:
     return h.ipv4(client, vip, h.UDP, h.udp(7, 7, h.fill(8)), total_len=total_len)
 
@@ -352,7 +425,7 @@ def _with_ttl(ttl: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _sizes() -> Iterable[Case]:
-    for mtu in (68, 88, 120, 128, 576, 1280, 1500):
+    for mtu in (68, 88, 120, 129, 576, 1280, 1500):
         for length in (mtu - 21, mtu - 20, mtu - 19, mtu, mtu + 1):
             for flags in (0, h.DONT_FRAGMENT):
                 for destination in (VIPS[3], VIPS[12], SERVERS[0], PLACES[8]):

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 Config = dict[str, Any]
 """A program as p4c writes it."""
+Path_ = tuple[str | int, ...]
 
 _OTHER = {
     "==": "!=",
@@ -53,6 +55,10 @@ class Mutant:
     name: str
     operator: str
     what: str
+    path: Path_
+    """Where in the JSON."""
+    statement: int | None
+    """Which statement of its action, None where it is none's."""
     config: Callable[[], Config]
 
 
@@ -60,10 +66,16 @@ def mutants(config: Config) -> Iterator[Mutant]:
     """Yield every mutant of a program, in a fixed order."""
     for operator, path, what, change in _faults(config):
         name = ".".join(str(step) for step in path) + f":{operator}:{what}"
-        yield Mutant(name, operator, f"{_place(config, path)}: {what}", _maker(config, path, change))
+        yield Mutant(
+            name,
+            operator,
+            f"{_place(config, path)}: {what}",
+            path,
+            _statement(path, what),
+            _maker(config, path, change),
+        )
 
 
-Path_ = tuple[str | int, ...]
 Change = Callable[[Any], None]
 """Changes in place what is at the path."""
 _Fault = tuple[str, Path_, str, Change]
@@ -76,6 +88,14 @@ def _maker(config: Config, path: Path_, change: Change) -> Callable[[], Config]:
         return made
 
     return make
+
+
+def _statement(path: Path_, what: str) -> int | None:
+    """Return which statement of a list a fault is in; one that is missing ends with its number."""
+    if len(path) > 3 and isinstance(path[3], int):
+        return path[3]
+    missing = re.search(r"\((\d+)\)$", what)
+    return int(missing[1]) if missing else None
 
 
 def _at(part: Any, path: Path_) -> Any:

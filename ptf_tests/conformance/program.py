@@ -94,11 +94,12 @@ class Target(Protocol):
 
 
 def encode(schema: P4Schema, entries: Iterable[Any]) -> tuple[p4r.Update, ...]:
-    """Return finsy entities as P4Runtime updates: inserts, and modifications of default actions."""
+    """Return finsy entities as P4Runtime updates: inserts, and modifications of what is always there."""
     updates = []
     for entry in entries:
         entity = entry.encode(schema)
-        kind = p4r.Update.MODIFY if entity.table_entry.is_default_action else p4r.Update.INSERT
+        always = entity.table_entry.is_default_action or entity.HasField("meter_entry")
+        kind = p4r.Update.MODIFY if always else p4r.Update.INSERT
         updates.append(p4r.Update(type=kind, entity=entity))
     return tuple(updates)
 

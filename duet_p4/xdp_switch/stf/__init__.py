@@ -8,5 +8,6 @@
 | `suite` | a folder of tests: programs compiled, tests run, verdicts |
 | `cli` | `duet p4 stf` |
 
-The language is that of p4c's backends/bmv2/bmv2stf.py, names of tables, keys and values included.
+The language is that of p4c's backends/bmv2/bmv2stf.py, names of tables, keys and values included; `reset`
+stands between tests that are one file.
 """

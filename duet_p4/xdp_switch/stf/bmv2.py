@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,7 +17,7 @@ import grpc
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.dataplane import Call, Count, FieldValue, MatchValues, MeterRates
-from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet
+from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet, free_port
 from duet_p4.xdp_switch.stf.interpreter import Interpreter, Replica
 from duet_p4.xdp_switch.stf.script import ScriptError
 
@@ -47,7 +46,7 @@ class Bmv2(Interpreter):
         folder = Path(self._folder.name)
         program = folder / "program.json"
         program.write_bytes(config)
-        thrift = str(_free_port())
+        thrift = str(free_port())
         ports = f"unix:{folder}/ports"
         command = [SWITCH, str(program), "--device-id", "0", "--thrift-port", thrift, "--log-level", "off"]
         addresses = ["--", "--grpc-server-addr", f"unix:{folder}/p4runtime", "--dp-grpc-server-addr", ports]
@@ -136,6 +135,12 @@ class Bmv2(Interpreter):
         """Set a default action."""
         self._tell("table_set_default", table.name, action.action, *action.arguments)
 
+    def reset(self) -> None:
+        """Have BMv2 forget its state, and the defaults that the program does not state itself."""
+        self._tell("reset_state")
+        self._handles.clear()
+        self._entries.clear()
+
     def set_group(self, group: int, replicas: Sequence[Replica]) -> None:
         """Set a multicast group; one that is there only grows."""
         if group not in self._members:
@@ -201,9 +206,3 @@ def _field(key: ir.Key, value: FieldValue) -> str:
         return f"{value:#x}&&&{full:#x}" if key.kind == "optional" else f"{value:#x}"
     separator = {"lpm": "/", "range": "->"}.get(key.kind, "&&&")
     return f"{value[0]:#x}{separator}{value[1] if key.kind == 'lpm' else hex(value[1])}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -85,6 +85,10 @@ class Interpreter(ABC):
     def configure_meter(self, meter: str, index: int, rates: MeterRates) -> None:
         """Set the rates of a meter."""
 
+    @abstractmethod
+    def reset(self) -> None:
+        """Take away all entries, and give tables their own default actions again."""
+
     def run(self, command: Command) -> None:
         """Carry out a command. Raises ScriptError for one that is unknown or names what is not there."""
         if command.name in _NOTHING_TO_DO:
@@ -98,6 +102,10 @@ class Interpreter(ABC):
             if isinstance(error, ScriptError):
                 raise
             raise ScriptError(f"line {command.line}: {command.name}: {error!r}") from error
+
+    def _do_reset(self, command: Command) -> None:
+        self.reset()
+        self._labels.clear()
 
     def _do_packet(self, command: Command) -> None:
         self.packet(int(command.words[0]), bytes.fromhex(command.words[1]))

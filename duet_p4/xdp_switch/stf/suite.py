@@ -18,6 +18,7 @@ from duet_p4.bpf import BpfError
 from duet_p4.xdp_switch.dataplane import TableFullError, UnsupportedError
 from duet_p4.xdp_switch.stf import script
 from duet_p4.xdp_switch.stf.bmv2 import Bmv2
+from duet_p4.xdp_switch.stf.interpreter import Interpreter
 from duet_p4.xdp_switch.stf.script import ScriptError
 from duet_p4.xdp_switch.stf.xdp import Xdp
 
@@ -73,15 +74,20 @@ def run(test: Path, target: str = "xdp") -> Verdict:
     except (ScriptError, ValueError, BpfError, OSError) as error:
         return Verdict(name, Outcome.FAILED, str(error))
     try:
-        for command in commands:
-            if command.name not in ("expect", "no_packet"):
-                switch.run(command)
-        problems = list(_differences(commands, switch.sent))
+        problems = differences(commands, switch)
     except (ScriptError, TableFullError, OSError) as error:
         return Verdict(name, Outcome.FAILED, str(error))
     finally:
         switch.close()
     return Verdict(name, Outcome.FAILED if problems else Outcome.PASSED, "; ".join(problems))
+
+
+def differences(commands: list[script.Command], switch: Interpreter) -> list[str]:
+    """Run a test's commands, and return what is not as expected. Raises ScriptError, TableFullError."""
+    for command in commands:
+        if command.name not in ("expect", "no_packet"):
+            switch.run(command)
+    return list(_differences(commands, switch.sent))
 
 
 def _differences(commands: list[script.Command], sent: dict[int, list[bytes]]) -> Iterator[str]:

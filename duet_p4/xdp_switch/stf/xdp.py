@@ -22,6 +22,8 @@ class Xdp(Interpreter):
     """A loaded program. Raises as `dataplane.Device.stage` does; needs root."""
 
     def __init__(self, config: bytes, info: p4i.P4Info) -> None:
+        self._inserted: list[tuple[str, MatchValues, int]] = []
+        self._changed: set[str] = set()
         self._shared = {
             "egress_ports": bpf.create_map(_DEVMAP, "egress_ports", 4, 4, _PORTS),
             "ingress_ports": bpf.create_map(_ARRAY, "ingress_ports", 4, 4, _INTERFACES),
@@ -50,10 +52,21 @@ class Xdp(Interpreter):
     def insert(self, table: ir.Table, key: MatchValues, priority: int, action: Call) -> None:
         """Add an entry."""
         self._pipeline.insert(table.name, key, priority, action)
+        self._inserted.append((table.name, key, priority))
 
     def set_default(self, table: ir.Table, action: Call) -> None:
         """Set a default action."""
         self._pipeline.set_default(table.name, action)
+        self._changed.add(table.name)
+
+    def reset(self) -> None:
+        """Take away what was added, and set defaults back."""
+        for entry in self._inserted:
+            self._pipeline.delete(*entry)
+        for table in self._changed:
+            self._pipeline.set_default(table, None)
+        self._inserted.clear()
+        self._changed.clear()
 
     def set_group(self, group: int, replicas: Sequence[Replica]) -> None:
         """Set a multicast group."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ import pytest
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.queues import Rate
 from duet_p4.xdp_switch.shaping import rate_of
+from duet_p4.xdp_switch.stf.bmv2_ports import free_port
 from tests.integration.xdp_switch import copies
 from tests.integration.xdp_switch.programs import assign, field, info_of, number
 from tests.integration.xdp_switch.test_device import HOSTS, Wire, load, program, pytestmark, wire
@@ -50,9 +50,7 @@ def xdp() -> Iterator[None]:
 @contextmanager
 def bmv2() -> Iterator[None]:
     """BMv2 with a queue of the same rate and depth."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        thrift = str(probe.getsockname()[1])
+    thrift = str(free_port())
     config = Path(__file__).parents[2] / "p4" / "build" / "queue.json"
     ports = [word for port in HOSTS for word in ("-i", f"{port}@port{port}")]
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ from duet_p4.xdp_switch.stf import suite
 from duet_p4.xdp_switch.stf.bmv2 import SHELL
 from duet_p4.xdp_switch.stf.cli import stf
 from duet_p4.xdp_switch.stf.suite import Outcome
+from ptf_tests.conformance import testgen
 
 pytestmark = [
     pytest.mark.root,
@@ -21,7 +22,7 @@ pytestmark = [
 ]
 
 P4 = Path(__file__).parents[2] / "p4"
-TESTS = suite.tests(P4)
+TESTS = [*suite.tests(P4), testgen.PATH]
 
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.stem)
