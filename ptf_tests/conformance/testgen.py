@@ -51,6 +51,9 @@ RUNS = (
     Run(51, "RANDOM_BACKTRACK", 170, True),
     Run(53, "GREEDY_STATEMENT_SEARCH", 170, True),
     Run(61, "GREEDY_STATEMENT_SEARCH", 140, False),
+    Run(71, "GREEDY_STATEMENT_SEARCH", 180, True),
+    Run(72, "RANDOM_BACKTRACK", 180, True),
+    Run(73, "RANDOM_BACKTRACK", 180, True),
 )
 
 
@@ -79,7 +82,7 @@ def _run(run: Run) -> Found:
             *(COMMAND, "--target", "bmv2", "--arch", "v1model", "--std", "p4-16", "--seed", str(run.seed)),
             *("--max-tests", "1000", "--only-covering-tests", "--track-coverage", "STATEMENTS"),
             *("--stop-metric", "MAX_NODE_COVERAGE", "--path-selection", run.policy, "--print-coverage"),
-            *("--packet-size-range", size, "--port-ranges", "1:6"),
+            *("--packet-size-range", size, "--port-ranges", "1:6,510:510"),
             *("--test-backend", "STF", "--out-dir", str(out), "hmux.p4"),
         ]
         with (Path(scratch) / "log").open("w+") as log:
