@@ -8,7 +8,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from duet_p4.bench.dataplane import MAX_LOSS, Bench, Plan, Programming, Rate
+from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Programming, Rate
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.plot import draw
 from duet_p4.bench.tables import Fill
@@ -47,16 +47,14 @@ class Device:
 
 @pytest.mark.parametrize("capacity", [1500, 40_000, 123_456])
 def test_the_highest_pace_without_loss_is_found(capacity: float) -> None:
-    bench = Bench(Plan(steps=10), lambda text: None)
-    found = bench._highest_paced(Device(capacity), 500, 400_000)  # type: ignore[arg-type]
+    found = Pacer(seconds=1.0, steps=10).highest(Device(capacity), 500, 400_000)  # type: ignore[arg-type]
     assert found.loss < MAX_LOSS
     assert 0.98 * capacity < found.pps <= 1.002 * capacity
 
 
 def test_a_device_that_loses_at_any_pace_is_an_error() -> None:
-    bench = Bench(Plan(), lambda text: None)
     with pytest.raises(BenchError, match="not forwarded without loss"):
-        bench._highest_paced(Device(10), 500, 400_000)  # type: ignore[arg-type]
+        Pacer(seconds=1.0, steps=7).highest(Device(10), 500, 400_000)  # type: ignore[arg-type]
 
 
 def measured() -> Bench:
