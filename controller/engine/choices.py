@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,29 @@ class LeastLost:
         return SMUX
 
 
+@dataclass(frozen=True, eq=False)
+class Preferred:
+    """Of the switches within `epsilon` of the least cost, the one that rendezvous hashing prefers.
+
+    `hashes` has one per row. `everywhere` compares the MRU over all resources, else that over the touched
+    ones.
+    """
+
+    hashes: NDArray[np.uint64]
+    epsilon: float
+    everywhere: bool
+
+    def __call__(self, candidates: Candidates) -> int:
+        """Return the switch."""
+        costs, least = candidates.costs, candidates.least()
+        if least > FEASIBLE:
+            return SMUX
+        if self.everywhere:
+            least = max(least, candidates.worst)
+        near = np.flatnonzero(costs <= min(least + self.epsilon + TIE, FEASIBLE))
+        return int(near[preference(self.hashes[candidates.row], near.astype(np.uint64)).argmax()])
+
+
 @dataclass(frozen=True)
 class KeepOrChoose:
     """The rule of nearly every strategy. Some ledgers carry it out by themselves, much faster.
@@ -139,4 +162,25 @@ def drawn(candidates: Candidates, rng: np.random.Generator, limit: float) -> int
     return int(near[rng.integers(near.size)]) if near.size else SMUX
 
 
-__all__ = ["AnyThatFits", "Choice", "FirstListed", "KeepOrChoose", "LeastLost", "Lightest", "SmallestMru"]
+def preference(name: Any, switch: Any) -> Any:
+    """Return how much a row of that hash prefers a switch, or each of several: SplitMix64 of both.
+
+    Of unsigned integers of 64 bits; compiled code compiles this very function.
+    """
+    mixed = name ^ ((switch + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+__all__ = [
+    "AnyThatFits",
+    "Choice",
+    "FirstListed",
+    "KeepOrChoose",
+    "LeastLost",
+    "Lightest",
+    "Preferred",
+    "SmallestMru",
+    "preference",
+]

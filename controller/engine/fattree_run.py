@@ -18,29 +18,40 @@ from controller.engine.choices import (
     KeepOrChoose,
     LeastLost,
     Lightest,
+    Preferred,
     SmallestMru,
+    preference,
 )
 from controller.engine.fattree_costs import candidate_costs, first_within, smallest
 from controller.engine.fattree_loads import add_placement
 from controller.engine.topology import Floats, Ints
 
 Flags = NDArray[np.bool_]
-LIGHTEST, SMALLEST_MRU, ANY, LISTED, LEAST_LOST = range(5)
+LIGHTEST, DRAWN, PREFERRED, LISTED, LEAST_LOST = range(5)
 _NONE = np.zeros(0, np.int64)
+_NO_HASHES = np.zeros(0, np.uint64)
 _NO_DRAWS = np.random.default_rng(0)
+_preference = njit(cache=True)(preference)
 
 
 class How(NamedTuple):
-    """A rule for compiled code: `choice` by the numbers above; `listed` is the order, or the containers."""
+    """A rule for compiled code: `choice` by the numbers above; `listed` is the order, or the containers.
+
+    What is drawn or preferred costs at most `slack` more than the least, of the touched resources or,
+    `everywhere`, of all.
+    """
 
     choice: int
     delta: float
     moves: bool
     ends: bool
-    rng: np.random.Generator
-    listed: NDArray[np.int64]
-    boxes: int
-    others: int
+    rng: np.random.Generator = _NO_DRAWS
+    listed: NDArray[np.int64] = _NONE
+    boxes: int = 0
+    others: int = 0
+    hashes: NDArray[np.uint64] = _NO_HASHES
+    slack: float = 0.0
+    everywhere: bool = False
 
 
 def compiled(rule: KeepOrChoose) -> How | None:
@@ -48,15 +59,19 @@ def compiled(rule: KeepOrChoose) -> How | None:
     choice, rest = rule.choice, (rule.delta, rule.moves, rule.ends)
     match choice:
         case Lightest():
-            return How(LIGHTEST, *rest, _NO_DRAWS, _NONE, 0, 0)
+            return How(LIGHTEST, *rest)
         case SmallestMru():
-            return How(SMALLEST_MRU, *rest, choice.rng, _NONE, 0, 0)
+            return How(DRAWN, *rest, rng=choice.rng, everywhere=True)
         case AnyThatFits():
-            return How(ANY, *rest, choice.rng, _NONE, 0, 0)
+            return How(DRAWN, *rest, rng=choice.rng, slack=np.inf)
+        case Preferred():
+            return How(
+                PREFERRED, *rest, hashes=choice.hashes, slack=choice.epsilon, everywhere=choice.everywhere
+            )
         case FirstListed():
-            return How(LISTED, *rest, _NO_DRAWS, choice.order, 0, 0)
+            return How(LISTED, *rest, listed=choice.order)
         case LeastLost():
-            return How(LEAST_LOST, *rest, _NO_DRAWS, choice.box, choice.boxes, choice.others)
+            return How(LEAST_LOST, *rest, listed=choice.box, boxes=choice.boxes, others=choice.others)
     return None
 
 
@@ -126,7 +141,7 @@ def place_rows(
         if staying[row] or (fits and max(worst, costs[own]) - max(worst, least) <= how.delta):
             found = own
         elif how.moves and least <= feasible:
-            found = chosen(how, costs, least, worst, carried, traffic[row], turns[row], feasible, tie)
+            found = chosen(how, row, costs, least, worst, carried, traffic[row], turns[row], feasible, tie)
         if found < 0:
             cost[row] = least
             if how.ends and not staying[row]:
@@ -151,6 +166,7 @@ def place_rows(
 @njit(cache=True)
 def chosen(
     how: How,
+    row: int,
     costs: Floats,
     least: float,
     worst: float,
@@ -169,9 +185,9 @@ def chosen(
         return least_lost(how, costs, carried, traffic, turn, feasible, tie)
     if how.choice == LIGHTEST:
         return first_within(costs, least + tie, turn)
-    limit = feasible
-    if how.choice == SMALLEST_MRU:
-        limit = min(max(least, worst) + tie, feasible)
+    limit = min((max(least, worst) if how.everywhere else least) + how.slack + tie, feasible)
+    if how.choice == PREFERRED:
+        return preferred(how.hashes[row], costs, limit)
     near = 0
     for s in range(costs.size):
         near += costs[s] <= limit
@@ -182,6 +198,18 @@ def chosen(
                 return s
             left -= 1
     return -1
+
+
+@njit(cache=True)
+def preferred(name: np.uint64, costs: Floats, limit: float) -> int:
+    """Choose as `choices.Preferred` does."""
+    found, most = -1, np.uint64(0)
+    for s in range(costs.size):
+        if costs[s] <= limit:
+            liking = _preference(name, np.uint64(s))
+            if found < 0 or liking > most:
+                found, most = s, liking
+    return found
 
 
 @njit(cache=True)

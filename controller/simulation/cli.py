@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -168,6 +168,8 @@ def _run(chosen: list[Figure[Any]], settings: tuple[str, ...], as_json: bool, **
     wanted = list(dict.fromkeys(task for figure in chosen for task in figure.tasks(scale)))
     folder = out / f"{scale.name}-{runner.digest(scale)[:12]}"
     found = _computed(scale, wanted, folder, workers, scheduler, quiet=as_json)
+    # What figures draw is no part of it: that takes a second each, on whatever computes.
+    took = Took(perf_counter() - started, "Dask" if scheduler else f"{workers} processes", found.computed)
     summaries = {}
     for figure in chosen:
         summary = figure.summarize(scale, found)
@@ -178,6 +180,8 @@ def _run(chosen: list[Figure[Any]], settings: tuple[str, ...], as_json: bool, **
             "scale": scale,
             **asdict(summary),
             "paper": figure.paper,
+            "cpu_s": found.cpu_s(figure.tasks(scale)),
+            "command": {"figures": [one.name for one in chosen], **asdict(took)},
             "machine": results.machine(),
         }
         results.write_json(folder / f"{figure.name}.json", record)
@@ -189,7 +193,19 @@ def _run(chosen: list[Figure[Any]], settings: tuple[str, ...], as_json: bool, **
     if as_json:
         click.echo(results.to_json(summaries[chosen[0].name] if len(chosen) == 1 else summaries))
         return
-    click.echo(f"figures and numbers in {folder}, {perf_counter() - started:.0f} s")
+    click.echo(
+        f"figures and numbers in {folder}, {perf_counter() - started:.0f} s, of which {took.seconds:.0f} s "
+        f"and {found.cpu_s(wanted):.0f} CPU seconds computing"
+    )
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long a command computed, on what, and how many of its results were not there before."""
+
+    seconds: float
+    workers: str
+    computed: int
 
 
 def _computed(

@@ -9,6 +9,7 @@ packets/s against the 300 kpps at which an SMux's CPU is full.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -110,8 +111,8 @@ def needed(load: Load, capacity: float, shape: FatTreeShape, *, by_load: bool = 
     return high
 
 
-def fewest(load: Load, capacity: float, shape: FatTreeShape) -> int:
-    """Return for how many SMuxes none gets more than its capacity if they stand under few, well chosen ToRs.
+def fewest(load: Load, capacities: Sequence[float], shape: FatTreeShape) -> list[int]:
+    """Return for how many SMuxes of each capacity none gets more if they stand under few, well chosen ToRs.
 
     Tried: the 1, 2, ... ToRs that send most in each container, and one in each of the containers that
     send most.
@@ -121,40 +122,41 @@ def fewest(load: Load, capacity: float, shape: FatTreeShape) -> int:
     box_rank = np.argsort(np.argsort(-sent.sum(axis=1), kind="stable"))[:, None]
     tried = [rank < m for m in range(1, shape.tors + 1)]
     tried += [(rank < 1) & (box_rank < boxes) for boxes in range(1, shape.containers)]
-    totals = []
-    for here in tried:
-        each = shares(load, here.reshape(-1).astype(np.int64), shape)
-        totals.append(int(np.ceil(each[here.reshape(-1)] / capacity * (1 - 1e-12)).clip(1).sum()))
-    return min(totals)
+    loads = []
+    for chosen in tried:
+        here = chosen.reshape(-1)
+        loads.append(shares(load, here.astype(np.int64), shape)[here])
+    return [
+        min(int(np.ceil(each / capacity * (1 - 1e-12)).clip(1).sum()) for each in loads)
+        for capacity in capacities
+    ]
 
 
-def count(
-    rule: CountRule,
-    demands: Demands,
-    bits: Floats,
-    packet_bits: Floats,
-    capacity_bps: float,
-    shape: FatTreeShape,
-) -> int:
-    """Return the SMuxes that carry `bits[vip]`, by that rule. No traffic needs none."""
+def counts(
+    demands: Demands, bits: Floats, packet_bits: Floats, capacities: Sequence[float], shape: FatTreeShape
+) -> dict[tuple[float, CountRule], int]:
+    """Return the SMuxes that carry `bits[vip]`, by capacity (bit/s) and rule. No traffic needs none."""
     if not bits.sum():
-        return 0
-    if rule is CountRule.EVEN:
-        return evenly(float(bits.sum()), capacity_bps)
-    if rule is CountRule.PACKETS:
-        # A faster SMux forwards more packets in proportion: 10 Gbps are as many full packets.
-        return evenly(float((bits / packet_bits).sum()), PACKETS_PER_S * capacity_bps / 3.6e9)
+        return {(capacity, rule): 0 for capacity in capacities for rule in CountRule}
     load = Load.of(demands, bits, shape.tor_count)
-    if rule is CountRule.BEST:
-        return fewest(load, capacity_bps, shape)
-    return needed(load, capacity_bps, shape, by_load=rule is CountRule.PLACED)
+    packets = float((bits / packet_bits).sum())
+    best = fewest(load, capacities, shape)
+    found = {}
+    for number, capacity in enumerate(capacities):
+        found[capacity, CountRule.EVEN] = evenly(float(bits.sum()), capacity)
+        # A faster SMux forwards more packets in proportion: 10 Gbps are as many full packets.
+        found[capacity, CountRule.PACKETS] = evenly(packets, PACKETS_PER_S * capacity / 3.6e9)
+        found[capacity, CountRule.ANYCAST] = needed(load, capacity, shape)
+        found[capacity, CountRule.PLACED] = needed(load, capacity, shape, by_load=True)
+        found[capacity, CountRule.BEST] = best[number]
+    return found
 
 
 __all__ = [
     "PACKETS_PER_S",
     "CountRule",
     "Load",
-    "count",
+    "counts",
     "evenly",
     "fewest",
     "most_loaded",

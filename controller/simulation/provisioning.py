@@ -57,6 +57,18 @@ class Failures:
         self._owners = self.demands.owners()
         self._row_share = self.demands.row_share()
         self._on_smux = assignment.switch[:vips] == SMUX
+        self.unplaced = float(self.demands.traffic[self._on_smux].sum())
+        # What each switch carries of VIPs themselves; the last entry stands for the SMuxes, index -1.
+        self._of_vips = np.bincount(
+            assignment.switch[:vips] % (self.topology.switch_count + 1),
+            weights=self.demands.traffic,
+            minlength=self.topology.switch_count + 1,
+        )
+        self._split = np.flatnonzero((np.diff(self.demands.tip_start) > 0) & ~self._on_smux)
+        at = np.isin(self._owners[vips:], self._split)
+        self._tip_switch = assignment.switch[vips:][at]
+        self._tip_share = self._row_share[vips:][at]
+        self._tip_of = np.searchsorted(self._split, self._owners[vips:][at])
 
     def lost(self, dead: Ints) -> Floats:
         """Return the share of every VIP's traffic that is on the SMuxes once these switches are dead."""
@@ -68,14 +80,35 @@ class Failures:
         tips = np.bincount(self._owners[vips:], weights=lost_rows[vips:], minlength=vips)
         return np.maximum(lost, tips)
 
-    def fallback(self, dead: Ints, *, sources_die: bool = False) -> float:
-        """Return the bit/s on the SMuxes once these switches are dead; `sources_die` with their ToRs."""
-        traffic = self.demands.traffic
-        if sources_die:
-            down = np.zeros(self.topology.switch_count + 1, bool)
-            down[dead] = True
-            traffic = traffic * self._alive_share(down)
-        return float((self.lost(dead) * traffic).sum())
+    def fallback(self, dead: Ints) -> float:
+        """Return the bit/s on the SMuxes once these switches are dead."""
+        behind = (self._split_lost(dead) * self.demands.traffic[self._split]).sum()
+        return float(self.unplaced + self._of_vips[dead].sum() + behind)
+
+    def _split_lost(self, dead: Ints) -> Floats:
+        """Return the share of the VIPs with TIPs that is lost by TIPs alone: their own switch is alive."""
+        down = np.zeros(self.topology.switch_count + 1, bool)
+        down[dead] = True
+        lost = np.bincount(
+            self._tip_of, weights=down[self._tip_switch] * self._tip_share, minlength=self._split.size
+        )
+        return np.where(down[self.assignment.switch[self._split]], 0.0, lost)
+
+    def living(self, boxes: list[Ints]) -> list[float]:
+        """Return the fallback of each container's failure without what its own ToRs would have sent."""
+        demands, switch = self.demands, self.assignment.switch
+        box = np.full(self.topology.switch_count + 1, -1)
+        for number, switches in enumerate(boxes):
+            box[switches] = number
+        at, home = box[demands.source_switch], np.where(self._on_smux, -1, box[switch[: demands.vip_count]])
+        sent = demands.source_share * demands.traffic[self._source_owner]
+        lost = (self._on_smux[self._source_owner] | (at == home[self._source_owner])).astype(np.float64)
+        behind = np.zeros((len(boxes), demands.vip_count))
+        for number, switches in enumerate(boxes):
+            behind[number, self._split] = self._split_lost(switches)
+        lost += behind[at, self._source_owner] * (at >= 0)
+        gone = np.bincount(at[at >= 0], weights=(sent * lost)[at >= 0], minlength=len(boxes))
+        return [self.fallback(switches) - float(own) for switches, own in zip(boxes, gone, strict=True)]
 
     def _alive_share(self, down: NDArray[np.bool_]) -> Floats:
         gone = down[self.demands.source_switch]
@@ -99,13 +132,12 @@ class Failures:
         if len(order) <= FAILED_SWITCHES:
             return self.fallback(order), tuple(order.tolist())
         loads = carried[order]
-        unplaced = float(self.demands.traffic[self._on_smux].sum())
         best, worst = -1.0, (0, 1, 2)
         for i in range(len(order) - 2):
-            if unplaced + loads[i : i + 3].sum() <= best:
+            if self.unplaced + loads[i : i + 3].sum() <= best:
                 break
             for j in range(i + 1, len(order) - 1):
-                if unplaced + loads[i] + loads[j] + loads[j + 1] <= best:
+                if self.unplaced + loads[i] + loads[j] + loads[j + 1] <= best:
                     break
                 pair = self.fallback(order[[i, j]])
                 for k in range(j + 1, len(order)):
@@ -140,9 +172,9 @@ class Failures:
         triples = [self.fallback(dead) for dead in drawn]
         exact, worst = self.worst_triple()
         return Fallback(
-            unplaced=float(self.demands.traffic[self._on_smux].sum()),
+            unplaced=self.unplaced,
             containers=tuple(containers),
-            living_containers=tuple(self.fallback(box, sources_die=True) for box in boxes),
+            living_containers=tuple(self.living(boxes)),
             triples=tuple(triples),
             exact=exact,
             worst_container=tuple(boxes[int(np.argmax(containers))].tolist()) if boxes else (),

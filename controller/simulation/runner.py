@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, wait
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from time import process_time
+from typing import Any, NamedTuple, TypeVar
 
 from controller.simulation.scale import Scale
 from controller.simulation.tasks import Task
@@ -28,12 +29,19 @@ class VersionSkewError(RuntimeError):
     """A worker has other code or libraries than the one that asked it."""
 
 
+class Computed(NamedTuple):
+    """A result as JSON, and the CPU seconds that it took."""
+
+    text: str
+    cpu_s: float
+
+
 class Results(Mapping[Task[Any], Any]):
     """Results by task; `results[task]` has the type that the task computes."""
 
-    def __init__(self, found: dict[Task[Any], Any]) -> None:
-        """Keep the results."""
-        self._found = found
+    def __init__(self, found: dict[Task[Any], Any], cpu_s: dict[Task[Any], float], computed: int) -> None:
+        """Keep the results, what each took, and how many were not there before."""
+        self._found, self._cpu_s, self.computed = found, cpu_s, computed
 
     def __getitem__(self, task: Task[R]) -> R:
         """Return the result of a task."""
@@ -48,6 +56,10 @@ class Results(Mapping[Task[Any], Any]):
         """Return how many results there are."""
         return len(self._found)
 
+    def cpu_s(self, tasks: Iterable[Task[Any]]) -> float:
+        """Return the CPU seconds that these tasks took, whenever they were computed."""
+        return sum(self._cpu_s[task] for task in dict.fromkeys(tasks))
+
 
 def run(
     scale: Scale, tasks: Sequence[Task[Any]], out: Path, executor: Executor | None, done: Done
@@ -60,20 +72,21 @@ def run(
     folder = out / "raw"
     record = digest(scale)
     results: dict[Task[Any], Any] = {}
+    cpu_s: dict[Task[Any], float] = {}
     missing = []
     for task in tasks:
         kept = _kept(folder / f"{task.slug}.json", record, task)
         if kept is None:
             missing.append(task)
         else:
-            results[task] = kept
+            results[task], cpu_s[task] = kept
             done(task, True)
-    missing = _ordered(missing)
-    for task, text in _computed(scale, missing, executor):
-        write_json(folder / f"{task.slug}.json", {"digest": record, "task": task, "result": json.loads(text)})
-        results[task] = task.parsed(text)
+    for task, (text, took) in _computed(scale, _ordered(missing), executor):
+        kept_as = {"digest": record, "task": task, "cpu_s": took, "result": json.loads(text)}
+        write_json(folder / f"{task.slug}.json", kept_as)
+        results[task], cpu_s[task] = task.parsed(text), took
         done(task, False)
-    return Results(results)
+    return Results(results, cpu_s, len(missing))
 
 
 def _ordered(tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
@@ -88,8 +101,8 @@ def _ordered(tasks: Sequence[Task[Any]]) -> list[Task[Any]]:
     return sorted(tasks, key=lambda task: (-together[trace(task)], *trace(task), -task.cost))
 
 
-def compute(expected: str, scale: Scale, task: Task[Any]) -> str:
-    """Compute one task, on whatever machine, and return its result as JSON.
+def compute(expected: str, scale: Scale, task: Task[Any]) -> Computed:
+    """Compute one task, on whatever machine.
 
     Raises VersionSkewError where this machine's code or libraries are not those of `expected`.
     """
@@ -100,12 +113,13 @@ def compute(expected: str, scale: Scale, task: Task[Any]) -> str:
             f"{expected[:16]}: "
             "install the same version of duet-p4, numpy, scipy and numba on both"
         )
-    return to_json(task.compute(scale))
+    began = process_time()
+    return Computed(to_json(task.compute(scale)), process_time() - began)
 
 
 def _computed(
     scale: Scale, tasks: Sequence[Task[Any]], executor: Executor | None
-) -> Iterator[tuple[Task[Any], str]]:
+) -> Iterator[tuple[Task[Any], Computed]]:
     if executor is None:
         for task in tasks:
             yield task, compute(code(), scale, task)
@@ -163,12 +177,14 @@ def named(what: object) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:8]
 
 
-def _kept(path: Path, digest: str, task: Task[R]) -> R | None:
+def _kept(path: Path, digest: str, task: Task[R]) -> tuple[R, float] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return task.parsed(json.dumps(record["result"])) if record["digest"] == digest else None
+        if record["digest"] != digest:
+            return None
+        return task.parsed(json.dumps(record["result"])), float(record["cpu_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-__all__ = ["Results", "VersionSkewError", "code", "compute", "digest", "named", "run"]
+__all__ = ["Computed", "Results", "VersionSkewError", "code", "compute", "digest", "named", "run"]

@@ -15,6 +15,8 @@ from controller.simulation.workload import Trace, generate
 PAPER_TORS = 1600
 SMUX_BPS = (3.6e9, 10e9)
 """What one SMux carries: the paper's two cases."""
+HOUR = ("profile.intervals", "6")
+"""The setting by which a trace lasts an hour, not three, where many ways to follow it are compared."""
 RATES_TBPS = (1.25, 2.5, 5.0, 10.0)
 """Total traffic of the paper's data centre; another size gets its share by ToRs."""
 
@@ -41,7 +43,7 @@ class Scale:
     """Random triples of switches whose link loads are computed."""
     churn_seeds: int = 30
     """Seeds of the comparison of consistency schemes, which are cheap."""
-    assumption_seeds: int = 3
+    assumption_seeds: int = 5
     """Seeds of the table of assumptions, which has many rows, and of Rubik."""
     bound_seeds: int = 5
     """Seeds of the bound, whose programs take longer than all other things at one traffic."""
@@ -97,4 +99,4 @@ def sized(scale: Scale, shape: FatTreeShape, vips: int) -> Scale:
     return replace(scale, shape=shape, profile=profile, routes=routes)
 
 
-__all__ = ["PAPER_TORS", "RATES_TBPS", "SMUX_BPS", "Scale", "paper", "sized", "small"]
+__all__ = ["HOUR", "PAPER_TORS", "RATES_TBPS", "SMUX_BPS", "Scale", "paper", "sized", "small"]

@@ -13,11 +13,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.engine.choices import AnyThatFits, KeepOrChoose, SmallestMru
+from controller.engine.choices import AnyThatFits, KeepOrChoose, Preferred, SmallestMru
 from controller.engine.demand import Demands
-from controller.engine.strategy import FEASIBLE, SMUX, STOP, TIE, Candidates, Rule, Strategy
+from controller.engine.strategy import SMUX, STOP, Candidates, Rule, Strategy
 from controller.engine.topology import Ints, Topology
 
 
@@ -53,20 +52,8 @@ class NearTies:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        switches = np.arange(1, topology.switch_count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        names = [_name_hash(name) for name in demands.names]
-
-        def rule(candidates: Candidates) -> int:
-            costs = candidates.costs
-            least = float(costs.min())
-            if least > FEASIBLE:
-                return SMUX
-            if self.everywhere:
-                least = max(least, candidates.worst)
-            near = np.flatnonzero(costs <= min(least + self.epsilon + TIE, FEASIBLE))
-            return int(near[_mixed(switches[near] ^ names[candidates.row]).argmax()])
-
-        return rule
+        hashes = np.array([_name_hash(name) for name in demands.names], np.uint64)
+        return KeepOrChoose(Preferred(hashes, self.epsilon, self.everywhere))
 
 
 @dataclass(frozen=True)
@@ -125,18 +112,12 @@ class RandomOrders:
         return KeepOrChoose(AnyThatFits(np.random.default_rng(self.seed)))
 
 
-def _name_hash(name: str) -> np.uint64:
+def _name_hash(name: str) -> int:
+    """Return FNV-1a of a name."""
     found = 0xCBF29CE484222325
     for byte in name.encode():
         found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return np.uint64(found)
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return SplitMix64's finalizer of each value."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    return found
 
 
 __all__ = ["Frozen", "Mru", "NearTies", "RandomOrders", "Terminating"]

@@ -11,7 +11,7 @@ import numpy as np
 from controller.simulation.figures.base import Estimate, Figure, Row, estimate, flat
 from controller.simulation.muxcount import CountRule
 from controller.simulation.runner import Results
-from controller.simulation.scale import Scale
+from controller.simulation.scale import HOUR, Scale
 from controller.simulation.settings import Setting
 from controller.simulation.tasks import Ananta, Follow, Place, Placed, Task
 from duet_p4 import results
@@ -19,9 +19,6 @@ from duet_p4.results import OURS, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
-
-INTERVALS = ("profile.intervals", "6")
-"""The migrations of this table last an hour, so that the whole of it takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,16 @@ VARIANTS = (
     Variant("failures", "worst triple of all", failures="worst", follows=False),
     Variant("failures", "dead sources send nothing", failures="living", follows=False),
     _count("counted in packets", CountRule.PACKETS),
+    replace(
+        _profile("SMuxes", "counted in packets, of 200 to 600 bytes", packet_bytes="200:600"),
+        count=CountRule.PACKETS,
+        follows=False,
+    ),
+    replace(
+        _profile("SMuxes", "counted in packets, of 1,000 to 1,500 bytes", packet_bytes="1000:1500"),
+        count=CountRule.PACKETS,
+        follows=False,
+    ),
     _count("most loaded; evenly over ToRs", CountRule.ANYCAST),
     _count("most loaded; where sources send", CountRule.PLACED),
     _count("most loaded; best ToRs", CountRule.BEST),
@@ -100,6 +107,8 @@ VARIANTS = (
     _churn("ON/OFF", "half are on", on_share="0.5"),
     _churn("lives", "for ever", life_hours="0"),
     _churn("lives", "12 h", life_hours="12"),
+    _churn("lives and ON/OFF", "heavier tails: 1.2", tail="1.2"),
+    _churn("lives and ON/OFF", "lighter tails: 3", tail="3"),
     _churn("drift", "none, no bursts", drift="0", burst_chance="0"),
     _churn("drift", "0.25 per interval", drift="0.25"),
 )
@@ -248,7 +257,7 @@ def _tasks(scale: Scale, variant: Variant) -> list[Task[Any]]:
             found += [Place(seed, rate, name, steady) for name in (variant.duet, variant.random)]
             found.append(Ananta(seed, rate, steady))
         if variant.follows:
-            settings = (*variant.settings, INTERVALS)
+            settings = (*variant.settings, HOUR)
             for name in (variant.sticky, variant.fresh, "one-time"):
                 found.append(Follow(seed, high, name, settings))
     return found
@@ -282,7 +291,7 @@ def _effect(scale: Scale, found: Results, variant: Variant) -> Effect:
     def follow(name: str, field: str) -> Estimate | None:
         if not variant.follows:
             return None
-        runs = [found[Follow(seed, high, name, (*variant.settings, INTERVALS))] for seed in seeds]
+        runs = [found[Follow(seed, high, name, (*variant.settings, HOUR))] for seed in seeds]
         return estimate(one.hmux() if field == "hmux" else one.shuffled() for one in runs)
 
     at_high = placed(high, variant.duet)

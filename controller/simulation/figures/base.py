@@ -91,6 +91,11 @@ def series(
     )
 
 
+def percent(value: Estimate) -> Estimate:
+    """Return a share in percent."""
+    return Estimate(100 * value.mean, 100 * value.ci95, value.n)
+
+
 def plain_ticks(at: Axes, ticks: Sequence[float], axis: str = "x") -> None:
     """Put ticks at these values, written out."""
     one = at.xaxis if axis == "x" else at.yaxis
@@ -98,4 +103,4 @@ def plain_ticks(at: Axes, ticks: Sequence[float], axis: str = "x") -> None:
     one.set_ticks([], minor=True)
 
 
-__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "plain_ticks", "series"]
+__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "percent", "plain_ticks", "series"]

@@ -12,6 +12,7 @@ from controller.simulation.figures.base import (
     Row,
     estimate,
     flat,
+    percent,
     plain_ticks,
     series,
 )
@@ -100,8 +101,14 @@ class Elephants(Figure[Sizes]):
             dict.fromkeys(row.largest_share for row in summary.rows), colours, strict=False
         ):
             rows = [row for row in summary.rows if row.largest_share == share]
-            percent = [_percent(row.duet_share) for row in rows]
-            series(shares, rates, percent, f"largest VIP: {share:.1%}", colour, "o")
+            series(
+                shares,
+                rates,
+                [percent(row.duet_share) for row in rows],
+                f"largest VIP: {share:.1%}",
+                colour,
+                "o",
+            )
             worst = [100 * row.balanced_worst_share.mean for row in rows]
             shares.plot(rates, worst, color=colour, linestyle=":", linewidth=1.2)
             placed.plot(
@@ -150,10 +157,6 @@ class Elephants(Figure[Sizes]):
                 off = abs(row.duet_share.mean - stated)
                 distance.setdefault(row.largest_share, []).append(off)
         return min(distance, key=lambda share: sum(distance[share])) if distance else 0.0
-
-
-def _percent(value: Estimate) -> Estimate:
-    return Estimate(100 * value.mean, 100 * value.ci95, value.n)
 
 
 def _shares(scale: Scale) -> dict[float, tuple[Setting, ...]]:

@@ -12,7 +12,7 @@ from controller.simulation.figures.base import Estimate, Figure, Row, estimate, 
 from controller.simulation.muxcount import evenly
 from controller.simulation.runner import Results
 from controller.simulation.scale import SMUX_BPS, Scale
-from controller.simulation.tasks import Follow, Followed, Moment
+from controller.simulation.tasks import Follow, Followed
 from duet_p4 import results
 from duet_p4.results import GREY, OURS, SERIES
 
@@ -98,7 +98,7 @@ class Migration(Figure[Migrations]):
                 10 * i,
                 estimate(one.moments[i].hmux_share for one in found),
                 estimate(one.moments[i].shuffled_share for one in found),
-                estimate(_needed(one.moments[i]) for one in found),
+                estimate(one.moments[i].smuxes for one in found),
             )
             for name, found in runs.items()
             for i in range(len(found[0].moments))
@@ -177,10 +177,6 @@ class Migration(Figure[Migrations]):
         )
 
 
-def _needed(point: Moment) -> int:
-    return evenly(max(point.fallback_bps, point.transit_bps), SMUX_BPS[0])
-
-
 def _overall(name: str, found: list[Followed]) -> Overall:
     later = [one.moments[1:] or one.moments for one in found]
     return Overall(
@@ -191,7 +187,7 @@ def _overall(name: str, found: list[Followed]) -> Overall:
         shuffled_share=estimate(one.shuffled() for one in found),
         least_shuffled_share=estimate(min(p.shuffled_share for p in moments) for moments in later),
         most_shuffled_share=estimate(max(p.shuffled_share for p in moments) for moments in later),
-        most_smuxes=estimate(max(_needed(p) for p in one.moments) for one in found),
+        most_smuxes=estimate(one.most_smuxes() for one in found),
         seconds=estimate(p.seconds for one in found for p in one.moments),
     )
 

@@ -14,6 +14,7 @@ from controller.simulation.figures.base import (
     Row,
     estimate,
     flat,
+    percent,
     plain_ticks,
     series,
 )
@@ -27,7 +28,7 @@ from duet_p4.results import GREY, OURS, SERIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-STRATEGIES = ("duet", "lightest", "balanced")
+STRATEGIES = ("duet", "balanced")
 TALK = {
     1.25: (820, 33),
     2.5: (1462, 64),
@@ -49,7 +50,6 @@ class Counted:
     ananta: Estimate
     duet: Estimate
     duet_worst: Estimate
-    lightest: Estimate
     balanced: Estimate
     balanced_worst: Estimate
     bound: Estimate
@@ -189,9 +189,8 @@ class Needed(Figure[SMuxes]):
             ("bound_share", "no assignment below", "black", ":"),
             ("unplaced", "DUET, never placed", GREY, "-"),
         ):
-            values = [getattr(one, field) for one in summary.reached]
-            scaled = [Estimate(100 * v.mean, 100 * v.ci95, v.n) for v in values]
-            series(share, x, scaled, label, colour, "o" if style == "-" else None, style)
+            values = [percent(getattr(one, field)) for one in summary.reached]
+            series(share, x, values, label, colour, "o" if style == "-" else None, style)
         known = [rate for rate in x if rate in TALK]
         results.paper_points(share, known, [100 * TALK[r][1] * 3.6e-3 / r for r in known], "DUET (talk)")
         share.set(
@@ -240,7 +239,6 @@ def _counted(scale: Scale, found: Results, gbps: float, rate: float, rule: Count
         ananta=estimate(ananta),
         duet=estimate(of("duet")),
         duet_worst=estimate(of("duet", worst=True)),
-        lightest=estimate(of("lightest")),
         balanced=estimate(of("balanced")),
         balanced_worst=estimate(of("balanced", worst=True)),
         bound=estimate(np.ceil(one.fallback_bps / gbps / 1e9) for one in limits),

@@ -9,8 +9,9 @@ import numpy as np
 
 from controller.engine import Assignment, Demands, assign
 from controller.engine.topology import Ints
+from controller.simulation.muxcount import evenly
 from controller.simulation.provisioning import Failures
-from controller.simulation.scale import Scale
+from controller.simulation.scale import SMUX_BPS, Scale
 from controller.simulation.settings import Setting, with_settings
 from controller.simulation.tasks.base import Task
 from controller.simulation.tasks.strategies import strategy
@@ -28,6 +29,11 @@ class Moment:
     transit_bps: float
     seconds: float
 
+    @property
+    def smuxes(self) -> int:
+        """SMuxes of 3.6 Gbps, divided evenly, for the worst failure or for what moves."""
+        return evenly(max(self.fallback_bps, self.transit_bps), SMUX_BPS[0])
+
 
 @dataclass(frozen=True)
 class Followed:
@@ -42,6 +48,10 @@ class Followed:
     def hmux(self) -> float:
         """Return the mean share of the traffic on HMuxes after the first interval."""
         return float(np.mean([one.hmux_share for one in self.moments[1:] or self.moments]))
+
+    def most_smuxes(self) -> int:
+        """Return the SMuxes that every interval needs."""
+        return max(one.smuxes for one in self.moments)
 
 
 @dataclass(frozen=True)

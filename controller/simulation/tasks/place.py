@@ -103,28 +103,27 @@ def assigned(scale: Scale, seed: int, rate: float, name: str) -> tuple[Assignmen
 def smux_counts(scale: Scale, failures: Failures, fallback: Fallback, packet_bits: Floats) -> list[Count]:
     demands = failures.demands
     none: tuple[int, ...] = ()
-    scenarios = {
-        dead: failures.lost(np.array(dead, np.int32)) * demands.traffic
+    needed = {
+        dead: muxcount.counts(
+            demands,
+            failures.lost(np.array(dead, np.int32)) * demands.traffic,
+            packet_bits,
+            SMUX_BPS,
+            scale.shape,
+        )
         for dead in (none, fallback.worst_container, fallback.worst_sample, fallback.worst_triple)
     }
     text = (none, fallback.worst_container, fallback.worst_sample)
-    counts = []
-    for capacity in SMUX_BPS:
-        for rule in CountRule:
-            needed = {
-                dead: muxcount.count(rule, demands, bits, packet_bits, capacity, scale.shape)
-                for dead, bits in scenarios.items()
-            }
-            most = max(needed[dead] for dead in text)
-            counts.append(
-                Count(
-                    capacity / 1e9,
-                    rule,
-                    most,
-                    max(needed[fallback.worst_triple], needed[fallback.worst_container]),
-                )
-            )
-    return counts
+    worst = (fallback.worst_container, fallback.worst_triple)
+    return [
+        Count(
+            capacity / 1e9,
+            rule,
+            max(needed[dead][capacity, rule] for dead in text),
+            max(needed[dead][capacity, rule] for dead in worst),
+        )
+        for capacity, rule in needed[none]
+    ]
 
 
 @dataclass(frozen=True)
@@ -189,13 +188,8 @@ class Ananta(Task[Everything]):
         topology = scale.topology()
         trace = scale.trace(topology, self.seed)
         demands = trace.steady(scale.bps(self.rate))
-        counts = []
-        for capacity in SMUX_BPS:
-            for rule in CountRule:
-                needed = muxcount.count(
-                    rule, demands, demands.traffic, trace.packet_bits, capacity, scale.shape
-                )
-                counts.append(Count(capacity / 1e9, rule, needed, needed))
+        found = muxcount.counts(demands, demands.traffic, trace.packet_bits, SMUX_BPS, scale.shape)
+        counts = [Count(capacity / 1e9, rule, n, n) for (capacity, rule), n in found.items()]
         return Everything(demands.total, counts)
 
 

@@ -34,7 +34,7 @@ from controller.engine.dense import DenseLedger
 from controller.engine.fattree import FatTreeLedger
 from controller.engine.graph import GraphLedger
 from controller.engine.ledger import Ledger
-from controller.engine.strategies.paper import Mru, RandomOrders, Terminating
+from controller.engine.strategies.paper import Mru, NearTies, RandomOrders, Terminating
 from controller.engine.topology import Ints
 from tests.unit.engine.reference import Reference
 
@@ -202,6 +202,7 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
         Mru(seed, delta),
         Random(seed),
         RandomOrders(seed),
+        NearTies(delta, everywhere=data.draw(st.booleans())),
     )
     strategies: tuple[Strategy, ...] = (*plain, Balanced(data.draw(st.integers(1, 3))))
     strategy = data.draw(st.sampled_from(strategies))
@@ -222,7 +223,7 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
 
 @pytest.mark.parametrize(
     "strategy",
-    [Mru(3), Mru(3, 0.05), RandomOrders(3), Random(3), Balanced(), Greedy()],
+    [Mru(3), Mru(3, 0.05), RandomOrders(3), NearTies(0.01), Random(3), Balanced(), Greedy()],
     ids=lambda one: one.name,
 )
 def test_compiled_and_interpreted_rules_agree_where_many_switches_tie(strategy: Strategy) -> None:

@@ -47,15 +47,21 @@ def fallen_back(placed: Assignment, dead: set[int], *, sources_die: bool = False
     return total
 
 
-@pytest.mark.parametrize("sources_die", [False, True])
-def test_fallback_counts_dead_muxes_dead_tips_and_if_asked_dead_sources(
-    placed: Assignment, sources_die: bool
-) -> None:
+def test_fallback_counts_dead_muxes_and_dead_tips(placed: Assignment) -> None:
     failures = Failures(placed)
     for dead in ([], [0], [3, 10], list(range(9)), [TREE.index["core1"], TREE.index["agg2.1"], 5]):
-        expected = fallen_back(placed, set(dead), sources_die=sources_die)
-        found = failures.fallback(np.array(dead, np.int32), sources_die=sources_die)
-        assert found == pytest.approx(expected), dead
+        switches = np.array(dead, np.int32)
+        expected = fallen_back(placed, set(dead))
+        assert failures.fallback(switches) == pytest.approx(expected), dead
+        assert (failures.lost(switches) * placed.demands.traffic).sum() == pytest.approx(expected), dead
+
+
+def test_what_the_tors_of_a_dead_container_would_have_sent_is_not_among_the_living(
+    placed: Assignment,
+) -> None:
+    boxes = [np.flatnonzero(TREE.container == k).astype(np.int32) for k in range(3)]
+    expected = [fallen_back(placed, set(box.tolist()), sources_die=True) for box in boxes]
+    assert Failures(placed).living(boxes) == pytest.approx(expected)
 
 
 def test_the_worst_triple_is_the_worst_of_all(placed: Assignment) -> None:
@@ -143,12 +149,13 @@ def test_small_packets_need_more_smuxes_and_no_traffic_none(placed: Assignment) 
     full, small = np.full(demands.vip_count, 12_000.0), np.full(demands.vip_count, 3_000.0)
 
     def count(packet_bits: np.ndarray) -> int:
-        return muxcount.count(CountRule.PACKETS, demands, demands.traffic, packet_bits, 3.6e9, SHAPE)
+        found = muxcount.counts(demands, demands.traffic, packet_bits, [3.6e9], SHAPE)
+        return found[3.6e9, CountRule.PACKETS]
 
     assert count(full) == muxcount.evenly(demands.total, 3.6e9)
     assert count(small) == muxcount.evenly(4 * demands.total, 3.6e9)
-    for rule in CountRule:
-        assert muxcount.count(rule, demands, 0 * demands.traffic, full, 3.6e9, SHAPE) == 0
+    nothing = muxcount.counts(demands, 0 * demands.traffic, full, [3.6e9, 1e10], SHAPE)
+    assert list(nothing.values()) == [0] * 2 * len(CountRule)
 
 
 @settings(max_examples=50, deadline=None)
@@ -157,6 +164,6 @@ def test_well_chosen_tors_need_no_more_smuxes_than_one_each_and_no_fewer_than_th
     sent: list[float], internet: float
 ) -> None:
     load = Load(np.array(sent), internet)
-    count = muxcount.fewest(load, 7.0, SHAPE)
+    (count,) = muxcount.fewest(load, [7.0], SHAPE)
     everywhere = sum(muxcount.evenly(x + internet / 9, 7.0) for x in sent)
     assert muxcount.evenly(load.total, 7.0) <= count <= everywhere

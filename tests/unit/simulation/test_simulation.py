@@ -328,7 +328,7 @@ def test_more_seeds_make_no_other_set_up() -> None:
 def test_a_worker_with_other_code_is_refused_by_name() -> None:
     with pytest.raises(runner.VersionSkewError, match="install the same version of duet-p4, numpy"):
         runner.compute("0" * 64, tiny(), Describe(1))
-    assert json.loads(runner.compute(runner.code(), tiny(), Describe(1)))["vips"]
+    assert json.loads(runner.compute(runner.code(), tiny(), Describe(1)).text)["vips"]
 
 
 def test_a_result_file_that_is_cut_off_is_computed_again(tmp_path: Path) -> None:
