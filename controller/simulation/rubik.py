@@ -1,10 +1,10 @@
 """Rubik (Gandhi et al., USENIX ATC 2015): keep load-balanced traffic within ToRs.
 
 Two ideas. *Locality*: a ToR that has sources and DIPs of a VIP carries an instance of it for its own
-sources and its own DIPs, whose traffic loads no link; what is left, the residual VIP, is placed as DUET
-places VIPs. *End-point flexibility*: where a VIP's DIPs run is chosen, too, near its sources, within what
-racks hold and so that no rack has too much of one service. Each DIP gets the same share of its VIP's
-traffic as without.
+sources and its own DIPs, whose traffic loads no link; what is left, the residual VIP, is placed on one
+switch, such that the busiest link is least. *End-point flexibility*: where a VIP's DIPs run is chosen,
+too, near its sources, within what racks hold and so that no rack has too much of one service. Each DIP gets
+the same share of its VIP's traffic as without.
 
 The paper solves both by an integer program; this is a greedy one, VIPs by decreasing traffic. What it
 keeps of DUET's: the SMuxes, the /32 limit, the tables, of which local instances may take `LOCAL_TABLES`.
@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.engine import Demands, Topology
-from controller.engine.topology import Floats
+from controller.engine import SMUX, Assignment, Demands, Topology, assign
+from controller.engine.strategy import FEASIBLE, TIE, Candidates, Rule
+from controller.engine.topology import Floats, Ints
 from controller.simulation.workload import Trace, columns
 
 LOCAL_TABLES = 0.5
@@ -26,6 +27,9 @@ LOCAL_TABLES = 0.5
 
 RACK_SHARE = 0.5
 """A rack has at most this share of a VIP's DIPs: the service's failure domains."""
+
+BOUNDLESS = 2**40
+"""Entries of a table that limits nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +89,11 @@ def localize(topology: Topology, demands: Demands) -> Localized:
 
 
 def rehoused(topology: Topology, trace: Trace, demands: Demands) -> Demands:
-    """Move DIPs near the sources of their VIPs, VIPs by decreasing traffic, as far as racks have room.
+    """Choose the racks of all DIPs anew, VIPs by decreasing traffic, as far as racks have room.
 
-    A rack holds at most as many DIPs as the fullest one did before. What sources leave over, the
-    Internet's share among it, stays where it was, as far as there is room.
+    DIPs go near the sources of their VIP first. Those that serve what no ToR keeps, the Internet's share
+    among it, go where least traffic arrives so far, because that minimizes the busiest link of a rack. A
+    rack holds at most as many DIPs as the fullest one did before.
     """
     tors = _tor_count(topology)
     vips = demands.vip_count
@@ -96,16 +101,13 @@ def rehoused(topology: Topology, trace: Trace, demands: Demands) -> Demands:
     dip_owner = demands.owners()[row].astype(np.int64)
     places, share = _summed(dip_owner * tors + demands.dip_switch, demands.dip_share)
     counts = np.rint(share * trace.dips[places // tors]).astype(np.int64)
-    room = np.full(tors, int(np.bincount(places % tors, weights=counts, minlength=tors).max()), np.int64)
-    bounds = np.searchsorted(places, np.arange(vips + 1) * tors)
+    most = int(np.bincount(places % tors, weights=counts, minlength=tors).max())
+    racks = _Racks(np.full(tors, most, np.int64), np.zeros(tors))
     chosen: list[NDArray[np.int64]] = [np.zeros(0, np.int64)] * vips
     for vip in np.argsort(-demands.traffic, kind="stable").tolist():
-        old = slice(bounds[vip], bounds[vip + 1])
         at = slice(demands.source_start[vip], demands.source_start[vip + 1])
-        chosen[vip] = _racks(
-            int(trace.dips[vip]), demands.source_switch[at], demands.source_share[at], places[old] % tors,
-            counts[old], room,
-        )  # fmt: skip
+        sources = demands.source_switch[at].astype(np.int64), demands.source_share[at]
+        chosen[vip] = racks.take(int(trace.dips[vip]), float(demands.traffic[vip]), *sources)
     found = [np.unique(racks, return_counts=True) for racks in chosen]
     start = np.concatenate((np.zeros(1, np.int64), np.cumsum([len(racks) for racks, _ in found])))
     return columns(
@@ -122,36 +124,69 @@ def rehoused(topology: Topology, trace: Trace, demands: Demands) -> Demands:
     )
 
 
-def _racks(
-    dips: int,
-    sources: NDArray[np.int32],
-    sent: Floats,
-    old: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    room: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Choose the racks of one VIP's DIPs, and take them from `room`."""
-    most = max(1, int(RACK_SHARE * dips)) if dips > 1 else 1
-    wanted = np.minimum(
-        np.minimum(np.floor(sent * dips + 0.5).astype(np.int64), most), np.maximum(room[sources], 0)
-    )
-    # Rounding up may want more DIPs than there are: the sources that send least give way.
-    order = np.argsort(-sent, kind="stable")
-    wanted[order] = np.diff(np.minimum(np.cumsum(wanted[order]), dips), prepend=0)
-    room[sources] -= wanted
-    found = [np.repeat(sources.astype(np.int64), wanted)]
-    left = dips - int(wanted.sum())
-    stay = np.minimum(counts, np.maximum(room[old], 0))
-    stay = np.diff(np.minimum(np.cumsum(stay), left), prepend=0)
-    room[old] -= stay
-    found.append(np.repeat(old, stay))
-    left -= int(stay.sum())
-    if left:  # Where there is most room, or where it is exceeded least.
-        free = np.argsort(-room, kind="stable")[:left]
-        extra = np.resize(free, left)
-        np.subtract.at(room, extra, 1)
-        found.append(extra)
-    return np.concatenate(found)
+@dataclass(frozen=True, eq=False)
+class _Racks:
+    """Racks as they fill up: how many more DIPs each holds, and what arrives there from elsewhere, bit/s."""
+
+    room: NDArray[np.int64]
+    arrives: Floats
+
+    def take(self, dips: int, traffic: float, sources: NDArray[np.int64], sent: Floats) -> NDArray[np.int64]:
+        """Choose the racks of one VIP's DIPs, one entry a DIP, and take their room."""
+        most = max(1, int(RACK_SHARE * dips)) if dips > 1 else 1
+        near = np.minimum(np.floor(sent * dips + 0.5).astype(np.int64), most)
+        near = np.minimum(near, np.maximum(self.room[sources], 0))
+        # Rounding up may want more DIPs than there are: the sources that send least give way.
+        order = np.argsort(-sent, kind="stable")
+        near[order] = np.diff(np.minimum(np.cumsum(near[order]), dips), prepend=0)
+        self.room[sources] -= near
+        self.arrives[sources] += traffic * np.maximum(near / dips - sent, 0.0)
+        left = dips - int(near.sum())
+        found = [np.repeat(sources, near)]
+        while left:  # Where there is room, and, where there is none, where it is exceeded least.
+            full = np.where(self.room > 0, 0.0, np.inf if (self.room > 0).any() else -self.room)
+            some = min(left, int((full < np.inf).sum()))
+            racks = np.argsort(self.arrives + full, kind="stable")[:some]
+            self.room[racks] -= 1
+            self.arrives[racks] += traffic / dips
+            found.append(racks)
+            left -= some
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class LightestLinks:
+    """Places VIPs where their busiest link stays least, as Rubik's program does: tables only limit.
+
+    DUET's resources are links and tables alike, so that a VIP of many DIPs, which fills most of any table, is
+    as well anywhere. `tables` are the switches' sizes; the network that VIPs are placed on by `place` has
+    none. What a VIP with TIPs took is not given back should one of its TIPs fit nowhere.
+    """
+
+    tables: NDArray[np.int64]
+    name: str = "links"
+
+    def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
+        """Return the rule."""
+        left = self.tables.copy()
+
+        def rule(candidates: Candidates) -> int:
+            need = demands.tables[candidates.row]
+            costs = np.where((left >= need).all(axis=1), candidates.costs, np.inf)
+            least = float(costs.min())
+            if least > FEASIBLE:
+                return SMUX
+            found = candidates.first(costs <= least + TIE)
+            left[found] -= need
+            return found
+
+        return rule
+
+
+def place(topology: Topology, demands: Demands) -> Assignment:
+    """Place residual VIPs by `LightestLinks`."""
+    boundless = replace(topology, tables=np.full_like(topology.tables, BOUNDLESS))
+    return assign(boundless, demands, LightestLinks(topology.tables))
 
 
 def _within_tables(
@@ -187,4 +222,4 @@ def _tor_count(topology: Topology) -> int:
     return topology.shape.tor_count
 
 
-__all__ = ["LOCAL_TABLES", "RACK_SHARE", "Localized", "localize", "rehoused"]
+__all__ = ["LOCAL_TABLES", "RACK_SHARE", "LightestLinks", "Localized", "localize", "place", "rehoused"]

@@ -86,9 +86,9 @@ def measure(testbed: Running, runs: int, say: Say) -> Measured:
     lateness: list[float] = []
     shown: tuple[Samples, float, tuple[float, float]] | None = None
     repetition: Repetition[tuple[float, Report]] = Repetition(runs, say)
-    _release(testbed, testbed.vips[: len(MOVED)])
+    release(testbed, testbed.vips[: len(MOVED)])
     targets = cycle((MOVED, SWITCHES[:3]))
-    for number, samples, (began, report) in repetition.of(lambda: _move_once(testbed, next(targets))):
+    for number, samples, (began, report) in repetition.of(lambda: move_once(testbed, next(targets))):
         pair = (report.wave_ms[Wave.WITHDRAW.value], report.wave_ms[Wave.ANNOUNCE.value])
         waves.append(pair)
         lateness.append(float(np.quantile(samples.lateness, 0.99)) * 1e3)
@@ -123,7 +123,8 @@ def summary(found: Sequence[Measured]) -> dict[str, Any]:
     return told_of
 
 
-def _move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tuple[float, Report]]:
+def move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tuple[float, Report]]:
+    """Move the first VIPs while all are probed; return the samples, when it was ordered, and the waves."""
     with testbed.probing(testbed.vips) as found:
         time.sleep(_BEFORE_S)
         began = time.time()
@@ -134,7 +135,7 @@ def _move_once(testbed: Running, target: list[str | None]) -> tuple[Samples, tup
     return found[0], (began, report)
 
 
-def _release(testbed: Running, vips: Sequence[IPv4Address]) -> None:
+def release(testbed: Running, vips: Sequence[IPv4Address]) -> None:
     """Give VIPs that were placed by hand back to the engine, or an assignment leaves them where they are."""
 
     async def release() -> None:

@@ -20,11 +20,14 @@ import networkx as nx
 import pytest
 
 from controller.client import ControllerClient
+from controller.records import ON_SMUXES
+from controller.updater.plan import Wave
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
 from duet_p4.rest.client import RefusedError, RestError
-from mininet_topos.experiments import convergence
+from mininet_topos.experiments import convergence, migration
 from mininet_topos.experiments.probe import Samples
+from mininet_topos.experiments.setting import Running
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import agents, namespaces, probe
 from mininet_topos.testbed.folder import Folder
@@ -33,6 +36,7 @@ from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
 from mininet_topos.testbed.supervisor import ProcessStatus
 from mininet_topos.testbed.supervisor import State as ProcessState
+from mininet_topos.testbed.vipfile import StatedVip
 
 pytestmark = [
     pytest.mark.root,
@@ -282,6 +286,26 @@ def test_a_migration_is_seen_neither_by_connections_nor_by_pings(
     outages = samples.outages(0)
     print(f"{int(samples.lost.sum())} of {samples.lost.size} pings lost: {outages}, moves {moves}")
     assert not samples.lost.any()
+
+
+def test_vips_that_move_in_two_waves_are_timed_and_probed_as_in_the_experiment(
+    testbed: Testbed, serving: Callable[..., Vip]
+) -> None:
+    at: tuple[str | None, ...] = ("tor1", None, "agg1")
+    stated = tuple(
+        StatedVip(vip=serving(20 + number, DIPS[:2], switch), switch=switch or ON_SMUXES)
+        for number, switch in enumerate(at)
+    )
+    found = Running(testbed.folder, testbed.graph, stated)
+    migration.release(found, found.vips)
+    samples, (began, report) = migration.move_once(found, [None, "tor1", "agg2"])
+    assert set(report.wave_ms) == {wave.value for wave in Wave}
+    assert min(report.wave_ms.values()) > 0
+    assert samples.targets == found.vips
+    after = samples.sent[:, 0] > began + sum(report.wave_ms.values()) / 1e3
+    assert after.any()
+    assert (~samples.lost[after]).any(axis=0).all(), "every VIP answers where it is now"
+    assert testbed.differences() == ""
 
 
 def test_a_removed_vip_is_on_no_device(testbed: Testbed, serving: Callable[..., Vip]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from controller.simulation.runner import Results
 from controller.simulation.scale import Scale
-from controller.simulation.tasks import Task
+from controller.simulation.tasks import Placed, Task
 from duet_p4.results import Estimate, estimate
 
 if TYPE_CHECKING:
@@ -58,15 +58,37 @@ class Figure(ABC, Generic[S]):
 
 
 def flat(value: Any) -> Row:
-    """Return a dataclass as a row: estimates become two columns, others stay."""
+    """Return a dataclass as a row: estimates become two columns, lists none, others stay."""
     row: Row = {}
     for one in fields(value):
         item = getattr(value, one.name)
         if isinstance(item, Estimate):
             row[one.name], row[f"{one.name}_ci95"] = item.mean, item.ci95
-        else:
+        elif not isinstance(item, list):
             row[one.name] = item
     return row
+
+
+ALL_PLACED = 0.99
+"""Of the traffic; an assignment that leaves more to the SMuxes ended at a large VIP."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An assignment that ended early: of which seed, after how many /32 routes, with what share on HMuxes."""
+
+    seed: int
+    routes: int
+    hmux_share: float
+
+    @classmethod
+    def among(cls, seeds: Sequence[int], found: Sequence[Placed]) -> list[Ended]:
+        """Return those of these assignments that ended early."""
+        return [
+            cls(seed, one.routes, one.hmux_share)
+            for seed, one in zip(seeds, found, strict=True)
+            if one.hmux_share < ALL_PLACED
+        ]
 
 
 def series(
@@ -103,4 +125,16 @@ def plain_ticks(at: Axes, ticks: Sequence[float], axis: str = "x") -> None:
     one.set_ticks([], minor=True)
 
 
-__all__ = ["Cell", "Estimate", "Figure", "Row", "estimate", "flat", "percent", "plain_ticks", "series"]
+__all__ = [
+    "ALL_PLACED",
+    "Cell",
+    "Ended",
+    "Estimate",
+    "Figure",
+    "Row",
+    "estimate",
+    "flat",
+    "percent",
+    "plain_ticks",
+    "series",
+]

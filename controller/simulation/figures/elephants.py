@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from controller.simulation.figures.base import (
+    ALL_PLACED,
+    Ended,
     Estimate,
     Figure,
     Row,
@@ -32,15 +34,14 @@ if TYPE_CHECKING:
 SHARES = (0.007, 0.01, 0.02, 0.04, 0.08)
 """The largest VIP's share of the bytes: all that the talk's first point allows."""
 STRATEGIES = ("duet", "balanced")
-ALL_PLACED = 0.99
-"""Of the traffic; an assignment that leaves more to the SMuxes ended at a large VIP."""
 
 
 @dataclass(frozen=True)
 class Sized:
     """One size of the largest VIP at one traffic; shares are of the traffic.
 
-    In `placed_in` of the seeds DUET's algorithm did not end at a large VIP; `duet_placed_share` is of those.
+    In `placed_in` of the seeds DUET's algorithm did not end at a large VIP; `duet_placed_share` is of those,
+    `ended` are the others.
     """
 
     largest_share: float
@@ -51,6 +52,7 @@ class Sized:
     hmux_share: Estimate
     routes: Estimate
     placed_in: int
+    ended: list[Ended]
     balanced_share: Estimate
     balanced_worst_share: Estimate
     three_largest: float
@@ -183,6 +185,7 @@ def _sized(scale: Scale, found: Results, share: float, rate: float) -> Sized:
         hmux_share=estimate(one.hmux_share for one in duet),
         routes=estimate(one.routes for one in duet),
         placed_in=len(whole),
+        ended=Ended.among(scale.seeds, duet),
         balanced_share=estimate(one.text_bps / one.total_bps for one in balanced),
         balanced_worst_share=estimate(one.worst_bps / one.total_bps for one in balanced),
         three_largest=three_largest(scale, share),

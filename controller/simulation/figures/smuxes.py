@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from controller.simulation.figures.base import (
+    Ended,
     Estimate,
     Figure,
     Row,
@@ -61,7 +62,7 @@ class Counted:
 class Reached:
     """What the assignment does at one traffic, in shares; `duet` by the text's failures, `worst` by all.
 
-    The bound is that of the first `bound_seeds` seeds.
+    The bound is that of the first `bound_seeds` seeds; `ended` are the seeds in which DUET ended early.
     """
 
     traffic_tbps: float
@@ -71,12 +72,14 @@ class Reached:
     container: Estimate
     sampled: Estimate
     duet_share: Estimate
+    duet_median_share: float
     duet_worst_share: Estimate
     balanced_worst_share: Estimate
     bound_share: Estimate
     bound_binds: str
     bound_hmux_share: Estimate
     bound_hmux_binds: str
+    ended: list[Ended]
 
 
 @dataclass(frozen=True)
@@ -263,12 +266,14 @@ def _reached(scale: Scale, found: Results, rate: float) -> Reached:
         container=estimate(one.container_bps / one.total_bps for one in duet),
         sampled=estimate(one.sampled_bps / one.total_bps for one in duet),
         duet_share=estimate(one.text_bps / one.total_bps for one in duet),
+        duet_median_share=float(np.median([one.text_bps / one.total_bps for one in duet])),
         duet_worst_share=estimate(one.worst_bps / one.total_bps for one in duet),
         balanced_worst_share=estimate(one.worst_bps / one.total_bps for one in balanced),
         bound_share=estimate(one.fallback_bps / one.total_bps for one in limits),
         bound_binds="; ".join(dict.fromkeys(name for one in limits for name in one.fallback_binds[:1])),
         bound_hmux_share=estimate(one.hmux_share for one in limits),
         bound_hmux_binds="; ".join(dict.fromkeys(name for one in limits for name in one.hmux_binds[:1])),
+        ended=Ended.among(scale.seeds, duet),
     )
 
 

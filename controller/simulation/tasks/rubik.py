@@ -17,6 +17,9 @@ from controller.simulation.tasks.strategies import strategy
 MODES = ("duet", "locality", "rubik")
 """DUET; Rubik's local instances on DIPs as they stand; and with DIPs moved near the sources."""
 
+LINKS = "links"
+"""A way to place beside the strategies: by the busiest link alone, as Rubik's program does."""
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -35,7 +38,7 @@ class Carry(Task[Carried]):
 
     kind = "rubik"
     result = Carried
-    cost = 2.5
+    cost = 3.0
     rate: float
     mode: str
     placing: str = "duet"
@@ -54,7 +57,11 @@ class Carry(Task[Carried]):
             localized = rubik.localize(topology, housed)
             left, network = localized.demands, localized.topology
             local = float((localized.local * demands.traffic).sum()) / total
-        assignment = assign(network, left, strategy(self.placing, self.seed))
+        assignment = (
+            rubik.place(network, left)
+            if self.placing == LINKS
+            else assign(network, left, strategy(self.placing, self.seed))
+        )
         # SMuxes stand on every second ToR, as many as a tenth of the traffic would need at 10 Tbps.
         used = Failures(assignment).link_utilization(np.zeros(0, np.int32), scale.shape.tor_count // 2)
         return Carried(
@@ -66,4 +73,4 @@ class Carry(Task[Carried]):
         )
 
 
-__all__ = ["MODES", "Carried", "Carry"]
+__all__ = ["LINKS", "MODES", "Carried", "Carry"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from controller.engine import Assignment, FatTreeShape, Greedy, Topology, assign
 from controller.simulation import cli, executors, latency, runner
 from controller.simulation.cli import simulate
 from controller.simulation.consistency import SCHEMES
-from controller.simulation.figures import figures
-from controller.simulation.figures.base import estimate
-from controller.simulation.profile import TBPS, Profile
+from controller.simulation.figures import assumptions, figures
+from controller.simulation.figures.base import Ended, estimate
+from controller.simulation.profile import TBPS, Profile, Source
 from controller.simulation.scale import Scale, sized, small
 from controller.simulation.settings import with_settings
 from controller.simulation.tasks import Ananta, Describe, Keep, Place, strategy
@@ -41,6 +41,7 @@ NAMES = [
     "consistency",
     "elephants",
     "rubik",
+    "shuffle",
 ]
 
 
@@ -126,6 +127,18 @@ def test_settings_are_changed_by_path_and_wrong_ones_named() -> None:
             with_settings(small(), ((path, text),))
 
 
+def test_every_parameter_that_is_said_to_be_swept_is_swept() -> None:
+    swept = {one.name for one in fields(Profile) if one.metadata["source"] is Source.SWEPT}
+    changed = {path for variant in assumptions.VARIANTS for path, _ in variant.settings}
+    assert {f"profile.{name}" for name in swept} <= changed
+
+
+def test_an_assignment_that_leaves_much_to_the_smuxes_ended_early() -> None:
+    placed = Place(1, 10.0, "duet").compute(tiny())
+    found = [replace(placed, hmux_share=share, routes=routes) for share, routes in ((0.995, 9), (0.7, 3))]
+    assert Ended.among((4, 5), found) == [Ended(5, 3, 0.7)]
+
+
 def test_every_figure_is_a_module_of_one_shape() -> None:
     assert list(figures()) == NAMES
     for figure in figures().values():
@@ -177,18 +190,25 @@ def test_all_figures_of_a_tiny_data_centre_and_a_resumed_run(tmp_path: Path) -> 
         record = json.loads((folder / f"{figure.name}.json").read_text())
         assert record["paper"]
         assert record["headline"]
+        assert record["cpu_s"] > 0
         assert (folder / f"{figure.name}.csv").read_text().count("\n") > 2
     assert set(summary["smuxes"]["ananta_over_duet"]) == set(summary["smuxes"]["duet_share"]) == {"3.6", "10"}
     for one in summary["smuxes"]["reached"]:
         assert 0 <= one["bound_share"]["mean"] <= one["balanced_worst_share"]["mean"] + 1e-9
         assert one["duet_share"]["mean"] <= one["duet_worst_share"]["mean"] + 1e-9
         assert one["hmux_share"]["mean"] + one["unplaced"]["mean"] == pytest.approx(1)
+    took = json.loads((folder / "migration.json").read_text())
+    assert took["command"]["computed"] == len(list((folder / "raw").iterdir()))
     kept = {path.name: path.stat().st_mtime_ns for path in (folder / "raw").iterdir()}
     gone = "migration-10T-sticky-seed1.json"
     (folder / "raw" / gone).unlink()
     again = cli.invoke(simulate, ["migration", *arguments[1:]], catch_exceptions=False)
     redone = {path.name for path in (folder / "raw").iterdir() if path.stat().st_mtime_ns != kept[path.name]}
     assert redone == {gone}
+    again_took = json.loads((folder / "migration.json").read_text())
+    assert again_took["command"]["computed"] == 1
+    each = [json.loads(path.read_text())["cpu_s"] for path in (folder / "raw").glob("migration-*seed*")]
+    assert 0 < again_took["cpu_s"] <= sum(each) + 1e-9
     for one, other in zip(
         json.loads(again.stdout.splitlines()[-1])["strategies"],
         summary["migration"]["strategies"],
