@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address
 from typing import NamedTuple, Self
 
@@ -154,6 +154,17 @@ def turn_of(name: str, switches: int) -> int:
     return zlib.crc32(name.encode()) % switches
 
 
+# The same names come again with other traffic, interval by interval.
+@lru_cache(maxsize=2)
+def _index(names: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: row for row, name in enumerate(names)}
+
+
+@lru_cache(maxsize=2)
+def _turns(names: tuple[str, ...], switches: int) -> NDArray[np.int64]:
+    return np.array([turn_of(name, switches) for name in names], np.int64)
+
+
 class Flow(NamedTuple):
     """What one VIP or TIP loads on the network, and needs in tables, wherever it goes.
 
@@ -193,7 +204,7 @@ class Demands:
 
     def __post_init__(self) -> None:
         """Check the columns; raise ValueError naming the first VIP that is wrong."""
-        object.__setattr__(self, "index", {name: row for row, name in enumerate(self.names)})
+        object.__setattr__(self, "index", _index(tuple(self.names)))
         bad = np.flatnonzero(~(np.isfinite(self.traffic) & (self.traffic >= 0)))
         if bad.size:
             raise ValueError(f"VIP {self.names[int(bad[0])]} has traffic {self.traffic[bad[0]]:g} bit/s")
@@ -248,7 +259,7 @@ class Demands:
 
     def turns(self, switches: int) -> NDArray[np.int64]:
         """Return, per row, the switch from which its ties are broken: a hash of its name."""
-        return np.array([turn_of(name, switches) for name in self.names], np.int64)
+        return _turns(tuple(self.names), switches)
 
     @cached_property
     def flows(self) -> FlowColumns:

@@ -165,7 +165,16 @@ _TELLS_ONLY = {
 
 def digest(scale: Scale) -> str:
     """Return the digest of a set-up: of all that a result depends on but the task itself."""
-    plain = replace(scale, seeds=(), rates_tbps=(), churn_seeds=0, assumption_seeds=0, bound_seeds=0, name="")
+    plain = replace(
+        scale,
+        seeds=(),
+        rates_tbps=(),
+        churn_seeds=0,
+        assumption_seeds=0,
+        curve_seeds=0,
+        bound_seeds=0,
+        name="",
+    )
     found = hashlib.sha256(repr(plain).encode() + code().encode())
     if scale.trace_file:
         found.update(scale.trace_file.read_bytes())

@@ -44,7 +44,9 @@ class Scale:
     churn_seeds: int = 30
     """Seeds of the comparison of consistency schemes, which are cheap."""
     assumption_seeds: int = 5
-    """Seeds of the table of assumptions, which has many rows, and of Rubik."""
+    """Seeds of the table of assumptions, which has many rows."""
+    curve_seeds: int = 3
+    """Seeds of Rubik's and of shuffle's curves, whose every point is a long run."""
     bound_seeds: int = 5
     """Seeds of the bound, whose programs take longer than all other things at one traffic."""
     trace_file: Path | None = None

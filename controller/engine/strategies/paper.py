@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.engine.choices import AnyThatFits, KeepOrChoose, Preferred, SmallestMru
 from controller.engine.demand import Demands
@@ -52,8 +54,7 @@ class NearTies:
 
     def begin(self, topology: Topology, demands: Demands, previous: Ints | None) -> Rule:
         """Return the rule."""
-        hashes = np.array([_name_hash(name) for name in demands.names], np.uint64)
-        return KeepOrChoose(Preferred(hashes, self.epsilon, self.everywhere))
+        return KeepOrChoose(Preferred(_hashes(tuple(demands.names)), self.epsilon, self.everywhere))
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,16 @@ class RandomOrders:
         return KeepOrChoose(AnyThatFits(np.random.default_rng(self.seed)))
 
 
-def _name_hash(name: str) -> int:
-    """Return FNV-1a of a name."""
-    found = 0xCBF29CE484222325
-    for byte in name.encode():
-        found = (found ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return found
+@lru_cache(maxsize=2)
+def _hashes(names: tuple[str, ...]) -> NDArray[np.uint64]:
+    """Return FNV-1a of every name."""
+    found = []
+    for name in names:
+        mixed = 0xCBF29CE484222325
+        for byte in name.encode():
+            mixed = (mixed ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+        found.append(mixed)
+    return np.array(found, np.uint64)
 
 
 __all__ = ["Frozen", "Mru", "NearTies", "RandomOrders", "Terminating"]

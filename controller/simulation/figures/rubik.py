@@ -145,7 +145,7 @@ class RubikClaims(Figure[Claims]):
 
 
 def _seeds(scale: Scale) -> tuple[int, ...]:
-    return scale.seeds[: scale.assumption_seeds]
+    return scale.seeds[: scale.curve_seeds]
 
 
 def _task(scale: Scale, seed: int, way: tuple[str, str], internet: float) -> Carry:

@@ -149,7 +149,7 @@ def _points() -> list[tuple[str, float, bool]]:
 
 
 def _seeds(scale: Scale) -> tuple[int, ...]:
-    return scale.seeds[: scale.assumption_seeds]
+    return scale.seeds[: scale.curve_seeds]
 
 
 def _task(scale: Scale, seed: int, name: str, error: float, measured: bool) -> Follow:

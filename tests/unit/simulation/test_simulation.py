@@ -54,7 +54,14 @@ def placed() -> Assignment:
 def tiny(**changes: Any) -> Scale:
     scale = sized(small(), FatTreeShape(3, 3, 2, 2), 40)
     return replace(
-        scale, seeds=(1, 2), churn_seeds=2, assumption_seeds=1, samples=5, link_samples=1, **changes
+        scale,
+        seeds=(1, 2),
+        churn_seeds=2,
+        assumption_seeds=1,
+        curve_seeds=1,
+        samples=5,
+        link_samples=1,
+        **changes,
     )
 
 
@@ -160,7 +167,16 @@ TINY = [
     "--seeds",
     "2",
 ]
-SHORT = ["--set", "churn_seeds=2", "--set", "assumption_seeds=1", "--set", "profile.intervals=3"]
+SHORT = [
+    "--set",
+    "churn_seeds=2",
+    "--set",
+    "assumption_seeds=1",
+    "--set",
+    "curve_seeds=1",
+    "--set",
+    "profile.intervals=3",
+]
 CHEAP = ["--set", "samples=5", "--set", "link_samples=1"]
 
 
