@@ -308,17 +308,21 @@ def _time() -> str:
     data = summary("smuxes")
     if "command" not in data:
         return "How long these runs took was not kept."
-    took, cpu, seeds = data["command"], data["cpu_s"], data["seeds"]
+    took, cpu, seeds, cores = data["command"], data["cpu_s"], data["seeds"], data["machine"]["cores"]
     each = cpu / seeds
-    said = f"{seeds} seeds of figure 16 ({data['runs']} runs) are {cpu:,.0f} CPU seconds, {each:.1f} a seed"
-    if took["computed"] == data["runs"]:
-        said += f"; they took {took['seconds'] / 60:.0f} minutes on {took['workers']}"
+    whole = took["computed"] == data["runs"]
+    spent = (
+        f"they took {took['seconds'] / 60:.0f} minutes on {took['workers']} of {cores} cores"
+        if whole
+        else f"they were computed in several parts on a machine of {cores} cores with other work to do"
+    )
     return (
-        f"{said}. Tasks share nothing but a seed's trace, which each worker draws in a second, and the "
-        f"longest is a "
-        f"bound of a few seconds, so 500 seeds are {500 * each / 60:.0f} minutes of one core, half of that "
-        f"on two, and "
-        f"about {500 * each / 100 + 5:.0f} seconds of a cluster of a hundred."
+        f"{seeds} seeds of figure 16 ({data['runs']:,} runs) are {cpu:,.0f} CPU seconds, {each:.1f} a seed; "
+        f"{spent}. Tasks share nothing but a seed's trace, which each worker draws in a second, and the "
+        f"longest "
+        f"is a bound of a few seconds. So 500 seeds are {500 * each / 60:.0f} minutes of one core, half of "
+        f"that "
+        f"on two, and some {500 * each / 100 + 5:.0f} seconds of a cluster of a hundred."
     )
 
 
