@@ -244,7 +244,7 @@ def _rubik() -> list[list[str]]:
                 shown(one["bandwidth_less"], 1) + "x",
                 shown(one["max_link"], 0, 100) + "%",
                 shown(one["max_link_less"], 1) + "x",
-                shown(one["max_link_less_alike"], 1) + ("x" if one["max_link_less_alike"] else ""),
+                shown(one["max_link_less_alike"], 1) + "x",
             ]
         )
     return rows

@@ -35,7 +35,7 @@ WAYS = {
 class Compared:
     """One way at one Internet share; `..._less` are the paper's DUET's value over this one's, seed by seed.
 
-    `max_link_less_alike` is that of DUET with the same way of placing, where that was run.
+    `max_link_less_alike` is that of DUET with the same way of placing.
     """
 
     internet: float
@@ -47,7 +47,7 @@ class Compared:
     hmux_share: Estimate
     bandwidth_less: Estimate
     max_link_less: Estimate
-    max_link_less_alike: Estimate | None
+    max_link_less_alike: Estimate
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RubikClaims(Figure[Claims]):
         rows = []
         for share in INTERNET:
             for mode, placing in WAYS:
-                alike = of(("duet", placing), share) if ("duet", placing) in WAYS else None
+                alike = of(("duet", placing), share)
                 rows.append(_row(share, mode, placing, of((mode, placing), share), of(PAPERS, share), alike))
         return Claims(rows, max(scale.rates_tbps), len(_seeds(scale)), len(self.tasks(scale)))
 
@@ -160,7 +160,7 @@ def _row(
     placing: str,
     mine: list[Carried],
     duet: list[Carried],
-    alike: list[Carried] | None,
+    alike: list[Carried],
 ) -> Compared:
     def less(of: list[Carried], field: str) -> Estimate:
         return estimate(getattr(d, field) / getattr(m, field) for d, m in zip(of, mine, strict=True))
@@ -175,7 +175,7 @@ def _row(
         hmux_share=estimate(one.hmux_share for one in mine),
         bandwidth_less=less(duet, "bandwidth"),
         max_link_less=less(duet, "max_link"),
-        max_link_less_alike=None if alike is None else less(alike, "max_link"),
+        max_link_less_alike=less(alike, "max_link"),
     )
 
 
