@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from finsy import P4TableEntry
@@ -37,6 +38,8 @@ GROUPS = {2: 1, 3: 2}
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     with netns.namespaces("xdp") as (name,), netns.inside(name):
+        # Else the kernel's own frames, router solicitations, arrive too.
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         for port in (1, 2, 3):
             make_pair(port)
         ends = Wire([1, 2, 3])
