@@ -31,6 +31,13 @@ class TraceFlow(Model):
     destination_port: int | None = Field(default=None, ge=1, le=65535)
 
 
+class Installed(Model):
+    """Who has put an entry into a table, and when (Unix seconds); None where nobody remembers."""
+
+    at: float | None = None
+    by: str | None = None
+
+
 class TraceRequest(Model):
     """A trace: which packets, how many, for how long."""
 
@@ -40,7 +47,7 @@ class TraceRequest(Model):
 
 
 class Line(Model):
-    """A line of P4."""
+    """A line of P4, or of an eBPF program's C."""
 
     file: str
     line: int
@@ -74,9 +81,12 @@ class Changed(Model):
 
 
 class Step(Model):
-    """What happened to a packet: a parser state, a condition, a table, the end of a pipeline, its verdict."""
+    """What happened to a packet: a parser state, a condition, a table, the end of a pipeline, its verdict.
 
-    kind: Literal["state", "parsed", "branch", "table", "done", "drop", "sent"]
+    `work` is what an SMux or a server does that is no lookup; a `line` of theirs is one of C.
+    """
+
+    kind: Literal["state", "parsed", "branch", "table", "work", "done", "drop", "sent"]
     name: str
     line: Line | None = None
     taken: bool | None = None
@@ -84,6 +94,8 @@ class Step(Model):
     key: tuple[Matched, ...] = ()
     hit: bool | None = None
     priority: int | None = None
+    installed: Installed | None = None
+    """Of the entry that was hit."""
     action: str | None = None
     action_line: Line | None = None
     arguments: tuple[Value, ...] = ()
@@ -108,7 +120,7 @@ class PacketTrace(Model):
     headers_out: tuple[Value, ...] = ()
     steps: tuple[Step, ...] = ()
     verdict: str
-    """How it left: `sent`, `dropped`, or what else a device does with packets."""
+    """How it left: `sent`, `dropped`, or `passed` to the kernel (of a server: to the DIP)."""
     egress: str | None = None
     frame_out: str | None = None
     reason: str | None = None

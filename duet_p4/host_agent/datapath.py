@@ -25,6 +25,8 @@ from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.meters import Metered, Meters
 from duet_p4.host_agent.tables import GroupKey, Placed, Planned, Several, Tables
 from duet_p4.model import ANYBODY
+from duet_p4.tracing.instrumented import Instrumented
+from duet_p4.tracing.steps import Steps
 from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
@@ -87,7 +89,7 @@ class HostDatapath:
         self._pins = pins
         self._first_ephemeral = first_ephemeral_port
         self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
-        rodata = {
+        self._rodata = {
             "first_ephemeral_port": _INDEX.pack(first_ephemeral_port),
             "mux_network": muxes.network_address.packed,
             "mux_mask": muxes.netmask.packed,
@@ -102,9 +104,9 @@ class HostDatapath:
             "slots": SLOTS,
         }
         if pins:
-            pins.load(self._object, _STATE, rodata=rodata, max_entries=sizes)
+            pins.load(self._object, _STATE, rodata=self._rodata, max_entries=sizes)
         else:
-            self._object.load(rodata, max_entries=sizes)
+            self._object.load(self._rodata, max_entries=sizes)
         self.inbound = self._object.program("inbound")
         self.outbound = self._object.program("outbound")
         names = ("locals", "owners", "snats", "snat_reserved", "pinned", "services", "shared_ends", "slots")
@@ -149,6 +151,12 @@ class HostDatapath:
             self._links.append(attach_tc(self.outbound, ifindex, "egress"))
         if self._pins:
             self._pins.settle(self._links)
+
+    def instrument(self) -> Instrumented:
+        """Make a variant that tells what becomes of packets. See `Instrumented` for what it raises."""
+        links = {"inbound": self._links[::2], "outbound": self._links[1::2]}
+        source = _BPF_FOLDER / "host.bpf.c"
+        return Instrumented(source, self._object, self._rodata, links, Steps(_BPF_FOLDER, EXITS))
 
     def serves(self, interface: str) -> bool:
         """Whether all programs are still on an interface: nobody detached them, nor made it anew."""

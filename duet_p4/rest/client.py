@@ -233,8 +233,8 @@ class RestClient:
         return await self.call("GET", "/v1/identity", Whoami)
 
 
-class MuxClient(RestClient):
-    """Calls a switch agent or an SMux agent."""
+class TracingClient(RestClient):
+    """Calls a device that can follow packets."""
 
     async def begin_trace(self, request: TraceRequest) -> TraceBegun:
         """Follow the next packets of a flow; returns once they are followed."""
@@ -243,6 +243,10 @@ class MuxClient(RestClient):
     async def end_trace(self, trace: str) -> Traced:
         """End a trace, and return what it has seen."""
         return await self.call("DELETE", f"/v1/traces/{trace}", Traced)
+
+
+class MuxClient(TracingClient):
+    """Calls a switch agent or an SMux agent."""
 
     async def put_vip(self, vip: MuxVip, *, announce: bool = True) -> Change:
         """Have the mux hold `vip` exactly as given, and announce it."""
@@ -325,12 +329,16 @@ class MuxClient(RestClient):
         return await self.call("PUT", f"/v1/{kind}/{entry.address}", Change, body=entry, query=query)
 
 
-class HostClient(RestClient):
+class HostClient(TracingClient):
     """Calls a host agent."""
 
     async def put_vip(self, vip: HostVip) -> Change:
         """Have the server's DIPs serve a VIP exactly as given."""
         return await self.call("PUT", f"/v1/vips/{vip.address}", Change, body=vip)
+
+    async def get_vip(self, address: IPv4Address) -> HostVip:
+        """Return one VIP that the server's DIPs serve."""
+        return await self.call("GET", f"/v1/vips/{address}", HostVip)
 
     async def get_vips(self) -> list[HostVip]:
         """Return every VIP that the server's DIPs serve, ordered by address."""

@@ -29,6 +29,7 @@ from duet_p4.bpf import Pins, pins
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
+from duet_p4.rest.routers import trace
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -40,6 +41,8 @@ from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from duet_p4.supervision import Tasks
 from duet_p4.term import Terms
+from duet_p4.tracing.instrumented import Instrumented, follower
+from duet_p4.tracing.traces import Traces
 from duet_p4.traffic import Exit, describe
 
 logger = logging.getLogger(__name__)
@@ -148,6 +151,7 @@ def application(
     datapath: Datapath,
     terms: Terms,
     credentials: Credentials | None,
+    traces: Traces,
 ) -> FastAPI:
     """Return the REST interface."""
 
@@ -160,6 +164,7 @@ def application(
     )
     app.include_router(router(service))
     app.include_router(mux_metrics(service))
+    app.include_router(trace.router(traces))
 
     @app.get("/v1/exits", tags=["status"])
     async def get_exits() -> tuple[Exit, ...]:
@@ -192,7 +197,9 @@ async def run(config: SmuxConfig) -> None:
             probing.prober if probing else None,
         )
         attach()
-        app = application(config, service, datapath, terms, credentials)
+        traces = Traces(config.name, "smux", follower(lambda: _instrument(datapath)))
+        stack.push_async_callback(traces.stop)
+        app = application(config, service, datapath, terms, credentials, traces)
 
         @app.put("/v1/draining", tags=["status"], status_code=204)
         async def set_draining(body: Draining) -> None:
@@ -212,6 +219,12 @@ async def run(config: SmuxConfig) -> None:
             await tasks.stop()
             if alone:
                 await _withdraw(bird)
+
+
+def _instrument(datapath: Datapath) -> Instrumented:
+    if not isinstance(datapath, XdpDatapath):
+        raise UnavailableError("the Scapy data path does not trace: only XDP does")
+    return datapath.instrument()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from duet_p4.smux.datapath import (
     Timeouts,
     Written,
 )
+from duet_p4.tracing.instrumented import Instrumented
+from duet_p4.tracing.steps import Steps
 from duet_p4.traffic import TRAFFIC, Traffic, add_up
 
 LAYOUT = 1
@@ -97,7 +99,7 @@ class XdpDatapath:
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._announced = tuple(announced)
         self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
-        rodata = {
+        self._rodata = {
             "mux_address": mux_address.packed,
             "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
             "mux_network": muxes.network_address.packed,
@@ -123,9 +125,9 @@ class XdpDatapath:
         }
         self._pins = pins
         if pins:
-            pins.load(self._object, _STATE, rodata=rodata, max_entries=max_entries)
+            pins.load(self._object, _STATE, rodata=self._rodata, max_entries=max_entries)
         else:
-            self._object.load(rodata, max_entries=max_entries)
+            self._object.load(self._rodata, max_entries=max_entries)
         self.program = self._object.program("smux")
         self._maps = {
             name: self._object.map(name)
@@ -169,6 +171,13 @@ class XdpDatapath:
         for index in self._inherited.values():
             self._part(index)
         self._inherited.clear()
+
+    def instrument(self) -> Instrumented:
+        """Make a variant that tells what becomes of packets. See `Instrumented` for what it raises."""
+        source = BPF_FOLDER / "smux.bpf.c"
+        return Instrumented(
+            source, self._object, self._rodata, {"smux": self._links}, Steps(BPF_FOLDER, EXITS)
+        )
 
     def forwards(self, interface: str) -> bool:
         """Whether the program is still on an interface: nobody detached it, nor made the interface anew."""

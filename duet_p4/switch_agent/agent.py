@@ -56,8 +56,9 @@ from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, SwitchError
 from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.service import HmuxService
-from duet_p4.switch_agent.tracing import Traces
+from duet_p4.switch_agent.tracing import follower
 from duet_p4.term import Terms
+from duet_p4.tracing.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class SwitchAgent:
         self._place = Place(
             uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
         )
-        self._traces = Traces(config.name, lambda: self._p4_switch().open())
+        self._traces = Traces(config.name, "switch", follower(config.name, lambda: self._p4_switch().open()))
         self._tasks = Tasks()
 
     async def run(self) -> None:

@@ -6,7 +6,6 @@ loaded only when somebody wants to see packets.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from duet_p4.api.trace import (
     TraceFlow,
     Value,
 )
+from duet_p4.tracing.variant import packed, shared_maps
 from duet_p4.xdp_switch.compiler import Compiled, ir
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
@@ -38,7 +38,6 @@ DROPS = {
 """Why a packet does not leave, by the switch's counter of it (`enum drop_reason`)."""
 
 _OWN = ("scratches", "trace_flows", "trace_records", "trace_lost")
-_FLOW = struct.Struct("=4s4sHHBB2xQ")
 Snapshot = dict[str, tuple[int, int]]
 """Value and width of every field that there is at a moment."""
 
@@ -57,7 +56,7 @@ class Tracer:
         self._object = bpf.Object(path)
         self._pending: dict[int, list[bytes]] = {}
         try:
-            self._object.load(rodata=rodata, share=_shared(running, self._object))
+            self._object.load(rodata=rodata, share=shared_maps(running, self._object, _OWN))
             self.program = self._object.program("pipeline")
             self._reader = _Reader(compiled, entry_of)
             self._ring = bpf.RingBuffer(self._object.map("trace_records"))
@@ -72,14 +71,7 @@ class Tracer:
 
     def follow(self, flow: TraceFlow | None, packets: int) -> None:
         """Trace so many of the next packets of a flow, or of all packets where None."""
-        wanted = flow or TraceFlow()
-        ends = [address.packed if address else bytes(4) for address in (wanted.source, wanted.destination)]
-        ports = [
-            struct.unpack("=H", struct.pack("!H", port or 0))[0]
-            for port in (wanted.source_port, wanted.destination_port)
-        ]
-        packed = _FLOW.pack(*ends, *ports, wanted.protocol or 0, flow is None, packets)
-        self._object.map("trace_flows").update(bytes(4), packed)
+        self._object.map("trace_flows").update(bytes(4), packed(flow, packets))
 
     def poll(self, *, detail: bool = True) -> list[PacketTrace]:
         """Return the packets that have been through since the last call, as they came in.
@@ -108,30 +100,6 @@ class Tracer:
         """Free it; a link that it is on keeps it until it gets another program."""
         self._ring.close()
         self._object.close()
-
-
-def _shared(running: bpf.Object, variant: bpf.Object) -> dict[str, bpf.Map]:
-    """Return the running program's maps by the names that the variant has for them."""
-
-    def plain(name: str) -> str:
-        # libbpf puts the object's name before the section of global variables.
-        return name[name.index(".") :] if "." in name else name
-
-    maps = {plain(one.name): one for one in running.maps()}
-    wanted = {one.name: one.shape for one in variant.maps()}
-    shared = {}
-    for name, shape in wanted.items():
-        own = plain(name)
-        if own in _OWN or own.startswith(".rodata"):
-            continue
-        # The flags are the kernel's to add to: they say nothing of what fits.
-        if own not in maps or (*maps[own].shape[:3], maps[own].shape[4]) != (*shape[:3], shape[4]):
-            raise bpf.BpfError(f"the instrumented variant has another map {own} than the program")
-        shared[name] = maps[own]
-    for name, place in variant.variables(".bss").items():
-        if running.variables(".bss").get(name) != place:
-            raise bpf.BpfError(f"the instrumented variant has {name} elsewhere than the program")
-    return shared
 
 
 class _Reader:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 import click
@@ -13,7 +15,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.tree import Tree
 
-from duet_p4.api.trace import Changed, Line, Step, Value
+from duet_p4.api.trace import Changed, Installed, Line, Step, Value
 from mininet_topos.testbed import tracing
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.tracing import Hop, Journey, TracedPacket
@@ -67,10 +69,11 @@ def trace(
     brief: bool,
     as_json: bool,
 ) -> None:
-    """Send a real packet from a client to a VIP, and show what every switch on its way does with it.
+    """Send a real packet from a client to a VIP, and show what every node on its way does with it.
 
-    Instrumented variants of the switches' programs run while the packet is on its way. Shown are parser
-    states, tables with key, entry and action, what each step changes, the lines of P4. Needs root, and xdp.
+    Instrumented variants of the programs of switches, SMuxes and servers run while the packet is on its way.
+    Shown are parser states, tables with key, entry and action, what each step changes, hashes and slots, the
+    lines of P4 and C. Needs root, and xdp.
     """
     vip, port = target
     port = port if port is not None else _PORTS[protocol]
@@ -110,7 +113,7 @@ def _packet(packet: TracedPacket, full: bool) -> None:
     for number, hop in enumerate(packet.hops, 1):
         if full:
             _hop(number, hop)
-        elif hop.trace is not None and hop.trace.verdict != "sent":
+        elif hop.trace is not None and hop.trace.verdict not in ("sent", "passed"):
             output.print(f"  {hop.node}: [red]dropped[/]: {hop.trace.reason}")
 
 
@@ -125,12 +128,15 @@ def _hop(number: int, hop: Hop) -> None:
         f"[bold]{number}. {hop.node}[/] port {one.ingress}{came}, {one.length} bytes, traced in {took:.0f} µs"
     )
     states = [step.name for step in one.steps if step.kind == "state"]
-    tree.add(f"[cyan]parser[/] {' → '.join(states)}")
+    if states:
+        tree.add(f"[cyan]parser[/] {' → '.join(states)}")
     tree.add(f"[cyan]in[/]  {_headers(one.headers_in)}")
     for step in one.steps:
-        if step.kind in ("branch", "table"):
+        if step.kind in ("branch", "table", "work"):
             _step(tree, step)
-    if one.verdict == "sent":
+    if one.verdict == "passed":
+        tree.add("[green]delivered[/] to the DIP" if one.kind == "server" else "passed to the kernel")
+    elif one.verdict == "sent":
         tree.add(f"[cyan]out[/] {_headers(one.headers_out)}")
         went = f" to {hop.went_to}" if hop.went_to else ""
         tree.add(f"[green]sent[/] by port {one.egress}{went}")
@@ -143,6 +149,11 @@ def _step(tree: Tree, step: Step) -> None:
     if step.kind == "branch":
         if step.taken:
             tree.add(f"[dim]if ({escape(step.name)}) {_at(step.line)}[/]")
+        return
+    if step.kind == "work":
+        work = tree.add(f"{escape(step.name)} [dim]{_at(step.line)}[/] {_arguments(step)}".rstrip())
+        for counter in step.counters:
+            work.add(f"[dim]counts in {escape(counter)}[/]")
         return
     changes = list(_changes(step.changes))
     if not step.key and not changes:
@@ -163,12 +174,29 @@ def _step(tree: Tree, step: Step) -> None:
         line = f"[dim]{_text(step.action_line or step.line)} {_at(step.action_line or step.line)}[/]"
     branch = tree.add(line)
     if step.key and step.action:
-        arguments = ", ".join(f"{one.name}={_shown(one.name, one.value)}" for one in step.arguments)
-        branch.add(f"{escape(step.action)}({arguments}) [dim]{_at(step.action_line)}[/]")
+        branch.add(f"{escape(step.action)}({_arguments(step)}) [dim]{_at(step.action_line)}[/]")
+    elif step.arguments:
+        branch.add(_arguments(step))
+    if step.installed is not None:
+        branch.add(f"[dim]{escape(_installed(step.installed))}[/]")
     for counter in step.counters:
         branch.add(f"[dim]counts in {escape(counter)}[/]")
     if changes:
         branch.add("[dim]" + escape("; ".join(changes)) + "[/]")
+
+
+def _arguments(step: Step) -> str:
+    return ", ".join(f"{one.name}={_shown(one.name, one.value)}" for one in step.arguments)
+
+
+def _installed(installed: Installed) -> str:
+    """Return who put an entry there, and when."""
+    by = f" by {installed.by}" if installed.by else ""
+    when = ""
+    if installed.at is not None:
+        at = datetime.fromtimestamp(installed.at, UTC).astimezone()
+        when = f" at {at:%H:%M:%S}, {max(time.time() - installed.at, 0):.0f} s ago"
+    return f"installed{by}{when}"
 
 
 def _changes(changes: Sequence[Changed]) -> Iterator[str]:
@@ -214,7 +242,7 @@ def _shown(name: str, value: str | None) -> str:
     if value is None:
         return "-"
     number, digits = int(value, 16), len(value) - 2
-    if digits == 8 and ("addr" in name or "dst" in name or "src" in name or "dip" in name):
+    if digits == 8 and any(part in name for part in ("addr", "dst", "src", "dip")):
         return str(IPv4Address(number))
     if digits == 12:
         return ":".join(value[at : at + 2] for at in range(2, 14, 2))

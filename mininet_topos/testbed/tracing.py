@@ -1,8 +1,8 @@
-"""One real packet from a client to a VIP, followed through every switch on its way, there and back.
+"""One real packet from a client to a VIP, followed through every node on its way, there and back.
 
-All switches follow the flow (`POST /v1/traces`), the client sends, and what the switches have seen is put in
-order: the clock is one on all nodes. SMuxes and servers are seen by what their neighbours sent them and had
-from them.
+All switches and SMuxes and the servers of the VIP follow the flow (`POST /v1/traces`), the client sends, and
+what they have seen is put in order: the clock is one on all nodes. Who does not trace is seen by what its
+neighbours sent and had from it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -18,7 +19,7 @@ import networkx as nx
 
 from duet_p4.api.trace import PacketTrace, TraceFlow, TraceRequest
 from duet_p4.model import Model, Protocol
-from duet_p4.rest.client import MuxClient, RestError
+from duet_p4.rest.client import HostClient, RefusedError, RestError, TracingClient
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents, probe
@@ -31,11 +32,12 @@ _SECONDS = 20.0
 _PACKETS = 32
 _PORTS = range(20_000, 30_000)
 _ICMP = 1
+_CHECKSUM_AT = {Protocol.TCP.number: 16, Protocol.UDP.number: 6}
 _FLAGS = (("SYN", 0x02), ("FIN", 0x01), ("RST", 0x04), ("PSH", 0x08), ("ACK", 0x10))
 
 
 class Hop(Model):
-    """A node that a packet passed: a switch with what it saw itself, or a node between two switches."""
+    """A node that a packet passed: with what it saw itself, or, of one that does not trace, a note."""
 
     node: str
     came_from: str | None
@@ -68,7 +70,7 @@ class Journey(Model):
     answer: str
     packets: tuple[TracedPacket, ...]
     untraced: tuple[str, ...]
-    """Switches that did not trace, and why."""
+    """Nodes that did not trace, and why."""
     lost_records: int
 
 
@@ -86,8 +88,13 @@ class Inner:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Return what is the same of a packet in every hop, and differs between packets."""
-        return self.source, self.destination, self.protocol, self.identification, self.content
+        """Return what is the same of a packet in every hop, and differs between packets.
+
+        An L4 checksum may not be filled in yet where a packet leaves its host.
+        """
+        at = _CHECKSUM_AT.get(self.protocol)
+        content = self.content if at is None else self.content[:at] + self.content[at + 2 :]
+        return self.source, self.destination, self.protocol, self.identification, content
 
     @property
     def what(self) -> str:
@@ -153,17 +160,18 @@ async def trace(
         "icmp": lambda: probe.ping(source, vip, _TIMEOUT_S, identifier=chosen),
     }
     async with agents.connect(folder, graph) as connected:
-        begun, untraced = await _begin(
-            connected.switches, TraceRequest(flow=flow, packets=_PACKETS, seconds=_SECONDS)
-        )
+        devices: dict[str, TracingClient] = {
+            **connected.switches,
+            **connected.smuxes,
+            **await _serving(connected.servers, vip),
+        }
+        begun, untraced = await _begin(devices, TraceRequest(flow=flow, packets=_PACKETS, seconds=_SECONDS))
         try:
             job = {client: (folder.namespace(client), jobs[protocol])}
             exchange = (await asyncio.to_thread(probe.run_in, job))[client]
             await asyncio.sleep(_SETTLE_S)
         finally:
-            ended = await _each(
-                {name: connected.switches[name].end_trace(number_) for name, number_ in begun.items()}
-            )
+            ended = await _each({name: devices[name].end_trace(number_) for name, number_ in begun.items()})
     seen: list[PacketTrace] = []
     lost = 0
     for name, result in ended.items():
@@ -190,15 +198,15 @@ async def trace(
 def packets_of(
     graph: nx.Graph, seen: Sequence[PacketTrace], vip: IPv4Address, client: str
 ) -> list[TracedPacket]:
-    """Put what switches have seen in order: by packet, then by time."""
+    """Put what devices have seen in order: by packet, then by time."""
     groups: dict[tuple[Any, ...], list[PacketTrace]] = {}
     for one in sorted(seen, key=lambda one: one.began_ns):
-        inner = inner_of(bytes.fromhex(one.frame))
+        inner = inner_of(_outside(one))
         if inner is not None:
             groups.setdefault(inner.identity, []).append(one)
     packets = []
     for hops in groups.values():
-        inner = inner_of(bytes.fromhex(hops[0].frame))
+        inner = inner_of(_outside(hops[0]))
         assert inner is not None
         back = inner.source == vip
         found = _hops(graph, hops)
@@ -207,24 +215,36 @@ def packets_of(
             TracedPacket(
                 what=inner.what,
                 back=back,
-                frame=hops[0].frame,
+                frame=_outside(hops[0]).hex(),
                 hops=tuple(found),
-                lost=last.trace is not None and last.trace.verdict != "sent",
+                lost=last.trace is not None and last.trace.verdict not in ("sent", "passed"),
             )
         )
     return packets
 
 
+def _leaves_dip(one: PacketTrace) -> bool:
+    return one.kind == "server" and one.verdict == "sent"
+
+
+def _outside(one: PacketTrace) -> bytes:
+    """Return the frame as it is outside of servers, whose DIPs the VIP stands for."""
+    return bytes.fromhex(one.frame_out if _leaves_dip(one) and one.frame_out else one.frame)
+
+
 def _hops(graph: nx.Graph, seen: Sequence[PacketTrace]) -> list[Hop]:
-    """Return the switches in their order, and between them the nodes that do not trace themselves."""
+    """Return the nodes in their order, with those between them that do not trace themselves."""
     found: list[Hop] = []
     before: PacketTrace | None = None
     for one in seen:
-        came = _peer(graph, one.device, one.ingress)
+        came = None if _leaves_dip(one) else _peer(graph, one.device, one.ingress)
         if (
-            (before is None or _peer(graph, before.device, before.egress) == came)
-            and came is not None
-            and (not fattree.nodes(graph.subgraph([came]))[0].is_switch)
+            came is not None
+            and not fattree.nodes(graph.subgraph([came]))[0].is_switch
+            and (
+                before is None
+                or (before.device != came and _peer(graph, before.device, before.egress) == came)
+            )
         ):
             found.append(_between(graph, came, before, one))
         found.append(
@@ -264,8 +284,9 @@ def _between(graph: nx.Graph, name: str, before: PacketTrace | None, after: Pack
 
 
 def _peer(graph: nx.Graph, switch: str, port: str | None) -> str | None:
-    """Return the node at a switch's port, None where there is none, as behind the CPU port."""
-    if port is None or not port.isdecimal() or switch not in graph:
+    """Return the node at a port or interface, None where there is none, as behind the CPU port."""
+    port = (port or "").removeprefix("eth")
+    if not port.isdecimal() or switch not in graph:
         return None
     return next(
         (
@@ -284,19 +305,32 @@ def _client(graph: nx.Graph, name: str) -> fattree.Node:
     return clients[name]
 
 
-async def _begin(switches: dict[str, MuxClient], request: TraceRequest) -> tuple[dict[str, str], list[str]]:
-    """Have all switches follow a flow; return their traces, and who does not, and why.
+async def _serving(servers: dict[str, HostClient], vip: IPv4Address) -> dict[str, HostClient]:
+    """Return the servers that serve a VIP, and those that do not say."""
+    told = await _each({name: client.get_vip(vip) for name, client in servers.items()})
 
-    The first one compiles the instrumented variant, the others take what it has made.
+    def refused(name: str) -> bool:
+        error = told[name]
+        return isinstance(error, RefusedError) and error.problem.status == HTTPStatus.NOT_FOUND
+
+    return {name: client for name, client in servers.items() if not refused(name)}
+
+
+async def _begin(
+    devices: dict[str, TracingClient], request: TraceRequest
+) -> tuple[dict[str, str], list[str]]:
+    """Have all devices follow a flow; return their traces, and who does not, and why.
+
+    The first one of each kind compiles the instrumented variant, the others take what it has made.
     """
-    names = list(switches)
+    firsts = list({name.rstrip("0123456789."): name for name in reversed(devices)}.values())
     started: dict[str, Any] = {}
-    for batch in (names[:1], names[1:]):
-        started |= await _each({name: switches[name].begin_trace(request) for name in batch})
+    for batch in (firsts, [name for name in devices if name not in firsts]):
+        started |= await _each({name: devices[name].begin_trace(request) for name in batch})
     begun = {name: one.id for name, one in started.items() if not isinstance(one, BaseException)}
     refused = [f"{name}: {one}" for name, one in started.items() if isinstance(one, BaseException)]
     if not begun:
-        raise TestbedError(f"no switch traces: {refused[0]}")
+        raise TestbedError(f"nobody traces: {refused[0]}")
     return begun, refused
 
 

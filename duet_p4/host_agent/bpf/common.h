@@ -3,6 +3,8 @@
 
 #include "maps.h"
 #include "muxes.h"
+#include "steps.h"
+#include "trace.h"
 
 #define NEXT -1 /* TCX_NEXT: on to the kernel, or to the next program */
 #define NANOSECONDS 1000000000ull
@@ -14,12 +16,16 @@ const volatile __u32 first_ephemeral_port = 32768;
 
 static __always_inline void count(enum host_counter how, __u32 length)
 {
+    TRACE(STEP_LEAVE, how);
     count_traffic(&counters, how, length);
 }
 
 static __always_inline struct local *local_of(__be32 address)
 {
-    return bpf_map_lookup_elem(&locals, &address);
+    struct local *local = bpf_map_lookup_elem(&locals, &address);
+
+    TRACE(STEP_LOCAL, bpf_ntohl(address), local ? TRACE_HIT(local->flags) : 0);
+    return local;
 }
 
 /* The VIP whose TCP connections a DIP's port has, where there can be but one; 0 where that is unknown. Clients'
@@ -57,8 +63,11 @@ static __always_inline struct lead *lead_of(const struct iphdr *ip)
     struct fragment_key key = fragment_of(ip);
     struct lead *lead = bpf_map_lookup_elem(&fragments, &key);
 
-    if (!lead || (__s64)(bpf_ktime_get_coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT)
+    if (!lead || (__s64)(bpf_ktime_get_coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT) {
+        TRACE(STEP_LEAD, TRACE_ADDRESSES(ip->saddr, ip->daddr));
         return 0;
+    }
+    TRACE(STEP_LEAD, TRACE_ADDRESSES(ip->saddr, ip->daddr), TRACE_HIT(0), bpf_ntohl(lead->address));
     return lead;
 }
 

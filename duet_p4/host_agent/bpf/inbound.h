@@ -142,6 +142,7 @@ static __always_inline void put_on_probation(const struct flow *flow, enum flow_
 
     if (flow->protocol == IPPROTO_TCP && kind == FLOW_WHOLE)
         novice.answered = NOVICE_MIDSTREAM;
+    TRACE(STEP_LEARN, TRACE_ADDRESSES(vip, flow->destination));
     bpf_map_update_elem(&probation, flow, &novice, BPF_ANY);
 }
 
@@ -170,6 +171,7 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
     __u64 now = bpf_ktime_get_coarse_ns();
 
+    TRACE(STEP_FLOW, TRACE_FLOW(flow), known ? TRACE_HIT(0) : 0, known ? bpf_ntohl(known->vip) : 0);
     if (known && known->vip == vip) {
         if (at_mux && kind != FLOW_TCP_SYN)
             choose_again(at_mux, flow->destination, meter);
@@ -186,6 +188,7 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
 
     struct novice *novice = bpf_map_lookup_elem(&probation, flow);
 
+    TRACE(STEP_PROBATION, TRACE_FLOW(flow), novice ? TRACE_HIT(0) : 0, novice ? bpf_ntohl(novice->vip) : 0);
     if (!novice || novice->vip != vip || kind == FLOW_TCP_SYN) {
         bool direct = vip == flow->destination;
 
@@ -203,6 +206,7 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
 
     struct origin origin = {.vip = vip, .meter = meter, .seen = now};
 
+    TRACE(STEP_SETTLE, TRACE_ADDRESSES(vip, flow->destination));
     bpf_map_update_elem(&flows, flow, &origin, BPF_ANY);
     if (at_mux)
         choose_again(at_mux, flow->destination, meter);
@@ -217,7 +221,13 @@ static __always_inline bool is_known(const struct flow *flow)
 /* The answer to an outgoing connection, if it is one. */
 static __always_inline struct translation *answers(const struct flow *flow, enum flow_kind kind)
 {
-    return kind == FLOW_FRAGMENT ? 0 : bpf_map_lookup_elem(&snat_in, flow);
+    struct translation *answer = kind == FLOW_FRAGMENT ? 0 : bpf_map_lookup_elem(&snat_in, flow);
+
+    if (answer) {
+        TRACE(STEP_SNAT_IN, TRACE_FLOW(flow), TRACE_HIT(0),
+              TRACE_PAIR(bpf_ntohl(answer->address), bpf_ntohs(answer->port)));
+    }
+    return answer;
 }
 
 /* Where a packet goes, and whether others behind the same tunnel end might have it. */
@@ -275,6 +285,8 @@ static __always_inline bool pick_shared(__u32 index, const struct flow *flow, en
             choice = 0;
         }
     }
+    TRACE(STEP_CHOICE, TRACE_FLOW(flow), choice ? TRACE_HIT(0) : 0, choice ? bpf_ntohl(choice->dip) : 0);
+    TRACE(STEP_HASH, TRACE_PAIR(digest.crc, digest.words), TRACE_PAIR(duet_vip_hash(digest), duet_tip_hash(digest)));
     for (__u32 i = 0; i < MAX_DIPS; i++) {
         if (i >= end->count)
             break;
@@ -288,17 +300,25 @@ static __always_inline bool pick_shared(__u32 index, const struct flow *flow, en
     target->dip = end->dips[at & (MAX_DIPS - 1)].dip;
     target->meter = end->dips[at & (MAX_DIPS - 1)].meter;
     target->shared = true;
+    TRACE(STEP_PICK, TRACE_PAIR(bpf_ntohl(target->dip), number), end->group.word);
     return true;
 }
+
+#define TRACE_SERVICE(key)                                                                         \
+    TRACE_ADDRESSES((key)->tunnel_end, (key)->vip), bpf_ntohs((key)->port) | (key)->protocol << 16
 
 static __always_inline bool state_of(const struct service_key *key, union service *service)
 {
     __u32 *number = bpf_map_lookup_elem(&services, key);
     __u64 *state = number ? bpf_map_lookup_elem(&states, number) : 0;
 
-    if (!state)
+    if (!state) {
+        TRACE(STEP_SERVICE, TRACE_SERVICE(key));
         return false;
+    }
     service->word = *(volatile __u64 *)state;
+    TRACE(STEP_SERVICE, TRACE_SERVICE(key), TRACE_HIT(service->flags & SERVICE_SHARED ? service->shared : 0),
+          TRACE_PAIR(service->flags & SERVICE_SHARED ? 0 : bpf_ntohl(service->dip), service->flags));
     return true;
 }
 
@@ -401,7 +421,7 @@ static __always_inline int drop(enum host_counter how, __u32 length)
     return XDP_DROP;
 }
 
-SEC("xdp") int inbound(struct xdp_md *ctx)
+static __always_inline int receive(struct xdp_md *ctx)
 {
     struct ethhdr *ethernet = (void *)(long)ctx->data;
     struct iphdr *outer = (void *)(ethernet + 1), *inner = outer + 1;
@@ -485,6 +505,8 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
 
     struct ethhdr saved = *ethernet;
 
+    TRACE(STEP_REWRITE, TRACE_ADDRESSES(vip, target.dip));
+    TRACE(STEP_DECAPSULATE, TRACE_ADDRESSES(outer->saddr, outer->daddr));
     if (bpf_xdp_adjust_head(ctx, sizeof(*outer)))
         return drop(DROP_INTERNAL, length);
     ethernet = (void *)(long)ctx->data;
@@ -495,4 +517,14 @@ SEC("xdp") int inbound(struct xdp_md *ctx)
     meter_source(vip, target.dip, client, length);
     count(how, length);
     return XDP_PASS;
+}
+
+SEC("xdp") int inbound(struct xdp_md *ctx)
+{
+    TRACE_BEGIN_XDP(ctx);
+
+    int verdict = receive(ctx);
+
+    TRACE_END_XDP(ctx, verdict);
+    return verdict;
 }

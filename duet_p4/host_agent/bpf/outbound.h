@@ -164,6 +164,7 @@ static __always_inline int hand_back(struct __sk_buff *skb, const struct departi
     __be32 client = origin->client, asked = packet->ip.daddr;
     __u8 mac[ETH_ALEN];
 
+    TRACE(STEP_HAND_BACK, TRACE_ADDRESSES(packet->ip.saddr, client));
     error |= leave_as(skb, packet, origin->vip, 0, false);
     if (check && packet->kind != FLOW_FRAGMENT)
         error |= bpf_l4_csum_replace(skb, packet->l4 + check, asked, client,
@@ -187,6 +188,7 @@ static __always_inline int depart(struct __sk_buff *skb, const struct departing 
 {
     int error;
 
+    TRACE(STEP_DEPART, TRACE_ADDRESSES(packet->ip.saddr, address), bpf_ntohs(port) | has_port << 16);
     if (packet->kind == FLOW_ICMP_ERROR) {
         how = OUT_ICMP_ERROR;
         error = quote_as(skb, packet, address, port, has_port);
@@ -373,11 +375,13 @@ static __always_inline struct origin origin_of(const struct local *local, const 
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
     bool tcp = packet->ip.protocol == IPPROTO_TCP;
 
+    TRACE(STEP_FLOW, TRACE_FLOW(flow), known ? TRACE_HIT(0) : 0, known ? bpf_ntohl(known->vip) : 0);
     if (known && !packet->accepts && !packet->refuses)
         return *known;
 
     struct novice *novice = bpf_map_lookup_elem(&probation, flow);
 
+    TRACE(STEP_PROBATION, TRACE_FLOW(flow), novice ? TRACE_HIT(0) : 0, novice ? bpf_ntohl(novice->vip) : 0);
     if (novice) {
         if (packet->accepts) {
             novice->expects = packet->sequence + 1;
@@ -399,10 +403,11 @@ static __always_inline struct origin origin_of(const struct local *local, const 
 
     struct owner owner = owner_of(local, flow);
 
+    TRACE(STEP_OWNER, TRACE_ADDRESSES(flow->destination, owner.vip), bpf_ntohs(flow->destination_port));
     return (struct origin){.vip = owner.vip, .meter = owner.meter};
 }
 
-SEC("tc") int outbound(struct __sk_buff *skb)
+static __always_inline int transmit(struct __sk_buff *skb)
 {
     struct departing packet = {};
 
@@ -421,6 +426,8 @@ SEC("tc") int outbound(struct __sk_buff *skb)
     if (local->flags & LOCAL_SNAT) {
         struct translation *known = bpf_map_lookup_elem(&snat_out, &packet.flow);
 
+        TRACE(STEP_SNAT_OUT, TRACE_FLOW(&packet.flow), known ? TRACE_HIT(0) : 0,
+              known ? TRACE_PAIR(bpf_ntohl(known->address), bpf_ntohs(known->port)) : 0);
         if (known)
             return go_on(skb, &packet, known);
     }
@@ -460,4 +467,14 @@ SEC("tc") int outbound(struct __sk_buff *skb)
         bpf_map_delete_elem(&flows, &packet.flow);
     }
     return NEXT;
+}
+
+SEC("tc") int outbound(struct __sk_buff *skb)
+{
+    TRACE_BEGIN_SKB(skb);
+
+    int verdict = transmit(skb);
+
+    TRACE_END_SKB(skb, verdict);
+    return verdict;
 }

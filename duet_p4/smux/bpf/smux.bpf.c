@@ -16,6 +16,8 @@
 #include "balance.h"
 #include "maps.h"
 #include "muxes.h"
+#include "steps.h"
+#include "trace.h"
 
 #define OUTER_TTL 64
 #define INTERNETWORK_CONTROL 0xC0
@@ -40,6 +42,11 @@ const volatile __u32 probation_mask = 0;
 /* The uplinks' MAC addresses, as the first 6 bytes of a word; without any, all frames are taken. */
 const volatile __u64 own_macs[MAX_UPLINKS] = {};
 
+#define TRACE_SERVICE(key)                                                                         \
+    (bpf_ntohl((key)->address) | (__u64)bpf_ntohs((key)->port) << 32 | (__u64)(key)->protocol << 48)
+#define TRACE_FOUND(found, to)                                                                     \
+    (found) ? TRACE_HIT((to)->backend) : 0, (found) ? bpf_ntohl((found)->encap) : 0
+
 /* What is known of a packet on its way through. */
 struct packet {
     struct ethhdr ethernet;
@@ -55,6 +62,7 @@ struct packet {
 
 static __always_inline int leave(enum smux_counter how, __u32 length, int verdict)
 {
+    TRACE(STEP_LEAVE, how);
     count_traffic(&counters, how, length);
     return verdict;
 }
@@ -85,14 +93,17 @@ static __always_inline bool find_service(const struct service_key *key, struct p
     __u32 *number = bpf_map_lookup_elem(&services, key);
     struct service *service;
 
-    if (!number)
+    if (!number) {
+        TRACE(STEP_SERVICE, TRACE_SERVICE(key));
         return false;
+    }
     packet->number = *number;
     service = bpf_map_lookup_elem(&states, &packet->number);
     if (!service)
         return false;
     packet->flags = service->flags;
     packet->group.word = *(volatile __u64 *)&service->group.word;
+    TRACE(STEP_SERVICE, TRACE_SERVICE(key), TRACE_PAIR(TRACE_HIT(packet->number), packet->flags), packet->group.word);
     return true;
 }
 
@@ -117,6 +128,8 @@ static __always_inline struct backend *slot_owner(const union group *group, __u3
 
     if (backend)
         to->generation = backend->generation;
+    TRACE(STEP_SLOT, TRACE_PAIR(group->first + hash % group->count, hash), group->word, TRACE_HIT(to->backend),
+          backend ? bpf_ntohl(backend->encap) : 0);
     return backend;
 }
 
@@ -124,6 +137,7 @@ static __always_inline struct backend *slot_owner(const union group *group, __u3
 static __always_inline struct backend *pick(const struct packet *packet, struct duet_flow_digest digest,
                                             struct backend_reference *to)
 {
+    TRACE(STEP_HASH, TRACE_PAIR(digest.crc, digest.words), TRACE_PAIR(duet_vip_hash(digest), duet_tip_hash(digest)));
     if (packet->flags & SERVICE_TIP)
         return slot_owner(&packet->group, duet_tip_hash(digest), to);
 
@@ -211,6 +225,9 @@ static __always_inline void learn(const struct packet *packet, struct duet_flow_
     struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
     struct novice *one = first_place(digest), *other;
 
+    if (!backend->is_tip) {
+        TRACE(STEP_LEARN, TRACE_PAIR(to->backend, bpf_ntohl(backend->encap)));
+    }
     if (backend->is_tip || !one || put_novice(one, packet, &first, false))
         return;
     other = second_place(digest);
@@ -246,11 +263,13 @@ static __always_inline enum smux_counter settle(const struct packet *packet, str
     struct connection settled = *first;
 
     if (packet->kind == FLOW_TCP_RST) {
+        TRACE(STEP_FORGET);
         forget_novice(novice, packet);
         return FORWARD_CONNECTION;
     }
     if (!admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
         return FORWARD_UNSETTLED;
+    TRACE(STEP_SETTLE, first->to.backend);
     settled.closing = packet->kind == FLOW_TCP_FIN;
     bpf_map_update_elem(&connections, &packet->flow, &settled, BPF_ANY);
     forget_novice(novice, packet);
@@ -263,12 +282,15 @@ static __always_inline struct backend *follow(const struct packet *packet, struc
     struct connection *entry = bpf_map_lookup_elem(&connections, &packet->flow);
     struct backend *backend;
 
-    if (!entry || !(backend = remembered(packet, entry, to)))
+    if (!entry || !(backend = remembered(packet, entry, to))) {
+        TRACE(STEP_CONNECTION, TRACE_FLOW(&packet->flow));
         return 0;
+    }
     if (packet->kind == FLOW_TCP_FIN)
         entry->closing = 1;
     else if (packet->kind == FLOW_TCP_RST)
         bpf_map_delete_elem(&connections, &packet->flow);
+    TRACE(STEP_CONNECTION, TRACE_FLOW(&packet->flow), TRACE_FOUND(backend, to));
     return backend;
 }
 
@@ -284,10 +306,14 @@ static __always_inline struct backend *follow_novice(const struct packet *packet
         return 0;
     if (!find_novice(novice, packet, &first)) {
         novice = second_place(digest);
-        if (!novice || !find_novice(novice, packet, &first))
+        if (!novice || !find_novice(novice, packet, &first)) {
+            TRACE(STEP_PROBATION, TRACE_FLOW(&packet->flow));
             return 0;
+        }
     }
-    if (!(backend = remembered(packet, &first, to)))
+    backend = remembered(packet, &first, to);
+    TRACE(STEP_PROBATION, TRACE_FLOW(&packet->flow), TRACE_FOUND(backend, to));
+    if (!backend)
         return 0;
     if (packet->kind != FLOW_ICMP_ERROR)
         *how = settle(packet, novice, &first);
@@ -304,6 +330,7 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
 
         if (pin && (backend = live(pin))) {
             *to = *pin;
+            TRACE(STEP_PINNED, TRACE_FLOW(&packet->flow), TRACE_FOUND(backend, to));
             *how = packet->kind == FLOW_ICMP_ERROR ? FORWARD_ICMP_ERROR : FORWARD_PINNED;
             return backend;
         }
@@ -357,10 +384,16 @@ static __always_inline struct backend *follow_first(const struct iphdr *inner, s
     struct fragment_key key = fragment_of(inner);
     struct connection *first = bpf_map_lookup_elem(&fragments, &key);
 
-    if (!first || (__s64)(bpf_ktime_get_coarse_ns() - first->seen) > (__s64)REASSEMBLY_TIMEOUT)
+    if (!first || (__s64)(bpf_ktime_get_coarse_ns() - first->seen) > (__s64)REASSEMBLY_TIMEOUT) {
+        TRACE(STEP_FRAGMENT, TRACE_ADDRESSES(inner->saddr, inner->daddr));
         return 0;
+    }
     *to = first->to;
-    return live(to);
+
+    struct backend *backend = live(to);
+
+    TRACE(STEP_FRAGMENT, TRACE_ADDRESSES(inner->saddr, inner->daddr), TRACE_FOUND(backend, to));
+    return backend;
 }
 
 static __always_inline void lead_the_others(const struct iphdr *inner, const struct backend_reference *to)
@@ -443,6 +476,7 @@ static __always_inline int reply(struct xdp_md *ctx, struct packet *packet, __u8
         sum += word[i];
     }
     icmp->checksum = checksum_fold(sum);
+    TRACE(STEP_REPLY, type | code << 8 | (__u64)mtu << 16);
     return leave(how, packet->length, send_back(ctx));
 }
 
@@ -520,6 +554,8 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *packet
         return leave(DROP_INTERNAL, packet->length, XDP_DROP);
     turn_around(ethernet, &packet->ethernet);
     fill_outer(outer, mux_address, destination, IPPROTO_IPIP, tos, length + OUTER_LENGTH);
+    TRACE(STEP_ENCAPSULATE, TRACE_ADDRESSES(mux_address, destination),
+          (length + OUTER_LENGTH) | (__u64)OUTER_TTL << 16);
     return leave(how, packet->length, send_back(ctx));
 }
 
@@ -581,7 +617,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     return encapsulate(ctx, packet, backend->encap, how);
 }
 
-SEC("xdp") int smux(struct xdp_md *ctx)
+static __always_inline int forward(struct xdp_md *ctx)
 {
     struct ethhdr *ethernet = (void *)(long)ctx->data;
     struct iphdr *ip = (void *)(ethernet + 1);
@@ -634,6 +670,16 @@ SEC("xdp") int smux(struct xdp_md *ctx)
         return leave(DROP_TUNNELED_VIP, packet.length, XDP_DROP);
     }
     return balance(ctx, &packet);
+}
+
+SEC("xdp") int smux(struct xdp_md *ctx)
+{
+    TRACE_BEGIN_XDP(ctx);
+
+    int verdict = forward(ctx);
+
+    TRACE_END_XDP(ctx, verdict);
+    return verdict;
 }
 
 char _license[] SEC("license") = "GPL";

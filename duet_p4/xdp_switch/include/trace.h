@@ -2,6 +2,8 @@
  * packet.h, and puts itself around `drop` and `transmit`. A record is the scratch as it is at that moment. */
 #pragma once
 
+#include "trace_flow.h"
+
 enum trace_kind {
     TRACE_START, /* number: ingress port; a: length; with the frame */
     TRACE_STATE, /* number: parser state that is entered */
@@ -15,15 +17,6 @@ enum trace_kind {
 };
 
 #define TRACE_RING (1 << 22)
-
-struct trace_flow {
-    __u32 source, destination; /* 0: any */
-    __u16 source_port, destination_port;
-    __u8 protocol; /* 0: any */
-    __u8 every; /* every packet, whatever it is */
-    __u8 padding[2];
-    __u64 left; /* packets that may still be traced */
-};
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -51,14 +44,6 @@ struct trace_ip {
     __u16 checksum;
     __u32 source, destination;
 };
-
-static __always_inline bool trace_ends(struct trace_flow *want, __u32 source, __u32 destination, __u16 from,
-                                       __u16 to)
-{
-    return (!want->source || want->source == source) && (!want->destination || want->destination == destination) &&
-           (!want->source_port || want->source_port == from) &&
-           (!want->destination_port || want->destination_port == to);
-}
 
 /* Tell whether a packet is of the wanted flow, there or back, bare or in one tunnel. */
 static __noinline bool trace_wanted(struct xdp_md *ctx, struct trace_flow *want)
@@ -88,8 +73,8 @@ static __noinline bool trace_wanted(struct xdp_md *ctx, struct trace_flow *want)
         ports[0] = ports[1] = 0;
     else if (ip.protocol == 1)
         ports[0] = ports[1] = ports[2]; /* an echo's identifier */
-    return trace_ends(want, ip.source, ip.destination, ports[0], ports[1]) ||
-           trace_ends(want, ip.destination, ip.source, ports[1], ports[0]);
+    return trace_flow_is(want, ip.source, ip.destination, ports[0], ports[1]) ||
+           trace_flow_is(want, ip.destination, ip.source, ports[1], ports[0]);
 }
 
 static __noinline int trace_record(struct scratch *s, __u32 kind, __u32 number, __u64 a, __u64 b)
