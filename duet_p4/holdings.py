@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -17,10 +18,12 @@ from typing import Generic, TypeVar
 
 from duet_p4.api.changes import Action, Change, Changed, Result
 from duet_p4.api.digest import Digest, SetDigest, weight
+from duet_p4.api.installed import Installed
 from duet_p4.api.problems import ConflictError, ProblemError, UnavailableError, UnknownError, error_of
 from duet_p4.journal import Held, Journal, JournalError
 from duet_p4.model import Model
-from duet_p4.term import Terms
+from duet_p4.rest.access import ACTOR
+from duet_p4.term import Terms, carried
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,13 @@ def address_of(entry: Model) -> IPv4Address:
     return address
 
 
+def actor() -> str:
+    """Return who has asked for what is being done, and in which term."""
+    peer, term = ACTOR.get(), carried()
+    who = str(peer) if peer else "somebody without a certificate"
+    return f"{who} (term {term})" if term else who
+
+
 class Holdings(Generic[Entry]):
     """Entries by address. What is written down survives the process; what is noted is what is so."""
 
@@ -47,6 +57,8 @@ class Holdings(Generic[Entry]):
         self._weights: dict[IPv4Address, int] = {}
         self._digest = SetDigest()
         self._announced = 0
+        self._origins: dict[IPv4Address, Installed] = {}
+        self._coming: dict[IPv4Address, Installed] = journal.origins()
         self.note(journal.load())
         self.problem = "; ".join(journal.problems)
 
@@ -75,6 +87,12 @@ class Holdings(Generic[Entry]):
         """Return how many entries there are of one model."""
         return sum(isinstance(held.entry, kind) for held in self._held.values())
 
+    def installed(self, address: IPv4Address) -> Installed | None:
+        """Return who has put what is held by an address as it is, and when; None where nothing is held."""
+        if address not in self._held:
+            return None
+        return self._origins.get(address, Installed())
+
     def digest(self, term: int) -> Digest:
         """Return everything in short."""
         return Digest(
@@ -85,8 +103,10 @@ class Holdings(Generic[Entry]):
         """Write changes to the journal, all or nothing. Raises UnavailableError."""
         if not changes:
             return
+        origins = self._origins_of(changes)
+        self._coming |= origins
         try:
-            await asyncio.to_thread(self._journal.write, changes)
+            await asyncio.to_thread(self._journal.write, changes, origins)
         except JournalError as error:
             raise UnavailableError(str(error)) from error
 
@@ -94,10 +114,14 @@ class Holdings(Generic[Entry]):
         """Have changes that were carried out in memory."""
         for address, held in changes.items():
             old = self._held.pop(address, None)
+            self._origins.pop(address, None)
+            origin = self._coming.pop(address, None)
             self._digest.shift(-self._weights.pop(address, 0))
             self._announced -= bool(old and old.announced)
             if held is not None:
                 self._held[address] = held
+                if origin is not None:
+                    self._origins[address] = origin
                 self._weights[address] = weight(held.entry, held.announced)
                 self._digest.shift(self._weights[address])
                 self._announced += held.announced
@@ -106,6 +130,17 @@ class Holdings(Generic[Entry]):
         """Hold an entry no more that has no room any more. Raises `JournalError`."""
         self._journal.write({address: None})
         self.note({address: None})
+
+    def _origins_of(self, changes: Mapping[IPv4Address, Held[Entry] | None]) -> dict[IPv4Address, Installed]:
+        """Say of what is put who does so: its first time as it is counts."""
+        now = Installed(at=time.time(), by=actor())
+        origins = {}
+        for address, held in changes.items():
+            if held is not None:
+                known = self._held.get(address)
+                same = known is not None and known.entry == held.entry
+                origins[address] = self._origins.get(address, now) if same else now
+        return origins
 
     def close(self) -> None:
         """Close the journal."""
@@ -202,6 +237,17 @@ class Keeper(ABC, Generic[Entry]):
     def on_confirmation(self, call: Callable[[], None]) -> None:
         """Have `call` called when what is held is confirmed for the first time."""
         self._confirmed.append(call)
+
+    def installed(self, address: IPv4Address) -> Installed:
+        """Return who has put an entry here as it is, and when. Raises UnknownError."""
+        found = self._holdings.installed(address)
+        if found is None:
+            raise UnknownError(f"{address} is not on {self._where}")
+        return found
+
+    def installed_by(self, address: IPv4Address) -> Installed | None:
+        """Return the same, None where nothing is held."""
+        return self._holdings.installed(address)
 
     def digest(self) -> Digest:
         """Return what is held, in short."""

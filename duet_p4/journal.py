@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from duet_p4 import durable
+from duet_p4.api.installed import Installed
 from duet_p4.model import Model
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,10 @@ _SCHEMA = """\
 CREATE TABLE entries (
     address TEXT PRIMARY KEY, kind TEXT NOT NULL, entry TEXT NOT NULL, announced INTEGER NOT NULL,
     checksum INTEGER NOT NULL
+) WITHOUT ROWID"""
+_ORIGINS = """\
+CREATE TABLE origins (
+    address TEXT PRIMARY KEY, installed_by TEXT, installed_at REAL
 ) WITHOUT ROWID"""
 
 
@@ -84,11 +89,26 @@ class Journal(Generic[Entry]):
                 self._say(f"an entry of {self._path} could not be read: set aside as {aside}")
         return dict(sorted(found.items()))
 
-    def write(self, changes: Mapping[IPv4Address, Held[Entry] | None]) -> None:
+    def origins(self) -> dict[IPv4Address, Installed]:
+        """Return who had each entry put, as far as that is known. What cannot be read is left out."""
+        found = {}
+        with self._lock:
+            for address, by, at in self._database.execute("SELECT * FROM origins"):
+                with contextlib.suppress(ValueError):
+                    found[IPv4Address(str(address))] = Installed(at=at, by=by)
+        return found
+
+    def write(
+        self,
+        changes: Mapping[IPv4Address, Held[Entry] | None],
+        origins: Mapping[IPv4Address, Installed] | None = None,
+    ) -> None:
         """Write entries in place of those that their addresses have; None removes. All or nothing.
 
-        On the disk once this returns. Raises `JournalError`.
+        `origins` says of those that are put who has had them put. On the disk once this returns. Raises
+        `JournalError`.
         """
+        told = [(str(address), one.by, one.at) for address, one in (origins or {}).items()]
         gone = [(str(address),) for address, held in changes.items() if held is None]
         put = [self._row(address, held) for address, held in changes.items() if held is not None]
         with self._lock:
@@ -96,6 +116,8 @@ class Journal(Generic[Entry]):
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany("DELETE FROM entries WHERE address = ?", gone)
                 self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", put)
+                self._database.executemany("DELETE FROM origins WHERE address = ?", gone)
+                self._database.executemany("INSERT OR REPLACE INTO origins VALUES (?, ?, ?)", told)
                 self._database.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._database.in_transaction:
@@ -115,7 +137,10 @@ class Journal(Generic[Entry]):
             if not self._path.stat().st_size:
                 raise sqlite3.DatabaseError("the file is empty")
             database = self._connect()
-            if database.execute("SELECT sql FROM sqlite_master").fetchall() != [(_SCHEMA,)]:
+            schema = database.execute("SELECT sql FROM sqlite_master").fetchall()
+            if schema == [(_SCHEMA,)]:
+                database.execute(_ORIGINS)  # An older journal, which does not say who.
+            elif schema != [(_SCHEMA,), (_ORIGINS,)]:
                 raise sqlite3.DatabaseError("its schema is not that of a journal")
             if (verdict := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -153,6 +178,7 @@ class Journal(Generic[Entry]):
         partial.unlink(missing_ok=True)
         database = sqlite3.connect(partial, isolation_level=None)
         database.execute(_SCHEMA)
+        database.execute(_ORIGINS)
         database.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows.values())
         database.close()
         partial.replace(self._path)

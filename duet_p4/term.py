@@ -15,6 +15,11 @@ logger = logging.getLogger(__name__)
 _carried: ContextVar[int | None] = ContextVar("term", default=None)
 
 
+def carried() -> int:
+    """Return the term that the write that is being carried out has; 0 without one."""
+    return _carried.get() or 0
+
+
 class Terms:
     """The highest term seen, kept in a file.
 

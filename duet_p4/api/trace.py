@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
+from duet_p4.api.installed import Installed
 from duet_p4.model import Model
 
 MAX_PACKETS = 64
@@ -29,13 +30,6 @@ class TraceFlow(Model):
     protocol: int | None = Field(default=None, ge=1, le=255)
     source_port: int | None = Field(default=None, ge=1, le=65535)
     destination_port: int | None = Field(default=None, ge=1, le=65535)
-
-
-class Installed(Model):
-    """Who has put an entry into a table, and when (Unix seconds); None where nobody remembers."""
-
-    at: float | None = None
-    by: str | None = None
 
 
 class TraceRequest(Model):

@@ -24,12 +24,13 @@ from duet_p4.host_agent.service import HostService
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.routers import trace
+from duet_p4.rest.routers import installed, trace
 from duet_p4.rest.routers.host import router
 from duet_p4.rest.routers.metrics import host_router as host_metrics
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.term import Terms
+from duet_p4.tracing.installers import MUX_TABLES, Installers
 from duet_p4.tracing.instrumented import follower
 from duet_p4.tracing.traces import Traces
 
@@ -61,6 +62,7 @@ def application(
     app.include_router(router(service))
     app.include_router(host_metrics(service))
     app.include_router(trace.router(traces))
+    app.include_router(installed.router(service.installed))
     return app
 
 
@@ -94,7 +96,9 @@ async def run(config: HostConfig) -> None:
             # Strict reverse-path filtering would drop clients that are routed another way.
             netdev.set_ipv4_option(interface, "rp_filter", 2)
         datapath.attach([netdev.index(interface) for interface in config.interfaces], config.xdp_mode)
-        traces = Traces(config.name, "server", follower(datapath.instrument))
+        traces = Traces(
+            config.name, "server", follower(datapath.instrument), Installers(service.installed_by, MUX_TABLES)
+        )
         stack.push_async_callback(traces.stop)
         app = application(config, service, terms, credentials, traces)
         url = await stack.enter_async_context(serve(app, str(config.listen), config.port, credentials))

@@ -29,7 +29,7 @@ from duet_p4.bpf import Pins, pins
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.routers import trace
+from duet_p4.rest.routers import installed, trace
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -41,6 +41,7 @@ from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from duet_p4.supervision import Tasks
 from duet_p4.term import Terms
+from duet_p4.tracing.installers import MUX_TABLES, Installers
 from duet_p4.tracing.instrumented import Instrumented, follower
 from duet_p4.tracing.traces import Traces
 from duet_p4.traffic import Exit, describe
@@ -165,6 +166,7 @@ def application(
     app.include_router(router(service))
     app.include_router(mux_metrics(service))
     app.include_router(trace.router(traces))
+    app.include_router(installed.router(service.installed))
 
     @app.get("/v1/exits", tags=["status"])
     async def get_exits() -> tuple[Exit, ...]:
@@ -197,7 +199,12 @@ async def run(config: SmuxConfig) -> None:
             probing.prober if probing else None,
         )
         attach()
-        traces = Traces(config.name, "smux", follower(lambda: _instrument(datapath)))
+        traces = Traces(
+            config.name,
+            "smux",
+            follower(lambda: _instrument(datapath)),
+            Installers(service.installed_by, MUX_TABLES),
+        )
         stack.push_async_callback(traces.stop)
         app = application(config, service, datapath, terms, credentials, traces)
 

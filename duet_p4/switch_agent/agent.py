@@ -40,7 +40,7 @@ from duet_p4.hmux.rows import VIP_ROWS
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.routers import trace
+from duet_p4.rest.routers import installed, trace
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -58,6 +58,7 @@ from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.switch_agent.tracing import follower
 from duet_p4.term import Terms
+from duet_p4.tracing.installers import SWITCH_TABLES, Installers
 from duet_p4.tracing.traces import Traces
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,12 @@ class SwitchAgent:
         self._place = Place(
             uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
         )
-        self._traces = Traces(config.name, "switch", follower(config.name, lambda: self._p4_switch().open()))
+        self._traces = Traces(
+            config.name,
+            "switch",
+            follower(config.name, lambda: self._p4_switch().open()),
+            Installers(self.service.installed_by, SWITCH_TABLES, f"{config.name}'s agent, as BIRD routes"),
+        )
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -380,6 +386,7 @@ class SwitchAgent:
         )
         app.include_router(router(self.service))
         app.include_router(trace.router(self._traces))
+        app.include_router(installed.router(self.service.installed))
         app.include_router(mux_metrics(self.service))
 
         @app.get("/v1/cpu", tags=["status"])

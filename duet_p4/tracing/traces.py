@@ -51,7 +51,15 @@ class _Trace:
 class Traces:
     """The traces of one device, one at a time; see `api.trace.TraceService`."""
 
-    def __init__(self, device: str, kind: Literal["switch", "smux", "server"], follow: Follow) -> None:
+    def __init__(
+        self,
+        device: str,
+        kind: Literal["switch", "smux", "server"],
+        follow: Follow,
+        complete: Callable[[PacketTrace], PacketTrace] = lambda trace: trace,
+    ) -> None:
+        """`complete` adds to a trace what only the agent knows."""
+        self._complete = complete
         self._device = device
         self._kind = kind
         self._follow = follow
@@ -117,4 +125,6 @@ class Traces:
                 elif isinstance(news, Lost):
                     trace.lost = news.records
                 else:
-                    trace.packets.append(news.model_copy(update={"device": self._device, "kind": self._kind}))
+                    trace.packets.append(
+                        self._complete(news).model_copy(update={"device": self._device, "kind": self._kind})
+                    )

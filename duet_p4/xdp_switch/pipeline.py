@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -164,11 +165,15 @@ class XdpPipeline:
         """
         compiled = self._compile(traced=True)
         rodata = {"replays": b"\1"} if self._replays else None
-        return Tracer(compiled, build(compiled), self._object, rodata, self.entry_of)
+        return Tracer(compiled, build(compiled), self._object, rodata, self.entry_of, self.written_at)
 
     def entry_of(self, table: str, handle: int) -> tuple[MatchValues, int] | None:
         """Return key and priority of the entry that has a handle now, None where there is none."""
         return self._tables[table].entry_of(handle)
+
+    def written_at(self, table: str, handle: int) -> float | None:
+        """Return when an entry was last written (Unix seconds), None where nobody wrote it."""
+        return self._tables[table].written_at(handle)
 
     @property
     def loaded(self) -> bpf.Object:
@@ -471,6 +476,10 @@ class _Unreached:
         """Return None: no packet hits an entry."""
         return None
 
+    def written_at(self, handle: int) -> float | None:
+        """Return None: no packet hits an entry."""
+        return None
+
     def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
         """Return how long ago entries were inserted: no packet hits them."""
         now = time.monotonic_ns()
@@ -485,6 +494,7 @@ class _Table:
         self._table = layout.table
         self._store: Store | None = make_store(layout, loaded)
         self._handles: dict[Key, int] = {}
+        self._written = array("d", bytes(8 * (layout.table.size + 1)))
         self._free = Pool(layout.table.size + 1)
         self._counter = Counters(loaded.memory(layout.counter)) if layout.counter and self._store else None
         self._meter: MeterArray | None = None
@@ -518,11 +528,14 @@ class _Table:
             self._free.give_back(handle)
             raise
         self._handles[key] = handle
+        self._written[handle] = time.time()
 
     def modify(self, key: Key, action: TargetAction) -> None:
         """Give an entry another action."""
         assert self._store is not None
-        self._store.modify(key, self._pack(action, self._handles[key]))
+        handle = self._handles[key]
+        self._store.modify(key, self._pack(action, handle))
+        self._written[handle] = time.time()
 
     def delete(self, key: Key) -> None:
         """Remove an entry."""
@@ -595,6 +608,10 @@ class _Table:
     def entry_of(self, handle: int) -> Key | None:
         """Return key and priority of the entry that has a handle now."""
         return next((key for key, known in self._handles.items() if known == handle), None)
+
+    def written_at(self, handle: int) -> float | None:
+        """Return when the entry that has a handle was last written, in Unix seconds."""
+        return self._written[handle] or None
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):

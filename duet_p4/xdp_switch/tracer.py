@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from duet_p4 import bpf
+from duet_p4.api.installed import Installed
 from duet_p4.api.trace import (
     Changed,
     Line,
@@ -52,13 +53,14 @@ class Tracer:
         running: bpf.Object,
         rodata: Mapping[str, bytes] | None,
         entry_of: Callable[[str, int], tuple[MatchValues, int] | None],
+        written_at: Callable[[str, int], float | None],
     ) -> None:
         self._object = bpf.Object(path)
         self._pending: dict[int, list[bytes]] = {}
         try:
             self._object.load(rodata=rodata, share=shared_maps(running, self._object, _OWN))
             self.program = self._object.program("pipeline")
-            self._reader = _Reader(compiled, entry_of)
+            self._reader = _Reader(compiled, entry_of, written_at)
             self._ring = bpf.RingBuffer(self._object.map("trace_records"))
         except BaseException:
             self._object.close()
@@ -106,8 +108,12 @@ class _Reader:
     """Reads records by the layout that the compiler gave the scratch."""
 
     def __init__(
-        self, compiled: Compiled, entry_of: Callable[[str, int], tuple[MatchValues, int] | None]
+        self,
+        compiled: Compiled,
+        entry_of: Callable[[str, int], tuple[MatchValues, int] | None],
+        written_at: Callable[[str, int], float | None],
     ) -> None:
+        self._written_at = written_at
         self._program = compiled.program
         self._layout: Layout = compiled.layout
         self._tracing = compiled.layout.tracing
@@ -207,7 +213,9 @@ class _Reader:
 
     def _table(self, table: ir.Table, record: bytes, now: Snapshot, changes: tuple[Changed, ...]) -> Step:
         hit = bool(self._number(record, "trace_a", 8))
-        entry = self._entry_of(table.name, self._number(record, "trace_b", 8)) if hit else None
+        handle = self._number(record, "trace_b", 8)
+        entry = self._entry_of(table.name, handle) if hit else None
+        written = self._written_at(table.name, handle) if hit else None
         key = []
         for place, one in enumerate(table.keys):
             value = self._key_value(one, now)
@@ -220,6 +228,7 @@ class _Reader:
             key=tuple(key),
             hit=hit if table.keys else None,
             priority=entry[1] if entry is not None and entry[1] else None,
+            installed=Installed(at=written) if written is not None else None,
             changes=changes,
         )
 

@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.tree import Tree
 
-from duet_p4.api.trace import Changed, Installed, Line, Step, Value
+from duet_p4.api.installed import Installed
+from duet_p4.api.trace import Changed, Line, Step, Value
 from mininet_topos.testbed import tracing
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.tracing import Hop, Journey, TracedPacket

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from duet_p4.api.installed import Installed
 from duet_p4.journal import Held, Journal, JournalError
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
 
@@ -105,3 +106,20 @@ def test_a_journal_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot keep a journal in"):
         journal(tmp_path / "file")
+
+
+def test_who_had_an_entry_put_is_kept_with_it_and_goes_with_it(tmp_path: Path) -> None:
+    first = journal(tmp_path)
+    by = Installed(at=1.5, by="controller controller1 (term 2)")
+    first.write({at(1): tip(1), at(2): tip(2)}, {at(1): by})
+    assert journal(tmp_path).origins() == {at(1): by}
+    first.write({at(1): None})
+    assert journal(tmp_path).origins() == {}
+
+
+def test_a_journal_that_does_not_say_who_is_read_as_before(tmp_path: Path) -> None:
+    journal(tmp_path).write({at(1): tip(1)})
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        database.execute("DROP TABLE origins")
+    again = journal(tmp_path)
+    assert list(again.load()) == [at(1)] and again.origins() == {} and not again.problems

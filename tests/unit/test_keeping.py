@@ -10,9 +10,11 @@ import pytest
 
 from duet_p4.allocation import TableFullError
 from duet_p4.api.mux import PortStatus, SessionStatus, VipState, WantedState
-from duet_p4.api.problems import ConflictError, UnavailableError
+from duet_p4.api.problems import ConflictError, UnavailableError, UnknownError
+from duet_p4.identity import Identity, Role
 from duet_p4.journal import Journal, JournalError
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
+from duet_p4.rest.access import ACTOR
 from duet_p4.smux.datapath import Written
 from duet_p4.smux.service import SmuxService
 from duet_p4.term import Terms
@@ -154,3 +156,28 @@ def test_a_journal_that_does_not_fit_any_more_or_is_damaged_is_said_and_stops_no
         assert damaged.problem == "", "what it holds is confirmed"
 
     asyncio.run(run())
+
+
+def test_who_put_an_entry_as_it_is_is_kept_across_a_restart_and_a_put_that_fails(tmp_path: Path) -> None:
+    datapath = FakeDatapath()
+    made = service(tmp_path, datapath)
+
+    async def put_as(who: str, entry: MuxVip) -> None:
+        ACTOR.set(Identity(Role.CONTROLLER, who))
+        await made.put(entry, announce=True)
+
+    asyncio.run(put_as("first", vip(1)))
+    first = made.installed(VIPS[1])
+    assert first.by == "controller first" and first.at is not None
+    asyncio.run(put_as("second", vip(1)))
+    assert made.installed(VIPS[1]) == first, "the same again is no other"
+    datapath.broken.add(VIPS[1])
+    with pytest.raises(ConflictError):
+        asyncio.run(put_as("third", vip(1, 2)))
+    assert made.installed(VIPS[1]) == first
+    asyncio.run(put_as("fourth", vip(1, 2)))
+    assert made.installed(VIPS[1]).by == "controller fourth"
+    assert service(tmp_path, FakeDatapath()).installed(VIPS[1]) == made.installed(VIPS[1])
+    asyncio.run(made.delete(VIPS[1]))
+    with pytest.raises(UnknownError):
+        made.installed(VIPS[1])
