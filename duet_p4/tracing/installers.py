@@ -12,7 +12,7 @@ InstalledBy = Callable[[IPv4Address], Installed | None]
 """Who has put a VIP or TIP on a device, None for an address that is none there."""
 
 MUX_TABLES: Mapping[str, str | None] = {"services": "vip_addr", "pinned": "vip_addr", "slots": None}
-"""Tables of an SMux or server that hold VIPs: the field of the key with the address, None for the last one."""
+"""Tables of an SMux or server that hold VIPs: the field with the address, None for the last one."""
 SWITCH_TABLES: Mapping[str, str | None] = {
     "host_table": "dst_addr",
     "acl_table": "dst_addr",

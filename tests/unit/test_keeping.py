@@ -124,7 +124,7 @@ def test_a_disk_that_is_full_refuses_changes_before_the_data_path_hears_of_them(
         made = service(tmp_path, datapath)
         await made.put(vip(1), announce=True)
 
-        def full(self: object, changes: object) -> None:
+        def full(*_: object) -> None:
             raise JournalError("no space left on device")
 
         monkeypatch.setattr(Journal, "write", full)
