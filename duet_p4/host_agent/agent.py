@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from duet_p4 import agent, netdev
 from duet_p4.api.service import Health, State
 from duet_p4.bpf import Pins, detach_tc, pins
+from duet_p4.flows.service import FlowRecords
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.datapath import LAYOUT, HostDatapath
 from duet_p4.host_agent.service import HostService
@@ -25,6 +26,7 @@ from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers import installed, trace
+from duet_p4.rest.routers.flows import router as flow_records
 from duet_p4.rest.routers.host import router
 from duet_p4.rest.routers.metrics import host_router as host_metrics
 from duet_p4.rest.server import serve
@@ -45,6 +47,7 @@ def application(
     terms: Terms,
     credentials: Credentials | None,
     traces: Traces,
+    flows: FlowRecords,
 ) -> FastAPI:
     """Return the REST interface."""
 
@@ -62,6 +65,7 @@ def application(
     app.include_router(router(service))
     app.include_router(host_metrics(service))
     app.include_router(trace.router(traces))
+    app.include_router(flow_records(flows))
     app.include_router(installed.router(service.installed))
     return app
 
@@ -85,6 +89,7 @@ async def run(config: HostConfig) -> None:
         pins=Pins(config.pin_folder(), LAYOUT),
         muxes=config.muxes,
         flow_key=config.flow_key,
+        flow_sampling=config.flow_records.sampling,
     )
     async with AsyncExitStack() as stack:
         stack.callback(datapath.close)
@@ -100,11 +105,15 @@ async def run(config: HostConfig) -> None:
             config.name, "server", follower(datapath.instrument), Installers(service.installed_by, MUX_TABLES)
         )
         stack.push_async_callback(traces.stop)
-        app = application(config, service, terms, credentials, traces)
+        flows = FlowRecords(config.name, "server", config.flow_records, datapath.samples.poll)
+        app = application(config, service, terms, credentials, traces, flows)
         url = await stack.enter_async_context(serve(app, str(config.listen), config.port, credentials))
         logger.info("serves %s, on %s", url, ", ".join(config.interfaces))
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(expire(service), name="expire")]
+            running = [
+                tasks.create_task(expire(service), name="expire"),
+                tasks.create_task(flows.run(), name="flows"),
+            ]
             if reporter:
                 running.append(tasks.create_task(reporter.run(service.health), name="report"))
             await ended.wait()

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from duet_p4.agent import AgentConfig
+from duet_p4.flows.service import FlowConfig
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
 
@@ -58,5 +59,6 @@ class HostConfig(AgentConfig):
     snat_timeouts: SnatTimeouts = SnatTimeouts()
     muxes: IPv4Network
     flow_key: FlowKey = 0
+    flow_records: FlowConfig = FlowConfig()
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=10.0, ge=0.1)

@@ -20,6 +20,7 @@ from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
 from duet_p4.api.host import HostVip, Meter, Source
 from duet_p4.flow_hash import Flow
+from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.host_agent import tables
 from duet_p4.host_agent.config import SnatTimeouts
 from duet_p4.host_agent.meters import Metered, Meters
@@ -79,10 +80,12 @@ class HostDatapath:
         pins: bpf.Pins | None = None,
         muxes: IPv4Network = ANYBODY,
         flow_key: int = 0,
+        flow_sampling: int = 0,
     ) -> None:
         """Load the programs. With `pins` the data path outlives the process, and what it learned, too.
 
         Tunnels are taken from `muxes` only. `flow_key` is the key of the muxes' flow hashes.
+        One packet in `flow_sampling` is a sample; 0 is none.
 
         From `first_ephemeral_port` on, a DIP's TCP port is one of a client of others unless a VIP states it.
         """
@@ -94,6 +97,7 @@ class HostDatapath:
             "mux_network": muxes.network_address.packed,
             "mux_mask": muxes.netmask.packed,
             "duet_flow_key": _INDEX.pack(flow_key),
+            "flow_odds": odds(flow_sampling),
         }
         sizes = {
             "flows": flows,
@@ -102,6 +106,7 @@ class HostDatapath:
             "snat_in": snat_connections,
             "snat_out": snat_connections,
             "slots": SLOTS,
+            "flow_samples": ring_bytes(flow_sampling),
         }
         if pins:
             pins.load(self._object, _STATE, rodata=self._rodata, max_entries=sizes)
@@ -112,6 +117,7 @@ class HostDatapath:
         names = ("locals", "owners", "snats", "snat_reserved", "pinned", "services", "shared_ends", "slots")
         self._maps = {name: self._object.map(name) for name in (*names, *_STATE)}
         self._states = self._object.map("states").mapped().cast("Q")
+        self.samples = FlowSamples(self._object)
         self._links: list[bpf.Link | bpf.Filter] = []
         self._interfaces = 0
         self._tables = Tables(first_ephemeral_port)
@@ -174,6 +180,7 @@ class HostDatapath:
             if isinstance(link, bpf.Link) or not self._pins:
                 link.close()
         self._links.clear()
+        self.samples.close()
         self._object.close()
 
     def put_vip(self, vip: HostVip) -> int:

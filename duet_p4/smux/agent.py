@@ -26,10 +26,13 @@ from duet_p4.bird import status
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.daemon import Bird, BirdError
 from duet_p4.bpf import Pins, pins
+from duet_p4.flows.cache import Sample
+from duet_p4.flows.service import FlowConfig, FlowRecords
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers import installed, trace
+from duet_p4.rest.routers.flows import router as flow_records
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -111,6 +114,7 @@ def forwarding(config: SmuxConfig) -> Iterator[tuple[Datapath, Callable[[], None
                 fragment_mux=config.fragment_mux,
                 muxes=config.muxes,
                 flow_key=config.flow_key,
+                flow_sampling=config.flow_records.sampling,
             )
             stack.callback(xdp.close)
             yield xdp, lambda: xdp.attach(indexes, config.xdp_mode)
@@ -153,6 +157,7 @@ def application(
     terms: Terms,
     credentials: Credentials | None,
     traces: Traces,
+    flows: FlowRecords,
 ) -> FastAPI:
     """Return the REST interface."""
 
@@ -166,6 +171,7 @@ def application(
     app.include_router(router(service))
     app.include_router(mux_metrics(service))
     app.include_router(trace.router(traces))
+    app.include_router(flow_records(flows))
     app.include_router(installed.router(service.installed))
 
     @app.get("/v1/exits", tags=["status"])
@@ -206,7 +212,8 @@ async def run(config: SmuxConfig) -> None:
             Installers(service.installed_by, MUX_TABLES),
         )
         stack.push_async_callback(traces.stop)
-        app = application(config, service, datapath, terms, credentials, traces)
+        flows = FlowRecords(config.name, "smux", _flow_config(config), lambda: _samples(datapath))
+        app = application(config, service, datapath, terms, credentials, traces, flows)
 
         @app.put("/v1/draining", tags=["status"], status_code=204)
         async def set_draining(body: Draining) -> None:
@@ -215,6 +222,7 @@ async def run(config: SmuxConfig) -> None:
 
         tasks = Tasks()
         tasks.start("running BIRD", bird.supervise)
+        tasks.start("recording flows", flows.run)
         tasks.start("admission", lambda: _admit(config, service, bird))
         if probing:
             tasks.start("reporting health", lambda: probing.reporter.run(probing.prober.report))
@@ -226,6 +234,16 @@ async def run(config: SmuxConfig) -> None:
             await tasks.stop()
             if alone:
                 await _withdraw(bird)
+
+
+def _flow_config(config: SmuxConfig) -> FlowConfig:
+    """The Scapy data path, which is there to be read, records no flows."""
+    return config.flow_records if config.datapath == "xdp" else FlowConfig()
+
+
+def _samples(datapath: Datapath) -> Sequence[Sample]:
+    assert isinstance(datapath, XdpDatapath)
+    return datapath.samples.poll()
 
 
 def _instrument(datapath: Datapath) -> Instrumented:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
+from duet_p4.flows.service import FlowConfig
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
 from duet_p4.smux.datapath import Sizes, Timeouts
@@ -64,6 +65,7 @@ class SmuxConfig(AgentConfig):
     hold_s: float = Field(default=30.0, ge=0, le=3600)
     muxes: IPv4Network
     flow_key: FlowKey = 0
+    flow_records: FlowConfig = FlowConfig()
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=2.0, ge=0.1)
     xdp_mode: Literal["native", "skb"] = "native"

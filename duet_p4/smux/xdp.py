@@ -18,6 +18,7 @@ from typing import Literal
 
 from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
+from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
@@ -90,11 +91,13 @@ class XdpDatapath:
         fragment_mux: IPv4Address | None = None,
         muxes: IPv4Network = ANYBODY,
         flow_key: int = 0,
+        flow_sampling: int = 0,
     ) -> None:
         """Load the program. `macs` are the uplinks' own addresses; without them any frame is taken.
 
         `fragment_mux` is where HMuxes tunnel fragments of packets to VIPs, `muxes` has all of these, and
-        `flow_key` is the key of all flow hashes (`duet_p4.flow_hash`).
+        `flow_key` is the key of all flow hashes (`duet_p4.flow_hash`). One packet in `flow_sampling` is a
+        sample; 0 is none.
         """
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._announced = tuple(announced)
@@ -105,6 +108,7 @@ class XdpDatapath:
             "mux_network": muxes.network_address.packed,
             "mux_mask": muxes.netmask.packed,
             "duet_flow_key": _INDEX.pack(flow_key),
+            "flow_odds": odds(flow_sampling),
             "uplink_mtu": _INDEX.pack(uplink_mtu),
             "probation_mask": _INDEX.pack(sizes.probation - 1),
             "tcp_timeout": _nanoseconds(timeouts.tcp_s),
@@ -122,6 +126,7 @@ class XdpDatapath:
             "probation": sizes.probation,
             "connections": sizes.connections,
             "pinned": sizes.pinned,
+            "flow_samples": ring_bytes(flow_sampling),
         }
         self._pins = pins
         if pins:
@@ -137,6 +142,7 @@ class XdpDatapath:
         self._traffic = {
             name: self._object.map(name) for name in ("service_traffic", "backend_traffic", "counters")
         }
+        self.samples = FlowSamples(self._object)
         self._links: list[bpf.Link] = []
         self._slots = Pool("slots", sizes.slots)
         self._backends = Pool("backends", sizes.backends)
@@ -192,6 +198,7 @@ class XdpDatapath:
         for link in self._links:
             link.close()
         self._links.clear()
+        self.samples.close()
         self._object.close()
 
     def put_vip(self, vip: MuxVip) -> Written:

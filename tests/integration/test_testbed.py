@@ -25,7 +25,7 @@ from mininet_topos.addresses import Kind
 from mininet_topos.attacks.run import run as run_attacks
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.fattree import FatTree
-from mininet_topos.testbed import agents, checks, lifecycle, namespaces, probe, vipfile
+from mininet_topos.testbed import agents, checks, lifecycle, namespaces, probe, tracing, vipfile
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.operation import running
 from mininet_topos.testbed.plan import Plan
@@ -238,6 +238,30 @@ def test_a_flow_has_the_same_dip_on_hmux_and_smux(healthy: Folder, graph: nx.Gra
         assert by_port() == on_hmux
     finally:
         with_controller(healthy, lambda controller: controller.migrate(PLAIN, "tor1"))
+
+
+def test_a_trace_shows_what_every_node_did_with_the_packet_there_and_back(testbed: Folder) -> None:
+    journey = asyncio.run(tracing.trace(testbed, "client1", SOFTWARE, 80, "tcp"))
+    assert not journey.untraced and not journey.lost_records
+    syn = journey.packets[0]
+    shown = [(hop.node, hop.trace.verdict if hop.trace else hop.note) for hop in syn.hops]
+    assert [hop.node for hop in syn.hops if hop.trace is None] == ["client1"], shown
+    (smux,) = [hop.trace for hop in syn.hops if hop.trace and hop.trace.kind == "smux"]
+    server = syn.hops[-1].trace
+    assert server is not None and (server.kind, server.verdict) == ("server", "passed"), shown
+    slot = next(step for step in smux.steps if step.name == "slots")
+    dip = str(IPv4Address(int({v.name: v.value for v in slot.arguments}["dip"], 16)))
+    assert f"answered by DIP {dip}" in journey.answer
+    service = next(step for step in smux.steps if step.name == "services")
+    assert service.installed is not None and str(service.installed.by).startswith("controller ")
+    routed = [
+        step for hop in syn.hops if hop.trace and hop.trace.kind == "switch" for step in hop.trace.steps
+    ]
+    assert any(step.installed and step.installed.at and "BIRD" in str(step.installed.by) for step in routed)
+    answer = next(packet for packet in journey.packets if packet.back)
+    first = answer.hops[0].trace
+    assert first is not None and (first.device, first.verdict) == (server.device, "sent")
+    assert "out_reply" in first.steps[-1].counters and answer.hops[-1].node == "client1"
 
 
 def test_no_attack_succeeds(healthy: Folder, graph: nx.Graph) -> None:

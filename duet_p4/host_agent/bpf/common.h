@@ -1,6 +1,7 @@
 /* What both directions share: counting, and whose a flow is. */
 #pragma once
 
+#include "flow_samples.h"
 #include "maps.h"
 #include "muxes.h"
 #include "steps.h"

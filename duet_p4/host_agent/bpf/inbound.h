@@ -515,6 +515,9 @@ static __always_inline int receive(struct xdp_md *ctx)
     *ethernet = saved;
     meter_in(target.meter, length);
     meter_source(vip, target.dip, client, length);
+    flow.source = client;
+    flow.destination = vip;
+    sample_flow(&flow, target.dip, length);
     count(how, length);
     return XDP_PASS;
 }

@@ -14,6 +14,7 @@
  * addresses swapped, so there is no neighbour to resolve.
  */
 #include "balance.h"
+#include "flow_samples.h"
 #include "maps.h"
 #include "muxes.h"
 #include "steps.h"
@@ -614,6 +615,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
         lead_the_others(inner, &to);
     count_traffic(&service_traffic, packet->number, packet->length);
     count_traffic(&backend_traffic, to.backend, packet->length);
+    sample_flow(&packet->flow, backend->encap, packet->length);
     return encapsulate(ctx, packet, backend->encap, how);
 }
 
