@@ -1,5 +1,5 @@
-/* Samples of packets of flows, for flow records. Where `flow_odds` is 0 the kernel takes all of it out as it loads a
- * program; else one random packet of so many costs a record, and every other a random number.
+/* Samples of packets of flows, for flow records. Where `flow_odds` is 0 the kernel takes it out as it loads a program,
+ * but for the load of that constant; else a packet costs a random number, and one of so many a record.
  */
 #pragma once
 
