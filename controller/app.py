@@ -32,6 +32,7 @@ from controller.inventory import Inventory
 from controller.jobs import Job, Supervisor
 from controller.metrics import registry_of
 from controller.monitoring import api as monitoring_api
+from controller.monitoring import flows
 from controller.monitoring.service import Monitoring
 from controller.records import RecordFeed, TrafficSample
 from controller.servers import Meters, live_flows
@@ -234,6 +235,7 @@ class Controller:
             traffic_kept_s=intervals.assignment or 0.0,
         )
         self.app.include_router(monitoring_api.router(monitoring))
+        self.app.include_router(flows.router(flows.FlowView({**muxes, **hosts})))
         self.supervisor.jobs += monitoring.jobs()
         return monitoring
 

@@ -14,6 +14,7 @@ from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
 from controller.monitoring.agents import AgentState
+from controller.monitoring.flows import Flows, Wanted
 from controller.monitoring.network import NetworkState
 from controller.reach import ReachMap
 from controller.records import Event, RecordFeed, TrafficSample, VipRecord
@@ -245,6 +246,11 @@ class MonitoringClient(RestClient):
     async def agents(self) -> list[AgentState]:
         """Return every agent as monitoring sees it."""
         return await self.call("GET", "/v1/agents", list[AgentState])
+
+    async def flow_records(self, wanted: Wanted, limit: int) -> Flows:
+        """Return what sampled packets say of flows, the latest first."""
+        query = wanted.model_dump() | {"limit": limit}
+        return await self.call("GET", "/v1/flow-records", Flows, query=query)
 
     async def traffic(self, seconds: float) -> list[TrafficSample]:
         """Return the mean traffic matrix of the last `seconds`."""

@@ -111,6 +111,7 @@ class Root(LazyGroup):
         "controller": Lazy("controller.__main__:command", "Run the controller, or one of its modules."),
         "events": Lazy("controller.cli.status:events", "What happened."),
         "experiment": Lazy("mininet_topos.experiments.cli:experiment", "The paper's testbed experiments."),
+        "flows": Lazy("controller.cli.flows:flows", "Flows that pass muxes and reach servers, live."),
         "simulate": Lazy("controller.simulation.cli:simulate", "The paper's large-scale simulations."),
         "status": Lazy("controller.cli.status:status", "The controller at a glance."),
         "testbed": Lazy("mininet_topos.testbed.cli:testbed", "The paper's FatTree, alive in namespaces."),

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from duet_p4.api import term
 from duet_p4.api.changes import Change, Changed
 from duet_p4.api.digest import Digest, Synced
+from duet_p4.api.flows import FlowRecord
 from duet_p4.api.health import HealthReport
 from duet_p4.api.host import HostChanges, HostState, HostStatus, HostVip, LiveFlow, Meter, Source
 from duet_p4.api.mux import (
@@ -233,8 +234,8 @@ class RestClient:
         return await self.call("GET", "/v1/identity", Whoami)
 
 
-class TracingClient(RestClient):
-    """Calls a device that can follow packets."""
+class DeviceClient(RestClient):
+    """Calls any agent that has a data path."""
 
     async def begin_trace(self, request: TraceRequest) -> TraceBegun:
         """Follow the next packets of a flow; returns once they are followed."""
@@ -244,8 +245,12 @@ class TracingClient(RestClient):
         """End a trace, and return what it has seen."""
         return await self.call("DELETE", f"/v1/traces/{trace}", Traced)
 
+    async def flow_records(self) -> list[FlowRecord]:
+        """Return what sampled packets say of the flows of the last seconds, the latest first."""
+        return await self.call("GET", "/v1/flow-records", list[FlowRecord])
 
-class MuxClient(TracingClient):
+
+class MuxClient(DeviceClient):
     """Calls a switch agent or an SMux agent."""
 
     async def put_vip(self, vip: MuxVip, *, announce: bool = True) -> Change:
@@ -329,7 +334,7 @@ class MuxClient(TracingClient):
         return await self.call("PUT", f"/v1/{kind}/{entry.address}", Change, body=entry, query=query)
 
 
-class HostClient(TracingClient):
+class HostClient(DeviceClient):
     """Calls a host agent."""
 
     async def put_vip(self, vip: HostVip) -> Change:

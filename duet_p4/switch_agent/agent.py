@@ -34,6 +34,7 @@ from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird
+from duet_p4.flows.service import FlowRecords
 from duet_p4.hmux import pipeline
 from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
 from duet_p4.hmux.rows import VIP_ROWS
@@ -41,6 +42,7 @@ from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers import installed, trace
+from duet_p4.rest.routers.flows import router as flow_records
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
@@ -55,6 +57,7 @@ from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.p4client import Switch, SwitchError
 from duet_p4.switch_agent.ports import Ports
+from duet_p4.switch_agent.sampling import Sampling
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.switch_agent.tracing import follower
 from duet_p4.term import Terms
@@ -133,6 +136,8 @@ class SwitchAgent:
             follower(config.name, lambda: self._p4_switch().open()),
             Installers(self.service.installed_by, SWITCH_TABLES, f"{config.name}'s agent, as BIRD routes"),
         )
+        self._sampling = Sampling(config.address, lambda: self._p4_switch().open())
+        self._flows = FlowRecords(config.name, "switch", config.flow_records, self._sampling.poll)
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -152,6 +157,9 @@ class SwitchAgent:
             self._tasks.start("running BIRD", lambda: self._bird.supervise(self._ports.bird_restarted))
             self._tasks.start("the session with the switch", self._keep_session)
             self._tasks.start("cleaning up", self._clean_up)
+            if config.flow_records.sampling:
+                self._tasks.start("following samples", self._sampling.run)
+                self._tasks.start("recording flows", self._flows.run)
             self.service.on_confirmation(lambda: self._tasks.start(_ADMISSION, self.service.admit))
             await self._report(stack)
             url = await stack.enter_async_context(
@@ -386,6 +394,7 @@ class SwitchAgent:
         )
         app.include_router(router(self.service))
         app.include_router(trace.router(self._traces))
+        app.include_router(flow_records(self._flows))
         app.include_router(installed.router(self.service.installed))
         app.include_router(mux_metrics(self.service))
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
+from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
@@ -96,7 +97,7 @@ class SwitchConfig(AgentConfig):
     switch may be away for `grace_s` before the switch is given up. A switch that lost its tables announces
     what its journal has once that is confirmed, or after `hold_s`. Where `report_urls` name
     controllers, whether hosts can be reached is posted to one of them when it changes, and again every
-    `report_interval_s`.
+    `report_interval_s`. `flow_records` has the sampling that the P4 switch was started with.
     """
 
     role = Role.SWITCH
@@ -113,6 +114,7 @@ class SwitchConfig(AgentConfig):
     grace_s: float = Field(default=10.0, ge=0, le=600)
     hold_s: float = Field(default=30.0, ge=0, le=3600)
     flow_key: FlowKey = 0
+    flow_records: FlowConfig = FlowConfig()
     report_urls: tuple[str, ...] = ()
     report_interval_s: float = Field(default=5.0, ge=0.1)
     drain_least_ms: int = Field(default=30, ge=0, le=10_000)

@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from duet_p4 import collector
 from duet_p4.bpf.errors import BpfError
 from duet_p4.signals import told_to_end
-from duet_p4.xdp_switch import cli, shaping, trace_service
+from duet_p4.xdp_switch import cli, sample_service, shaping, trace_service
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
@@ -53,7 +53,13 @@ def main(argv: Sequence[str] | None = None, *, compatible: bool = False) -> int:
 async def _run(options: cli.Options) -> None:
     stop = told_to_end()
     try:
-        device = XdpDevice(options.cpu_port, options.mode, rates=_rates(options), depth=options.queue_depth)
+        device = XdpDevice(
+            options.cpu_port,
+            options.mode,
+            rates=_rates(options),
+            depth=options.queue_depth,
+            sampling=options.sampling,
+        )
     except OSError as error:
         raise cli.StartError(f"cannot make the CPU port or the port maps: {error}") from error
     try:
@@ -85,6 +91,7 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
     server = create_server(service)
     if isinstance(device, XdpDevice):
         trace_service.add_to(server, device)
+        sample_service.add_to(server, device)
     _listen(server, options)
     service.start()
     if options.config is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from duet_p4 import log
+from duet_p4.api.flows import MAX_SAMPLING
 from duet_p4.xdp_switch.device import RunMode
 from duet_p4.xdp_switch.queues import DEPTH, Rate
 
@@ -89,6 +90,8 @@ class Options:
     """Whether to do without a P4Info beside the JSON, as simple_switch_grpc does."""
     rates: dict[int, Rate] = field(default_factory=dict)
     """How fast ports send; the others send as fast as they can."""
+    sampling: int = 0
+    """One frame in so many that leave is looked at for flow records; 0: none."""
     queue_depth: int = DEPTH
     """How many packets wait for each port with a rate."""
     remarks: tuple[str, ...] = ()
@@ -143,6 +146,7 @@ def parse(argv: Sequence[str], *, compatible: bool = False) -> Options:
         tls=_tls(parser, target),
         compatible=compatible,
         rates=dict(main.queue_rate),
+        sampling=main.flow_sampling,
         queue_depth=main.queue_depth,
         remarks=tuple(remarks),
     )
@@ -261,6 +265,13 @@ def _parser(*, compatible: bool) -> argparse.ArgumentParser:
         default=DEPTH,
         metavar="N",
         help="packets that wait for each port with a rate; default: %(default)s",
+    )
+    parser.add_argument(
+        "--flow-sampling",
+        type=_number(0, MAX_SAMPLING),
+        default=0,
+        metavar="N",
+        help="one frame in N that leaves is looked at for flow records; default: %(default)s, none",
     )
     parser.add_argument("--log-console", action="store_true", help="log to stderr, as it does without a file")
     parser.add_argument("--log-file", metavar="FILE", help="log to FILE.txt")

@@ -60,14 +60,17 @@ class XdpDevice:
         replays: bool = False,
         rates: Mapping[int, Rate] | None = None,
         depth: int = DEPTH,
+        sampling: int = 0,
     ) -> None:
         """Make a switch without ports, but with a CPU port where one is given; needs root.
 
         `mode` says how the program runs on its ports; with "auto", which looks at the ports there are when
         a program is staged, in the driver where all of them can take frames from it. Ports that have one of
         the `rates` send no faster, and `depth` packets at most wait for each. One that `replays` is
-        for tests: its pipelines send nothing, but have `replay`.
+        for tests: its pipelines send nothing, but have `replay`. One frame in `sampling` that leaves is a
+        sample; 0 is none.
         """
+        self.sampling = sampling
         self._rates = dict(rates or {})
         self._depth = depth
         self._mode = mode
@@ -142,6 +145,7 @@ class XdpDevice:
             replays=self._replays,
             rates=self._rates,
             depth=self._depth,
+            sampling=self.sampling,
         )
 
     def activate(self, pipeline: Pipeline, settle: Callable[[], None] | None = None) -> None:

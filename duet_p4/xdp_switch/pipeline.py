@@ -14,6 +14,7 @@ from finsy.proto import p4i
 
 from duet_p4 import bpf
 from duet_p4.bpf.attach import Mode
+from duet_p4.flows.samples import odds
 from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
 from duet_p4.xdp_switch.compiler.entries import (
@@ -67,13 +68,18 @@ class XdpPipeline:
         padding: int = 0,
         rates: Mapping[int, Rate] | None = None,
         depth: int = DEPTH,
+        sampling: int = 0,
     ) -> None:
         """Compile, load and fill in what the program states; raises as `dataplane.Device.stage` does.
 
         Packets to ports that have one of the `rates` wait, at most `depth` for each. One that `replays` is
         for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a frame may then have
-        fewer than the 14 that the kernel wants.
+        fewer than the 14 that the kernel wants. One frame in `sampling` that leaves is a sample; 0 is none.
         """
+        self._sampled = {"SAMPLED": "1"} if sampling else {}
+        self._rodata = {"flow_odds": odds(sampling)} if sampling else {}
+        if replays:
+            self._rodata["replays"] = b"\1"
         self._config = config
         self._padding = padding
         self._info = info
@@ -85,9 +91,10 @@ class XdpPipeline:
         self._detours: Detours | None = None
         self._detoured: set[str] = set()
         self._counters: dict[str, Counters] = {}
-        self._object = bpf.Object(build(self.compiled))
+        self._object = bpf.Object(build(self.compiled, self._sampled))
         try:
-            self._object.load(share=shared, rodata={"replays": b"\1"} if replays else None)
+            self._object.load(share=shared, rodata=self._rodata)
+            self._samples = bpf.RingBuffer(self._object.map("frame_samples")) if sampling else None
             self.program = self._object.program("pipeline")
             self._make_objects(info)
             self._profiles = {
@@ -164,8 +171,8 @@ class XdpPipeline:
         Raises UnsupportedError where the program is one that cannot be traced.
         """
         compiled = self._compile(traced=True)
-        rodata = {"replays": b"\1"} if self._replays else None
-        return Tracer(compiled, build(compiled), self._object, rodata, self.entry_of, self.written_at)
+        built = build(compiled, self._sampled)
+        return Tracer(compiled, built, self._object, self._rodata, self.entry_of, self.written_at)
 
     def entry_of(self, table: str, handle: int) -> tuple[MatchValues, int] | None:
         """Return key and priority of the entry that has a handle now, None where there is none."""
@@ -174,6 +181,10 @@ class XdpPipeline:
     def written_at(self, table: str, handle: int) -> float | None:
         """Return when an entry was last written (Unix seconds), None where nobody wrote it."""
         return self._tables[table].written_at(handle)
+
+    def samples(self) -> list[bytes]:
+        """Return the samples of frames since the last call, each a `struct frame_sample`."""
+        return self._samples.poll() if self._samples is not None else []
 
     @property
     def loaded(self) -> bpf.Object:
@@ -355,6 +366,9 @@ class XdpPipeline:
         if self.inner is not None:
             self.inner.close()
         self.digests.close()
+        if self._samples is not None:
+            self._samples.close()
+            self._samples = None
         self._object.close()
 
     def _counter(self, name: str) -> Counters:
@@ -715,9 +729,9 @@ def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:
     }
 
 
-def build(compiled: Compiled) -> Path:
+def build(compiled: Compiled, defines: Mapping[str, str] | None = None) -> Path:
     """Compile the C of a program to an object file, cached by content."""
     with TemporaryDirectory(prefix="duet-p4-") as folder:
         source = Path(folder) / "pipeline.c"
         source.write_text(compiled.source)
-        return bpf.compile_object(source, [INCLUDE])
+        return bpf.compile_object(source, [INCLUDE], defines)

@@ -20,6 +20,7 @@ import click
 from rich.console import Console
 
 from controller.web import DEFAULT_PORT
+from duet_p4.api.flows import MAX_SAMPLING
 from mininet_topos import fattree
 from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
@@ -118,6 +119,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--page/--no-page", default=True, show_default=True, help="Serve the web page."),
         click.option("--page-port", type=click.IntRange(1, 65_535),
                      help=f"Its port on 127.0.0.1; by default {DEFAULT_PORT}, or any that is free."),
+        click.option("--flow-sampling", type=click.IntRange(0, MAX_SAMPLING), default=16, show_default=True,
+                     help="One packet in so many is looked at for flow records; 0: none."),
         click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO",
                      show_default=True),
     ]  # fmt: skip
@@ -136,6 +139,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         controllers: int,
         page: bool,
         page_port: int | None,
+        flow_sampling: int,
         log_level: str,
         **rest: Any,
     ) -> None:
@@ -160,6 +164,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
             controllers=controllers,
             page=page,
             page_port=page_port,
+            flow_sampling=flow_sampling,
             log_level=log_level,
         )
         command(plan=plan, **rest)

@@ -16,6 +16,7 @@ from controller import inventory
 from controller.cluster.etcd_member import TRANSACTION, etcd_command
 from controller.config import ClusterConfig, ControllerConfig, Listen
 from duet_p4.bird.config import render
+from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.smux.config import SmuxConfig
@@ -202,6 +203,7 @@ class _Nodes:
         target = ["--", "--grpc-server-addr", self._p4runtime(node)]
         if self.plan.target is Target.XDP:
             level = ["-L", self.plan.log_level.lower().replace("warning", "warn")]
+            level += ["--flow-sampling", str(self.plan.flow_sampling)]
             function = "duet_p4.xdp_switch.__main__:main"
             return self._process(node.name, "switch", function, *arguments, *level, *target)
         # Its log has a line for every packet from level info on.
@@ -247,6 +249,7 @@ class _Nodes:
             ),
             hold_s=_HOLD_S[self.plan.controller],
             report_urls=self._controller_urls(),
+            flow_records=FlowConfig(sampling=self.plan.flow_sampling),
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:
@@ -262,6 +265,7 @@ class _Nodes:
             report_urls=self._controller_urls(),
             bird=bird_of(self.graph, node, self.passwords),
             datapath=self.plan.smux_path.value,
+            flow_records=FlowConfig(sampling=self.plan.flow_sampling),
             hold_s=_HOLD_S[self.plan.controller],
         )
 
@@ -273,6 +277,7 @@ class _Nodes:
             flows=16_384,
             muxes=addresses.LOOPBACKS,
             flow_key=self.plan.flow_key,
+            flow_records=FlowConfig(sampling=self.plan.flow_sampling),
             snat_exclude=(addresses.SERVERS, addresses.LOOPBACKS, addresses.LINKS),
             report_urls=self._controller_urls(),
         )

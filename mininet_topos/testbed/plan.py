@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field, ValidationError
 
+from duet_p4.api.flows import MAX_SAMPLING
 from duet_p4.model import FlowKey, Model, Port, Protocol
 from mininet_topos import addresses
 from mininet_topos.fattree import PAPER, FatTree
@@ -33,7 +34,8 @@ class Plan(Model):
 
     With a `page`, the web page is served on the machine's loopback address, at `page_port` (None: the usual
     one, or else any).
-    `flow_key` is the secret that its muxes hash flows with.
+    `flow_key` is the secret that its muxes hash flows with. One packet in `flow_sampling` is looked at for
+    flow records; 0 is none.
     """
 
     size: FatTree = PAPER
@@ -45,6 +47,7 @@ class Plan(Model):
     page: bool = False
     page_port: Port | None = None
     flow_key: FlowKey = 0
+    flow_sampling: int = Field(default=16, ge=0, le=MAX_SAMPLING)
     log_level: str = "INFO"
 
     @property

@@ -19,7 +19,7 @@ import networkx as nx
 
 from duet_p4.api.trace import PacketTrace, TraceFlow, TraceRequest
 from duet_p4.model import Model, Protocol
-from duet_p4.rest.client import HostClient, RefusedError, RestError, TracingClient
+from duet_p4.rest.client import DeviceClient, HostClient, RefusedError, RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import agents, probe
@@ -160,7 +160,7 @@ async def trace(
         "icmp": lambda: probe.ping(source, vip, _TIMEOUT_S, identifier=chosen),
     }
     async with agents.connect(folder, graph) as connected:
-        devices: dict[str, TracingClient] = {
+        devices: dict[str, DeviceClient] = {
             **connected.switches,
             **connected.smuxes,
             **await _serving(connected.servers, vip),
@@ -316,9 +316,7 @@ async def _serving(servers: dict[str, HostClient], vip: IPv4Address) -> dict[str
     return {name: client for name, client in servers.items() if not refused(name)}
 
 
-async def _begin(
-    devices: dict[str, TracingClient], request: TraceRequest
-) -> tuple[dict[str, str], list[str]]:
+async def _begin(devices: dict[str, DeviceClient], request: TraceRequest) -> tuple[dict[str, str], list[str]]:
     """Have all devices follow a flow; return their traces, and who does not, and why.
 
     The first one of each kind compiles the instrumented variant, the others take what it has made.

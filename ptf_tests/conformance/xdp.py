@@ -22,12 +22,13 @@ class Xdp:
 
     name = "xdp"
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, sampling: int = 0) -> None:
+        self._sampling = sampling
         self._schema = program.schema
         self._tracer: Tracer | None = None
 
     def __enter__(self) -> Self:
-        self._device = XdpDevice(replays=True)
+        self._device = XdpDevice(replays=True, sampling=self._sampling)
         try:
             staged = asyncio.run(stage(self._device, self._schema.get_pipeline_config(), {}))
             self._device.activate(staged.pipeline)

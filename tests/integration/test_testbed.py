@@ -18,7 +18,9 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from controller.monitoring.flows import Wanted
 from controller.records import VipRecord
+from duet_p4.api.flows import FlowRecord
 from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
@@ -262,6 +264,32 @@ def test_a_trace_shows_what_every_node_did_with_the_packet_there_and_back(testbe
     first = answer.hops[0].trace
     assert first is not None and (first.device, first.verdict) == (server.device, "sent")
     assert "out_reply" in first.steps[-1].counters and answer.hops[-1].node == "client1"
+
+
+def test_flow_records_of_muxes_and_servers_agree_on_who_has_a_flow(testbed: Folder, graph: nx.Graph) -> None:
+    answers = [*from_client(testbed, graph, "client1", 150, SOFTWARE)]
+    answers += from_client(testbed, graph, "client1", 150, PLAIN)
+    assert all(exchange.error is None for exchange in answers)
+
+    async def records() -> list[FlowRecord]:
+        async with agents.controller(testbed) as controller:
+            seen = await controller.flow_records(Wanted(source=client(graph, "client1").address), 10_000)
+            assert not seen.unreachable
+            return list(seen.records)
+
+    deadline = time.monotonic() + 10
+    while True:
+        found = asyncio.run(records())
+        kinds = {(record.kind, record.destination) for record in found}
+        if kinds >= {("smux", SOFTWARE), ("switch", PLAIN), ("server", SOFTWARE), ("server", PLAIN)}:
+            break
+        assert time.monotonic() < deadline, kinds
+        time.sleep(0.1)
+    ends: dict[tuple[IPv4Address, int], set[IPv4Address]] = {}
+    for record in found:
+        assert record.packets % record.sampling == 0 and record.bytes >= 54 * record.packets
+        ends.setdefault((record.destination, record.source_port), set()).add(record.dip)
+    assert all(len(dips) == 1 for dips in ends.values()), ends
 
 
 def test_no_attack_succeeds(healthy: Folder, graph: nx.Graph) -> None:

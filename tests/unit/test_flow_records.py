@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import struct
+from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -27,6 +28,10 @@ from duet_p4.flows.cache import FlowCache, Sample
 from duet_p4.flows.service import FlowConfig, FlowRecords
 from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.smux.xdp import XdpDatapath
+from duet_p4.switch_agent.sampling import samples_of
+from ptf_tests.conformance import vectors
+from ptf_tests.conformance.programs import PROGRAMS
+from ptf_tests.conformance.xdp import Xdp
 from tests.unit.smux import packets
 from tests.unit.smux.packets import ANNOUNCED, MTU, MUX, client, wire
 
@@ -222,3 +227,30 @@ def _in_kernel(source: Path, program: str) -> int:
         loaded.load()
         info = libbpf.object_info(loaded.program(program).fd, XLATED_AT + 4)
         return int(struct.unpack_from("=I", info, XLATED_AT)[0]) // 8
+
+
+@pytest.mark.root
+@needs_root
+def test_a_switch_that_samples_every_frame_tells_the_flows_that_it_has_tunneled() -> None:
+    recording = max(
+        vectors.read(vectors.path_of(PROGRAMS["hmux"])).recordings,
+        key=lambda one: sum(_is_tunneled(frame) for left in one.expected for _, frame in left),
+    )
+    tunneled = [[IP(frame[14:]) for _, frame in left if _is_tunneled(frame)] for left in recording.expected]
+    mux = Counter(outer.src for outers in tunneled for outer in outers).most_common(1)[0][0]
+    told = 0
+    with Xdp(PROGRAMS["hmux"], sampling=1) as target:
+        target.write(recording.state.updates)
+        for case, outers in zip(recording.cases, tunneled, strict=True):
+            target.send([(case.port, case.frame)])
+            found = list(samples_of(b"".join(target.pipeline.samples()), IPv4Address(mux)))
+            own = [outer for outer in outers if outer.src == mux]
+            assert [(one.flow.source, one.dip) for one in found] == [
+                (IPv4Address(outer.payload.src), IPv4Address(outer.dst)) for outer in own
+            ]
+            told += len(found)
+    assert told > 3
+
+
+def _is_tunneled(frame: bytes) -> bool:
+    return len(frame) >= 62 and frame[12:15] == b"\x08\x00\x45" and frame[23] == 4

@@ -104,8 +104,15 @@ static __always_inline bool truncate(struct xdp_md *ctx, struct scratch *s)
     return length <= s->truncated || !bpf_xdp_adjust_tail(ctx, (int)s->truncated - (int)length);
 }
 
+#ifdef SAMPLED
+#include "frame_samples.h"
+#else
+#define sample_frame(ctx, port)
+#endif
+
 static __always_inline int transmit(struct xdp_md *ctx, __u32 port)
 {
+    sample_frame(ctx, port);
     if (replays)
         return REPLAYED + port;
     if (bpf_redirect_map(&egress_ports, port, XDP_DROP) != XDP_REDIRECT)
