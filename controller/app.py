@@ -55,6 +55,7 @@ from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import HostClient, MuxClient, RestClient, RestError
 from duet_p4.rest.server import serve, serve_local
+from duet_p4.telemetry import exporting
 
 logger = logging.getLogger(__name__)
 
@@ -301,6 +302,8 @@ async def running(config: ControllerConfig) -> AsyncIterator[str]:
     inventory = Inventory.from_file(config.inventory)
     use_key(config.flow_key)
     async with AsyncExitStack() as stack:
+        name = config.cluster.name if config.cluster is not None else "controller"
+        await stack.enter_async_context(exporting(config.telemetry, "controller", name))
         if config.cluster is not None:
             member = await _member(config, credentials, inventory, stack)
             url = await _serving(config, member, credentials, stack)

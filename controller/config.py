@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from controller.engine import strategy_names
 from duet_p4.identity.credentials import require_one
 from duet_p4.model import FlowKey, Model
+from duet_p4.telemetry import TelemetryConfig
 
 
 class Module(StrEnum):
@@ -69,6 +70,7 @@ class ControllerConfig(Model):
     credentials: Path | None = Field(default=None, description="Folder with its key and certificate")
     insecure: bool = Field(default=False, description="Plain HTTP, and everybody may do everything")
     flow_key: FlowKey = 0
+    telemetry: TelemetryConfig = TelemetryConfig()
     modules: tuple[Module, ...] = tuple(Module)
     elsewhere: dict[Module, str] = Field(default_factory=dict)
     intervals: Intervals = Intervals()

@@ -20,6 +20,7 @@ from duet_p4.identity.credentials import require_one
 from duet_p4.journal import JournalError
 from duet_p4.model import Model, Port
 from duet_p4.rest.access import AGENT, Access
+from duet_p4.telemetry import TelemetryConfig
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class AgentConfig(Model):
     credentials: Path | None = None
     insecure: bool = False
     pins: Path | None = None
+    telemetry: TelemetryConfig = TelemetryConfig()
     log_level: str = "INFO"
 
     def pin_folder(self) -> Path:

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address
 
 from controller.updater.devices import Came, Device, Operation
 from controller.updater.plan import Action, DeviceKind, DeviceState, Entry
+from duet_p4 import telemetry
 from duet_p4.api.digest import SetDigest
 from duet_p4.api.problems import TYPE_PREFIX, Problem
 from duet_p4.rest.client import RefusedError, RestError
@@ -52,6 +53,7 @@ class _Waiting:
     operation: Operation = None  # type: ignore[assignment]
     done: asyncio.Future[Came] = None  # type: ignore[assignment]
     since: float = 0.0
+    cause: telemetry.SpanContext | None = None
 
 
 class Lane:
@@ -173,7 +175,8 @@ class Lane:
         if not self.open:
             done.set_result(Came(0, self._away()))
             return done
-        item = _Waiting(priority, next(self._numbers), operation, done, time.monotonic())
+        cause = telemetry.current()
+        item = _Waiting(priority, next(self._numbers), operation, done, time.monotonic(), cause)
         heapq.heappush(self._queue, item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work(), name=f"lane {self.name}")
@@ -203,8 +206,13 @@ class Lane:
                 item.done.set_result(Came(0, self._away()))
 
     async def _send(self, items: list[_Waiting]) -> None:
+        causes = list(dict.fromkeys(item.cause for item in items if item.cause is not None))
         try:
-            came = await self.device.change([item.operation for item in items])
+            with (
+                telemetry.entered(causes[0] if causes else None),
+                telemetry.span(f"lane {self.name}", links=causes[1:], duet__changes=len(items)),
+            ):
+                came = await self.device.change([item.operation for item in items])
         except RestError as error:
             self._failed(error)
             return

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
 from controller.updater.lane import Priority
+from duet_p4.telemetry import SpanContext, current
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """How long an address that could not be brought where it shall be is left alone: first, and at most."""
@@ -24,6 +25,7 @@ class _Entry(Generic[Answer]):
     priority: Priority
     since: float
     due: float
+    cause: SpanContext | None = None
     waiters: list[asyncio.Future[Answer]] = field(default_factory=list)
 
 
@@ -48,9 +50,11 @@ class WorkQueue(Generic[Answer]):
         now = time.monotonic()
         entry = self._entries.get(address)
         if entry is not None and entry.priority <= priority and entry.due <= now + in_s:
+            entry.cause = entry.cause or current()
             return
         if entry is None:
             entry = self._entries[address] = _Entry(priority, now, now + in_s)
+        entry.cause = entry.cause or current()
         entry.priority = min(entry.priority, priority)
         entry.due = min(entry.due, now + in_s)
         if address not in self._working:
@@ -76,6 +80,10 @@ class WorkQueue(Generic[Answer]):
                 self._working[address] = entry
                 return address, priority
             await self._rest()
+
+    def cause(self, address: IPv4Address) -> SpanContext | None:
+        """Return who first had an address looked at that is being worked on, as far as that is traced."""
+        return self._working[address].cause
 
     def done(self, address: IPv4Address, answer: Answer, *, failed: bool) -> None:
         """Say what came of an address. One that failed comes again by itself, after a pause."""

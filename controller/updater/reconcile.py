@@ -32,6 +32,7 @@ from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_u
 from controller.updater.queue import WorkQueue
 from controller.updater.wanted import entries_of, kinds_of, mux_entries, wanted_of
 from controller.updater.waves import Waves
+from duet_p4 import telemetry
 from duet_p4.api.host import LiveFlow
 from duet_p4.model import MuxVip
 from duet_p4.rest.client import RestError
@@ -222,7 +223,11 @@ class Reconciler:
             key, priority = await self.queue.get()
             outcome = Outcome()
             try:
-                outcome = await self._reconcile(key, priority)
+                with (
+                    telemetry.entered(self.queue.cause(key)),
+                    telemetry.span("reconcile", duet__vip=str(key), duet__priority=priority.name),
+                ):
+                    outcome = await self._reconcile(key, priority)
             except (RestError, LayoutError) as error:
                 outcome.error = str(error)
                 logger.warning("%s: %s", key, error)

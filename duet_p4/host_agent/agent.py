@@ -31,6 +31,7 @@ from duet_p4.rest.routers.host import router
 from duet_p4.rest.routers.metrics import host_router as host_metrics
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
+from duet_p4.telemetry import exporting
 from duet_p4.term import Terms
 from duet_p4.tracing.installers import MUX_TABLES, Installers
 from duet_p4.tracing.instrumented import follower
@@ -93,6 +94,7 @@ async def run(config: HostConfig) -> None:
     )
     async with AsyncExitStack() as stack:
         stack.callback(datapath.close)
+        await stack.enter_async_context(exporting(config.telemetry, "host agent", config.name))
         reporter = await _reporter(config, credentials, stack)
         terms = Terms(config.state_dir / "term")
         service = HostService(config, datapath, terms, reporter.changed if reporter else lambda: None)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 
+from duet_p4 import telemetry
 from duet_p4.allocation import TableFullError
 from duet_p4.api.changes import Action, Change, Changed
 from duet_p4.api.health import HealthReport
@@ -158,7 +159,10 @@ class HostService(Keeper[HostVip]):
     def _replace(self, vips: Sequence[HostVip]) -> int:
         """Have the data path serve VIPs; connections that their DIPs have already are none of theirs."""
         new = self._datapath.new_dips(vips)
-        updates = self._datapath.replace(vips)
+        with telemetry.span("BPF map writes", duet__vips=len(vips)) as span:
+            updates = self._datapath.replace(vips)
+            if span is not None:
+                span.put(bpf__updates=updates)
         if new:
             self._datapath.leave_alone(flow for flow in live_connections() if flow.destination in new)
         return updates

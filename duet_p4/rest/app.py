@@ -9,14 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from duet_p4 import telemetry
 from duet_p4.api import term
 from duet_p4.api.problems import MEDIA_TYPE, OldTermError, Problem
 from duet_p4.api.service import Health, State, Whoami
-from duet_p4.identity import Credentials
+from duet_p4.identity import Credentials, Identity, Role
 from duet_p4.rest import problems
-from duet_p4.rest.access import READ_METHODS, Access, Guard, peer_of
+from duet_p4.rest.access import PEER, READ_METHODS, Access, Guard, peer_of
 from duet_p4.rest.bounds import Bodies, BodyBound
 from duet_p4.term import Terms
 
@@ -41,6 +42,7 @@ def create_app(
     """
     app = FastAPI(title=title, version=version("duet-p4"), description=description, redoc_url=None)
     problems.install(app)
+    app.add_middleware(_Spans)
     if terms is not None:
         app.add_middleware(_TermGuard, terms=terms)
     app.add_middleware(BodyBound, bodies=bodies or Bodies())
@@ -77,6 +79,39 @@ def create_app(
     return app
 
 
+class _Spans:
+    """Records writes that are part of somebody's trace, and has those of operators begin one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in READ_METHODS:
+            await self._app(scope, receive, send)
+            return
+        header = dict(scope["headers"]).get(telemetry.HEADER.encode())
+        peer: Identity | None = scope.get("state", {}).get(PEER)
+        name = f"{scope['method']} {scope['path']}"
+        operated = peer is None or peer.role is Role.OPERATOR
+        context = telemetry.context_of(header.decode("latin-1") if header else None)
+        with (
+            telemetry.entered(context),
+            telemetry.span(name, telemetry.Kind.SERVER, root=operated) as span,
+        ):
+            if span is not None:
+                span.put(http__request__method=scope["method"], url__path=scope["path"])
+                span.put(enduser__id=str(peer) if peer else "")
+
+            async def note(message: Message) -> None:
+                if span is not None and message["type"] == "http.response.start":
+                    span.put(http__response__status_code=message["status"])
+                    span.error = f"HTTP {message['status']}" if message["status"] >= _FAILED else ""
+                await send(message)
+
+            await self._app(scope, receive, note)
+
+
+_FAILED = 500
 _TERMLESS = "/v1/traces"
 """Writes below it change nothing that a device holds: whoever leads may make them, and an operator."""
 

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.types import ASGIApp
 
+from duet_p4 import telemetry
 from duet_p4.api import term
 from duet_p4.api.changes import Change, Changed
 from duet_p4.api.digest import Digest, Synced
@@ -195,7 +196,10 @@ class RestClient:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         try:
             async with asyncio.timeout(timeout_s), self._connected() as transport:
-                reply = await transport.request(method, target_of(path, params), sent, content)
+                with _span_of(method, self.url, path) as span:
+                    if span is not None:
+                        sent[telemetry.HEADER] = telemetry.traceparent(span.context)
+                    reply = await transport.request(method, target_of(path, params), sent, content)
         except TimeoutError as error:
             raise UnansweredError(where, method, timeout_s) from error
         except HttpError as error:
@@ -388,6 +392,13 @@ class HostClient(DeviceClient):
     async def status(self) -> HostStatus:
         """Return the agent at a glance."""
         return await self.call("GET", "/v1/status", HostStatus)
+
+
+def _span_of(method: str, url: str, path: str) -> contextlib.AbstractContextManager[telemetry.Span | None]:
+    """Record a write that is part of a trace."""
+    if method == "GET":
+        return contextlib.nullcontext()
+    return telemetry.span(f"{method} {path}", telemetry.Kind.CLIENT, server__address=url)
 
 
 @cache

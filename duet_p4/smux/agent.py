@@ -43,6 +43,7 @@ from duet_p4.smux.prober import Prober, Tunnels
 from duet_p4.smux.service import SmuxService
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
 from duet_p4.supervision import Tasks
+from duet_p4.telemetry import exporting
 from duet_p4.term import Terms
 from duet_p4.tracing.installers import MUX_TABLES, Installers
 from duet_p4.tracing.instrumented import Instrumented, follower
@@ -192,6 +193,7 @@ async def run(config: SmuxConfig) -> None:
         bird.config = _bird_config(config, admitted=False)
     terms = Terms(config.state_dir / "term")
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(config.telemetry, "SMux agent", config.name))
         datapath, attach = stack.enter_context(forwarding(config))
         probing = await _probing(config, credentials, stack)
         service = SmuxService(

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Protocol as Interface
 
+from duet_p4 import telemetry
 from duet_p4.allocation import TableFullError
 from duet_p4.api.changes import Change
 from duet_p4.api.mux import (
@@ -215,9 +216,14 @@ class SmuxService(MuxKeeper):
             )
 
     def _forward(self, entry: MuxEntry) -> Written:
-        if isinstance(entry, MuxVip):
-            return self._datapath.put_vip(entry)
-        return self._datapath.put_tip(entry)
+        with telemetry.span("BPF map writes", duet__address=str(entry.address)) as span:
+            if isinstance(entry, MuxVip):
+                written = self._datapath.put_vip(entry)
+            else:
+                written = self._datapath.put_tip(entry)
+            if span is not None:
+                span.put(bpf__updates=written.updates)
+            return written
 
     def _check(self, entry: MuxEntry) -> None:
         if self._prober:

@@ -60,6 +60,7 @@ from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.sampling import Sampling
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.switch_agent.tracing import follower
+from duet_p4.telemetry import exporting
 from duet_p4.term import Terms
 from duet_p4.tracing.installers import SWITCH_TABLES, Installers
 from duet_p4.tracing.traces import Traces
@@ -145,6 +146,7 @@ class SwitchAgent:
         ended = told_to_end()
         config = self._config
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(config.telemetry, "switch agent", config.name))
             netlink = await stack.enter_async_context(AsyncIPRoute())
             await self._announcer.load(netlink)
             stack.callback(self._kernel.stop)

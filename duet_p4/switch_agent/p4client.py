@@ -15,7 +15,7 @@ import grpc
 from finsy import P4ClientError, P4MeterEntry, P4TableEntry
 from finsy.proto import U128, p4r, p4r_grpc, rpc_code
 
-from duet_p4 import detour
+from duet_p4 import detour, telemetry
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Plan, Step, Update
@@ -298,7 +298,8 @@ class Switch:
     async def _send(self, updates: Sequence[p4r.Update]) -> None:
         request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)
         try:
-            await self._stub.Write(request, timeout=_RPC_TIMEOUT_S)
+            with telemetry.span("P4Runtime Write", telemetry.Kind.CLIENT, p4runtime__updates=len(updates)):
+                await self._stub.Write(request, timeout=_RPC_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNKNOWN:
                 raise P4ClientError(error, "Write", msg=request) from None

@@ -28,6 +28,7 @@ from duet_p4.model import Dip, Vip
 from duet_p4.rest import problems
 from duet_p4.rest.client import RefusedError, UnreachableError
 from duet_p4.rest.server import serve
+from duet_p4.telemetry import TelemetryConfig
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 VIP = IPv4Address("10.0.0.1")
@@ -110,7 +111,7 @@ def session_with(name: str) -> SessionStatus:
 
 
 @asynccontextmanager
-async def controlled(path: Path) -> AsyncIterator[Testbed]:
+async def controlled(path: Path, telemetry: TelemetryConfig | None = None) -> AsyncIterator[Testbed]:
     async with AsyncExitStack() as stack:
         muxes = {name: MemoryMux(name) for name in [*SWITCHES, "smux1"]}
         servers = {name: await stack.enter_async_context(AsyncExitStack()) for name in muxes}
@@ -126,6 +127,7 @@ async def controlled(path: Path) -> AsyncIterator[Testbed]:
             listen=Listen(port=0),
             socket=path / "controller.sock",
             insecure=True,
+            telemetry=telemetry or TelemetryConfig(),
             intervals=Intervals(health=0.05, repair=0.05, assignment=None),
             switch_hold_s=0.2,
         )
