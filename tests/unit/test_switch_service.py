@@ -352,7 +352,7 @@ def test_what_cannot_be_written_down_is_not_done(tmp_path: Path, monkeypatch: py
         await bench.service.put(vip(1), announce=True)
         rows, digest = dict(bench.switch.rows), bench.service.digest()
 
-        def full(self: object, changes: object) -> None:
+        def full(*_: object) -> None:
             raise JournalError("cannot write: no space left on device")
 
         monkeypatch.setattr(Journal, "write", full)
