@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import Field
 
 from duet_p4.model import Model
 from duet_p4.telemetry.spans import Span, taken_by
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class _Exporter:
             try:
                 (await http.post(PATH, json=self._message(batch))).raise_for_status()
                 self._said = False
-            except httpx.HTTPError as error:
+            except Exception as error:  # Spans may be lost, nothing else may be by them.
                 if not self._said:
                     logger.warning("spans do not reach %s: %s", http.base_url, error)
                 self._said = True
@@ -87,6 +89,8 @@ async def exporting(config: TelemetryConfig, service: str, instance: str) -> Asy
     if config.endpoint is None:
         yield
         return
+    import httpx  # Only who exports pays for it.
+
     exporter = _Exporter(service, instance)
     async with httpx.AsyncClient(base_url=config.endpoint, timeout=_TIMEOUT_S, trust_env=False) as http:
         task = asyncio.create_task(exporter.run(http), name="spans")
