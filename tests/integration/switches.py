@@ -18,6 +18,7 @@ from pathlib import Path
 from finsy.proto import p4r
 from pyroute2 import IPRoute
 
+from duet_p4 import telemetry
 from duet_p4.api.service import State
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, Timers
 from duet_p4.bird.policy import PrefixRange
@@ -30,6 +31,7 @@ from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC, make_cpu_port
 from duet_p4.switch_agent.p4client import Switch
+from duet_p4.telemetry import Span
 from tests.integration.netns import inside, ip, namespaces
 
 SPACE = tuple(
@@ -150,7 +152,12 @@ class Node:
             switch = Switch("127.0.0.1:9559", 0)
             async with switch.session():
                 wrong = [Update(Op.DELETE, row, row) for row in delete]
-                await switch.write_plan(Plan.of(("", wrong), ("", [Update(Op.INSERT, HostRow(stray, 8, 8))])))
+                plan = Plan.of(("", wrong), ("", [Update(Op.INSERT, HostRow(stray, 8, 8))]))
+                spans: list[Span] = []
+                with telemetry.taken_by(spans.append), telemetry.span("tamper", root=True):
+                    await switch.write_plan(plan)
+                written = [span for span in spans if span.name == "P4Runtime Write"]
+                assert sum(span.attributes["p4runtime.updates"] for span in written) == len(delete) + 1
 
     async def foreign(self) -> list[p4r.TableEntry]:
         """Read what the switch holds that is no row of an agent's."""
