@@ -36,6 +36,7 @@ from duet_p4.bench.tables import (
 )
 from duet_p4.bench.traffic import frame
 from duet_p4.bpf import Map, Object, Program, compile_object
+from duet_p4.checksum import checksum
 from duet_p4.hmux import entries, pipeline
 from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.model import Dip, Group, MuxVip, Protocol
@@ -334,13 +335,13 @@ def _ipv4(length: int, protocol: int, source: IPv4Address, destination: IPv4Addr
     header = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, protocol, 0, source.packed, destination.packed
     )
-    return header[:10] + _checksum(header) + header[12:]
+    return header[:10] + checksum(header).to_bytes(2) + header[12:]
 
 
 def _with_ttl(data: bytes, ttl: int) -> bytes:
     header = bytearray(data[14:34])
     header[8], header[10:12] = ttl, bytes(2)
-    header[10:12] = _checksum(bytes(header))
+    header[10:12] = checksum(bytes(header)).to_bytes(2)
     return data[:14] + bytes(header) + data[34:]
 
 
@@ -348,13 +349,6 @@ def _icmp_error(vip: int) -> bytes:
     """Return a router's "unreachable" about what a DIP sent as its VIP to a client."""
     quoted = _ipv4(28, 17, IPv4Address(vip), IPv4Address(CLIENT)) + struct.pack("!HHHH", 80, 4000, 8, 0)
     message = struct.pack("!BBHI", 3, 1, 0, 0) + quoted
-    message = message[:2] + _checksum(message) + message[4:]
+    message = message[:2] + checksum(message).to_bytes(2) + message[4:]
     base = frame(64, CLIENT, vip, 4000)
     return base[:14] + _ipv4(20 + len(message), 1, IPv4Address(CLIENT + 9), IPv4Address(vip)) + message
-
-
-def _checksum(data: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!H", ~total & 0xFFFF)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from duet_p4.bench.line import BenchError, Line
+from duet_p4.checksum import checksum
 
 FRAMES = 4096
 """Different frames, sent in turns."""
@@ -168,16 +169,9 @@ def frame(size: int, source: int, destination: int, source_port: int) -> bytes:
     if size < MIN_FRAME:
         raise ValueError(f"a UDP frame has at least {MIN_FRAME} bytes, not {size}")
     header = struct.pack("!BBHHHBBHII", 0x45, 0, size - ETHERNET, 0, 0, 64, 17, 0, source, destination)
-    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+    header = header[:10] + checksum(header).to_bytes(2) + header[12:]
     udp = struct.pack("!HHHH", source_port, 80, size - ETHERNET - IP, 0)
     return (SWITCH_MAC + GENERATOR_MAC + b"\x08\x00" + header + udp).ljust(size, b"\0")
-
-
-def _checksum(header: bytes) -> int:
-    words: tuple[int, ...] = struct.unpack("!10H", header)
-    total = sum(words)
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
 
 
 def _trafgen(data: bytes) -> str:

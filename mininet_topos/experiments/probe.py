@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from duet_p4.checksum import checksum
+
 _SO_TIMESTAMPING = 37
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE, _OPT_ID, _OPT_TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 11
@@ -230,8 +232,8 @@ class Prober:
         body = _PAYLOAD.pack(self._magic, target, number)
         flow = target * self._flows + number % self._flows
         identifier = (self._identifier + flow) % _IDENTIFIERS
-        checksum = _checksum(_HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF) + body)
-        packet = _HEADER.pack(_ECHO_REQUEST, 0, checksum, identifier, number & 0xFFFF) + body
+        check = checksum(_HEADER.pack(_ECHO_REQUEST, 0, 0, identifier, number & 0xFFFF) + body)
+        packet = _HEADER.pack(_ECHO_REQUEST, 0, check, identifier, number & 0xFFFF) + body
         # Until the kernel's own stamp comes; a request that finds no route or no neighbour never gets one.
         self._sent[number, target] = time.clock_gettime(time.CLOCK_REALTIME)
         try:
@@ -301,12 +303,6 @@ class Prober:
 def _stamp(data: bytes) -> float:
     seconds, nanoseconds = struct.unpack_from("=qq", data)
     return float(seconds) + float(nanoseconds) * 1e-9
-
-
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
 
 
 def _prefer() -> None:

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from duet_p4.checksum import checksum
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Protocol
 from mininet_topos.testbed import namespaces
@@ -126,7 +127,7 @@ async def ping(
     """Ping a VIP once, with `size` bytes of payload and fragmentation forbidden; identifier 0 is any."""
     identifier = identifier or int.from_bytes(os.urandom(2), "big") or 1
     body = struct.pack("!HH", identifier, 1) + bytes(size)
-    request = struct.pack("!BBH", _ECHO_REQUEST, 0, _checksum(struct.pack("!BBH", 8, 0, 0) + body)) + body
+    request = struct.pack("!BBH", _ECHO_REQUEST, 0, checksum(struct.pack("!BBH", 8, 0, 0) + body)) + body
     flow = Flow(source, vip, ICMP, identifier, 0)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.setblocking(False)
@@ -165,11 +166,3 @@ def _reason(error: OSError | TimeoutError, timeout_s: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
         return f"no answer in {timeout_s:g} s"
     return errno.errorcode.get(error.errno or 0, "") + f" {error.strerror or error}"
-
-
-def _checksum(data: bytes) -> int:
-    data += b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
