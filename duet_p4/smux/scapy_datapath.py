@@ -173,7 +173,7 @@ class ScapyDatapath:
         # A packet to a TIP was encapsulated by an HMux, and so was a fragment; the client's packet is inside.
         tip = self._tips.get(destination)
         inner, mark = packet, 0
-        if not tip and packet[9] == _IPIP and not handed_over:
+        if not tip and packet[OUTER_LENGTH + 9 if handed_over else 9] == _IPIP:
             raise _Leave("DROP_TUNNELED_VIP")
         if tip and handed_over:
             raise _Leave("DROP_BARE_TIP")
@@ -186,6 +186,8 @@ class ScapyDatapath:
             inner, mark = packet[OUTER_LENGTH:], header.tos & _ECN
         header = parse_header(inner)
         flow, kind = parse_flow(header, inner)
+        if not _is_host(header.src):
+            raise _Leave("DROP_MARTIAN")
         if mark == _CE and not header.tos & _ECN:
             raise _Leave("DROP_ECN")
 
@@ -197,7 +199,7 @@ class ScapyDatapath:
             raise _Leave("DROP_VIP_TO_VIP")
 
         # Packets that must not go on, and what their sender is told.
-        answerable = kind not in (Kind.ICMP_ERROR, Kind.FRAGMENT) and _is_host(header.src)
+        answerable = kind not in (Kind.ICMP_ERROR, Kind.FRAGMENT)
         if header.ttl <= 1:
             if not answerable:
                 raise _Leave("DROP_TTL_EXPIRED")
@@ -528,7 +530,9 @@ def parse_flow(header: IP, packet: bytes) -> tuple[Flow, Kind]:
         if l4[0] in _ICMP_ERRORS:
             if _is_fragment(header):
                 raise _Leave("DROP_MALFORMED")
-            return _quoted_flow(l4[8:], destination), Kind.ICMP_ERROR
+            # What stands behind the packet, as padding of the frame, is no quote.
+            quoted = packet[header.ihl * 4 + 8 : header.len]
+            return _quoted_flow(quoted, destination), Kind.ICMP_ERROR
     return Flow(source, destination, header.proto, 0, 0), Kind.WHOLE
 
 
@@ -542,7 +546,7 @@ def _tcp_kind(flags: int) -> Kind:
 
 def _quoted_flow(quoted: bytes, sender: IPv4Address) -> Flow:
     """Return the flow that the quoted packet answers, where the quote tells. Its length may be anything."""
-    if len(quoted) < OUTER_LENGTH + 8 or quoted[0] != 0x45:
+    if len(quoted) < OUTER_LENGTH + 8 or quoted[0] & 0xF != 5:
         raise _Leave("DROP_MALFORMED")
     header, l4 = IP(quoted[:OUTER_LENGTH]), quoted[OUTER_LENGTH:]
     if IPv4Address(header.src) != sender or header.frag:

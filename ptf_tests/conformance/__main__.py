@@ -1,4 +1,4 @@
-"""`python -m ptf_tests.conformance record | replay | ways | fuzz | testgen | mutants`: see --help.
+"""`python -m ptf_tests.conformance record | replay | ways | fuzz | muxes | testgen | mutants`: see --help.
 
 Status 0: all agree.
 """
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptf_tests.conformance import kills, paths, testgen, vectors
+from ptf_tests.conformance import kills, muxes, paths, testgen, vectors
 from ptf_tests.conformance.bmv2 import OracleError
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
@@ -45,9 +45,15 @@ def main() -> int:
             )
             command.add_argument("--json", action="store_true", help="end with one JSON object")
     _add_hmux_commands(commands)
+    text = "send random frames to both muxes, hmux.p4 on xdp and the SMux, which hold the same; needs root"
+    command = commands.add_parser("muxes", help=text, description=text)
+    command.add_argument("--seed", type=int, default=SEED)
+    command.add_argument("--frames", type=int, default=100_000, help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.command in ("testgen", "mutants"):
         return _of_hmux(arguments)
+    if arguments.command == "muxes":
+        return _muxes(arguments.frames, arguments.seed)
     unknown = [name for name in arguments.programs if name not in PROGRAMS]
     if unknown:
         parser.error(f"no program is called {unknown[0]!r}; there are {', '.join(PROGRAMS)}")
@@ -153,6 +159,22 @@ def _fuzz(program: Program, frames: int, seed: int, as_json: bool) -> bool:
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)), flush=True)
     return bool(summary.differences or summary.counter_differences)
+
+
+def _muxes(frames: int, seed: int) -> int:
+    """Fuzz the muxes; return whether anything differs."""
+    if os.geteuid() != 0:
+        print("loading eBPF needs root", file=sys.stderr)
+        return 2
+    summary = muxes.fuzz(frames, seed, lambda text: print(text, end="\n\n", flush=True))
+    outcomes = ", ".join(f"{number} {how}" for how, number in sorted(summary.outcomes.items()))
+    print(
+        f"muxes: {summary.frames} frames in {summary.worlds} worlds ({outcomes}), {summary.differences} "
+        f"differ ({summary.seconds} s, seed {seed})"
+    )
+    for name, number in sorted(summary.excepted.items()):
+        print(f"  by design: {number} {name}")
+    return int(bool(summary.differences))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from duet_p4.hmux import pipeline
 from duet_p4.hmux.entries import DropReason
-from ptf_tests.conformance import bmv2, vectors
+from ptf_tests.conformance import bmv2, muxes, vectors
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
 from ptf_tests.conformance.programs import PROGRAMS
@@ -82,6 +82,15 @@ def test_a_difference_is_told_with_state_packet_expected_and_got() -> None:
     assert "state 'full'" in told[0] and frame.hex(" ")[:40] in "".join(told)
     assert any("got     : nothing" in text and "by port 7, 20 bytes" in text for text in told)
     assert "counter drop_counter[2]: expected (1, 1)" in told[2]
+
+
+@pytest.mark.root
+@needs_root
+def test_hmux_and_smux_do_the_same_with_every_frame() -> None:
+    told: list[str] = []
+    summary = muxes.fuzz(3000, 2014, told.append)
+    assert not told, "\n\n".join(told)
+    assert min(summary.outcomes[how] for how in ("forward", "answer", "drop")) > 100, summary
 
 
 @pytest.mark.root

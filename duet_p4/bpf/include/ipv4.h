@@ -180,9 +180,7 @@ static __always_inline struct iphdr *icmp_quoted(const struct iphdr *ip, const v
     struct icmphdr *icmp = (void *)ip + ip->ihl * 4;
     struct iphdr *quoted = (void *)(icmp + 1);
 
-    if ((void *)(quoted + 1) > end || quoted->version != 4 || quoted->ihl < 5)
-        return 0;
-    return quoted;
+    return (void *)(quoted + 1) > end || quoted->ihl < 5 ? 0 : quoted;
 }
 
 /* The flow that the packet quoted by an ICMP error answers, where the quote tells. 8 bytes of its L4 are enough, and
@@ -251,6 +249,9 @@ static __always_inline bool ipv4_flow(const struct iphdr *ip, const void *end, s
             const struct iphdr *quoted = icmp_quoted(ip, end);
 
             *kind = FLOW_ICMP_ERROR;
+            /* What stands behind the packet, as padding of the frame, is no quote. */
+            if (bpf_ntohs(ip->tot_len) < ip->ihl * 4 + sizeof(*icmp) + sizeof(*quoted) + 8)
+                return false;
             return !ipv4_is_fragment(ip) && quoted && quoted->saddr == ip->daddr &&
                    ipv4_quoted_flow(quoted, end, flow);
         }

@@ -17,6 +17,7 @@
     X(REPLY_TTL,          "TTL at its end: answered with time exceeded; normal for traceroute") \
     X(REPLY_TUNNEL,       "an ICMP error about a tunneled packet: its client is told; normal in path MTU discovery") \
     X(DROP_MALFORMED,     "to a VIP or TIP, but cut short, inconsistent or with a wrong checksum; someone is broken") \
+    X(DROP_MARTIAN,       "to a VIP or TIP, from a source that nobody has (RFC 1812, 5.3.7); a switch drops it before, somebody forges") \
     X(DROP_UNKNOWN_VIP,   "to an address of the announced prefixes that is no VIP or TIP; a VIP was removed or never added") \
     X(DROP_NO_GROUP,      "to a port of a VIP that no DIP serves; a scan, or a VIP lacks a port") \
     X(DROP_TUNNELED_VIP,  "to a VIP, but tunneled already: a mux does not encapsulate twice; nobody should send this") \
@@ -25,8 +26,8 @@
     X(DROP_FRAGMENT,      "a later fragment whose first was not seen: it came another way, too late, or not at all") \
     X(DROP_ECN,           "tunneled to a TIP, marked as congested on the way, and its sender does not understand marks; normal in congestion") \
     X(DROP_VIP_TO_VIP,    "UDP from a VIP to a VIP, both ports below those of SNAT: an echo storm, or a forged source") \
-    X(DROP_TOO_BIG,       "too big once encapsulated, and may not be answered (no DF set, an ICMP error, no host's address); links lack room") \
-    X(DROP_TTL_EXPIRED,   "TTL at its end, and may not be answered (a later fragment, an ICMP error, no host's address); a routing loop") \
+    X(DROP_TOO_BIG,       "too big once encapsulated, and may not be answered (no DF set, an ICMP error); links lack room") \
+    X(DROP_TTL_EXPIRED,   "TTL at its end, and may not be answered (a later fragment, an ICMP error); a routing loop") \
     X(DROP_REPLY_LIMIT,   "was to be answered by an ICMP error, of which too many are sent already; a scan, or a routing loop") \
     X(DROP_INTERNAL,      "the tables contradict each other or the driver gives no headroom; a bug")
 /* clang-format on */

@@ -489,12 +489,10 @@ static __always_inline bool is_host(__be32 address)
     return network && network != 127 && network < 224;
 }
 
-/* Whether an ICMP error may answer this packet (RFC 1812, 4.3.2.7): not an error, not a later fragment,
- * and from a host.
- */
-static __always_inline bool may_answer(const struct packet *packet, const struct iphdr *inner)
+/* Whether an ICMP error may answer this packet (RFC 1812, 4.3.2.7): not an error, not a later fragment. */
+static __always_inline bool may_answer(const struct packet *packet)
 {
-    return packet->kind != FLOW_ICMP_ERROR && packet->kind != FLOW_FRAGMENT && is_host(inner->saddr);
+    return packet->kind != FLOW_ICMP_ERROR && packet->kind != FLOW_FRAGMENT;
 }
 
 /* A router could not deliver a packet of ours to its DIP. Its client is told (RFC 2003, 4), as far as the
@@ -574,6 +572,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     if (!ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))
         return leave(DROP_MALFORMED, packet->length, XDP_DROP);
 
+    if (!is_host(inner->saddr))
+        return leave(DROP_MARTIAN, packet->length, XDP_DROP);
     if (packet->inner_offset && ecn_is_lost(packet->outer_tos, inner))
         return leave(DROP_ECN, packet->length, XDP_DROP);
 
@@ -591,7 +591,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
     if (packet->kind == FLOW_WHOLE && from_vip_to_vip(&packet->flow))
         return leave(DROP_VIP_TO_VIP, packet->length, XDP_DROP);
 
-    bool answerable = may_answer(packet, inner);
+    bool answerable = may_answer(packet);
 
     if (inner->ttl <= 1) {
         if (!answerable)
@@ -635,7 +635,8 @@ static __always_inline int forward(struct xdp_md *ctx)
     packet.ethernet = *ethernet;
 
     struct service_key key = {.address = ip->daddr};
-    bool handed_over = fragment_mux && ip->daddr == fragment_mux && ip->protocol == IPPROTO_IPIP;
+    __u8 protocol = ip->protocol;
+    bool handed_over = fragment_mux && ip->daddr == fragment_mux && protocol == IPPROTO_IPIP;
 
     if (handed_over) {
         struct iphdr *inner = ip + 1;
@@ -645,6 +646,7 @@ static __always_inline int forward(struct xdp_md *ctx)
         if (!is_mux(ip->saddr))
             return leave(DROP_NOT_A_MUX, packet.length, XDP_DROP);
         key.address = inner->daddr;
+        protocol = inner->protocol;
         packet.inner_offset = sizeof(*ip);
         packet.outer_tos = ip->tos;
     }
@@ -668,7 +670,7 @@ static __always_inline int forward(struct xdp_md *ctx)
             return leave(DROP_NOT_A_MUX, packet.length, XDP_DROP);
         packet.inner_offset = sizeof(*ip);
         packet.outer_tos = ip->tos;
-    } else if (ip->protocol == IPPROTO_IPIP && !handed_over) {
+    } else if (protocol == IPPROTO_IPIP) {
         return leave(DROP_TUNNELED_VIP, packet.length, XDP_DROP);
     }
     return balance(ctx, &packet);

@@ -376,13 +376,13 @@ FIXTURES = (
         lambda: answered(client(PLAIN, UDP(), ttl=1), ICMP(type=11, code=0)),
     ),
     drops(
-        "TTL at its end from a loopback address is not answered",
-        "DROP_TTL_EXPIRED",
-        wire(IP(src="127.0.0.1", dst="10.0.0.1", ttl=1) / UDP()),
+        "from a loopback address",
+        "DROP_MARTIAN",
+        wire(IP(src="127.0.0.1", dst="10.0.0.1") / UDP()),
     ),
     drops(
-        "TTL at its end from nobody's address is not answered",
-        "DROP_TTL_EXPIRED",
+        "from nobody's address, and its TTL at its end",
+        "DROP_MARTIAN",
         wire(IP(src="0.1.2.3", dst="10.0.0.1", ttl=1) / UDP()),
     ),
     drops(
