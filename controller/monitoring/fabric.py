@@ -1,6 +1,7 @@
-"""Which switches and SMuxes carry nothing, as the switches around them see by their cables.
+"""Which switches and SMuxes carry nothing, as the switches around them see.
 
-A neighbour's port without carrier is positive evidence, and told at once: nothing can go that way.
+That a neighbour's port has no carrier, or that nothing sent there comes back, is positive evidence, and told
+at once: nothing can go that way.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class Fabric:
 
     def note(self, switch: str, neighbours: Iterable[NeighbourPort]) -> None:
         """Take in what a switch says. What it says of names that are not in the inventory means nothing."""
-        self._told[switch] = {n.neighbour: n.carrier for n in neighbours if n.neighbour in self._names}
+        self._told[switch] = {n.neighbour: n.alive for n in neighbours if n.neighbour in self._names}
 
     def links_down(self, answers: Callable[[str], bool]) -> set[tuple[str, str]]:
-        """Return the links of which an end that answers says that there is no carrier."""
+        """Return the links of which an end that answers says that they are dead."""
         return {
             (first, second)
             for first, second in self._links
@@ -34,7 +35,7 @@ class Fabric:
         }
 
     def dead(self, answers: Callable[[str], bool]) -> set[str]:
-        """Return what switches tell of that answer, and none of them has carrier to."""
+        """Return what switches tell of that answer, and none of them can send to."""
         told: dict[str, list[bool]] = {}
         for switch, neighbours in self._told.items():
             if answers(switch):

@@ -23,10 +23,13 @@ class HostPort(Model):
 
 
 class NeighbourPort(Model):
-    """A port to a switch or an SMux, by the neighbour's name: whether the cable is in, and it is alive."""
+    """A port to a switch or an SMux, by the neighbour's name.
+
+    It is `alive` while the cable is in, and (of a switch) the neighbour forwards what it is sent.
+    """
 
     neighbour: str
-    carrier: bool
+    alive: bool
 
 
 class Punted(Model):

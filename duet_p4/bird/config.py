@@ -30,8 +30,9 @@ Milliseconds = Annotated[int, Field(ge=10, le=60_000)]
 class Bfd(Model):
     """BFD timers: a neighbour silent for `interval_ms` x `multiplier` is down.
 
-    Links that lose carrier are noticed at once without BFD; it is for neighbours that go silent. So it
-    may be patient, and let an agent that died start again before its switch is given up.
+    Links that lose carrier are noticed at once without BFD; it is for neighbours that go silent, and that
+    nothing else asks whether they forward (`switch_agent.echo` asks switches). It watches BIRD more than the
+    neighbour: one that is killed, or too busy, is taken for silent.
     """
 
     interval_ms: Milliseconds = 500
@@ -49,8 +50,24 @@ class Timers(Model):
     keepalive: int = Field(default=3, ge=1)
 
 
+class Restart(Model):
+    """Graceful restart (RFC 4724): a BIRD that is killed takes no routes with it.
+
+    Its neighbours keep its routes for `time` seconds, in which a new one must have begun; that one leaves the
+    kernel's routes as they are until all neighbours have told theirs, for `wait` seconds at most. A session
+    that ends in any other way, or with its link, takes its routes with it at once.
+    """
+
+    time: int = Field(default=10, ge=1, le=4095)
+    wait: int = Field(default=5, ge=1)
+
+
 class Neighbor(Model):
-    """An eBGP neighbour at the other end of a link."""
+    """An eBGP neighbour at the other end of a link.
+
+    With `bfd` on both sides, one that is silent is given up; where `patient`, its routes stay for as long as
+    a restart of its BIRD may take.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
     interface: str = Field(pattern=r"^[^\s\"/]{1,15}$")
@@ -58,6 +75,7 @@ class Neighbor(Model):
     address: IPv4Address
     asn: Asn
     bfd: bool = True
+    patient: bool = False
     policy: Policy = Policy()
     password: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{8,80}$", repr=False)
 
@@ -76,7 +94,7 @@ class BirdConfig(Model):
     reach what another Core of the same AS announces. Prefixes in `anycast` are refused with the own AS all
     the same: others announce them too, and a route that goes away must leave no detour to hunt for. What the
     node originates carries the community of its kind in `origins`. A node that is `draining` asks its
-    neighbours to prefer anything else (RFC 8326).
+    neighbours to prefer anything else (RFC 8326). One whose data path dies with its BIRD has no `restart`.
     """
 
     router_id: IPv4Address
@@ -94,6 +112,7 @@ class BirdConfig(Model):
     announce_table: int = Field(default=100, ge=1)
     max_paths: int = Field(default=16, ge=1, le=64)
     bfd: Bfd = Bfd()
+    restart: Restart | None = Restart()
     timers: Timers = Timers()
 
     @model_validator(mode="after")
@@ -115,11 +134,12 @@ class BirdConfig(Model):
 
 def render(config: BirdConfig, log: Path) -> str:
     """Return the text of bird.conf; BIRD will log to the file `log`."""
-    timers = config.timers
+    timers, restart = config.timers, config.restart
     sections = [
         _lines(
             f'log "{log}" {{ info, remote, warning, error, auth, fatal, bug, trace }};',
             f"router id {config.router_id};",
+            *([f"graceful restart wait {restart.wait};"] if restart else []),
             "debug protocols { states };",
             f"define SPACE = [ {ranges(config.space)} ];",
             "ipv4 table announced;",
@@ -134,6 +154,7 @@ def render(config: BirdConfig, log: Path) -> str:
         _block(
             "protocol kernel fib",
             f"kernel table {config.fib_table};",
+            f"graceful restart {'on' if restart else 'off'};",
             f"merge paths on limit {config.max_paths};",
             "scan time 60;",
             "ipv4 {",
@@ -175,6 +196,7 @@ def render(config: BirdConfig, log: Path) -> str:
             f"hold time {timers.hold};",
             f"startup hold time {timers.hold};",
             f"keepalive time {timers.keepalive};",
+            *(["graceful restart on;", f"graceful restart time {restart.time};"] if restart else []),
             "ttl security on;",
         ),
         *(_neighbor(config, neighbor) for neighbor in config.neighbors),
@@ -199,7 +221,7 @@ def _neighbor(config: BirdConfig, neighbor: Neighbor) -> str:
         f"neighbor {neighbor.address} as {neighbor.asn};",
         f"source address {neighbor.local};",
         f'interface "{neighbor.interface}";',
-        f"bfd {'on' if neighbor.bfd else 'off'};",
+        f"bfd {('graceful' if neighbor.patient else 'on') if neighbor.bfd else 'off'};",
         *([f'password "{neighbor.password}";'] if neighbor.password else []),
         "ipv4 {",
         "  import filter {",

@@ -82,6 +82,8 @@ class Bird:
         self._child: subprocess.Popen[bytes] | None = None
         self._asking = asyncio.Lock()
         self._configuring = asyncio.Lock()
+        self._died = False
+        """Whether the last BIRD ended by itself, so that its routes are still in the kernel."""
         self.pid: int | None = None
         self.problem = ""
         """Why BIRD does not run as configured; else nothing."""
@@ -178,6 +180,7 @@ class Bird:
             self.problem = f"BIRD, process {self.pid}, ended{self._reap()}"
             logger.error("%s: starting it again", self.problem)
             self.pid = None
+            self._died = True
             if loop.time() - began > _OK_RUN_S:
                 backoff.succeeded()
             await asyncio.sleep(backoff.failed())
@@ -292,9 +295,11 @@ class Bird:
 
     def _spawn(self) -> None:
         binary = _binary()
+        recover = ["-R"] if self._died else []
+        self._died = False
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
-                [*self._prefix, binary, "-f", "-c", self._conf, "-s", self._ctl],
+                [*self._prefix, binary, "-f", *recover, "-c", self._conf, "-s", self._ctl],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

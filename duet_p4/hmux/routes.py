@@ -39,10 +39,14 @@ _SHARES = 4
 
 @dataclass(frozen=True, slots=True, order=True)
 class Gateway:
-    """A neighbour that packets are routed to: its address, and the port it is behind."""
+    """A neighbour that packets are routed to: its address, and the port it is behind.
+
+    As the way to its own address (`itself`) it is alive while its link is, whether or not it forwards.
+    """
 
     port: int
     address: IPv4Address
+    itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)

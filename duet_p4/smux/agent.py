@@ -348,11 +348,14 @@ async def _drain(config: SmuxConfig, bird: Bird, wanted: bool) -> None:
 
 
 def _bird_config(config: SmuxConfig, *, admitted: bool = True) -> BirdConfig:
-    """Return what BIRD is to do; without the prefixes that all SMuxes have before this one is `admitted`."""
+    """Return what BIRD is to do; without the prefixes that all SMuxes have before this one is `admitted`.
+
+    Where the data path dies with the agent, so must its routes.
+    """
     draining = _drain_file(config).exists()
     originated = [*config.bird.originated, f"{config.address}/32"]
     if admitted:
         originated += [*config.announced, *([f"{config.fragment_mux}/32"] if config.fragment_mux else [])]
-    return BirdConfig.model_validate(
-        config.bird.model_dump() | {"originated": originated, "draining": draining}
-    )
+    restart = config.bird.restart if config.datapath == "xdp" else None
+    changes = {"originated": originated, "draining": draining, "restart": restart}
+    return BirdConfig.model_validate(config.bird.model_dump() | changes)

@@ -6,6 +6,7 @@ What dies when:
   data path does not notice. A new agent takes them over, reads the switch's tables back, and writes only
   what differs.
 - BIRD dies: sessions close, the agent starts it again.
+- A neighbour hangs with its ports up: the agent leads around it (`echo`), ahead of BFD.
 - The P4 switch dies: the agent takes the links down for a moment, as a dead switch's would be, so that
   neighbours notice at once. It withdraws its VIPs and programs the switch anew when it is back.
 - The session with the P4 switch is lost, or a write is in doubt: see `control`. Nothing is taken down.
@@ -50,8 +51,9 @@ from duet_p4.signals import told_to_end
 from duet_p4.supervision import Tasks
 from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.announcer import Announcer
-from duet_p4.switch_agent.config import SwitchConfig
+from duet_p4.switch_agent.config import PortConfig, SwitchConfig
 from duet_p4.switch_agent.control import Control, Event, Phase
+from duet_p4.switch_agent.echo import Echo
 from duet_p4.switch_agent.fib import FibMirror
 from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
@@ -127,7 +129,19 @@ class SwitchAgent:
             self._hostifs.set_carrier,
             self._written,
         )
-        self._kernel.on_carrier = self._ports.carrier_changed
+        self._kernel.on_carrier = self._carrier_changed
+        self._echo: Echo | None = None
+        if config.echo is not None:
+            routers = {port.number: port for port in config.ports if self._has_router(port)}
+            self._echo = Echo(
+                config.echo,
+                config.address,
+                routers,
+                self._kernel.peer_mac,
+                self._hostifs.send,
+                self._hostifs.echoes,
+                self._silence_changed,
+            )
         self._place = Place(
             uplinks=frozenset(port.number for port in config.ports if port.up), muxes=config.muxes
         )
@@ -156,6 +170,8 @@ class SwitchAgent:
             stack.push_async_callback(self._traces.stop)
             self._tasks.start("the mirror of the kernel", self._kernel.follow)
             self._tasks.start("following the ports", self._ports.run)
+            if self._echo is not None:
+                self._tasks.start("asking neighbours whether they forward", self._echo.run)
             self._tasks.start("running BIRD", lambda: self._bird.supervise(self._ports.bird_restarted))
             self._tasks.start("the session with the switch", self._keep_session)
             self._tasks.start("cleaning up", self._clean_up)
@@ -203,7 +219,7 @@ class SwitchAgent:
                 PortStatus(
                     number=port.number,
                     name=port.interface,
-                    up=self._kernel.carrier[port.number],
+                    up=self._kernel.alive(port.number),
                     peer=port.peer,
                     received_bytes=received,
                     sent_bytes=sent,
@@ -235,6 +251,20 @@ class SwitchAgent:
             self._ports.use(phase.forwards)
         if not phase.in_session or phase is Phase.DOUBT:
             self.service.let_go()
+
+    def _has_router(self, port: PortConfig) -> bool:
+        """Whether a router of ours is at the other end of a port."""
+        return self._neighbours[port.number] is not None and not port.outside
+
+    def _carrier_changed(self, number: int, up: bool) -> None:
+        if self._echo is not None:
+            self._echo.carrier_changed(number, up)
+        self._ports.carrier_changed(number, up)
+
+    def _silence_changed(self, number: int, silent: bool) -> None:
+        """Lead around a neighbour that forwards nothing, before BGP hears of it; or use it again."""
+        self._kernel.set_silent(number, silent)
+        self._ports.silence_changed(number, silent)
 
     async def _keep_session(self) -> None:
         """Have a session with the switch, again and again."""
@@ -361,7 +391,7 @@ class SwitchAgent:
 
         def report() -> PortReport:
             neighbours = tuple(
-                NeighbourPort(neighbour=neighbour.name, carrier=self._kernel.carrier[number])
+                NeighbourPort(neighbour=neighbour.name, alive=self._kernel.alive(number))
                 for number, neighbour in self._neighbours.items()
                 if neighbour is not None
             )

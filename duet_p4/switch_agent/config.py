@@ -81,6 +81,19 @@ class P4Config(Model):
         return self.insecure or self.address.startswith("unix:")
 
 
+class EchoConfig(Model):
+    """How neighbours are asked whether they forward: each `interval_ms`, in doubt each `hurry_ms`.
+
+    A port is silent after `fall` echoes that were missed one after the other, and is no longer once `rise_ms`
+    have passed without a miss.
+    """
+
+    interval_ms: int = Field(default=50, ge=5, le=60_000)
+    hurry_ms: int = Field(default=20, ge=5, le=60_000)
+    fall: int = Field(default=4, ge=2, le=50)
+    rise_ms: int = Field(default=1000, ge=0, le=60_000)
+
+
 class SwitchConfig(AgentConfig):
     """One switch.
 
@@ -97,7 +110,8 @@ class SwitchConfig(AgentConfig):
     switch may be away for `grace_s` before the switch is given up. A switch that lost its tables announces
     what its journal has once that is confirmed, or after `hold_s`. Where `report_urls` name
     controllers, whether hosts can be reached is posted to one of them when it changes, and again every
-    `report_interval_s`. `flow_records` has the sampling that the P4 switch was started with.
+    `report_interval_s`. `flow_records` has the sampling that the P4 switch was started with. Without `echo`, a
+    neighbour that hangs with its ports up is left to BFD.
     """
 
     role = Role.SWITCH
@@ -120,6 +134,7 @@ class SwitchConfig(AgentConfig):
     drain_least_ms: int = Field(default=30, ge=0, le=10_000)
     drain_quiet_ms: int = Field(default=12, ge=0, le=1000)
     drain_patience_ms: int = Field(default=1000, ge=0, le=60_000)
+    echo: EchoConfig | None = EchoConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,6 +6,9 @@ can buy: `CPU_ASIC` is the P4 switch's end (its port `CPU_PORT`), `CPU_STACK` th
 have the P4 program's packet_in and packet_out headers in front, which two XDP programs add and remove, so
 BGP and ARP never wait for a process. All of it outlives the agent, and its successor takes it over.
 
+`echo` sends a packet to the switch itself by way of a neighbour, and `echoes` says which came back last: they
+show that the neighbour forwards, and wait for no process of either.
+
 A host interface has its port's Ethernet address, MTU and carrier. What reaches it is what the stack has a use
 for, from where it may come, and no more of it than a port's share of its class (`bpf/classes.h`).
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import socket
 import struct
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -76,10 +80,15 @@ class HostInterfaces:
         """
         cpu = netdev.index(CPU_STACK)
         self._asic_ends = {port.number: f"{port.hostif}-asic" for port in ports}
+        self._padding_bits = 16 - _port_bits()
         with IPRoute() as netlink:
             for port in ports:
                 self._make(netlink, port)
             self._object = self._load(netlink, cpu, ports, speakers)
+        self.echoes = self._object.map("echoes").mapped().cast("Q")
+        """By port number, the token of the last echo that came back by it."""
+        self._cpu = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
+        self._cpu.bind((CPU_STACK, 0))
         self.indices = {netdev.index(port.hostif): port.number for port in ports}
 
     def set_carrier(self, port: int, up: bool) -> None:
@@ -89,8 +98,13 @@ class HostInterfaces:
         """
         netdev.set_up(self._asic_ends[port], up=up)
 
+    def send(self, port: int, frame: bytes) -> None:
+        """Send a frame out by a port, past the stack. Raises OSError where there is no room now."""
+        self._cpu.send((port << self._padding_bits).to_bytes(2) + frame)
+
     def close(self) -> None:
         """Remove the host interfaces; not from within an event loop."""
+        self._cpu.close()
         self._object.close()
         with IPRoute() as netlink:
             netlink.link("set", index=netdev.index(CPU_STACK), xdp_fd=-1)

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from pyroute2 import AsyncIPRoute
@@ -98,6 +99,7 @@ class Kernel:
         self._routes = Routes()
         self._neighbors: dict[Gateway, int] = {}
         self.carrier: dict[int, bool] = dict.fromkeys(self._ports, False)
+        self._silent: set[int] = set()
         self._since = dict.fromkeys(self._ports, time.time())
         self.on_carrier: Callable[[int, bool], None] = lambda number, up: None
         self.on_port_change: Callable[[], None] = lambda: None
@@ -152,7 +154,7 @@ class Kernel:
 
     def gateways(self) -> set[Gateway]:
         """Return every neighbour that is resolved."""
-        return set(self._neighbors)
+        return set(_ways(self._neighbors))
 
     def target(self, prefix: IPv4Network) -> Target | None:
         """Return where a prefix leads: the switch's own first, then the kernel's route of least metric."""
@@ -162,12 +164,28 @@ class Kernel:
         return (self._gateways(route) or None) if route is not None else None
 
     def adjacency(self, gateway: Gateway) -> Adjacency | None:
-        """Return how a gateway is reached; None where its link is down or its address not resolved."""
-        mac = self._neighbors.get(gateway)
-        if mac is None or not self.carrier[gateway.port]:
+        """Return how a gateway is reached; None where it is not alive or its address not resolved."""
+        mac = self._neighbors.get(replace(gateway, itself=False))
+        alive = self.carrier[gateway.port] if gateway.itself else self.alive(gateway.port)
+        if mac is None or not alive:
             return None
         port = self._ports[gateway.port]
         return Adjacency(source=_mac(port.mac), destination=mac, mtu=port.mtu)
+
+    def alive(self, number: int) -> bool:
+        """Return whether a port has carrier, and leads to a neighbour that is not silent."""
+        return self.carrier[number] and number not in self._silent
+
+    def peer_mac(self, number: int) -> int | None:
+        """Return the Ethernet address at the other end of a port; None where it is not resolved."""
+        return self._neighbors.get(Gateway(number, self._ports[number].peer))
+
+    def set_silent(self, number: int, silent: bool) -> None:
+        """Note that a port's neighbour forwards nothing although the link is up, or does so again."""
+        (self._silent.add if silent else self._silent.discard)(number)
+        self._since[number] = time.time()
+        self.on_change(set(), self._gateways_at(number))
+        self.on_port_change()
 
     def host_ports(self) -> list[HostPort]:
         """Return the ports with hosts behind them."""
@@ -224,7 +242,7 @@ class Kernel:
             self._neighbors.clear()
             for message in dump.links_and_neighbors():
                 self._take_one(message)
-            self.on_change(set(), gateways | set(self._neighbors))
+            self.on_change(set(), set(_ways(gateways | set(self._neighbors))))
             self.on_port_change()
             self._waiting = []
             loop.add_reader(self._events.fileno(), self._receive)
@@ -275,11 +293,11 @@ class Kernel:
                     gateways.update(changed)
         finally:
             if prefixes or gateways:
-                self.on_change(prefixes, gateways)
+                self.on_change(prefixes, set(_ways(gateways)))
             if any(self._ports[gateway.port].prefixes for gateway in gateways):
                 self.on_port_change()
 
-    def _take_one(self, message: netlink.Message) -> IPv4Network | list[Gateway]:
+    def _take_one(self, message: netlink.Message) -> IPv4Network | Collection[Gateway]:
         """Note a message; return the prefix or the gateways that it changes."""
         match message:
             case netlink.Neighbor():
@@ -313,16 +331,20 @@ class Kernel:
             self._neighbors[gateway] = neighbor.mac
         return [gateway]
 
-    def _take_link(self, link: netlink.Link) -> list[Gateway]:
+    def _take_link(self, link: netlink.Link) -> set[Gateway]:
         number = self._links.get(link.index)
         if number is None or link.up == self.carrier[number]:
-            return []
+            return set()
         self.carrier[number] = link.up
+        self._silent.discard(number)
         self._since[number] = time.time()
         self.on_port_change()
         logger.info("port %d (%s) is %s", number, self._ports[number].interface, "up" if link.up else "down")
         self.on_carrier(number, link.up)
-        return [gateway for gateway in self._neighbors if gateway.port == number]
+        return self._gateways_at(number)
+
+    def _gateways_at(self, number: int) -> set[Gateway]:
+        return {gateway for gateway in self._neighbors if gateway.port == number}
 
     def _hostif_index(self, number: int) -> int:
         return next(index for index, port in self._hostifs.items() if port == number)
@@ -332,11 +354,21 @@ def _fixed_targets(config: SwitchConfig) -> dict[IPv4Network, Target]:
     """Return the routes that no protocol decides: the switch's addresses, its peers, its own prefixes."""
     behind_hosts = {prefix for port in config.ports for prefix in port.prefixes}
     fixed: dict[IPv4Network, Target] = dict.fromkeys({*config.originated} - behind_hosts, Local.DROP)
+    routers = {neighbor.interface for neighbor in config.bird.neighbors}
     for port in config.ports:
         fixed[IPv4Network(port.address.ip)] = Local.PUNT
-        fixed[IPv4Network(port.peer)] = frozenset({Gateway(port.number, port.peer)})
+        # Two that take each other for silent must go on to send back what the other asks.
+        itself = port.interface in routers
+        fixed[IPv4Network(port.peer)] = frozenset({Gateway(port.number, port.peer, itself)})
     fixed[IPv4Network(config.address)] = Local.PUNT
     return fixed
+
+
+def _ways(gateways: Iterable[Gateway]) -> Iterator[Gateway]:
+    """Yield neighbours as ways on, and as ways to themselves."""
+    for gateway in gateways:
+        yield gateway
+        yield replace(gateway, itself=True)
 
 
 def _same(held: netlink.Route, gone: netlink.Route) -> bool:

@@ -70,6 +70,7 @@ class _Port:
     """What is wanted of a port, and what was done; None where nothing is known to be done."""
 
     up: bool = False
+    silent: bool = False
     session: bool | None = None
     resolved: bool | None = None
     carrier: bool | None = None
@@ -108,6 +109,15 @@ class Ports:
         if not up and self._carrier[number]:
             self._ports[number].damping.went_down(asyncio.get_running_loop().time())
         self._carrier[number] = up
+        self._ports[number].silent = False
+        self._want(number)
+
+    def silence_changed(self, number: int, silent: bool) -> None:
+        """Note that a port's neighbour forwards nothing although the link is up, or does so again.
+
+        BGP ends meanwhile. The stack keeps the link: it is how one hears of another neighbour there.
+        """
+        self._ports[number].silent = silent
         self._want(number)
 
     def use(self, used: bool) -> None:
@@ -172,16 +182,17 @@ class Ports:
         interface down may hold up all changes of routes on the machine, so that comes last.
         """
         up = port.up
-        if not up:
+        talks = up and not port.silent
+        if not talks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WRITTEN_S):
                     await self._written()
         neighbor = self._sessions[number]
         done = True
-        if neighbor is not None and port.session != up:
+        if neighbor is not None and port.session != talks:
             try:
-                await self._bgp.set_session(neighbor, enabled=up)
-                port.session = up
+                await self._bgp.set_session(neighbor, enabled=talks)
+                port.session = talks
             except BirdError as error:
                 logger.warning("port %d: %s: trying again", number, error)
                 done = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -49,20 +49,31 @@ def _kill_agent(testbed: Running, what: str) -> Iterator[float]:
 def _hang(testbed: Running, what: str) -> Iterator[float]:
     """Have a switch neither forward nor say anything while its ports stay up."""
     namespace = testbed.folder.namespace(what)
+    ports = [capture.End(namespace, link.port(what).name) for link in fattree.links(testbed.graph, what)]
+    with deaf(ports) as hung_at:
+        namespaces.halt([namespace])
+        try:
+            yield hung_at
+        finally:
+            namespaces.resume([namespace])
+
+
+@contextmanager
+def deaf(ports: Iterable[capture.End]) -> Iterator[float]:
+    """Have ports with an XDP program take every packet and do nothing with it; gives when that began."""
     with ExitStack() as stack:
         links = []
-        for link in fattree.links(testbed.graph, what):
-            found = capture.attached(capture.End(namespace, link.port(what).name))
+        for port in ports:
+            found = capture.attached(port)
             stack.callback(os.close, found[1].fd)
+            stack.callback(found[0].close)  # Else the port keeps its program when its switch dies.
             links.append(found)
         drop = stack.enter_context(Object(compile_object(_DROP)).load()).program("drop")
-        stack.callback(namespaces.resume, [namespace])
-        hung_at = time.time()
-        for port, own in links:
-            stack.callback(port.update, own)
-            port.update(drop)
-        namespaces.halt([namespace])
-        yield hung_at
+        deaf_at = time.time()
+        for link, own in links:
+            stack.callback(link.update, own)
+            link.update(drop)
+        yield deaf_at
 
 
 @contextmanager

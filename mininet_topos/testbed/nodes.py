@@ -20,7 +20,7 @@ from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.smux.config import SmuxConfig
-from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
+from duet_p4.switch_agent.config import EchoConfig, P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
@@ -39,6 +39,9 @@ _LEASE_S = 5.0
 """How long a leader may be silent: a hundred processes share the machine, and may keep it from its turn."""
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
+
+_ECHO = {Target.XDP: EchoConfig(), Target.BMV2: EchoConfig(interval_ms=500, hurry_ms=500)}
+"""BMv2 forwards in a process that may have to wait for its turn."""
 
 _HOLD_S = {True: 30.0, False: 1.0}
 """How long an SMux, or a switch that lost its tables, waits to be told what it should hold: by a controller
@@ -250,6 +253,7 @@ class _Nodes:
             hold_s=_HOLD_S[self.plan.controller],
             report_urls=self._controller_urls(),
             flow_records=FlowConfig(sampling=self.plan.flow_sampling),
+            echo=_ECHO[self.plan.target],
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:

@@ -54,6 +54,8 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
     Aggs of one container share an AS, as Cores do, so they accept paths with it: an HMux must reach
     its DIPs also when its own link to their ToR is down. For VIPs and TIPs they do not: there the
     SMuxes' prefix is the second way, and no packet runs in circles while a route goes away.
+
+    Switches ask each other whether they forward, so need no BFD; an SMux has no other way than its ToR.
     """
     assert node.asn is not None
     neighbors = []
@@ -68,6 +70,8 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
                     local=own.address.ip,
                     address=theirs.address.ip,
                     asn=peer.asn,
+                    bfd=not (node.is_switch and peer.is_switch),
+                    patient=node.kind is Kind.SMUX,
                     policy=policy_for(graph, node, peer),
                     password=keys[frozenset((node.name, peer.name))],
                 )

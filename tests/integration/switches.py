@@ -317,6 +317,7 @@ def _connect(a: Node, b: Node, index: int) -> None:
                     local=end.address.ip,
                     address=end.peer,
                     asn=other.asn,
+                    bfd=False,
                 )
             )
 

@@ -152,6 +152,29 @@ def test_a_flood_of_one_class_at_one_port_takes_nothing_from_others(namespace: s
         assert 50 <= flooded.passed <= 51 + 100 * lasted, f"{flooded} in {lasted:.3f} s"
 
 
+def test_an_echo_that_is_back_is_noted_and_goes_no_further(namespace: str) -> None:
+    speaker, other = PORTS
+    own = str(speaker.address.ip)
+
+    def echo(token: int, ttl: int = 254, port: int = 3785) -> bytes:
+        packet = IP(src="172.30.0.1", dst=own, ttl=ttl) / UDP(sport=3785, dport=port, chksum=0)
+        return bytes(Ether(dst=speaker.mac) / packet / Raw(token.to_bytes(8, "little")))
+
+    with closing(HostInterfaces(PORTS, {speaker.interface})) as interfaces:
+        for frame in (echo(1), echo(2**63 + 7)):
+            assert interfaces.program.test_run(header(1) + frame).retval == XDP_DROP
+        assert (interfaces.echoes[1], interfaces.echoes[300]) == (2**63 + 7, 0)
+        assert not any(one.passed or one.dropped for one in interfaces.punted()), (
+            "it is no packet to the stack"
+        )
+        for frame in (echo(3, ttl=255), echo(3, ttl=253), echo(3, port=3784), echo(3)[:-1]):
+            interfaces.program.test_run(header(1) + frame)
+        assert interfaces.echoes[1] == 2**63 + 7
+        with raw(CPU_ASIC) as asic:
+            interfaces.send(other.number, echo(4))
+            receive(asic, header(other.number) + echo(4))
+
+
 def test_what_an_agent_left_half_made_is_finished_and_what_it_made_is_left_alone(namespace: str) -> None:
     ip("link add hif1 type veth peer name hif1-asic", namespace)
     HostInterfaces(PORTS)

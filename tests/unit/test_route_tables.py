@@ -291,3 +291,18 @@ def test_a_detour_leads_packets_where_the_plan_for_the_dead_port_would(
             assert len(found[0]) == len(found[1])
             if found[0]:
                 assert pipeline.leave(found[0][0], hashed) == detoured.leave(found[1][0], hashed)
+
+
+def test_the_way_to_a_silent_neighbour_itself_stays() -> None:
+    via = GATEWAYS[0]
+    itself = Gateway(via.port, via.address, itself=True)
+    tables = RouteTables(SIZES)
+    own, beyond = IPv4Network(via.address), PREFIXES[4]
+    tables.want({own: frozenset({itself}), beyond: frozenset({via})})
+    tables.reach({via: adjacency(via), itself: adjacency(via)})
+    for silent, left in ((False, {own, beyond}), (True, {own}), (False, {own, beyond})):
+        tables.reach({via: None if silent else adjacency(via)})
+        tables.plan()
+        tables.settle()
+        assert {row.prefix for row in tables.rows() if isinstance(row, RouteRow)} == left
+    assert sum(isinstance(row, NextHopRow) for row in tables.rows()) == 1, "both ways share a next hop"

@@ -166,6 +166,27 @@ def test_the_ports_of_a_dead_switch_go_down_and_come_up_with_it() -> None:
     asyncio.run(run())
 
 
+def test_bgp_ends_with_a_silent_neighbour_and_the_stack_keeps_the_link() -> None:
+    async def run() -> None:
+        world = World()
+        ports, running = follow(world)
+        ports.use(True)
+        ports.carrier_changed(1, True)
+        await world.until("carrier on")
+        ports.silence_changed(1, True)
+        assert await world.until("session off") == ["written", "session off"]
+        ports.silence_changed(1, False)
+        assert await world.until("session on") == ["session on"]
+        ports.silence_changed(1, True)
+        await world.until("session off")
+        ports.carrier_changed(1, False)
+        ports.carrier_changed(1, True)
+        assert "session on" in await world.until("session on"), "a new link is not silent"
+        running.cancel()
+
+    asyncio.run(run())
+
+
 def test_a_port_that_flaps_is_used_again_only_once_it_is_quiet() -> None:
     damping = Damping()
     waits = []

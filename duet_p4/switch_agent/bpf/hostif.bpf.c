@@ -5,6 +5,8 @@
 // hif; what the stack sends through a hif enters the P4 switch by its CPU port, the port to leave by in front.
 // What the stack has no use for does not reach it, nor does more than a port's share: a flood from one port takes
 // nothing from another, and none of one class takes from another class.
+// An echo (RFC 5880, 6.4) is a packet to the switch itself by way of a neighbour, which shows that the neighbour
+// forwards. One that is back is noted here and goes no further.
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -88,10 +90,21 @@ struct {
     __type(value, __u64);
 } unwanted SEC(".maps");
 
+// By port: what the last echo that came back by it says.
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(max_entries, PORTS);
+    __type(key, __u32);
+    __type(value, __u64);
+} echoes SEC(".maps");
+
 #define SECOND 1000000000ull
 #define BGP_PORT 179
 #define BFD_PORT 3784
+#define ECHO_PORT 3785
 #define NOT_ROUTED 255 // the TTL that no router has lowered (RFC 5082)
+#define ROUTED_ONCE 254
 
 static const __u64 costs[] = {
 #define X(name, rate, burst, sentence) SECOND / rate,
@@ -131,6 +144,20 @@ static __always_inline int class_of_ip(const struct iphdr *ip, const void *end, 
     return -1;
 }
 
+struct echo {
+    struct ethhdr ethernet;
+    struct iphdr ip;
+    struct udphdr udp;
+    __u64 token;
+} __attribute__((packed));
+
+static __always_inline bool is_echo(const struct echo *echo, const void *end)
+{
+    return (void *)(echo + 1) <= end && echo->ethernet.h_proto == bpf_htons(ETH_P_IP) && echo->ip.version == 4 &&
+           echo->ip.ihl == 5 && !(echo->ip.frag_off & bpf_htons(0x3fff)) && echo->ip.protocol == IPPROTO_UDP &&
+           echo->ip.ttl == ROUTED_ONCE && echo->udp.dest == bpf_htons(ECHO_PORT);
+}
+
 static __always_inline bool take(struct bucket *bucket, __u32 class)
 {
     __u64 now = bpf_ktime_get_ns(), credit = bucket->credit + (now - bucket->filled);
@@ -163,6 +190,15 @@ int to_stack(struct xdp_md *ctx)
 
     if (!peer)
         return XDP_DROP;
+    const struct echo *echo = (void *)ethernet;
+
+    if (is_echo(echo, end)) {
+        __u64 *last = bpf_map_lookup_elem(&echoes, &port);
+
+        if (last)
+            *last = echo->token;
+        return XDP_DROP;
+    }
     int class = CPU_OTHER;
 
     if (ethernet->h_proto == bpf_htons(ETH_P_ARP))

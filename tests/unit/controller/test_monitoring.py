@@ -288,8 +288,8 @@ def test_a_node_is_dead_once_no_switch_that_answers_has_carrier_to_it() -> None:
         )
     )
 
-    def note(switch: str, **carriers: bool) -> None:
-        fabric.note(switch, [NeighbourPort(neighbour=name, carrier=up) for name, up in carriers.items()])
+    def note(switch: str, **alive: bool) -> None:
+        fabric.note(switch, [NeighbourPort(neighbour=name, alive=up) for name, up in alive.items()])
 
     silent: set[str] = set()
 
