@@ -48,7 +48,8 @@ vectors: setup  ## Record what BMv2 does with thousands of frames, where it is o
 stf: root setup  ## p4c's STF tests on xdp, where p4c is on PATH (P4C=its source folder)
 	@$(SUDO) $(DUET) p4 stf "$(or $(P4C),$(error say where p4c's source is: make stf P4C=FOLDER))/testdata/p4_16_samples"
 
-fuzz: root setup  ## Send 100,000 random frames to BMv2 and to xdp, and compare
+fuzz: root setup  ## Send 100,000 random frames to HMux and SMux, and to BMv2 and xdp, and compare
+	@$(SUDO) $(PYTHON) -m ptf_tests.conformance muxes
 	@$(SUDO) $(PYTHON) -m ptf_tests.conformance fuzz
 
 p4fuzz: root setup  ## Write 400,000 random updates by P4Runtime, and compare each answer with a model's

@@ -110,8 +110,8 @@ class SwitchConfig(AgentConfig):
     switch may be away for `grace_s` before the switch is given up. A switch that lost its tables announces
     what its journal has once that is confirmed, or after `hold_s`. Where `report_urls` name
     controllers, whether hosts can be reached is posted to one of them when it changes, and again every
-    `report_interval_s`. `flow_records` has the sampling that the P4 switch was started with. Without `echo`, a
-    neighbour that hangs with its ports up is left to BFD.
+    `report_interval_s`. `flow_records` has the sampling that the P4 switch was started with. Without `echo`,
+    a neighbour that hangs with its ports up is left to BFD.
     """
 
     role = Role.SWITCH

@@ -146,6 +146,10 @@ class _Chaos:
             self.connections += 1
             await asyncio.sleep(seconds)
 
+    def ended(self) -> float:
+        """Return when the last kill was, or the last change was over (monotonic clock)."""
+        return self.started + max((e.at_s + e.took_ms / 1000 for e in self.events), default=0.0)
+
     def _note(self, kind: str, what: str, subject: str, fate: str, began: float, detail: str = "") -> None:
         took_ms = round(1000 * (time.monotonic() - began), 3)
         self.events.append(Event(round(began - self.started, 3), kind, what, subject, fate, took_ms, detail))
@@ -224,7 +228,7 @@ async def _play(
         await chaos.run(seconds)
         kills = sum(event.kind == "kill" for event in chaos.events)
         say(f"{kills} kills, {len(chaos.events) - kills} changes; quiet now")
-        verdict = await _await_convergence(folder, graph, controller)
+        verdict = await _await_convergence(folder, graph, controller, chaos.ended())
         await operator.check()
     for line in (*operator.lost, *verdict.differences)[:_TOLD]:
         say(f"wrong: {line}")
@@ -233,8 +237,10 @@ async def _play(
     return chaos, verdict
 
 
-async def _await_convergence(folder: Folder, graph: nx.Graph, controller: ControllerClient) -> _Verdict:
-    began = time.monotonic()
+async def _await_convergence(
+    folder: Folder, graph: nx.Graph, controller: ControllerClient, began: float
+) -> _Verdict:
+    """Wait until nothing differs; times count from `began` (monotonic clock), the last kill or change."""
     awaited: list[str] = []
     while True:
         converged_s, found = await _differences(folder, graph, controller, began)

@@ -98,7 +98,7 @@ _command(
     "failover", "A switch dies; how long its VIPs are away, and whether others lose anything (figure 12)."
 )
 _command(
-    "failures", "Ten kinds of failure; how long any flow is unserved, and what breaks (beyond the paper)."
+    "failures", "Eleven kinds of failure; how long any flow is unserved, and what breaks (beyond the paper)."
 )
 _command("migration", "Three VIPs move in two waves; how long each takes, and what is lost (figure 13).")
 _command("breakdown", "What each step of adding and deleting a VIP takes (figure 14).")

@@ -46,6 +46,18 @@ def _kill_agent(testbed: Running, what: str) -> Iterator[float]:
 
 
 @contextmanager
+def _kill_bird(testbed: Running, what: str) -> Iterator[float]:
+    (bird,) = [
+        pid
+        for pid in namespaces.processes([testbed.folder.namespace(what)])
+        if Path(f"/proc/{pid}/comm").read_text().strip() == "bird"
+    ]
+    killed_at = time.time()
+    os.kill(bird, signal.SIGKILL)
+    yield killed_at
+
+
+@contextmanager
 def _hang(testbed: Running, what: str) -> Iterator[float]:
     """Have a switch neither forward nor say anything while its ports stay up."""
     namespace = testbed.folder.namespace(what)
@@ -118,6 +130,9 @@ DAMAGES = {
         "tor1-server1", "a server's cable is cut; everything on it goes on", _fail, ("server1",)
     ),
     "host-agent": Damage("server1", "a server's host agent is killed (kill -9)", _kill_agent),
+    "bird": Damage(
+        "tor1", "the BIRD of a ToR with DIPs and an SMux behind it is killed (kill -9)", _kill_bird
+    ),
     "silent-switch": Damage("agg2", "an Agg forwards nothing and says nothing; its ports stay up", _hang),
     "management": Damage(
         "", "the management network loses every agent for as long as is measured", _cut_management
