@@ -11,7 +11,7 @@ import networkx as nx
 
 from mininet_topos.attacks import control, floods, packets, routing
 from mininet_topos.attacks.base import Attack, Ground
-from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.folder import Folder, TestbedError
 
 ATTACKS: tuple[Attack, ...] = (
     *control.book.attacks,
@@ -45,7 +45,7 @@ def run(
     wanted = frozenset(only)
     unknown = wanted - {attack.name for attack in ATTACKS}
     if unknown:
-        raise ValueError(f"there is no attack {', '.join(sorted(unknown))}")
+        raise TestbedError(f"there is no attack {', '.join(sorted(unknown))}")
     found = []
     with closing(Ground(folder, graph, small=small)) as ground:
         for attack in ATTACKS:

@@ -34,6 +34,9 @@ _RUNS: dict[str, Run] = {
     "consistency": lambda name, out, _, __, say: consistency.run(name, out, say),
 }
 
+_KINDS = ("json", "csv", "png", "svg")
+"""The files that an experiment may write."""
+
 notes = Console(stderr=True)
 
 
@@ -79,7 +82,8 @@ def _guarded(what: str, out: Path, job: Callable[[Callable[[str], None]], dict[s
         summary = job(lambda line: notes.print(f"  {line}"))
     except (TestbedError, RuntimeError, TimeoutError) as error:
         raise click.ClickException(f"{what}: {error}") from error
-    notes.print(f"  {out / what}.json, .csv, .png, .svg")
+    written = [f".{kind}" for kind in _KINDS if (out / f"{what}.{kind}").exists()]
+    notes.print(f"  {out / what}{', '.join(written)}")
     return summary
 
 

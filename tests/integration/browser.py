@@ -68,25 +68,67 @@ class Journey:
 
 CONTRASTS = """() => {
   const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const opaque = (colour) => colour.length === 3 || colour[3] === 1;
   const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
       const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour;
+      if (colour.length && opaque(colour)) return colour;
     }
     return [255, 255, 255];
   };
   const found = [];
+  const hold = (element, colour, other, least, what) => {
+    const [one, two] = [luminance(colour), luminance(other)];
+    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    const name = `${element.tagName} ${element.getAttribute("class") ?? ""}`;
+    const says = element.textContent.slice(0, 60);
+    if (ratio < least) found.push(`${what} of ${name} "${says}" ${ratio.toFixed(2)}`);
+  };
+  const hidden = ":disabled, .visually-hidden, .skip";
+  const seen = (element) => element.checkVisibility() && !element.closest(hidden);
   for (const element of document.querySelectorAll("body *")) {
     const text = [...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!text || element.closest("svg, .visually-hidden, .skip, noscript, option, .xterm")) continue;
-    if (element.matches(":disabled") || !element.checkVisibility()) continue;
-    const [one, two] = [luminance(parse(getComputedStyle(element).color)), luminance(behind(element))];
-    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-    const name = `${element.tagName} ${element.className}`;
-    if (ratio < 4.5) found.push(`${name} "${element.textContent}" ${ratio.toFixed(2)}`);
+    if (!text || element.closest("svg, noscript, option, .xterm") || !seen(element)) continue;
+    hold(element, parse(getComputedStyle(element).color), behind(element), 4.5, "text");
+  }
+  for (const element of document.querySelectorAll("svg text")) {
+    const box = element.parentElement.querySelector("rect");
+    const filled = box ? parse(getComputedStyle(box).fill) : [];
+    const ground = filled.length && opaque(filled) ? filled : behind(element.closest("svg").parentElement);
+    hold(element, parse(getComputedStyle(element).fill), ground, 4.5, "text");
+  }
+  const mixed = (colour, ground, share) =>
+    colour.slice(0, 3).map((c, n) => share * c + (1 - share) * ground[n]);
+  const box = document.querySelector(".topology .container");
+  const grounds = box ? [parse(getComputedStyle(box).fill), behind(box.closest("svg").parentElement)] : [];
+  const marks = ".topology .node:not(.faded, .idle) rect, .topology .link:not(.faded), .topology .flow";
+  for (const element of document.querySelectorAll(marks)) {
+    const style = getComputedStyle(element);
+    const drawn = style.stroke === "none" ? style.fill : style.stroke;
+    for (const ground of grounds) {
+      hold(element, mixed(parse(drawn), ground, Number(style.opacity)), ground, 3, "mark");
+    }
+  }
+  for (const element of document.querySelectorAll("input, select, textarea")) {
+    if (!seen(element) || element.matches("[type=range], [type=checkbox]")) continue;
+    hold(element, parse(getComputedStyle(element).borderTopColor), behind(element.parentElement), 3, "edge");
   }
   return found;
 }"""
-"""Texts whose contrast is less than WCAG's AA asks for."""
+"""What has less contrast than WCAG's AA asks for: texts (4.5), and marks and edges that say something (3)."""
+
+DELAYS = """() => {
+  window.delays = [];
+  new MutationObserver((changes) => {
+    for (const change of changes) for (const node of change.addedNodes) {
+      const told = node.nodeName === "LI" ? node.querySelector("time") : null;
+      const at = told && node.parentElement?.matches(".events") ? Date.parse(told.dateTime) : 0;
+      // What happened before the page was there is no news. A frame after the next one, it is painted.
+      if (at < performance.timeOrigin + 1000) continue;
+      requestAnimationFrame(() => requestAnimationFrame(() => window.delays.push(Date.now() - at)));
+    }
+  }).observe(document, { childList: true, subtree: true });
+}"""
+"""Notes in `window.delays` how many ms after it happened each event was on the screen."""

@@ -1,6 +1,8 @@
 """What people do on the page, in a real browser: one testbed, and one journey after the other.
 
-Each leaves a picture in results/journeys.
+Each leaves a picture in results/journeys, and figures.json there has what was measured on the way: how
+long it took from the launch until the network was on the screen, and from an event until it was. Nothing is
+asserted of them, as a machine that does other things is slow.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,8 +37,10 @@ from controller.updater.service import Updater
 from controller.web import gateway
 from controller.web.addresses import new_address
 from controller.web.sessions import Rights, Sessions
+from duet_p4 import results
 from duet_p4.model import Dip, Group, MuxVip, Vip
 from duet_p4.rest.app import create_app
+from duet_p4.rest.client import RestError
 from duet_p4.rest.server import serve_local
 from mininet_topos import fattree
 from mininet_topos.fattree import FatTree
@@ -94,20 +98,80 @@ def aside(work: Coroutine[Any, Any, Result]) -> Result:
     return found[0]
 
 
-@pytest.fixture(scope="module")
-def testbed() -> Iterator[Folder]:
-    folder = Folder(f"dtj{os.getpid()}")
-    stated = vipfile.parse(VIPS, fattree.fattree(SIZE))
-    plan = Plan(size=SIZE, page=True).serving(stated)
-    with running(folder, plan, stated):
-        yield folder
+class Coming:
+    """A testbed that comes up in a thread of its own, while the browser already looks at it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.began = time.monotonic()
+        self._up, self._done = threading.Event(), threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            stated = vipfile.parse(VIPS, fattree.fattree(SIZE))
+            with running(self.folder, Plan(size=SIZE, page=True).serving(stated), stated):
+                self._up.set()
+                self._done.wait()
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._up.set()
+
+    def up(self) -> Folder:
+        """Wait until it serves its VIPs."""
+        self._up.wait()
+        if self._failed is not None:
+            raise self._failed
+        return self.folder
+
+    def address(self, rights: Rights) -> str:
+        """Wait until the page is served, and return an address of it."""
+        while not self._up.is_set():
+            with suppress(RestError):
+                return aside(new_address(self.folder.web_socket, rights))
+            time.sleep(0.05)
+        return aside(new_address(self.up().web_socket, rights))
+
+    def down(self) -> None:
+        self._done.set()
+        self._thread.join()
+        if self._failed is not None:
+            raise self._failed
 
 
 @pytest.fixture(scope="module")
-def browser(testbed: Folder) -> Iterator[Browser]:
-    # After the testbed: it needs an event loop to go up and down.
+def browser() -> Iterator[Browser]:
     with browsers.browsing() as browser:
         yield browser
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[dict[str, Any]]:
+    """What is measured on the way."""
+    found: dict[str, Any] = {}
+    yield found
+    delays = sorted(found.pop("delays", ()))
+    if delays:
+        middle = delays[len(delays) // 2]
+        found["event_on_screen_ms"] = {"events": len(delays), "median": middle, "longest": delays[-1]}
+    results.write_json(browsers.PICTURES / "figures.json", found)
+
+
+@pytest.fixture(scope="module")
+def coming(browser: Browser) -> Iterator[Coming]:
+    coming = Coming(Folder(f"dtj{os.getpid()}"))
+    try:
+        yield coming
+    finally:
+        coming.down()
+
+
+@pytest.fixture(scope="module")
+def testbed(coming: Coming) -> Folder:
+    return coming.up()
 
 
 @contextmanager
@@ -125,6 +189,7 @@ def entered(browser: Browser, folder: Folder, rights: Rights, **options: Any) ->
 @pytest.fixture(scope="module")
 def context(testbed: Folder, browser: Browser) -> Iterator[BrowserContext]:
     with entered(browser, testbed, Rights.OPERATOR, reduced_motion="reduce") as context:
+        context.add_init_script(f"({browsers.DELAYS})()")
         yield context
 
 
@@ -134,12 +199,15 @@ def origin(testbed: Folder) -> str:
 
 
 @pytest.fixture
-def page(context: BrowserContext, origin: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(
+    context: BrowserContext, origin: str, figures: dict[str, Any], request: pytest.FixtureRequest
+) -> Iterator[Page]:
     name = request.node.name.removeprefix("test_").replace("_", "-")
     with browsers.Journey(context, name) as page:
         page.goto(f"{origin}/")
         expect(page.locator(".topology .node.core")).to_have_count(2)
         yield page
+        figures.setdefault("delays", []).extend(page.evaluate("window.delays"))
 
 
 def sees(page: Page, text: str | re.Pattern[str]) -> None:
@@ -155,6 +223,100 @@ def answers(folder: Folder, vip: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def test_the_network_is_on_the_screen_while_it_comes_up(
+    browser: Browser, coming: Coming, figures: dict[str, Any]
+) -> None:
+    context = browser.new_context(viewport={"width": 1360, "height": 860})
+    with browsers.Journey(context, "the-network-comes-up") as page:
+        page.goto(coming.address(Rights.READER))
+        expect(page.locator(".topology .node.core")).to_have_count(2)
+        figures["first_picture_s"] = round(time.monotonic() - coming.began, 2)
+        expect(page.locator(".topology .node.tor")).to_have_count(4)
+    context.close()
+
+
+def records() -> dict[IPv4Address, tuple[VipRecord, int]]:
+    group = Group.of((Dip(address=IPv4Address("100.1.1.17")), Dip(address=IPv4Address("100.1.2.17"))))
+    first = IPv4Address("10.0.0.1")
+    found: dict[IPv4Address, tuple[VipRecord, int]] = {}
+    for n in range(MANY):
+        # Nobody checks them: it takes seconds, and this is no test of that.
+        spec = Vip.model_construct(address=first + n, name=f"service-{n}", dips=group.members)
+        layout = MuxVip.model_construct(address=first + n, group=group)
+        home = "tor1" if n % 3 == 0 else None
+        found[first + n] = VipRecord.model_construct(spec=spec, layout=layout, switch=home), 1
+    return found
+
+
+@contextmanager
+def controller_with_many(path: Path) -> Iterator[str]:
+    """A controller that knows of 30,000 VIPs and does nothing about them; yields an address of its page."""
+    switch = Switch(
+        name="tor1", role=Role.TOR, agent="http://x", container=1, loopback=IPv4Address("172.30.0.1")
+    )
+    inventory = Inventory(
+        switches=(switch,), vip_prefix=IPv4Network("10.0.0.0/16"), tip_prefix=IPv4Network("20.0.0.0/24")
+    )
+    address: list[str] = []
+    ready, done = threading.Event(), threading.Event()
+
+    async def no_flows(*_: object) -> Flows:
+        return Flows()
+
+    async def nowhere(*_: object) -> dict[IPv4Address, str | None]:
+        return {}
+
+    async def serve() -> None:
+        store = SqliteStore(path / "controller.db")
+        state = State(store, Contents(vips=records()), inventory)
+        events = EventLog(store, 0)
+        updater = Updater(state, events, inventory, {}, no_flows, nowhere)
+        app = create_app("DUET controller", access=None)
+        client = UpdaterClient("http://controller", app=app)
+        monitoring = Monitoring(
+            inventory, client, {}, {}, {}, health_s=1, traffic_s=10, misses=3, switch_hold_s=10
+        )
+        app.include_router(updater_api.router(updater, events, Operations()))
+        app.include_router(monitoring_api.router(monitoring))
+        socket = path / "controller.sock"
+        async with (
+            serve_local(app, socket),
+            gateway.running(gateway.bind(0), Sessions(b"key"), [socket], path / "web.sock"),
+        ):
+            address.append(await new_address(path / "web.sock", Rights.OPERATOR))
+            ready.set()
+            await asyncio.to_thread(done.wait)
+        await client.close()
+        await store.close()
+
+    thread = threading.Thread(target=lambda: (asyncio.run(serve()), None)[1])
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield address[0]
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_30000_vips_in_one_list(browser: Browser, tmp_path: Path) -> None:
+    with controller_with_many(tmp_path) as address:
+        context = browser.new_context(viewport={"width": 1360, "height": 860})
+        with browsers.Journey(context, "30000-vips-in-one-list") as page:
+            page.goto(address)
+            view(page, "VIPs")
+            expect(page.get_by_role("heading", name="VIPs 30,000")).to_be_visible()
+            assert page.locator(".body .vip-row").count() < 60
+            page.get_by_role("link", name="10.0.0.1", exact=True).focus()
+            page.keyboard.press("End")
+            expect(page.get_by_role("link", name="10.0.117.48", exact=True)).to_be_focused()
+            page.get_by_label("Search VIPs").fill("service-2999")
+            expect(page.locator(".body .vip-row")).to_have_count(11)
+            page.get_by_role("button", name="On HMuxes").click()
+            expect(page.locator(".body .vip-row")).to_have_count(3)
+        context.close()
+
+
 def test_the_living_network_is_seen_at_once(page: Page, testbed: Folder) -> None:
     for kind, number in (("agg", 4), ("tor", 4), ("smux", 2), ("server", 8), ("client", 5)):
         expect(page.locator(f".topology .node.{kind}")).to_have_count(number)
@@ -163,10 +325,11 @@ def test_the_living_network_is_seen_at_once(page: Page, testbed: Folder) -> None
     sees(page, "all ready")
     sees(page, "20/20")
     expect(page.get_by_role("link", name="agg1, ready, 1 VIP or TIP")).to_be_visible()
-    assert page.evaluate(browsers.CONTRASTS) == []
     client = ["nsenter", f"--net={testbed.namespace('client4')}", "ping", "-q", "-s", "1000", "-i", "0.005"]
     with subprocess.Popen([*client, "-c", "2000", "10.0.0.1"], stdout=subprocess.DEVNULL) as ping:
-        expect(page.locator(".topology .flow").first).to_be_attached()
+        expect(page.locator(".topology a[href*='client4'] .flow").first).to_be_attached()
+        expect(page.locator(".topology a[href*='agg1'] .flow").first).to_be_attached()
+        assert page.evaluate(browsers.CONTRASTS) == []
         page.screenshot(path=browsers.PICTURES / "traffic-is-seen.png", animations="disabled")
         ping.terminate()
 
@@ -291,6 +454,63 @@ def test_tables_counters_and_logs_of_a_switch(page: Page, testbed: Folder) -> No
     sees(page, "agg1.agent.log")
 
 
+def test_one_packet_is_followed_step_by_step(page: Page) -> None:
+    page.goto(page.url.split("#")[0] + "#/vips/10.0.0.1")
+    page.get_by_role("link", name="Trace a packet").click()
+    page.get_by_label("From").select_option("client4")
+    page.get_by_role("button", name="Send and trace").click()
+    expect(
+        page.get_by_label("Packets").get_by_role("button", name=re.compile("SYN-ACK back"))
+    ).to_be_visible()
+    sees(page, re.compile("answered by DIP"))
+    way = page.get_by_label("Nodes on its way")
+    expect(way.get_by_role("button", name="server")).to_be_visible()
+    way.get_by_role("button", name="agg1").first.click()
+    page.get_by_label("Steps in agg1").get_by_role("button", name="host_table").click()
+    told = page.locator(".told")
+    expect(told.get_by_role("row", name=re.compile("^dst_addr exact 10.0.0.1"))).to_be_visible()
+    expect(told.locator("[aria-current]")).to_contain_text("table host_table")
+    page.set_viewport_size({"width": 1360, "height": 960})
+    page.screenshot(path=browsers.PICTURES / "one-packet.png")
+    page.keyboard.press("ArrowRight")
+    expect(told.get_by_role("heading", name="host_table")).to_have_count(0)
+    page.keyboard.press("ArrowLeft")
+    expect(told.get_by_role("heading", name="host_table")).to_be_visible()
+    page.keyboard.press("Shift+ArrowRight")
+    expect(told).to_contain_text("came in by port")
+    page.keyboard.press("ArrowLeft")
+    expect(told).to_contain_text("Slots and hash")
+    expect(told.locator(".changed").filter(has_text="ttl").first).to_be_visible()
+    assert page.evaluate(browsers.CONTRASTS) == []
+
+
+def test_a_packet_to_no_vip_is_dropped_and_the_page_says_why(page: Page) -> None:
+    page.goto(page.url.split("#")[0] + "#/trace")
+    page.get_by_label("To VIP").fill("10.0.0.x")
+    sees(page, "10.0.0.x is no IPv4 address")
+    expect(page.get_by_role("button", name="Send and trace")).to_be_disabled()
+    page.get_by_label("To VIP").fill("10.9.0.9")
+    page.get_by_label("Protocol").select_option("icmp")
+    page.get_by_role("button", name="Send and trace").click()
+    expect(page.get_by_label("Packets").get_by_text("lost").first).to_be_visible()
+    page.keyboard.press("End")
+    expect(page.locator(".told")).to_contain_text("dropped")
+
+
+def test_an_experiment_is_started_and_watched_and_its_figures_are_seen(page: Page) -> None:
+    view(page, "Experiments")
+    sees(page, re.compile("was not measured here yet"))
+    page.get_by_role("button", name="attacks", exact=True).click()
+    page.get_by_label("In the testbed that is shown").check()
+    page.get_by_label("only").fill("reader-writes")
+    page.get_by_role("button", name="Start attacks").click()
+    sees(page, re.compile("runs for"))
+    expect(page.get_by_role("button", name="Start attacks")).to_be_disabled()
+    expect(page.get_by_label("What it says")).to_contain_text("reader-writes: stopped")
+    sees(page, re.compile("done in"))
+    expect(page.get_by_role("row", name=re.compile("^reader-writes .* 403 Forbidden"))).to_be_visible()
+
+
 def test_the_engine_is_asked_and_its_assignment_carried_out(page: Page) -> None:
     view(page, "Assignment")
     page.get_by_label("Strategy").select_option("balanced")
@@ -299,6 +519,11 @@ def test_the_engine_is_asked_and_its_assignment_carried_out(page: Page) -> None:
     page.get_by_text("Why every VIP goes where it goes").click()
     sees(page, re.compile("10.0.0.2"))
     sees(page, "Busiest links")
+    page.get_by_role("button", name="Compare all").click()
+    expect(page.get_by_role("row", name=re.compile("^sticky"))).to_be_visible()
+    page.get_by_label("Strategy").select_option("balanced")
+    page.get_by_role("button", name="Carry out").click()
+    sees(page, re.compile(r"steps done, \d+ table entries written"))
 
 
 def test_events_are_scrubbed_to_what_the_network_was(page: Page) -> None:
@@ -352,28 +577,37 @@ def test_by_keyboard_only(page: Page) -> None:
     expect(page.get_by_role("heading", name="10.0.0.2 search")).to_be_visible()
 
 
-def test_on_a_small_screen_in_the_dark(browser: Browser, testbed: Folder, origin: str) -> None:
-    options: dict[str, Any] = {"color_scheme": "dark", "device_scale_factor": 2, "reduced_motion": "reduce"}
+PLACES = (
+    "network/node/tor1",
+    "network/link/tor1-agg1",
+    "vips",
+    "vips/10.0.0.1",
+    "vips/new",
+    "trace",
+    "assignment",
+    "events",
+    "experiments",
+    "network",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_small_screen(browser: Browser, testbed: Folder, origin: str, scheme: str) -> None:
+    options: dict[str, Any] = {"color_scheme": scheme, "device_scale_factor": 2, "reduced_motion": "reduce"}
     with (
         entered(browser, testbed, Rights.OPERATOR, **options) as context,
-        browsers.Journey(context, "on-a-small-screen-in-the-dark") as page,
+        browsers.Journey(context, f"on-a-small-screen-{scheme}") as page,
     ):
         page.set_viewport_size({"width": 390, "height": 844})
-        for where in (
-            "network/node/tor1",
-            "vips",
-            "vips/10.0.0.1",
-            "vips/new",
-            "assignment",
-            "events",
-            "network",
-        ):
+        for where in PLACES:
             page.goto(f"{origin}/#/{where}")
             expect(page.get_by_role("heading").first).to_be_visible()
             expect(page.locator(".loading")).to_have_count(0)
             wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, f"{where} is {wide} pixels wider than the screen"
             assert page.evaluate(browsers.CONTRASTS) == [], where
+            if scheme == "dark":
+                page.screenshot(path=browsers.PICTURES / f"small-{where.replace('/', '-')}.png")
 
 
 def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, origin: str) -> None:
@@ -386,6 +620,9 @@ def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, or
         expect(page.get_by_role("button", name="Fail tor1")).to_be_disabled()
         page.get_by_role("tab", name="Shell").click()
         sees(page, "A shell needs an operator's rights.")
+        for where, button in (("trace", "Send and trace"), ("experiments", re.compile("^Start "))):
+            page.goto(f"{origin}/#/{where}")
+            expect(page.get_by_role("button", name=button)).to_be_disabled()
         status = page.evaluate(
             "fetch('/testbed/v1/fail', {method: 'POST', headers: {'Content-Type': 'application/json'},"
             ' body: \'{"what": "tor1"}\'}).then((reply) => reply.status)'
@@ -395,85 +632,3 @@ def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, or
         for path in paths:
             assert page.evaluate("(path) => fetch(path).then((reply) => reply.status)", path) == 403
         assert ask(testbed, Request(do="status")).failed == ()
-
-
-def records() -> dict[IPv4Address, tuple[VipRecord, int]]:
-    group = Group.of((Dip(address=IPv4Address("100.1.1.17")), Dip(address=IPv4Address("100.1.2.17"))))
-    first = IPv4Address("10.0.0.1")
-    found: dict[IPv4Address, tuple[VipRecord, int]] = {}
-    for n in range(MANY):
-        # Nobody checks them: it takes seconds, and this is no test of that.
-        spec = Vip.model_construct(address=first + n, name=f"service-{n}", dips=group.members)
-        layout = MuxVip.model_construct(address=first + n, group=group)
-        home = "tor1" if n % 3 == 0 else None
-        found[first + n] = VipRecord.model_construct(spec=spec, layout=layout, switch=home), 1
-    return found
-
-
-@contextmanager
-def controller_with_many(path: Path) -> Iterator[str]:
-    """A controller that knows of 30,000 VIPs and does nothing about them; yields an address of its page."""
-    switch = Switch(
-        name="tor1", role=Role.TOR, agent="http://x", container=1, loopback=IPv4Address("172.30.0.1")
-    )
-    inventory = Inventory(
-        switches=(switch,), vip_prefix=IPv4Network("10.0.0.0/16"), tip_prefix=IPv4Network("20.0.0.0/24")
-    )
-    address: list[str] = []
-    ready, done = threading.Event(), threading.Event()
-
-    async def no_flows(*_: object) -> Flows:
-        return Flows()
-
-    async def nowhere(*_: object) -> dict[IPv4Address, str | None]:
-        return {}
-
-    async def serve() -> None:
-        store = SqliteStore(path / "controller.db")
-        state = State(store, Contents(vips=records()), inventory)
-        events = EventLog(store, 0)
-        updater = Updater(state, events, inventory, {}, no_flows, nowhere)
-        app = create_app("DUET controller", access=None)
-        client = UpdaterClient("http://controller", app=app)
-        monitoring = Monitoring(
-            inventory, client, {}, {}, {}, health_s=1, traffic_s=10, misses=3, switch_hold_s=10
-        )
-        app.include_router(updater_api.router(updater, events, Operations()))
-        app.include_router(monitoring_api.router(monitoring))
-        socket = path / "controller.sock"
-        async with (
-            serve_local(app, socket),
-            gateway.running(gateway.bind(0), Sessions(b"key"), [socket], path / "web.sock"),
-        ):
-            address.append(await new_address(path / "web.sock", Rights.OPERATOR))
-            ready.set()
-            await asyncio.to_thread(done.wait)
-        await client.close()
-        await store.close()
-
-    thread = threading.Thread(target=lambda: (asyncio.run(serve()), None)[1])
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield address[0]
-    finally:
-        done.set()
-        thread.join()
-
-
-def test_30000_vips_in_one_list(browser: Browser, tmp_path: Path) -> None:
-    with controller_with_many(tmp_path) as address:
-        context = browser.new_context(viewport={"width": 1360, "height": 860})
-        with browsers.Journey(context, "30000-vips-in-one-list") as page:
-            page.goto(address)
-            view(page, "VIPs")
-            expect(page.get_by_role("heading", name="VIPs 30,000")).to_be_visible()
-            assert page.locator(".body .vip-row").count() < 60
-            page.get_by_role("link", name="10.0.0.1", exact=True).focus()
-            page.keyboard.press("End")
-            expect(page.get_by_role("link", name="10.0.117.48", exact=True)).to_be_focused()
-            page.get_by_label("Search VIPs").fill("service-2999")
-            expect(page.locator(".body .vip-row")).to_have_count(11)
-            page.get_by_role("button", name="On HMuxes").click()
-            expect(page.locator(".body .vip-row")).to_have_count(3)
-        context.close()

@@ -15,7 +15,8 @@ from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
-from mininet_topos.testbed.web.service import router
+from mininet_topos.testbed.web import experiments, service, traces
+from mininet_topos.testbed.web.experiments import Bench
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,13 +32,20 @@ async def _serve(folder: Folder, listener: socket.socket) -> None:
     plan = Plan.load(folder)
     state = folder.state("web")
     state.mkdir(parents=True, exist_ok=True)
-    async with gateway.running(
-        listener,
-        Sessions.kept(state / "key"),
-        [folder.controller_socket(name) for name in controller_names(plan.controllers)],
-        folder.web_socket,
-        testbed=folder.name,
-        routers=[router(folder, fattree.fattree(plan.size), plan)],
+    async with (
+        Bench(folder) as bench,
+        gateway.running(
+            listener,
+            Sessions.kept(state / "key"),
+            [folder.controller_socket(name) for name in controller_names(plan.controllers)],
+            folder.web_socket,
+            testbed=folder.name,
+            routers=[
+                service.router(folder, fattree.fattree(plan.size), plan),
+                traces.router(folder),
+                experiments.router(bench),
+            ],
+        ),
     ):
         await stop.wait()
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, TypeVar
 
 import networkx as nx
@@ -24,12 +22,12 @@ from mininet_topos.testbed.folder import ROOT_NODE, Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Answer, Request, ask
 from mininet_topos.testbed.supervisor import Crash, ProcessStatus, tail
+from mininet_topos.testbed.web import commands
 from mininet_topos.testbed.web.shells import ShellError, Shells
 
 MAX_CAPTURE_S = 300.0
 _QUIET_S = 10.0
 _MAX_LINES = 2000
-_READ = 65_536
 
 Result = TypeVar("Result")
 Node = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,32}$")]
@@ -148,7 +146,7 @@ def router(folder: Folder, graph: nx.Graph, plan: Plan) -> APIRouter:
         words = ["testbed", "capture", node, port, "--name", folder.name, "--seconds", str(seconds)]
         words += ["--count", str(count)] if count else []
         words += [] if decoded else ["--output", "-"]
-        content = _run([sys.executable, "-m", "mininet_topos.cli", *words], errors=decoded)
+        content = commands.output_of(*words, errors=decoded)
         if decoded:
             return StreamingResponse(content, media_type="text/plain; charset=utf-8")
         name = f"{node}-{port}.pcap"
@@ -236,23 +234,3 @@ def _layout(folder: Folder, graph: nx.Graph, plan: Plan) -> Layout:
         for node in fattree.nodes(graph)
     ]
     return Layout(name=folder.name, target=plan.target.value, nodes=tuple(nodes))
-
-
-async def _run(command: Sequence[str], *, errors: bool) -> AsyncIterator[bytes]:
-    """Yield what a command prints as it does, with its errors or without; it ends when nobody wants more."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT if errors else asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        while part := await process.stdout.read(_READ):
-            yield part
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        await process.wait()

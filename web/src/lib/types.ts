@@ -240,3 +240,108 @@ export interface Log {
   name: string;
   lines: string[];
 }
+
+// A traced packet (mininet_topos/testbed/tracing.py, duet_p4/api/trace.py); values are hexadecimal.
+
+export interface SourceLine {
+  file: string;
+  line: number;
+  text: string;
+}
+export interface Value {
+  name: string;
+  value: string;
+  width: number;
+}
+export interface Changed {
+  field: string;
+  before: string | null;
+  after: string | null;
+  width: number;
+}
+export interface PacketStep {
+  kind: "state" | "parsed" | "branch" | "table" | "work" | "done" | "drop" | "sent";
+  name: string;
+  line: SourceLine | null;
+  taken: boolean | null;
+  key: { field: string; kind: string; value: string; wanted: string | null }[];
+  hit: boolean | null;
+  priority: number | null;
+  installed?: { at: number | null; by: string | null } | null;
+  action: string | null;
+  action_line: SourceLine | null;
+  arguments: Value[];
+  counters: string[];
+  changes: Changed[];
+}
+export interface PacketTrace {
+  device: string;
+  kind: "switch" | "smux" | "server";
+  began_ns: number;
+  ended_ns: number;
+  ingress: string;
+  length: number;
+  headers_in: Value[];
+  headers_out: Value[];
+  steps: PacketStep[];
+  verdict: string;
+  egress: string | null;
+  reason: string | null;
+}
+export interface Hop {
+  node: string;
+  came_from: string | null;
+  went_to: string | null;
+  trace: PacketTrace | null;
+  note: string | null;
+}
+export interface TracedPacket {
+  what: string;
+  back: boolean;
+  hops: Hop[];
+  lost: boolean;
+}
+export interface Journey {
+  client: string;
+  vip: string;
+  protocol: string;
+  source: string;
+  source_port: number;
+  destination_port: number;
+  answer: string;
+  packets: TracedPacket[];
+  untraced: string[];
+  lost_records: number;
+}
+export interface Source {
+  file: string;
+  lines: string[];
+}
+
+export interface ExperimentOption {
+  name: string;
+  kind: "number" | "flag" | "here" | "words";
+  default: number | boolean | null;
+  least: number | null;
+  most: number | null;
+  about: string;
+}
+export interface Experiment {
+  name: string;
+  about: string;
+  options: ExperimentOption[];
+  measured_at: number | null;
+  files: string[];
+}
+export interface ExperimentRun {
+  name: string;
+  began: number;
+  ended: number | null;
+  code: number | null;
+  stopped: boolean;
+  lines: string[];
+}
+export interface Experiments {
+  experiments: Experiment[];
+  run: ExperimentRun | null;
+}

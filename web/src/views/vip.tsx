@@ -48,6 +48,7 @@ export function VipView({ address }: { address: string }) {
             <Topology inventory={known.inventory} layout={known.layout} picture={pictureOf(known)} highlight={highlight} />
           </div>
           <p class="hint">
+            <a href={`${to("trace")}?vip=${address}`}>Trace a packet</a>{" "}
             {highlight?.flows.size
               ? "Measured in the last 20 s, over the shortest ways that ECMP shares out."
               : "No traffic in the last 20 s."}
