@@ -125,7 +125,10 @@ class PortStatus(Model):
 
 
 class SessionStatus(Model):
-    """One BGP session: `state` is BIRD's word, `established` what it comes down to."""
+    """One BGP session: `state` is BIRD's word, `established` what it comes down to.
+
+    `bfd` is BIRD's word on the BFD session beside it, such as `Up`; empty where there is none.
+    """
 
     name: str
     neighbor: IPv4Address
@@ -133,13 +136,15 @@ class SessionStatus(Model):
     established: bool
     state: str
     since: str = ""
+    bfd: str = ""
 
 
 class MuxStatus(Model):
     """A mux at a glance. `kind` is `hmux` or `smux`, `target` names the data path below.
 
     `tables` has every table of the data path by its short name. `synced` says that what the mux holds was
-    confirmed since it started; `health` is what is wrong with it, or `ready`.
+    confirmed since it started; `health` is what is wrong with it, or `ready`. An SMux that is `draining`
+    asks its neighbours to prefer any other.
     """
 
     name: str
@@ -154,6 +159,7 @@ class MuxStatus(Model):
     sessions: tuple[SessionStatus, ...]
     writes: int = Field(description="entries written to the data path since the agent started")
     synced: bool = False
+    draining: bool = False
     health: str = "ready"
 
 

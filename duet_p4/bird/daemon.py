@@ -43,12 +43,16 @@ class BirdError(Exception):
 
 @dataclass(frozen=True)
 class Session:
-    """A BGP session; `info` is BIRD's word on it, such as `Established` or `Active`."""
+    """A BGP session; `info` is BIRD's word on it, such as `Established` or `Active`.
+
+    `bfd` is its word on the BFD session with the neighbour, such as `Up`; empty where there is none.
+    """
 
     neighbor: Neighbor
     state: str
     since: str
     info: str
+    bfd: str = ""
 
     @property
     def established(self) -> bool:
@@ -249,12 +253,19 @@ class Bird:
             name, *fields = line.split(maxsplit=5)
             if len(fields) >= 4:
                 rows[name] = fields
+        watched = await self._watched() if any(one.bfd for one in self.config.neighbors) else {}
         sessions = []
         for neighbor in self.config.neighbors:
             fields = rows.get(neighbor.protocol, ["BGP", "---", "down", "", "unknown to BIRD"])
             info = fields[4] if len(fields) > 4 else ""
-            sessions.append(Session(neighbor, state=fields[2], since=fields[3], info=info.strip()))
+            bfd = watched.get(str(neighbor.address), "")
+            sessions.append(Session(neighbor, state=fields[2], since=fields[3], info=info.strip(), bfd=bfd))
         return sessions
+
+    async def _watched(self) -> dict[str, str]:
+        """Return the state of the BFD session with each neighbour that has one, by its address."""
+        rows = [line.split() for line in await self.query("show bfd sessions")]
+        return {row[0]: row[2] for row in rows if len(row) >= 6}
 
     async def routes(self, table: str = "master4") -> list[Route]:
         """Return the best route to every prefix of a BIRD table, in BIRD's order."""

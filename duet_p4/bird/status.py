@@ -25,6 +25,7 @@ async def sessions(bird: Bird) -> list[SessionStatus]:
             established=session.established,
             state=session.info or session.state,
             since=session.since,
+            bfd=session.bfd,
         )
         for session in found
     ]

@@ -79,6 +79,10 @@ class Surroundings:
         """Return the BGP sessions; none while BIRD does not answer."""
         return await status.sessions(self._bird)
 
+    def draining(self) -> bool:
+        """Return whether neighbours are asked to prefer any other SMux."""
+        return self._bird.config.draining
+
     def trouble(self) -> str:
         """Return what is wrong, or nothing."""
         bare = [name for name in self._uplinks if not self._datapath.forwards(name)]

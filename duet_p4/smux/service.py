@@ -48,6 +48,9 @@ class Surroundings(Interface):
     async def sessions(self) -> Sequence[SessionStatus]:
         """Return the BGP sessions."""
 
+    def draining(self) -> bool:
+        """Return whether neighbours are asked to prefer any other SMux."""
+
     def trouble(self) -> str:
         """Return what is wrong, or nothing."""
 
@@ -98,6 +101,7 @@ class SmuxService(MuxKeeper):
             sessions=tuple(await self._surroundings.sessions()),
             writes=self._writes,
             synced=self.synced,
+            draining=self._surroundings.draining(),
             health=self.problem or "ready",
         )
 

@@ -79,9 +79,10 @@ async def start_both(ends: list[str], tmp_path: Path) -> tuple[Bird, Bird]:
             await one.start()
 
     async def established() -> bool:
-        return all([session.established for one in (left, right) for session in await one.sessions()])  # noqa: C419
+        sessions = [session for one in (left, right) for session in await one.sessions()]
+        return all(session.established and session.bfd == "Up" for session in sessions)
 
-    seconds = await until(established, "the BGP session")
+    seconds = await until(established, "the BGP session, and BFD")
     print(f"session established {seconds:.2f} s after start")
     return left, right
 

@@ -59,6 +59,9 @@ class Around:
     async def sessions(self) -> Sequence[SessionStatus]:
         return ()
 
+    def draining(self) -> bool:
+        return False
+
     def trouble(self) -> str:
         return ""
 

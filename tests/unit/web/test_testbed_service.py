@@ -33,7 +33,8 @@ def run(folder: Folder, rights: Rights, scenario: Callable[[httpx.AsyncClient], 
         listener = gateway.bind(0)
         server = asyncio.create_task(web._serve(folder, listener))
         try:
-            async with asyncio.timeout(20):
+            # Some start a command, which on a busy machine takes its time.
+            async with asyncio.timeout(90):
                 while not folder.web_socket.exists():  # noqa: ASYNC110 - another task makes it
                     await asyncio.sleep(0.01)
                 address = await new_address(folder.web_socket, rights)

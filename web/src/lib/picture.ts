@@ -15,6 +15,7 @@ export function pictureOf(known: Known): Picture {
     links: new Map(known.links.map((link) => [link.ends.join("-"), link])),
     failed: new Set(known.life?.failed ?? []),
     cutOff: new Set(known.status?.cut_off ?? []),
+    draining: new Set([...known.muxes.values()].filter((mux) => mux.draining).map((mux) => mux.name)),
     vipsOn,
   };
 }
@@ -69,6 +70,7 @@ export function pictureAt(known: Known, time: number): Picture & { placed: Map<s
     ),
     failed: new Set(),
     cutOff,
+    draining: new Set(),
     vipsOn,
     placed,
   };

@@ -49,9 +49,10 @@ export interface MuxStatus {
     received_bytes: number;
     sent_bytes: number;
   }[];
-  sessions: { name: string; neighbor: string; asn: number; established: boolean; state: string; since: string }[];
+  sessions: { name: string; neighbor: string; asn: number; established: boolean; state: string; since: string; bfd: string }[];
   writes: number;
   synced: boolean;
+  draining: boolean;
   health: string;
 }
 export interface MuxCounters {

@@ -13,6 +13,7 @@ export interface Picture {
   links: Map<string, LinkState>;
   failed: Set<string>;
   cutOff: Set<string>;
+  draining: Set<string>;
   vipsOn: Map<string, number>;
 }
 
@@ -80,6 +81,7 @@ export function Topology({ inventory, layout, picture, selected, highlight }: Pr
           reach={picture.failed.has(place.name) ? "lost" : picture.reach.get(place.name)}
           failed={picture.failed.has(place.name)}
           cutOff={picture.cutOff.has(place.name)}
+          draining={picture.draining.has(place.name)}
           vips={picture.vipsOn.get(place.name) ?? 0}
           selected={selected === place.name}
           carries={highlight?.carriers.get(place.name)}
@@ -147,6 +149,7 @@ interface MarkProps {
   reach: Reach | undefined;
   failed: boolean;
   cutOff: boolean;
+  draining: boolean;
   vips: number;
   selected: boolean;
   carries: string | undefined;
@@ -154,11 +157,12 @@ interface MarkProps {
   faded: boolean;
 }
 
-function NodeMark({ place, reach, failed, cutOff, vips, selected, carries, serves, faded }: MarkProps) {
+function NodeMark({ place, reach, failed, cutOff, draining, vips, selected, carries, serves, faded }: MarkProps) {
   const words = [
     place.name,
     failed ? "has failed" : reach ? WORDS[reach] : "",
     cutOff ? "cut off" : "",
+    draining ? "draining" : "",
     carries ? `carries ${carries}` : "",
     serves ? (serves === "out" ? "its DIP is out of service" : "serves this VIP") : "",
     vips ? `${vips} ${vips === 1 ? "VIP or TIP" : "VIPs and TIPs"}` : "",
@@ -171,6 +175,7 @@ function NodeMark({ place, reach, failed, cutOff, vips, selected, carries, serve
     place.kind,
     failed ? "lost" : (reach ?? "plain"),
     cutOff ? "cut-off" : "",
+    draining && !failed ? "draining" : "",
     selected ? "selected" : "",
     carries ? "carries" : "",
     serves ?? "",

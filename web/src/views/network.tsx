@@ -67,6 +67,7 @@ function Glance({ known }: { known: Known }) {
   const bad = reach.filter((agent) => agent.reach !== "ready");
   const sessions = [...muxes.values()].flatMap((mux) => mux.sessions);
   const down = links.filter((link) => link.up === false);
+  const unwatched = sessions.filter((session) => session.bfd && session.bfd !== "Up");
   const measured = traffic.reduce((sum, sample) => sum + sample.bps, 0);
   return (
     <dl class="glance">
@@ -90,7 +91,10 @@ function Glance({ known }: { known: Known }) {
         <dt>BGP sessions</dt>
         <dd>
           {sessions.filter((session) => session.established).length}/{sessions.length}
-          <small>{down.length ? `${down.length} links down` : "all links up"}</small>
+          <small>
+            {down.length ? `${down.length} links down` : "all links up"}
+            {unwatched.length ? `, ${unwatched.length} BFD down` : ""}
+          </small>
         </dd>
       </div>
       <div>
@@ -141,7 +145,7 @@ function Legend({ following }: { following: boolean }) {
         <i class="dot ready" /> ready
       </li>
       <li>
-        <i class="dot unwell" /> unwell
+        <i class="dot unwell" /> unwell, draining
       </li>
       <li>
         <i class="dot lost" /> does not answer, lost

@@ -62,6 +62,7 @@ export function NodePanel({ name, close }: { name: string; close: () => void }) 
         ) : (
           agent && <Badge tone={REACH_TONE[agent.reach]}>{agent.reach}</Badge>
         )}
+        {mux?.draining && <Badge tone="warn">draining</Badge>}
       </PanelHead>
       {there && kind !== "client" && <FailRestore what={name} failed={failed} />}
       <Tabs names={names} now={tab} choose={setTab} />
@@ -264,6 +265,7 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
             <th>To</th>
             <th>Link</th>
             <th>BGP</th>
+            <th>BFD</th>
             <th class="number">Load, out / in</th>
           </tr>
         </thead>
@@ -290,6 +292,7 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
                     </span>
                   )}
                 </td>
+                <td>{session?.bfd && <Badge tone={session.bfd === "Up" ? "good" : "bad"}>{session.bfd.toLowerCase()}</Badge>}</td>
                 <td class="number">{forth === null || back === null ? "" : `${rate(forth)} / ${rate(back)}`}</td>
               </tr>
             );
