@@ -327,7 +327,7 @@ def test_the_living_network_is_seen_at_once(page: Page, testbed: Folder) -> None
     expect(page.get_by_role("link", name="agg1, ready, 1 VIP or TIP")).to_be_visible()
     client = ["nsenter", f"--net={testbed.namespace('client4')}", "ping", "-q", "-s", "1000", "-i", "0.005"]
     with subprocess.Popen([*client, "-c", "2000", "10.0.0.1"], stdout=subprocess.DEVNULL) as ping:
-        expect(page.locator(".topology a[href*='client4'] .flow").first).to_be_attached()
+        expect(page.locator(".topology a[href*='tor4'] .flow").first).to_be_attached()
         expect(page.locator(".topology a[href*='agg1'] .flow").first).to_be_attached()
         assert page.evaluate(browsers.CONTRASTS) == []
         page.screenshot(path=browsers.PICTURES / "traffic-is-seen.png", animations="disabled")
