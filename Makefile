@@ -36,6 +36,7 @@ test: setup  ## Lint, types and every test (COVERAGE=1: and what no test reaches
 journeys: root setup  ## What people do on the web page, in a real browser; takes the pictures of docs/tour.md anew
 	@scripts/browser
 	@$(SUDO) $(PYTHON) -m pytest -q -rs tests/integration/test_journeys.py
+	@cat results/journeys/figures.json
 	@for picture in docs/pictures/*.png; do cp "results/journeys/$${picture##*/}" "$$picture"; done
 
 ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)

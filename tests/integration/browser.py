@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PICTURES = Path(__file__).parents[2] / "results" / "journeys"
-WAIT_MS = 30_000.0
+WAIT_MS = 60_000.0
 """How long a journey waits for what shall be on the page: this machine may be busy with ninety processes."""
 
 

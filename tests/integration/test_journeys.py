@@ -292,7 +292,7 @@ def controller_with_many(path: Path) -> Iterator[str]:
     thread = threading.Thread(target=lambda: (asyncio.run(serve()), None)[1])
     thread.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(120)
         yield address[0]
     finally:
         done.set()

@@ -98,7 +98,8 @@ function Rows({ vips }: { vips: VipLine[] }) {
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(600);
   const [at, setAt] = useState(0);
-  const moved = useRef(false);
+  // Which row is to have the focus once it is drawn: an effect of an earlier drawing must not take another for it.
+  const wanted = useRef<number | null>(null);
   useEffect(() => {
     const watch = new ResizeObserver(([entry]) => setHeight(entry!.contentRect.height));
     watch.observe(box.current!);
@@ -106,10 +107,10 @@ function Rows({ vips }: { vips: VipLine[] }) {
   }, []);
   useEffect(() => setAt((now) => Math.min(now, vips.length - 1)), [vips]);
   useEffect(() => {
-    if (!moved.current) return;
-    const link = box.current?.querySelector<HTMLElement>(`[data-at="${at}"] a`);
+    if (wanted.current === null) return;
+    const link = box.current?.querySelector<HTMLElement>(`[data-at="${wanted.current}"] a`);
     if (!link) return; // It is drawn once the list has scrolled there.
-    moved.current = false;
+    wanted.current = null;
     link.focus({ preventScroll: true });
   });
   const first = Math.max(0, Math.floor(top / ROW) - BEYOND);
@@ -122,7 +123,7 @@ function Rows({ vips }: { vips: VipLine[] }) {
     event.preventDefault();
     const next = Math.min(vips.length - 1, Math.max(0, at + step));
     setAt(next);
-    moved.current = true;
+    wanted.current = next;
     const scroll = box.current!;
     if (next * ROW < scroll.scrollTop) scroll.scrollTop = next * ROW;
     else if ((next + 1) * ROW > scroll.scrollTop + height) scroll.scrollTop = (next + 1) * ROW - height;
