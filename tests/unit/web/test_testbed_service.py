@@ -38,7 +38,8 @@ def run(folder: Folder, rights: Rights, scenario: Callable[[httpx.AsyncClient], 
                 while not folder.web_socket.exists():  # noqa: ASYNC110 - another task makes it
                     await asyncio.sleep(0.01)
                 address = await new_address(folder.web_socket, rights)
-                async with httpx.AsyncClient(base_url=address.partition("/?")[0], trust_env=False) as browser:
+                url = address.partition("/?")[0]
+                async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=90) as browser:
                     assert (await browser.get(address)).status_code == 303
                     await scenario(browser)
         finally:
