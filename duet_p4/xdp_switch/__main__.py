@@ -43,20 +43,21 @@ def main(argv: Sequence[str] | None = None, *, compatible: bool = False) -> int:
     try:
         cli.setup_log(options)
         cli.check_host(options)
-        asyncio.run(_run(options))
+        # Before the event loop runs: pyroute2 has one of its own.
+        asyncio.run(_run(options, _rates(options)))
     except (cli.StartError, BpfError) as error:
         print(f"{cli.PROGRAM}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _run(options: cli.Options) -> None:
+async def _run(options: cli.Options, rates: dict[int, Rate]) -> None:
     stop = told_to_end()
     try:
         device = XdpDevice(
             options.cpu_port,
             options.mode,
-            rates=_rates(options),
+            rates=rates,
             depth=options.queue_depth,
             sampling=options.sampling,
         )

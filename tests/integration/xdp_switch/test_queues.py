@@ -145,5 +145,33 @@ def test_a_rate_of_traffic_control_is_found(wire: Wire) -> None:
     assert rate_of("nowhere") is None
 
 
+def test_simple_switch_grpc_holds_packets_where_traffic_control_has_a_rate(
+    wire: Wire, tmp_path: Path
+) -> None:
+    traffic_control("qdisc add dev port2 root handle 5: htb default 1")
+    traffic_control("class add dev port2 parent 5: classid 5:1 htb rate 100kbit")
+    root, log = Path(__file__).parents[3], tmp_path / "log"
+    ports = [word for port in HOSTS for word in ("-i", f"{port}@port{port}")]
+    command = [str(root / "bin" / "simple_switch_grpc"), *ports, str(root / "tests/p4/build/queue.json")]
+    with log.open("w") as said:
+        address = ["--", "--grpc-server-addr", f"unix:{tmp_path}/p4runtime"]
+        process = subprocess.Popen([*command, "--xdp-mode", "native", *address], stdout=said, stderr=said)
+    try:
+        deadline = time.monotonic() + 30
+        while "listening" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        wire.send(1, packet(0))
+        assert received(wire)["number"] == 0
+        for index in (1, 2):
+            wire.send(1, packet(index) + bytes(1200))
+        first, second = received(wire), received(wire)
+        assert (first["number"], second["number"], second["dequeued_depth"]) == (1, 2, 0)
+        assert second["waited"] > 50_000, "the first one takes the port for a tenth of a second"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def traffic_control(arguments: str) -> None:
     subprocess.run(["tc", *arguments.split()], check=True)
