@@ -442,6 +442,15 @@ def test_packets_are_captured(page: Page, testbed: Folder) -> None:
     assert content[:4] == b"\x4d\x3c\xb2\xa1", content[:16]
 
 
+def test_flows_of_a_vip_are_seen_where_they_pass(page: Page, testbed: Folder) -> None:
+    page.goto(page.url.split("#")[0] + "#/vips/10.0.0.1")
+    client = ["nsenter", f"--net={testbed.namespace('client4')}", "ping", "-q", "-i", "0.002", "10.0.0.1"]
+    with subprocess.Popen(client, stdout=subprocess.DEVNULL) as ping:
+        row = page.locator(".records tr", has_text=re.compile("ICMP 100.2.2.1:"))
+        expect(row.first).to_contain_text("agg1")
+        ping.terminate()
+
+
 def test_tables_counters_and_logs_of_a_switch(page: Page, testbed: Folder) -> None:
     assert answers(testbed, "10.0.0.1")
     page.goto(page.url.split("#")[0] + "#/network/node/agg1")

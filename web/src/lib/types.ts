@@ -346,3 +346,23 @@ export interface Experiments {
   experiments: Experiment[];
   run: ExperimentRun | null;
 }
+
+export interface FlowRecord {
+  device: string;
+  kind: "switch" | "smux" | "server";
+  source: string;
+  source_port: number;
+  destination: string;
+  destination_port: number;
+  protocol: number;
+  dip: string | null;
+  packets: number;
+  bytes: number;
+  sampling: number;
+  first: number;
+  last: number;
+}
+export interface FlowRecords {
+  records: FlowRecord[];
+  unreachable: string[];
+}

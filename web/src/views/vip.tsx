@@ -10,6 +10,7 @@ import { go, to } from "../lib/router";
 import { type Known, mayWrite, useKnown } from "../lib/store";
 import type { Connections, Group, Report, VipRecord, Why } from "../lib/types";
 import { EventList } from "../ui/events";
+import { FlowsCard, protocolName } from "../ui/flows";
 import { Badge, Button, Card, Dialog, Empty, Failure } from "../ui/parts";
 import { Topology } from "../ui/topology";
 
@@ -54,6 +55,7 @@ export function VipView({ address }: { address: string }) {
               : "No traffic in the last 20 s."}
           </p>
         </Card>
+        <FlowsCard key={address} vip={address} serverOf={serverOf(known.inventory)} />
         <Card title="History">
           <EventList events={history} limit={50} />
         </Card>
@@ -317,8 +319,6 @@ function Dips({ record, known, failed }: { record: VipRecord; known: Known; fail
   );
 }
 
-const PROTOCOLS: Record<number, string> = { 1: "ICMP", 6: "TCP", 17: "UDP" };
-
 function Flows({ vip, dip }: { vip: string; dip: string }) {
   const [found, setFound] = useState<Connections | null>(null);
   const [error, setError] = useState<unknown>(null);
@@ -332,7 +332,7 @@ function Flows({ vip, dip }: { vip: string; dip: string }) {
         <ul class="flows">
           {found.flows.slice(0, 200).map((flow) => (
             <li key={`${flow.protocol}${flow.source}${flow.source_port}${flow.destination_port}`}>
-              {PROTOCOLS[flow.protocol] ?? flow.protocol} {flow.source}:{flow.source_port} to port {flow.destination_port}
+              {protocolName(flow.protocol)} {flow.source}:{flow.source_port} to port {flow.destination_port}
             </li>
           ))}
         </ul>
@@ -385,7 +385,7 @@ function Slots({ record }: { record: VipRecord }) {
           <ul class="flows">
             {record.layout.pinned.slice(0, 100).map((flow) => (
               <li key={`${flow.source}${flow.source_port}`}>
-                {PROTOCOLS[flow.protocol] ?? flow.protocol} {flow.source}:{flow.source_port} stays on {flow.dip}
+                {protocolName(flow.protocol)} {flow.source}:{flow.source_port} stays on {flow.dip}
               </li>
             ))}
           </ul>
