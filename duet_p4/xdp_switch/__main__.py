@@ -75,7 +75,10 @@ async def _run(options: cli.Options, rates: dict[int, Rate]) -> None:
 
 
 def _rates(options: cli.Options) -> dict[int, Rate]:
-    """Return how fast ports send; where it is simple_switch_grpc, also as traffic control has it."""
+    """Return how fast ports send; where it is simple_switch_grpc, also as traffic control has it.
+
+    Not from within an event loop: pyroute2 runs one of its own.
+    """
     rates = dict(options.rates)
     for port, interface in options.ports.items() if options.compatible else ():
         rate = shaping.rate_of(interface) if port not in rates else None
