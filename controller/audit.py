@@ -1,15 +1,30 @@
-"""Who stated what: an event for every change of a VIP that somebody asked for."""
+"""Who stated what: an event for every change that somebody asked for, of VIPs, places, and nodes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from controller.events import EventLog
 from controller.records import VipRecord
+from duet_p4.model import Model
 from duet_p4.rest.access import ACTOR
 
 KIND = "stated"
 """The kind of these events; `duet events --audit` shows no others."""
+
+Value = str | int | bool | None
+Stated = Annotated[dict[str, Value], Field(max_length=32)]
+
+
+class Noted(Model):
+    """A change that was made elsewhere than here, such as a drained SMux, as who made it reports it."""
+
+    subject: Annotated[str, Field(min_length=1, max_length=64)]
+    before: Stated
+    after: Stated
 
 
 class Audit:
@@ -23,14 +38,23 @@ class Audit:
         record = new or old
         assert record is not None
         before, after = _stated(old), _stated(new)
+        self.note(
+            str(record.address),
+            record.revision,
+            {key: value for key, value in before.items() if value != after.get(key)},
+            {key: value for key, value in after.items() if value != before.get(key)},
+        )
+
+    def note(self, subject: str, revision: int, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Note a change of whatever it was, made by who asks now."""
         actor = ACTOR.get()
         self._events.add(
             KIND,
-            str(record.address),
+            subject,
             actor=str(actor) if actor else "anybody",
-            revision=record.revision,
-            before={key: value for key, value in before.items() if value != after.get(key)},
-            after={key: value for key, value in after.items() if value != before.get(key)},
+            revision=revision,
+            before=dict(before),
+            after=dict(after),
         )
 
 

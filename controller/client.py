@@ -9,7 +9,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from controller.audit import KIND
+from controller.audit import KIND, Noted, Stated
 from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
@@ -200,6 +200,11 @@ class UpdaterClient(RestClient):
     async def resync(self) -> Report:
         """Repair what differs from what is wanted."""
         return await self.call("POST", "/v1/resync", Report)
+
+    async def note(self, subject: str, before: Stated, after: Stated) -> None:
+        """Have the audit log say what was changed elsewhere."""
+        body = Noted(subject=subject, before=before, after=after)
+        await self.call("POST", "/v1/audit", type(None), body=body)
 
     async def audit(self, limit: int = 100) -> list[Event]:
         """List the newest events of who stated what, oldest first."""

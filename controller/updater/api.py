@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
+from controller.audit import Audit, Noted
 from controller.events import EventLog
 from controller.reach import ReachMap
 from controller.records import ON_SMUXES, RecordFeed, VipRecord
@@ -71,6 +72,7 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     """Return the updater's paths."""
     api = APIRouter(prefix="/v1")
     applier = Applier(updater, events)
+    audit = Audit(events)
     found = problem_responses(404, 422)
     changed = problem_responses(404, 409, 412, 422)
 
@@ -144,7 +146,9 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
     async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
         """Say whether a DIP is fit for a VIP's traffic."""
+        before = dip not in updater.state.down(vip)
         await updater.set_dip_health(vip, {dip: body.up})
+        audit.note(f"{vip} {dip}", updater.state.version, {"up": before}, {"up": body.up})
         return body
 
     @api.put("/reach", tags=["devices"], status_code=204, responses=found)
@@ -204,6 +208,11 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     async def plan_assignment(body: Assignment) -> Plan:
         """Return what carrying an assignment out would do, without doing it."""
         return updater.plan(body.placements)
+
+    @api.post("/audit", tags=["events"], status_code=204, responses=problem_responses(422))
+    async def note(body: Noted) -> None:
+        """Have the audit log say what the caller has changed elsewhere: a drained SMux, a failed node."""
+        audit.note(body.subject, updater.state.version, body.before, body.after)
 
     @api.post("/resync", tags=["assignment"])
     async def resync() -> Report:

@@ -112,8 +112,8 @@ class _Spans:
 
 
 _FAILED = 500
-_TERMLESS = "/v1/traces"
-"""Writes below it change nothing that a device holds: whoever leads may make them, and an operator."""
+_TERMLESS = ("/v1/traces", "/v1/draining")
+"""Writes below these change nothing of what a controller states: an operator makes them, whoever leads."""
 
 
 class _TermGuard:

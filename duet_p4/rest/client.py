@@ -321,6 +321,10 @@ class MuxClient(DeviceClient):
         """Return a switch's ports to hosts."""
         return await self.call("GET", "/v1/ports", list[HostPort])
 
+    async def draining(self) -> bool:
+        """Return whether neighbours are asked to prefer other SMuxes."""
+        return (await self.call("GET", "/v1/draining", Draining)).draining
+
     async def drain(self, *, draining: bool) -> None:
         """Have an SMux ask its neighbours to prefer any other, or no longer."""
         await self.call("PUT", "/v1/draining", type(None), body=Draining(draining=draining))

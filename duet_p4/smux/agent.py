@@ -221,6 +221,11 @@ async def run(config: SmuxConfig) -> None:
         flows = FlowRecords(config.name, "smux", _flow_config(config), lambda: _samples(datapath))
         app = application(config, service, datapath, terms, credentials, traces, flows)
 
+        @app.get("/v1/draining", tags=["status"])
+        async def get_draining() -> Draining:
+            """Say whether neighbours are asked to prefer other SMuxes."""
+            return Draining(draining=_drain_file(config).exists())
+
         @app.put("/v1/draining", tags=["status"], status_code=204)
         async def set_draining(body: Draining) -> None:
             """Have other SMuxes preferred to this one, for maintenance, or no longer; it serves on."""

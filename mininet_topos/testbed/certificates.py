@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from duet_p4.api.service import Whoami
-from duet_p4.identity import CredentialsError
+from duet_p4.identity import Credentials, CredentialsError
 from duet_p4.identity.rotation import RotationError, holders, rotate
 from duet_p4.rest.client import RestClient, RestError
 from mininet_topos import fattree
 from mininet_topos.testbed import agents
-from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
+from mininet_topos.testbed.audit import note
+from mininet_topos.testbed.folder import DEFAULT_NAME, OPERATOR, Folder, TestbedError
 from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
 
@@ -84,6 +85,7 @@ def rotate_all(name: str, as_json: bool) -> None:
 async def renew(folder: Folder, tell: Callable[[str], None]) -> list[str]:
     """Rotate a testbed's certificates; returns who did not answer (`duet_p4.identity.rotation`)."""
     plan = Plan.model_validate_json(folder.plan.read_text())
+    before = _authorities(folder)
     async with agents.connect(folder, fattree.fattree(plan.size)) as connected:
         clients: dict[str, RestClient] = dict(connected.all)
         controllers = controller_names(plan.controllers)
@@ -100,7 +102,14 @@ async def renew(folder: Folder, tell: Callable[[str], None]) -> list[str]:
                 return None
 
         services = [*clients, *controllers]
-        return await rotate(folder.credentials, services, ask, tell)
+        silent = await rotate(folder.credentials, services, ask, tell)
+    await note(folder, "certificates", {"trusted": before}, {"trusted": _authorities(folder)})
+    return silent
+
+
+def _authorities(folder: Folder) -> str:
+    """Return the fingerprints of the authorities that an operator believes."""
+    return ", ".join(Credentials(folder.identity(OPERATOR)).trusted)
 
 
 def _folder(name: str) -> Folder:

@@ -25,6 +25,7 @@ from mininet_topos import fattree
 from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed import complete
+from mininet_topos.testbed.audit import note
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
@@ -355,6 +356,7 @@ def capture(
 def fail(folder: Folder, what: str) -> None:
     """Let a node (`tor1`) or link (`tor1-agg1`) fail, as if by power or cable."""
     ask(folder, Request(do="fail", what=what))
+    asyncio.run(note(folder, what, {"failed": False}, {"failed": True}))
     output.print(f"{what} has failed; `duet testbed restore {what}` brings it back")
 
 
@@ -363,7 +365,10 @@ def fail(folder: Folder, what: str) -> None:
 @click.argument("what", required=False, shell_complete=complete.failed)
 def restore(folder: Folder, what: str | None) -> None:
     """Bring back a node or link that was made to fail; without one, all."""
+    failed = [what] if what else ask(folder, Request(do="status")).failed
     ask(folder, Request(do="restore", what=what))
+    for one in failed:
+        asyncio.run(note(folder, one, {"failed": True}, {"failed": False}))
     output.print(f"{what or 'everything'} is restored")
 
 

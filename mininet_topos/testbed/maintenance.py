@@ -9,6 +9,7 @@ import click
 from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.testbed import agents
+from mininet_topos.testbed.audit import note
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
 
@@ -28,7 +29,10 @@ def drain(smux: str, end: bool, name: str) -> None:
         async with agents.connect(folder, graph) as connected:
             if smux not in connected.smuxes:
                 raise TestbedError(f"there is no SMux {smux}: there are {', '.join(connected.smuxes)}")
-            await connected.smuxes[smux].drain(draining=not end)
+            client = connected.smuxes[smux]
+            before = await client.draining()
+            await client.drain(draining=not end)
+        await note(folder, smux, {"draining": before}, {"draining": not end})
 
     try:
         asyncio.run(ask())

@@ -173,6 +173,9 @@ def test_writes_of_an_old_term_are_refused_even_by_the_next_process(tmp_path: Pa
                 with pytest.raises(RefusedError, match="412") as refused:
                     await client.delete_vip(VIP)
                 assert refused.value.problem.kind == "old-term"
+                # An operator has no term; this mux is none that can be drained.
+                with pytest.raises(RefusedError, match="404"):
+                    await client.drain(draining=True)
             assert len(await client.get_vips()) == 2
             client.term = 3
             await client.delete_vip(VIP)

@@ -18,6 +18,7 @@ from controller.web.gateway import require_operator
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
 from duet_p4.model import Model
 from mininet_topos import fattree
+from mininet_topos.testbed.audit import note
 from mininet_topos.testbed.folder import ROOT_NODE, Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Answer, Request, ask
@@ -120,11 +121,13 @@ def router(folder: Folder, graph: nx.Graph, plan: Plan) -> APIRouter:
     async def fail(body: What) -> None:
         """Let a node or link fail, as if by power or cable."""
         await _ask(folder, Request(do="fail", what=body.what))
+        await note(folder, body.what, {"failed": False}, {"failed": True})
 
     @api.post("/restore", status_code=204)
     async def restore(body: What) -> None:
         """Bring back a node or link that was made to fail."""
         await _ask(folder, Request(do="restore", what=body.what))
+        await note(folder, body.what, {"failed": True}, {"failed": False})
 
     @api.get("/nodes/{node}/logs")
     async def get_logs(node: Node, lines: Annotated[int, Query(ge=1, le=_MAX_LINES)] = 200) -> list[Log]:

@@ -130,6 +130,19 @@ def test_each_reports_for_itself_alone_and_only_operators_change_vips(tmp_path: 
                 ("operator operator", 1, [], ["dips"]),
                 ("controller controller", 2, ["dips"], ["dips"]),
             ]
+            await operator.note("smux1", {"draining": False}, {"draining": True})
+            await operator.set_one_dip_health(VIP, OTHER, up=True)
+            while len(await stated()) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            last = (await client("reader").audit())[-2:]
+            assert [(event.subject, event.detail["actor"]) for event in last] == [
+                ("smux1", "operator operator"),
+                (f"{VIP} {OTHER}", "operator operator"),
+            ]
+            assert last[0].detail["before"] == {"draining": False}
+            assert last[0].detail["after"] == {"draining": True}
+            for name in ("reader", "tor1", "smux1", "server1"):
+                await refused(client(name).note("tor1", {}, {}), f"{name} may not POST")
 
             for name in ("reader", "tor1", "smux1", "server1"):
                 await refused(client(name).remove_vip(VIP), f"{name} may not DELETE")
