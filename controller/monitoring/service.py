@@ -44,6 +44,8 @@ _TELL_S = 3.0
 
 _JUDGE_S = 0.2
 _ASK_AGAIN_S = 1.0
+_RESTART_S = 5.0
+"""How long a switch that answers may have no session before it counts as dead: BIRD restarts in less."""
 _ASK_S = 3.0
 _LOOK_S = 2.0
 _FRESH_S = 0.5
@@ -238,7 +240,9 @@ class Monitoring:
             if name not in self._bad_since:
                 continue  # it answered meanwhile
             if is_lost(name, sessions):
-                self._dead.add(name)
+                # One that answers may have started BIRD anew, which costs its neighbours no route.
+                if not reach[name].answers or now >= since + _RESTART_S:
+                    self._dead.add(name)
                 if now >= since + self._switch_hold_s:
                     self._lost.add(name)
             elif any(peers is not None for peers in sessions.values()):
