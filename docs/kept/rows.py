@@ -188,13 +188,21 @@ def _failover(data: dict[str, Any]) -> Row:
     )
 
 
+def _times(runs: int) -> str:
+    return "once each" if runs == 1 else f"{runs} times each"
+
+
+def _testbeds(bringups: int) -> str:
+    return "one testbed" if bringups == 1 else f"{bringups} testbeds"
+
+
 def _other_failures(data: dict[str, Any]) -> Row:
     medians = data["outage_ms_median"]
     runs = data["runs"] // len(medians)
     told = ", ".join(f"{name} {ms:.0f} ms" for name, ms in medians.items())
     return Row(
         "longest outage of any VIP when",
-        f" one of {len(medians)} kinds of thing fails, {runs} runs each on {data['bringups']} testbeds "
+        f" one of {len(medians)} kinds of thing fails, {_times(runs)} on {_testbeds(data['bringups'])} "
         "([which](docs/experiments.md))",
         "",
         f"medians: {told}; {sum(data['broken'].values())} connections broken",
@@ -258,8 +266,8 @@ def _connections(data: dict[str, Any]) -> Row:
 def _chaos(data: dict[str, Any]) -> Row:
     wrong = f"; {len(data['differences'])} differences left" if data["differences"] else ""
     return Row(
-        "two minutes of random kill -9",
-        f" ({sum(data['kills'].values())} of switches, agents, SMuxes, host agents, BIRDs, the controller) "
+        "random kill -9",
+        f", {data['seconds']:.0f} s of it ({sum(data['kills'].values())} of switches, agents, SMuxes, host agents, BIRDs, the controller) "
         f"amid "
         f"{data['changes']['acknowledged']} acknowledged changes",
         "",
