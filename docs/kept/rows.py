@@ -267,9 +267,8 @@ def _chaos(data: dict[str, Any]) -> Row:
     wrong = f"; {len(data['differences'])} differences left" if data["differences"] else ""
     return Row(
         "random kill -9",
-        f", {data['seconds']:.0f} s of it ({sum(data['kills'].values())} of switches, agents, SMuxes, host agents, BIRDs, the controller) "
-        f"amid "
-        f"{data['changes']['acknowledged']} acknowledged changes",
+        f", {data['seconds']:.0f} s of it ({sum(data['kills'].values())} of switches, agents, SMuxes, host "
+        f"agents, BIRDs, the controller) amid {data['changes']['acknowledged']} acknowledged changes",
         "",
         f"{len(data['lost'])} lost, every device as wanted after {data['converged_s']:.1f} s{wrong}",
         "experiment chaos",
