@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 _PORT = 3785
 _TTL = 255
 _HEADER = 20
-_SELDOM = 20
-"""By a port by which no echo ever came (an SMux does not forward) one goes in each so many rounds."""
+_NEW, _SELDOM = 60, 20
+"""By a port by which no echo came in its first 60 rounds (an SMux does not forward) one goes in each 20."""
 
 
 @dataclass
@@ -41,6 +41,7 @@ class _Port:
 
     sent: bool = False
     heard: bool = False
+    rounds: int = 0
     misses: int = 0
     silent: bool = False
     well_since: float | None = None
@@ -72,7 +73,11 @@ class Liveness:
         self._rounds += 1
         seldom = self._rounds % _SELDOM == 0
         # The first are on their way before the kernel puts anything off.
-        chosen = [(not port.misses, number) for number, port in self._ports.items() if port.heard or seldom]
+        chosen = []
+        for number, port in self._ports.items():
+            port.rounds += 1
+            if port.heard or port.rounds <= _NEW or seldom:
+                chosen.append((not port.misses, number))
         return [number for _, number in sorted(chosen)]
 
     def sent(self, number: int) -> None:

@@ -183,7 +183,9 @@ def pinging(source: Node, target: IPv4Address, interval_s: float = 0.005) -> Ite
         last = max(answered, default=0)
         if (sent - last) * interval_s <= UNDER_WAY_S:
             sent = last
-        result += [sent, sent - len(answered)]
+        missed = sorted(set(range(1, sent + 1)) - answered)
+        print(f"of {sent} pings were lost: {missed or 'none'}")
+        result += [sent, len(missed)]
 
 
 @asynccontextmanager

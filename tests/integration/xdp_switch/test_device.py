@@ -229,9 +229,9 @@ def test_a_packet_held_up_in_a_lookup_does_what_its_entry_said_or_is_dropped(
             }}
         }}"""
 
-    def build_held_up(compiled: Compiled) -> Path:
+    def build_held_up(compiled: Compiled, defines: Mapping[str, str] | None = None) -> Path:
         assert found in compiled.source
-        return build(replace(compiled, source=compiled.source.replace(found, held_up)))
+        return build(replace(compiled, source=compiled.source.replace(found, held_up)), defines)
 
     monkeypatch.setattr(pipeline_module, "build", build_held_up)
     device = XdpDevice(replays=True)
