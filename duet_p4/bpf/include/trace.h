@@ -1,8 +1,8 @@
 /* What an instrumented data path writes of packets that somebody wants to see. A program that is compiled without
  * TRACED has nothing of it: every hook is an empty statement.
  *
- * A data path lists its steps in a macro `STEPS(X)`: X(name, kind, title, values), which duet_p4/steps.py reads. Each
- * step writes up to four words; `values` says what their bits mean, the lowest first.
+ * A data path lists its steps in a macro `STEPS(X)`: X(name, kind, title, values), which duet_p4/tracing/steps.py
+ * reads. Each step writes up to four words; `values` says what their bits mean, the lowest first.
  */
 #pragma once
 
@@ -16,12 +16,12 @@
 
 #else
 
+#define TRACE_KEPT 256
+#define TRACE_RECORDS (1 << 20)
+
 #include "ipv4.h"
 
 #include "trace_flow.h"
-
-#define TRACE_KEPT 256
-#define TRACE_RECORDS (1 << 20)
 
 enum trace_kind {
     TRACE_FRAME_IN,  /* with the frame as it came */
@@ -49,25 +49,6 @@ struct {
     __type(value, struct trace_record);
 } trace_now SEC(".maps");
 
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, struct trace_flow);
-} trace_flows SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_RINGBUF);
-    __uint(max_entries, TRACE_RECORDS);
-} trace_records SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, __u64);
-} trace_lost SEC(".maps");
-
 static __always_inline struct trace_record *trace_record(void)
 {
     __u32 zero = 0;
@@ -77,15 +58,11 @@ static __always_inline struct trace_record *trace_record(void)
 
 static __always_inline void trace_write(struct trace_record *record, __u32 kind, __u32 number, __u32 line, __u32 size)
 {
-    __u32 zero = 0;
-    __u64 *lost;
-
     record->ns = bpf_ktime_get_ns();
     record->kind = kind;
     record->number = number;
     record->line = line;
-    if (bpf_ringbuf_output(&trace_records, record, size, 0) && (lost = bpf_map_lookup_elem(&trace_lost, &zero)))
-        __sync_fetch_and_add(lost, 1);
+    trace_output(record, size);
 }
 
 /* A function of its own for the verifier, which then looks at it once. `step` has the line in its high half. */
@@ -103,11 +80,6 @@ __noinline int trace_step(__u32 step, __u64 a, __u64 b, __u64 c, __u64 d)
     return 0;
 }
 
-static __always_inline long trace_load(void *ctx, bool xdp, __u32 at, void *to, __u32 size)
-{
-    return xdp ? bpf_xdp_load_bytes(ctx, at, to, size) : bpf_skb_load_bytes(ctx, at, to, size);
-}
-
 static __always_inline void trace_frame(void *ctx, bool xdp, __u32 length, struct trace_record *record, __u32 kind,
                                         __u32 number)
 {
@@ -122,36 +94,6 @@ static __always_inline void trace_frame(void *ctx, bool xdp, __u32 length, struc
     trace_write(record, kind, number, 0, sizeof(*record));
 }
 
-/* `from_dip`: the packet is the DIP's, which has taken the place of the VIP. */
-static __always_inline bool trace_wants(void *ctx, bool xdp, const struct trace_flow *want, bool from_dip)
-{
-    struct iphdr ip;
-    __u16 ports[4] = {}, type;
-    __u32 at = sizeof(struct ethhdr);
-
-    if (want->every)
-        return true;
-    if (trace_load(ctx, xdp, 12, &type, sizeof(type)) || type != bpf_htons(ETH_P_IP) ||
-        trace_load(ctx, xdp, at, &ip, sizeof(ip)))
-        return false;
-    at += ip.ihl * 4;
-    if (ip.protocol == IPPROTO_IPIP) {
-        if (trace_load(ctx, xdp, at, &ip, sizeof(ip)))
-            return false;
-        at += ip.ihl * 4;
-    }
-    if (want->protocol && want->protocol != ip.protocol)
-        return false;
-    if (ipv4_is_later_fragment(&ip) || trace_load(ctx, xdp, at, ports, sizeof(ports)))
-        ports[0] = ports[1] = 0;
-    else if (ip.protocol == IPPROTO_ICMP)
-        ports[0] = ports[1] = ports[2]; /* an echo's identifier */
-    if (from_dip)
-        return trace_flow_is(want, ip.daddr, want->destination, ports[1], ports[0]);
-    return trace_flow_is(want, ip.saddr, ip.daddr, ports[0], ports[1]) ||
-           trace_flow_is(want, ip.daddr, ip.saddr, ports[1], ports[0]);
-}
-
 static __always_inline int trace_begin(void *ctx, bool xdp, __u32 interface, __u32 length)
 {
     __u32 zero = 0;
@@ -160,17 +102,9 @@ static __always_inline int trace_begin(void *ctx, bool xdp, __u32 interface, __u
 
     if (!want || !record)
         return 0;
-    record->packet = 0;
-    if (!trace_wants(ctx, xdp, want, !xdp))
+    record->packet = trace_wants(ctx, xdp, want, !xdp) ? trace_take(want) : 0;
+    if (!record->packet)
         return 0;
-
-    __u64 left = __sync_fetch_and_sub(&want->left, 1);
-
-    if (!left || left >> 32) {
-        __sync_fetch_and_add(&want->left, 1);
-        return 0;
-    }
-    record->packet = left;
     record->interface = interface;
     trace_frame(ctx, xdp, length, record, TRACE_FRAME_IN, !xdp);
     return 0;
