@@ -11,15 +11,15 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from duet_p4 import bpf
 from duet_p4.api.problems import UnavailableError
-from duet_p4.api.trace import PacketTrace, TraceFlow, TraceRequest
+from duet_p4.api.trace import PacketTrace, TraceRequest
 from duet_p4.tracing.steps import Kind, Steps, kind_of, packet_of
 from duet_p4.tracing.traces import Follow, Following, Lost, News
-from duet_p4.tracing.variant import packed, shared_maps
+from duet_p4.tracing.variant import Variant, shared_maps
 
 _POLL_S = 0.05
 _IN_FLIGHT_S = 0.01
@@ -28,7 +28,7 @@ _IN_FLIGHT_S = 0.01
 OWN_MAPS = ("trace_now", "trace_flows", "trace_records", "trace_lost")
 
 
-class Instrumented:
+class Instrumented(Variant):
     """A variant that is loaded; `begin` puts it in the place of the programs, `end` those back."""
 
     def __init__(
@@ -51,22 +51,17 @@ class Instrumented:
                 raise UnavailableError("this kernel cannot change a tc program in place: it takes Linux 6.6")
         self._steps = steps
         self._pending: dict[int, list[bytes]] = {}
-        self._object = bpf.Object(bpf.compile_object(source, defines={"TRACED": "1"}))
+        loaded = bpf.Object(bpf.compile_object(source, defines={"TRACED": "1"}))
         try:
-            shared = shared_maps(running, self._object, OWN_MAPS)
-            self._object.load(rodata, share=shared, programs=tuple(links))
-            self._ring = bpf.RingBuffer(self._object.map("trace_records"))
+            loaded.load(rodata, share=shared_maps(running, loaded, OWN_MAPS), programs=tuple(links))
+            super().__init__(loaded)
         except BaseException:
-            self._object.close()
+            loaded.close()
             raise
 
     def program(self, name: str) -> bpf.Program:
         """Return one of the variant's programs."""
         return self._object.program(name)
-
-    def follow(self, flow: TraceFlow | None, packets: int) -> None:
-        """Want so many of the next packets of a flow, or of all packets where None."""
-        self._object.map("trace_flows").update(bytes(4), packed(flow, packets))
 
     def begin(self) -> None:
         """Take the place of the programs, atomically for the packets."""
@@ -89,16 +84,6 @@ class Instrumented:
         whole = [records for records in ended if kind_of(records[0]) is Kind.FRAME_IN]
         return sorted((self._steps.trace(r, _interface) for r in whole), key=lambda trace: trace.began_ns)
 
-    @property
-    def lost(self) -> int:
-        """Records that the ring had no room for."""
-        return int.from_bytes(self._object.map("trace_lost").lookup(bytes(4)) or b"", "little")
-
-    def close(self) -> None:
-        """Free it; a link that it is on keeps it until it gets another program."""
-        self._ring.close()
-        self._object.close()
-
     def _put(self, programs: bpf.Object) -> None:
         for name, links in self._links.items():
             for link in links:
@@ -113,26 +98,25 @@ def follower(instrument: Callable[[], Instrumented]) -> Follow:
             variant = await _made(instrument)
         except (bpf.BpfError, OSError) as error:
             raise UnavailableError(f"packets cannot be traced here: {error}") from error
-        try:
+        with closing(variant):
             variant.follow(request.flow, request.packets)
-            variant.begin()
-            yield Following()
-            left, deadline = request.packets, time.monotonic() + request.seconds
-            while left > 0 and time.monotonic() < deadline and not ending.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL_S):
-                        await ending.wait()
-                for packet in variant.poll():
-                    left -= 1
-                    yield packet
-            variant.end()
+            try:
+                variant.begin()
+                yield Following()
+                left, deadline = request.packets, time.monotonic() + request.seconds
+                while left > 0 and time.monotonic() < deadline and not ending.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL_S):
+                            await ending.wait()
+                    for packet in variant.poll():
+                        left -= 1
+                        yield packet
+            finally:
+                variant.end()
             await asyncio.sleep(_IN_FLIGHT_S)
             for packet in variant.poll():
                 yield packet
             yield Lost(variant.lost)
-        finally:
-            variant.end()
-            variant.close()
 
     return follow
 

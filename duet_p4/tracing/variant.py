@@ -11,6 +11,29 @@ from duet_p4.api.trace import TraceFlow
 _FLOW = struct.Struct("=4s4sHHBB2xQ")
 
 
+class Variant:
+    """An instrumented variant that is loaded: whose packets it wants, and the ring of what it tells."""
+
+    def __init__(self, loaded: bpf.Object) -> None:
+        """Own a loaded object. Raises BpfError where it has no ring."""
+        self._object = loaded
+        self._ring = bpf.RingBuffer(loaded.map("trace_records"))
+
+    def follow(self, flow: TraceFlow | None, packets: int) -> None:
+        """Trace so many of the next packets of a flow, or of all packets where None."""
+        self._object.map("trace_flows").update(bytes(4), packed(flow, packets))
+
+    @property
+    def lost(self) -> int:
+        """Records that the ring had no room for."""
+        return int.from_bytes(self._object.map("trace_lost").lookup(bytes(4)) or b"", "little")
+
+    def close(self) -> None:
+        """Free it; a link that it is on keeps it until it gets another program."""
+        self._ring.close()
+        self._object.close()
+
+
 def packed(flow: TraceFlow | None, packets: int) -> bytes:
     """Return `struct trace_flow` for so many of the next packets of a flow, or of all packets where None."""
     wanted = flow or TraceFlow()

@@ -18,10 +18,9 @@ from duet_p4.api.trace import (
     Matched,
     PacketTrace,
     Step,
-    TraceFlow,
     Value,
 )
-from duet_p4.tracing.variant import packed, shared_maps
+from duet_p4.tracing.variant import Variant, shared_maps
 from duet_p4.xdp_switch.compiler import Compiled, ir
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
@@ -43,7 +42,7 @@ Snapshot = dict[str, tuple[int, int]]
 """Value and width of every field that there is at a moment."""
 
 
-class Tracer:
+class Tracer(Variant):
     """The instrumented variant, loaded; `program` is to run in place of the one it was made of."""
 
     def __init__(
@@ -55,25 +54,21 @@ class Tracer:
         entry_of: Callable[[str, int], tuple[MatchValues, int] | None],
         written_at: Callable[[str, int], float | None],
     ) -> None:
-        self._object = bpf.Object(path)
+        loaded = bpf.Object(path)
         self._pending: dict[int, list[bytes]] = {}
         try:
-            self._object.load(rodata=rodata, share=shared_maps(running, self._object, _OWN))
-            self.program = self._object.program("pipeline")
+            loaded.load(rodata=rodata, share=shared_maps(running, loaded, _OWN))
+            self.program = loaded.program("pipeline")
             self._reader = _Reader(compiled, entry_of, written_at)
-            self._ring = bpf.RingBuffer(self._object.map("trace_records"))
+            super().__init__(loaded)
         except BaseException:
-            self._object.close()
+            loaded.close()
             raise
 
     @property
     def fd(self) -> int:
         """Readable when there are records."""
         return self._ring.fd
-
-    def follow(self, flow: TraceFlow | None, packets: int) -> None:
-        """Trace so many of the next packets of a flow, or of all packets where None."""
-        self._object.map("trace_flows").update(bytes(4), packed(flow, packets))
 
     def poll(self, *, detail: bool = True) -> list[PacketTrace]:
         """Return the packets that have been through since the last call, as they came in.
@@ -92,16 +87,6 @@ class Tracer:
         return sorted(
             (self._reader.trace(r, detail) for r in ended.values()), key=lambda trace: trace.began_ns
         )
-
-    @property
-    def lost(self) -> int:
-        """Records that the ring had no room for."""
-        return int.from_bytes(self._object.map("trace_lost").lookup(bytes(4)) or b"", "little")
-
-    def close(self) -> None:
-        """Free it; a link that it is on keeps it until it gets another program."""
-        self._ring.close()
-        self._object.close()
 
 
 class _Reader:
