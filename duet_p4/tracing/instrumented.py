@@ -19,13 +19,11 @@ from duet_p4.api.problems import UnavailableError
 from duet_p4.api.trace import PacketTrace, TraceRequest
 from duet_p4.tracing.steps import Kind, Steps, kind_of, packet_of
 from duet_p4.tracing.traces import Follow, Following, Lost, News
-from duet_p4.tracing.variant import Variant, shared_maps
+from duet_p4.tracing.variant import OWN_MAPS, Variant, shared_maps
 
 _POLL_S = 0.05
 _IN_FLIGHT_S = 0.01
 """How long a packet may still be in a program that is on no interface any more."""
-
-OWN_MAPS = ("trace_now", "trace_flows", "trace_records", "trace_lost")
 
 
 class Instrumented(Variant):
@@ -53,7 +51,9 @@ class Instrumented(Variant):
         self._pending: dict[int, list[bytes]] = {}
         loaded = bpf.Object(bpf.compile_object(source, defines={"TRACED": "1"}))
         try:
-            loaded.load(rodata, share=shared_maps(running, loaded, OWN_MAPS), programs=tuple(links))
+            loaded.load(
+                rodata, share=shared_maps(running, loaded, (*OWN_MAPS, "trace_now")), programs=tuple(links)
+            )
             super().__init__(loaded)
         except BaseException:
             loaded.close()

@@ -8,6 +8,9 @@ from collections.abc import Collection
 from duet_p4 import bpf
 from duet_p4.api.trace import TraceFlow
 
+OWN_MAPS = ("trace_flows", "trace_records", "trace_lost")
+"""The maps of bpf/include/trace_flow.h, which a variant has for itself."""
+
 _FLOW = struct.Struct("=4s4sHHBB2xQ")
 
 

@@ -20,7 +20,7 @@ from duet_p4.api.trace import (
     Step,
     Value,
 )
-from duet_p4.tracing.variant import Variant, shared_maps
+from duet_p4.tracing.variant import OWN_MAPS, Variant, shared_maps
 from duet_p4.xdp_switch.compiler import Compiled, ir
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
@@ -37,7 +37,6 @@ DROPS = {
 }
 """Why a packet does not leave, by the switch's counter of it (`enum drop_reason`)."""
 
-_OWN = ("scratches", "trace_flows", "trace_records", "trace_lost")
 Snapshot = dict[str, tuple[int, int]]
 """Value and width of every field that there is at a moment."""
 
@@ -57,7 +56,7 @@ class Tracer(Variant):
         loaded = bpf.Object(path)
         self._pending: dict[int, list[bytes]] = {}
         try:
-            loaded.load(rodata=rodata, share=shared_maps(running, loaded, _OWN))
+            loaded.load(rodata=rodata, share=shared_maps(running, loaded, (*OWN_MAPS, "scratches")))
             self.program = loaded.program("pipeline")
             self._reader = _Reader(compiled, entry_of, written_at)
             super().__init__(loaded)
