@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import Annotated
 
@@ -13,10 +13,10 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from duet_p4.api.flows import FlowRecord
-from duet_p4.api.problems import UnavailableError
 from duet_p4.model import Model
 from duet_p4.rest.app import problem_responses
 from duet_p4.rest.client import DeviceClient, RestError
+from duet_p4.rest.streams import EventStreams
 
 _FRESH_S = 1.0
 _STREAM_S = 2.0
@@ -93,7 +93,7 @@ class FlowView:
 def router(view: FlowView) -> APIRouter:
     """Return the paths of flow records."""
     api = APIRouter(prefix="/v1/flow-records", tags=["monitoring"])
-    streams: set[object] = set()
+    streams = EventStreams("the flows", MAX_STREAMS)
 
     @api.get("", responses=problem_responses(422))
     async def get_flow_records(
@@ -111,23 +111,17 @@ def router(view: FlowView) -> APIRouter:
     @api.get("/stream", response_class=StreamingResponse, include_in_schema=False)
     async def stream_flow_records(vip: IPv4Address | None = None) -> StreamingResponse:
         """Follow records as server-sent events: each time those that are new or have more packets."""
-        if len(streams) >= MAX_STREAMS:
-            raise UnavailableError(f"{len(streams)} follow the flows already, which is as many as may")
 
-        async def lines() -> AsyncIterator[str]:
-            stream, told = object(), 0.0
-            streams.add(stream)
-            try:
-                while True:
-                    flows = await view.flows(Wanted(vip=vip), MAX_RECORDS)
-                    news = [record for record in flows.records if record.last > told]
-                    told = max([told, *(record.last for record in news)])
-                    data = json.dumps([record.model_dump(mode="json") for record in news])
-                    yield f"event: records\ndata: {data}\n\n" if news else ": quiet\n\n"
-                    await asyncio.sleep(_STREAM_S)
-            finally:
-                streams.discard(stream)
+        async def lines() -> AsyncGenerator[str]:
+            told = 0.0
+            while True:
+                flows = await view.flows(Wanted(vip=vip), MAX_RECORDS)
+                news = [record for record in flows.records if record.last > told]
+                told = max([told, *(record.last for record in news)])
+                data = json.dumps([record.model_dump(mode="json") for record in news])
+                yield f"event: records\ndata: {data}\n\n" if news else ": quiet\n\n"
+                await asyncio.sleep(_STREAM_S)
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return streams.answer(lines())
 
     return api

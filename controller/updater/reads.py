@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from ipaddress import IPv4Address
 from itertools import islice
 from typing import Annotated
@@ -15,9 +15,10 @@ from pydantic import Field
 from controller.events import EventLog
 from controller.records import ON_SMUXES, Event, VipRecord
 from controller.state import State
-from duet_p4.api.problems import UnavailableError, UnknownError
+from duet_p4.api.problems import UnknownError
 from duet_p4.model import Model
 from duet_p4.rest.app import problem_responses
+from duet_p4.rest.streams import EventStreams
 
 HEARTBEAT_S = 10.0
 """How long the event stream is quiet at most."""
@@ -92,7 +93,7 @@ def router(state: Callable[[], State], events: Callable[[], EventLog]) -> APIRou
     """Return the paths; `state` and `events` are asked at each request."""
     api = APIRouter(prefix="/v1")
     found = problem_responses(404, 422)
-    streams: set[object] = set()
+    streams = EventStreams("the events", MAX_STREAMS)
 
     @api.get("/vips", tags=["vips"], responses=problem_responses(422))
     async def get_vips(
@@ -129,23 +130,16 @@ def router(state: Callable[[], State], events: Callable[[], EventLog]) -> APIRou
         """Follow events as server-sent events: from the one after Last-Event-ID or `after`, else from now."""
         start = int(last_event_id) if last_event_id is not None else after
         log = events()
-        if len(streams) >= MAX_STREAMS:
-            raise UnavailableError(f"{len(streams)} follow the events already, which is as many as may")
 
-        async def lines() -> AsyncIterator[str]:
-            stream = object()
-            streams.add(stream)
-            try:
-                yield ": here\n\n"
-                async for event in log.follow(start, HEARTBEAT_S):
-                    if event is None:
-                        yield ": quiet\n\n"
-                    else:
-                        data = json.dumps(event.model_dump())
-                        yield f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
-            finally:
-                streams.discard(stream)
+        async def lines() -> AsyncGenerator[str]:
+            yield ": here\n\n"
+            async for event in log.follow(start, HEARTBEAT_S):
+                if event is None:
+                    yield ": quiet\n\n"
+                else:
+                    data = json.dumps(event.model_dump())
+                    yield f"id: {event.id}\nevent: {event.kind}\ndata: {data}\n\n"
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return streams.answer(lines())
 
     return api
