@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -24,6 +25,11 @@ class Sample:
     dip: IPv4Address
     bytes: int
     at: float
+
+
+def booted_at() -> float:
+    """Return when the monotonic clock, by which data paths stamp samples, was 0, in Unix seconds."""
+    return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 @dataclass

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-import time
 from ipaddress import IPv4Address
 
 from duet_p4 import bpf
 from duet_p4.flow_hash import Flow
-from duet_p4.flows.cache import Sample
+from duet_p4.flows.cache import Sample, booted_at
 
 _SAMPLE = struct.Struct("!4s4sHHB3x4s")
 _REST = struct.Struct("=IQ")
@@ -34,8 +33,8 @@ class FlowSamples:
 
     def poll(self) -> list[Sample]:
         """Return the samples since the last call."""
-        began = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-        return [_sample(record, began) for record in self._ring.poll()]
+        booted = booted_at()
+        return [_sample(record, booted) for record in self._ring.poll()]
 
     @property
     def lost(self) -> int:
@@ -47,8 +46,8 @@ class FlowSamples:
         self._ring.close()
 
 
-def _sample(record: bytes, began: float) -> Sample:
+def _sample(record: bytes, booted: float) -> Sample:
     source, destination, source_port, port, protocol, dip = _SAMPLE.unpack_from(record)
     length, nanoseconds = _REST.unpack_from(record, _SAMPLE.size)
     flow = Flow(IPv4Address(source), IPv4Address(destination), protocol, source_port, port)
-    return Sample(flow, IPv4Address(dip), length, began + nanoseconds / 1e9)
+    return Sample(flow, IPv4Address(dip), length, booted + nanoseconds / 1e9)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 import grpc
 
 from duet_p4.flow_hash import Flow
-from duet_p4.flows.cache import Sample
+from duet_p4.flows.cache import Sample, booted_at
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ _RETRY_S = 2.0
 
 def samples_of(message: bytes, mux: IPv4Address) -> Iterator[Sample]:
     """Yield the flows of the frames in a message that a mux with this address has tunneled."""
-    began = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+    booted = booted_at()
     for ns, _, length, head in _RECORD.iter_unpack(message):
         outer = _IP.unpack_from(head, _ETHERNET)
         if head[12:14] != b"\x08\x00" or outer[0] != 0x45 or outer[6] != _IP_IN_IP or outer[8] != mux.packed:
@@ -43,7 +42,7 @@ def samples_of(message: bytes, mux: IPv4Address) -> Iterator[Sample]:
             (source_port,) = struct.unpack_from("!H", ports, 4)
         flow = Flow(IPv4Address(inner[8]), IPv4Address(inner[9]), protocol, source_port, port)
         # As the frame came: without the tunnel.
-        yield Sample(flow, IPv4Address(outer[9]), length - _TUNNEL, began + ns / 1e9)
+        yield Sample(flow, IPv4Address(outer[9]), length - _TUNNEL, booted + ns / 1e9)
 
 
 class Sampling:

@@ -6,6 +6,8 @@ import struct
 from ipaddress import IPv4Address
 from typing import Any
 
+from duet_p4.checksum import checksum as checksum_of
+
 SENDER_MAC = bytes.fromhex("0200000000aa")
 SWITCH_MAC = bytes.fromhex("0200000000bb")
 SWITCH_MAC_TEXT = SWITCH_MAC.hex(":")
@@ -68,7 +70,7 @@ def ipv4(
         IPv4Address(destination).packed,
     )
     header += options
-    right = internet_checksum(header) if checksum is None else checksum
+    right = checksum_of(header) if checksum is None else checksum
     return header[:10] + struct.pack("!H", right) + header[12:] + payload
 
 
@@ -85,17 +87,7 @@ def udp(source_port: int, destination_port: int, payload: bytes = b"") -> bytes:
 def icmp(kind: int, code: int = 0, rest: int = 0, payload: bytes = b"") -> bytes:
     """Return an ICMP message; `rest` is the second word: identifier and sequence, or the next hop's MTU."""
     message = struct.pack("!BBHI", kind, code, 0, rest) + payload
-    return message[:2] + struct.pack("!H", internet_checksum(message)) + message[4:]
-
-
-def internet_checksum(data: bytes) -> int:
-    """Return the checksum of RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    return message[:2] + struct.pack("!H", checksum_of(message)) + message[4:]
 
 
 def with_checksum(
@@ -104,7 +96,7 @@ def with_checksum(
     """Return a packet whose header has a certain, right checksum: the identification is chosen for it."""
     plain = ipv4(source, destination, protocol, payload, **fields)
     # One's complement: identification = (all words without it) - (complement of the checksum).
-    rest = ~internet_checksum(plain[:10] + b"\0\0" + plain[12:20]) & 0xFFFF
+    rest = ~checksum_of(plain[:10] + b"\0\0" + plain[12:20]) & 0xFFFF
     identification = ((~wanted & 0xFFFF) - rest) % 0xFFFF
     return ipv4(
         source,
@@ -128,4 +120,4 @@ def repair(frame: bytes) -> bytes:
         return frame
     length = max(frame[14] & 15, 5) * 4
     header = frame[14:24] + b"\0\0" + frame[26 : 14 + length]
-    return frame[:24] + struct.pack("!H", internet_checksum(header)) + frame[26:]
+    return frame[:24] + struct.pack("!H", checksum_of(header)) + frame[26:]

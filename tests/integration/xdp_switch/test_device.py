@@ -248,6 +248,11 @@ def test_a_packet_held_up_in_a_lookup_does_what_its_entry_said_or_is_dropped(
 
 
 def test_copies_leave_by_their_ports_with_all_that_makes_them(switch: XdpDevice, wire: Wire) -> None:
+    copies_leave(switch, wire, 40)
+
+
+def copies_leave(device: XdpDevice, wire: Wire, frames: int) -> None:
+    """Send so many frames to a program that makes copies of each, and find all of them."""
     made = copies.document(
         [
             assign(field("standard_metadata", "mcast_grp"), number(5)),
@@ -256,10 +261,10 @@ def test_copies_leave_by_their_ports_with_all_that_makes_them(switch: XdpDevice,
         ],
         [assign(field("input", "rest"), field("standard_metadata", "egress_rid"))],
     )
-    pipeline = load(switch, json.dumps(made).encode(), info_of(made))
+    pipeline = load(device, json.dumps(made).encode(), info_of(made))
     pipeline.multicast.put(5, [(2, 20), (1, 10), (2, 21)])
     pipeline.clones.put(9, [(2, 2)])
-    for _ in range(40):
+    for _ in range(frames):
         wire.send(1, copies.FRAME)
         left = [(2, wire.receive(2)) for _ in range(3)] + [(1, wire.receive(1))]
         assert all(data is not None for _, data in left), f"{left}, {pipeline.drops()}"

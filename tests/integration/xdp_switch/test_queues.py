@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +17,15 @@ from duet_p4.xdp_switch.queues import Rate
 from duet_p4.xdp_switch.shaping import rate_of
 from duet_p4.xdp_switch.stf.bmv2_ports import free_port
 from tests.integration.xdp_switch import copies
-from tests.integration.xdp_switch.programs import assign, field, info_of, number
-from tests.integration.xdp_switch.test_device import HOSTS, Wire, load, program, pytestmark, wire
+from tests.integration.xdp_switch.test_device import (
+    HOSTS,
+    Wire,
+    copies_leave,
+    load,
+    program,
+    pytestmark,
+    wire,
+)
 
 __all__ = ["pytestmark", "wire"]
 
@@ -110,28 +116,11 @@ def received(wire: Wire) -> dict[str, int]:
 
 
 def test_copies_wait_with_all_that_makes_them(wire: Wire) -> None:
-    made = copies.document(
-        [
-            assign(field("standard_metadata", "mcast_grp"), number(5)),
-            copies.primitive("clone_ingress_pkt_to_egress", number(9), number(1)),
-            assign(field("input", "word"), number(1000)),
-        ],
-        [assign(field("input", "rest"), field("standard_metadata", "egress_rid"))],
-    )
     device = XdpDevice(rates={2: Rate.parse("10mbit")})
     try:
         for port in HOSTS:
             device.add_port(port, f"port{port}")
-        pipeline = load(device, json.dumps(made).encode(), info_of(made))
-        pipeline.multicast.put(5, [(2, 20), (1, 10), (2, 21)])
-        pipeline.clones.put(9, [(2, 2)])
-        for _ in range(5):
-            wire.send(1, copies.FRAME)
-            left = [(2, wire.receive(2)) for _ in range(3)] + [(1, wire.receive(1))]
-            assert all(data is not None for _, data in left), f"{left}, {pipeline.drops()}"
-            told = copies.words([(port, data) for port, data in left if data is not None])
-            assert sorted(told) == [(1, 1000, 10), (2, 7, 2), (2, 1000, 20), (2, 1000, 21)]
-        assert sum(pipeline.drops().values()) == 0
+        copies_leave(device, wire, 5)
     finally:
         device.close()
 
