@@ -57,6 +57,13 @@ class Routes:
         """Note a route of a list of all: those of one prefix and metric come in their order."""
         self._routes[route.prefix].setdefault(route.metric, []).append(route)
 
+    def put(self, prefix: IPv4Network, listed: Routes) -> None:
+        """Take a prefix's routes from a list of all."""
+        if prefix in listed._routes:
+            self._routes[prefix] = listed._routes[prefix]
+        else:
+            self._routes.pop(prefix, None)
+
     def changed(self, route: netlink.Route) -> bool:
         """Note what the kernel said of a route; return whether that makes sense with what it said before."""
         metrics = self._routes[route.prefix]
@@ -67,12 +74,11 @@ class Routes:
             sound = at is not None
             if at is not None:
                 del routes[at]
-        elif route.replaces and routes:
-            routes[0] = route
-        elif route.last:
-            routes.append(route)
         else:
-            routes.insert(0, route)
+            if route.replaces and routes:
+                del routes[0]
+            sound = not any(_same(held, route) for held in routes)
+            routes.insert(len(routes) if route.last else 0, route)
         if not routes:
             del metrics[route.metric]
         if not metrics:
@@ -106,8 +112,10 @@ class Kernel:
         self.on_change: Changed = lambda prefixes, gateways: None
         self._events = netlink.Events(receive_buffer)
         self._lost = asyncio.Event()
-        self._waiting: list[netlink.Route] | None = None
-        """Changes of routes that wait while all are read."""
+        self._doubtful: set[IPv4Network] | None = None
+        """Prefixes whose routes are being read: what is told of them may be listed already. None: all."""
+        self._told: set[IPv4Network] = set()
+        """Doubtful prefixes that something was told of since their routes were asked for."""
         self.resyncs = 0
         """How often everything was read anew."""
 
@@ -229,8 +237,8 @@ class Kernel:
         """Read everything anew.
 
         What waits to be read is older than that, and is thrown away first. Links and neighbours are followed
-        again at once: packets may be being lost. Changes of routes wait until all routes are read, and are
-        told after them in the order in which they happened, so that it ends as the kernel has it.
+        again at once: packets may be being lost. A change of routes that is told while they are listed may be
+        in the list or not, so those prefixes are listed again, until nothing is told of them meanwhile.
         """
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._events.fileno())
@@ -244,26 +252,44 @@ class Kernel:
                 self._take_one(message)
             self.on_change(set(), set(_ways(gateways | set(self._neighbors))))
             self.on_port_change()
-            self._waiting = []
+            self._doubtful = None
             loop.add_reader(self._events.fileno(), self._receive)
-            listed = await asyncio.to_thread(dump.routes, self._fib_table)
+            backoff = Backoff(_RETRY_S, _LONGEST_RETRY_S)
+            while True:
+                await self._list_routes(dump)
+                if self._lost.is_set() or not self._doubtful:
+                    break
+                await asyncio.sleep(backoff.failed())
         except BaseException:
             self._lost.set()
             raise
         finally:
             dump.close()
+        if not self._lost.is_set():
+            self.resyncs += 1
+
+    async def _list_routes(self, dump: netlink.Dump) -> None:
+        """Read the routes of the doubtful prefixes; those told of meanwhile stay doubtful."""
+        self._told = set()
+        messages = await asyncio.to_thread(dump.routes, self._fib_table)
+        while not self._lost.is_set() and self._events.waiting():
+            self._receive()
+            await asyncio.sleep(0)
         if self._lost.is_set():
             return
-        before = self._routes.prefixes()
-        self._routes = Routes()
-        for message in listed:
+        listed = Routes()
+        for message in messages:
             if isinstance(message, netlink.Route) and message.table == self._fib_table:
-                self._routes.listed(message)
-        waiting, self._waiting = self._waiting, None
-        for route in waiting:
-            self._take_one(route)
-        self.resyncs += 1
-        self.on_change({*before, *self.prefixes(), *(route.prefix for route in waiting)}, set())
+                listed.listed(message)
+        if self._doubtful is None:
+            changed = {*self._routes.prefixes(), *listed.prefixes()}
+            self._routes = listed
+        else:
+            changed = self._doubtful
+            for prefix in changed:
+                self._routes.put(prefix, listed)
+        self._doubtful = self._told
+        self.on_change(changed, set())
 
     def _receive(self) -> None:
         try:
@@ -306,8 +332,8 @@ class Kernel:
                 return self._take_link(message)
         if message.table != self._fib_table:
             return []
-        if self._waiting is not None:
-            self._waiting.append(message)
+        if self._doubtful is None or message.prefix in self._doubtful:
+            self._told.add(message.prefix)
             return []
         if not self._routes.changed(message):
             self._lost.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 import time
@@ -124,6 +125,10 @@ class Events:
                     raise
                 raise LostEventsError from error
             yield from decode(data)
+
+    def waiting(self) -> bool:
+        """Return whether there is something."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def drain(self) -> None:
         """Throw away all there is. Only then does the kernel keep events again that it had no room for."""
