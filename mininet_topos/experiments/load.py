@@ -1,45 +1,37 @@
-"""Load from kept generators in a node's network namespace: tcpreplay at a pace, trafgen as fast as it can.
-
-trafgen's own pacing sends a second's packets in one burst, which would fill any queue.
-"""
+"""Load from a client, made in the kernel and sent by its interface at a pace or as fast as one CPU can."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from duet_p4.bench.sender import FRAME_BYTES
 from duet_p4.bench.traffic import frame
 from mininet_topos import fattree
 from mininet_topos.experiments.setting import Running
 from mininet_topos.testbed import namespaces
 
-FRAME_BYTES = 64
 _FLOWS_PER_VIP = 32
 _FIRST_PORT = 20_000
 _MAC_BYTES = 12
-_MOST_PACKETS = 50_000_000
-_LONGEST_S = 120
-"""What trafgen sends, and how long tcpreplay does, should nobody be there to stop it."""
 _QUOTED = 500
 """Characters of what a generator that failed said last."""
 
 
 class Load:
-    """UDP to some VIPs, of many flows each, from a client; no DIP answers it."""
+    """UDP to some VIPs, of many flows each, from a client; no DIP answers it.
+
+    The generator has the first of this machine's CPUs to itself, but for what needs it besides.
+    """
 
     def __init__(self, testbed: Running, client: str, vips: Sequence[IPv4Address]) -> None:
-        for tool, package in (("trafgen", "netsniff-ng"), ("tcpreplay", "tcpreplay")):
-            if shutil.which(tool) is None:
-                raise RuntimeError(f"{tool} is not on PATH: apt-get install {package}")
         link = fattree.links(testbed.graph, client)[0]
         source = testbed.graph.nodes[client]["node"].address
         self.namespace = testbed.folder.namespace(client)
@@ -54,72 +46,52 @@ class Load:
     @contextmanager
     def offered(self, pps: float | None) -> Iterator[None]:
         """Send at `pps`, or as fast as one CPU can, while the context lasts."""
-        with tempfile.TemporaryDirectory() as scratch:
-            command = self._paced(pps, Path(scratch)) if pps is not None else self._flat_out(Path(scratch))
-            said = Path(scratch) / "said"
-            with namespaces.entered(self.namespace), said.open("wb") as output:
-                generator = subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-                )
+        cpu = str(min(os.sched_getaffinity(0)))
+        command = [sys.executable, "-m", "duet_p4.bench.sender", self.interface, "--cpu", cpu]
+        if pps is not None:
+            command += ["--pps", str(pps)]
+        with tempfile.TemporaryFile() as frames, tempfile.TemporaryFile() as said:
+            frames.write("\n".join(frame.hex() for frame in self._frames).encode())
+            frames.seek(0)
+            with namespaces.entered(self.namespace):
+                generator = subprocess.Popen(command, stdin=frames, stdout=said, stderr=subprocess.STDOUT)
             try:
                 yield
                 if generator.poll() is not None:
+                    said.seek(0)
+                    last = said.read().decode(errors="replace").strip()[-_QUOTED:]
                     raise RuntimeError(
-                        f"{command[0]} ended early, with status {generator.returncode}: "
-                        f"{said.read_text(errors='replace').strip()[-_QUOTED:] or 'it said nothing'}"
+                        f"the generator ended early, with status {generator.returncode}: "
+                        f"{last or 'it said nothing'}"
                     )
             finally:
-                # trafgen's workers survive the death of their parent.
-                with suppress(ProcessLookupError):
-                    os.killpg(generator.pid, signal.SIGKILL)
+                generator.kill()
                 generator.wait()
-
-    def _flat_out(self, scratch: Path) -> list[str]:
-        config = scratch / "load.cfg"
-        config.write_text("".join("{" + ",".join(map(str, data)) + "}\n" for data in self._frames))
-        command = ["trafgen", "--dev", self.interface, "--conf", str(config), "--cpus", "1"]
-        return [*command, "--num", str(_MOST_PACKETS), "--no-sock-mem", "--no-cpu-stats"]
-
-    def _paced(self, pps: float, scratch: Path) -> list[str]:
-        capture = scratch / "load.pcap"
-        capture.write_bytes(
-            struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
-            + b"".join(struct.pack("=IIII", 0, 0, len(f), len(f)) + f for f in self._frames)
-        )
-        loops = 1 + round(pps * _LONGEST_S) // len(self._frames)
-        command = ["tcpreplay", f"--intf1={self.interface}", "--preload-pcap", "--quiet", "--timer=nano"]
-        return [*command, f"--pps={pps:.0f}", f"--loop={loops}", str(capture)]
 
 
 def received(namespace: Path, interface: str) -> int:
     """Return how many packets have come in through an interface."""
-    return _packets(namespace, interface, 1)
-
-
-def sent(namespace: Path, interface: str) -> int:
-    """Return how many packets have gone out through an interface."""
-    return _packets(namespace, interface, 9)
-
-
-def _packets(namespace: Path, interface: str, column: int) -> int:
     with namespaces.entered(namespace):
         text = Path("/proc/thread-self/net/dev").read_text()
     for line in text.splitlines():
         name, colon, counters = line.partition(":")
         if colon and name.strip() == interface:
-            return int(counters.split()[column])
+            return int(counters.split()[1])
     raise ValueError(f"there is no interface {interface} in {namespace}")
 
 
 class Meter:
-    """Packets per second that clients send and that servers receive, since the last look."""
+    """Packets per second that clients' switches take from them, and that servers receive."""
 
     def __init__(self, testbed: Running, clients: Collection[str], servers: Collection[str]) -> None:
-        def port(name: str) -> tuple[Path, str]:
-            return testbed.folder.namespace(name), fattree.links(testbed.graph, name)[0].port(name).name
+        def where(port: fattree.Port) -> tuple[Path, str]:
+            return testbed.folder.namespace(port.node), port.name
 
-        self._clients = [port(name) for name in clients]
-        self._servers = [port(name) for name in servers]
+        def link(name: str) -> fattree.Link:
+            return fattree.links(testbed.graph, name)[0]
+
+        self._clients = [where(link(name).peer(name)) for name in clients]
+        self._servers = [where(link(name).port(name)) for name in servers]
         self._last = self._read()
 
     def rates(self) -> tuple[float, float]:
@@ -130,5 +102,5 @@ class Meter:
         return (now[1] - was[1]) / seconds, (now[2] - was[2]) / seconds
 
     def _read(self) -> tuple[float, int, int]:
-        offered = sum(sent(*client) for client in self._clients)
+        offered = sum(received(*client) for client in self._clients)
         return time.monotonic(), offered, sum(received(*server) for server in self._servers)

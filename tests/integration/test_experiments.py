@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from mininet_topos.experiments import breakdown, failover
+from mininet_topos import fattree
+from mininet_topos.addresses import Kind
+from mininet_topos.experiments import breakdown, capacity, failover
+from mininet_topos.experiments.load import Load, Meter
 from mininet_topos.experiments.setting import Running, running
 from mininet_topos.fattree import FatTree
 
@@ -42,6 +46,20 @@ def test_the_steps_of_adding_and_deleting_a_vip_are_all_timed_the_drain_among_th
     assert set(samples) == set(breakdown.STEPS)
     assert all(len(values) == 2 and min(values) > 0 for values in samples.values())
     assert min(samples["drain"]) >= 30, "BGP has that long to tell everybody"
+
+
+def test_load_is_made_at_a_pace_or_flat_out_and_an_smux_takes_it_from_a_queue(testbed: Running) -> None:
+    capacity._queue(testbed)
+    servers = [node.name for node in fattree.nodes(testbed.graph, Kind.SERVER) if node.is_dip]
+    load, meter = Load(testbed, "client1", testbed.vips), Meter(testbed, ("client1",), servers)
+    for pps, least in ((2000.0, 500.0), (None, 10_000.0)):
+        with load.offered(pps):
+            deadline = time.monotonic() + 20
+            while (rates := meter.rates()) and min(rates) < least:
+                assert time.monotonic() < deadline, f"{rates} packets/s offered and delivered at {pps}"
+                time.sleep(0.3)
+            if pps is not None:
+                assert rates[0] < 1.5 * pps, "a pace is no burst"
 
 
 def test_a_vip_is_away_when_its_hmux_dies_until_its_neighbours_lead_around_it(testbed: Running) -> None:

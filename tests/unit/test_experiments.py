@@ -132,14 +132,16 @@ def test_pings_lost_in_the_overload_are_told_with_their_interval(tmp_path: Path,
         )
         for lost in (0.40, 0.42)
     ]
-    summary = capacity.summary(found)
+    slow = capacity.Measured(2600.0, [], dict(list(found[0].phases.items())[:2]), samples(1, 0.1), edges[:2])
+    summary = capacity.summary(found, slow)
     assert summary["pings_lost"]["smux_above"].mean == pytest.approx(0.41)
     assert summary["pings_lost"]["hmux"].mean == 0
-    capacity._plot(tmp_path, found)
+    capacity._plot(tmp_path, found, slow)
     (figure,) = drawn
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert any(
         f"41.0±{100 * summary['pings_lost']['smux_above'].ci95:.1f}% of pings lost" in t for t in texts
     )
+    assert "Illustration: a Scapy SMux of 2,600 pps" in [axes.get_title(loc="left") for axes in figure.axes]
     assert "pings among them" in noted(drawn)
     to_json(summary)
