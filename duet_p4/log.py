@@ -12,7 +12,7 @@ import time
 from typing import TextIO
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_QUIET = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "pyroute2", "finsy", "asyncio", "grpc")
+_QUIET = ("aiohttp", "uvicorn", "uvicorn.access", "pyroute2", "finsy", "asyncio", "grpc")
 
 
 class _Formatter(logging.Formatter):

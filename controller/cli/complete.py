@@ -5,15 +5,18 @@ Where it does not answer at once, or may not be asked, nothing is offered.
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 
 from controller.cli.session import RUN
 from controller.records import ON_SMUXES
+from duet_p4.rest.http import HttpError, Wire
 
 _PATIENCE_S = 1.0
 _OFFERED = 200
@@ -55,9 +58,16 @@ def _ask(context: click.Context, path: str) -> Any:
     params = context.params
     socket = params.get("socket") or RUN.parent / (params.get("testbed") or RUN.name) / "controller.sock"
     try:
-        with httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(Path(socket))), timeout=_PATIENCE_S
-        ) as client:
-            return client.get(f"http://controller{path}").raise_for_status().json()
-    except (httpx.HTTPError, OSError, ValueError):
+        return asyncio.run(_get(Path(socket), path))
+    except (HttpError, OSError, ValueError):
         return None
+
+
+async def _get(socket: Path, path: str) -> Any:
+    wire = Wire("http://controller", local=socket)
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            reply = await wire.request("GET", path, {}, None)
+    finally:
+        await wire.close()
+    return json.loads(reply.content) if reply.status < HTTPStatus.BAD_REQUEST else None

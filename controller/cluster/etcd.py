@@ -7,23 +7,25 @@ requests for which that makes no difference are made here and in `controller.sto
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Self
-
-import httpx
 
 from controller.store.base import StoreError
 from duet_p4.identity import Credentials
+from duet_p4.rest.http import HttpError, Reply, Wire
 
 ANSWER_S = 1.5
 """How long one member has for its answer."""
 
 _CONNECT_S = 0.5
 _PAGE = 500
+_JSON = {"Content-Type": "application/json"}
 _UNAVAILABLE = {4, 8, 14}
 _OUT_OF_RANGE = 11
 
@@ -128,22 +130,18 @@ class EtcdClient:
         self._credentials = credentials
         self._generation = credentials.generation if credentials else 0
         self._members = self._connect()
-        self._retired: list[httpx.AsyncClient] = []
+        self._retired: list[Wire] = []
         self._preferred = 0
 
     def another(self) -> EtcdClient:
         """Return a client of the same members, for another loop."""
         return EtcdClient(self._endpoints, self._credentials)
 
-    def _connect(self) -> list[httpx.AsyncClient]:
-        tls = self._credentials.client() if self._credentials else True
-        timeout = httpx.Timeout(ANSWER_S, connect=_CONNECT_S)
-        return [
-            httpx.AsyncClient(base_url=url, verify=tls, timeout=timeout, trust_env=False)
-            for url in self._endpoints
-        ]
+    def _connect(self) -> list[Wire]:
+        tls = self._credentials.client() if self._credentials else None
+        return [Wire(url, tls=tls, connect_s=_CONNECT_S) for url in self._endpoints]
 
-    def _member(self) -> httpx.AsyncClient:
+    def _member(self) -> Wire:
         """Return the way to the member that is asked first, with the credentials of the day."""
         if self._credentials is not None and self._credentials.generation != self._generation:
             self._generation = self._credentials.generation
@@ -161,7 +159,7 @@ class EtcdClient:
         """Close the connections."""
         async with AsyncExitStack() as stack:
             for member in (*self._members, *self._retired):
-                stack.push_async_callback(member.aclose)
+                stack.push_async_callback(member.close)
 
     async def get(self, key: str) -> tuple[KeyValue | None, int]:
         """Return a key as a majority knows it, or None, and the revision of the store."""
@@ -232,26 +230,27 @@ class EtcdClient:
         member = self._member()
         body = {"create_request": _range(start, end) | {"start_revision": str(revision)}}
         try:
-            timeout = httpx.Timeout(ANSWER_S, connect=_CONNECT_S, read=None)
-            async with member.stream("POST", "/v3/watch", json=body, timeout=timeout) as stream:
-                async for line in stream.aiter_lines():
+            async with asyncio.timeout(ANSWER_S):
+                answer = await member.open("POST", "/v3/watch", _JSON.items(), json.dumps(body).encode())
+            with closing(answer):
+                async for line in answer.lines():
                     message = json.loads(line)
                     result = message.get("result", {})
                     if int(result.get("compact_revision", 0)):
                         raise CompactedError(f"etcd has forgotten what was after revision {revision}")
                     if "error" in message or result.get("canceled"):
-                        raise EtcdAwayError(f"etcd ends the watch: {line[:200]}")
+                        raise EtcdAwayError(f"etcd ends the watch: {line[:200].decode(errors='replace')}")
                     yield [_event(event) for event in result.get("events", ())]
-        except (httpx.HTTPError, ValueError) as error:
+        except (HttpError, TimeoutError, ValueError) as error:
             self._shun(member)
-            raise EtcdAwayError(f"{member.base_url}: {error or type(error).__name__}") from error
-        raise EtcdAwayError(f"{member.base_url} ended the watch")
+            raise EtcdAwayError(f"{member.url}: {str(error) or type(error).__name__}") from error
+        raise EtcdAwayError(f"{member.url} ended the watch")
 
     def prefer_another(self) -> None:
         """Ask another member first from now on: the present one may be cut off from the others."""
         self._shun(self._members[self._preferred])
 
-    def _shun(self, member: httpx.AsyncClient) -> None:
+    def _shun(self, member: Wire) -> None:
         if self._members[self._preferred] is member:
             self._preferred = (self._preferred + 1) % len(self._members)
 
@@ -260,20 +259,21 @@ class EtcdClient:
         for _ in self._members:
             member = self._member()
             try:
-                reply = await member.post(path, json=body)
-                answer = reply.json()
-            except (httpx.HTTPError, ValueError) as error:
-                said = f"{member.base_url}: {error or type(error).__name__}"
+                async with asyncio.timeout(ANSWER_S):
+                    reply = await member.request("POST", path, _JSON, json.dumps(body).encode())
+                answer = json.loads(reply.content)
+            except (HttpError, TimeoutError, ValueError) as error:
+                said = f"{member.url}: {str(error) or type(error).__name__}"
                 self._shun(member)
                 continue
             if not isinstance(answer, dict):
-                raise StoreError(f"{member.base_url}{path}: no answer of etcd's: {reply.text[:200]}")
-            if reply.is_success and "error" not in answer:
+                raise StoreError(f"{member.url}{path}: no answer of etcd's: {reply.text[:200]}")
+            if reply.status < HTTPStatus.BAD_REQUEST and "error" not in answer:
                 return answer
             code, text = _problem(answer, reply)
             if code not in _UNAVAILABLE:
                 raise EtcdError(f"etcd refuses {path}: {text}", code)
-            said = f"{member.base_url}: {text}"
+            said = f"{member.url}: {text}"
             self._shun(member)
         raise EtcdAwayError(f"no member of etcd answers: {said}")
 
@@ -325,9 +325,9 @@ def _found(response: dict[str, Any]) -> KeyValue | None:
     return _first(response.get("response_range", {}))
 
 
-def _problem(answer: dict[str, Any], reply: httpx.Response) -> tuple[int, str]:
+def _problem(answer: dict[str, Any], reply: Reply) -> tuple[int, str]:
     """Return gRPC's code and text of an error, which streams and single answers put differently."""
     error = answer.get("error")
     said = error if isinstance(error, dict) else answer
     code = int(said.get("grpc_code") or said.get("code") or 2)
-    return code, str(said.get("message") or error or reply.status_code)
+    return code, str(said.get("message") or error or reply.status)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
-import httpx
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +15,7 @@ from duet_p4.api.problems import Problem, UnavailableError
 from duet_p4.identity import Credentials, Identity, Role
 from duet_p4.rest import problems
 from duet_p4.rest.access import PEER
+from duet_p4.rest.http import Answering, ConnectError, HttpError, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ PASSED_ON = b"duet-passed-on"
 _PATIENCE_S = 5.0
 _LOOK_S = 0.1
 _ANSWER_S = 650.0
+_CONNECT_S = 1.0
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"host"}
 
 
@@ -38,12 +39,13 @@ class Relay:
         self._leader = leader
         self._credentials = credentials
         self._generation = 0
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._ways: dict[str, Wire] = {}
+        self._retired: list[Wire] = []
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in self._clients.values():
-            await client.aclose()
+        for way in (*self._ways.values(), *self._retired):
+            await way.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the leader answer a request. While there is none, it is waited for, but not for ever."""
@@ -53,6 +55,7 @@ class Relay:
             return
         peer: Identity | None = scope.get("state", {}).get(PEER)
         headers.append((PASSED_ON, peer.uri.encode() if peer else b"-"))
+        passed_on = [(name.decode("latin-1"), text.decode("latin-1")) for name, text in headers]
         path = scope["raw_path"].decode() + (
             f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
         )
@@ -65,54 +68,47 @@ class Relay:
             if leader is not None and leader.name != self._name:
                 if await request.is_disconnected():  # Nobody waits for it any more, so it is not done late.
                     return
-                passed_on = self._client(leader.url).build_request(
-                    scope["method"], path, headers=headers, content=body
-                )
                 try:
-                    reply = await self._client(leader.url).send(passed_on, stream=True)
-                except httpx.ConnectError as error:
+                    answer = await self._way(leader.url).open(
+                        scope["method"], path, passed_on, body or None, silent_s=_ANSWER_S
+                    )
+                except ConnectError as error:
                     why = f"the leader {leader.name} does not answer: {error}"
-                except httpx.HTTPError as error:
-                    why = f"the leader {leader.name} gave no answer: {error or type(error).__name__}"
+                except HttpError as error:
+                    why = f"the leader {leader.name} gave no answer: {error}"
                     if scope["method"] != "GET":
                         await refuse(scope, receive, send, f"{why}; it may have done what was asked")
                         return
                 else:
-                    await _answer(reply, send)
+                    await _answer(answer, send)
                     return
             if time.monotonic() > deadline:
                 await refuse(scope, receive, send, why)
                 return
             await asyncio.sleep(_LOOK_S)
 
-    def _client(self, url: str) -> httpx.AsyncClient:
+    def _way(self, url: str) -> Wire:
         generation = self._credentials.generation if self._credentials else 0
-        if url not in self._clients or generation != self._generation:
+        if generation != self._generation:
             self._generation = generation
-            self._clients[url] = httpx.AsyncClient(
-                base_url=url,
-                verify=self._credentials.client() if self._credentials else True,
-                timeout=httpx.Timeout(_ANSWER_S, connect=1.0),
-                trust_env=False,
-            )
-        return self._clients[url]
+            self._retired += self._ways.values()  # What they were asked they still answer.
+            self._ways = {}
+        if url not in self._ways:
+            tls = self._credentials.client() if self._credentials else None
+            self._ways[url] = Wire(url, tls=tls, connect_s=_CONNECT_S, most=0)
+        return self._ways[url]
 
 
-async def _answer(reply: httpx.Response, send: Send) -> None:
+async def _answer(answer: Answering, send: Send) -> None:
     try:
-        headers = [(name.lower(), value) for name, value in reply.headers.raw]
-        headers = [(name, value) for name, value in headers if name not in _HOP_BY_HOP]
-        await send({"type": "http.response.start", "status": reply.status_code, "headers": headers})
-        async for piece in _pieces(reply):
+        headers = [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in answer.headers]
+        headers = [(name, text) for name, text in headers if name not in _HOP_BY_HOP]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        async for piece in answer.pieces():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
     finally:
-        await reply.aclose()
-
-
-async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
-    async for piece in reply.aiter_raw():
-        yield piece
+        answer.close()
 
 
 def asked_by(scope: Scope) -> Scope:

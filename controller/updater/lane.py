@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from controller.updater.devices import Came, Device, Operation
 from controller.updater.plan import Action, DeviceKind, DeviceState, Entry
@@ -24,6 +25,9 @@ from duet_p4 import telemetry
 from duet_p4.api.digest import SetDigest
 from duet_p4.api.problems import TYPE_PREFIX, Problem
 from duet_p4.rest.client import RefusedError, RestError
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class _Waiting:
     operation: Operation = None  # type: ignore[assignment]
     done: asyncio.Future[Came] = None  # type: ignore[assignment]
     since: float = 0.0
-    cause: telemetry.SpanContext | None = None
+    cause: SpanContext | None = None
 
 
 class Lane:
@@ -206,7 +210,7 @@ class Lane:
                 item.done.set_result(Came(0, self._away()))
 
     async def _send(self, items: list[_Waiting]) -> None:
-        causes = list(dict.fromkeys(item.cause for item in items if item.cause is not None))
+        causes = list({item.cause.span_id: item.cause for item in items if item.cause is not None}.values())
         try:
             with (
                 telemetry.entered(causes[0] if causes else None),

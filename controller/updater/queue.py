@@ -9,10 +9,13 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from controller.updater.lane import Priority
-from duet_p4.telemetry import SpanContext, current
+from duet_p4.telemetry import current
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """How long an address that could not be brought where it shall be is left alone: first, and at most."""

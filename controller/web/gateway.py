@@ -7,15 +7,13 @@ controller, so that it can say so when the controller is away.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
-import httpx
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -29,6 +27,7 @@ from duet_p4.api.problems import ForbiddenError, ProblemError
 from duet_p4.model import Model
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
+from duet_p4.rest.http import Answering, ConnectError, HttpError, Wire
 from duet_p4.rest.server import serve_local, serve_on
 
 HOST = "127.0.0.1"
@@ -101,13 +100,15 @@ async def running(
     port = listener.getsockname()[1]
     url = f"http://{HOST}:{port}"
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(_client(path)) for path in upstreams]
+        ways = [Wire("http://controller", local=path, connect_s=_CONNECT_S, most=0) for path in upstreams]
+        for way in ways:
+            stack.push_async_callback(way.close)
         app = create_app("DUET page", access=None, bodies=BODIES)
         add_page(app)
         for router in routers:
             app.include_router(router)
         guard = Guard(app, sessions, port, testbed)
-        _add_forwarding(app, clients, guard)
+        _add_forwarding(app, ways, guard)
         desk = create_app("DUET page: addresses", access=None)
 
         @desk.post("/v1/addresses")
@@ -118,15 +119,6 @@ async def running(
         await stack.enter_async_context(serve_local(desk, local))
         await stack.enter_async_context(serve_on(guard, listener, url))
         yield url
-
-
-def _client(path: Path) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url="http://controller",
-        transport=httpx.AsyncHTTPTransport(uds=str(path)),
-        timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-        trust_env=False,
-    )
 
 
 def require_operator(request: Request) -> None:
@@ -196,7 +188,7 @@ def _cookie(header: str, name: str) -> str | None:
     return morsel.value if morsel else None
 
 
-def _add_forwarding(app: FastAPI, clients: Sequence[httpx.AsyncClient], guard: Guard) -> None:
+def _add_forwarding(app: FastAPI, ways: Sequence[Wire], guard: Guard) -> None:
     @app.get("/session", include_in_schema=False)
     async def session(request: Request) -> Session:
         """Say what the browser may do."""
@@ -207,46 +199,41 @@ def _add_forwarding(app: FastAPI, clients: Sequence[httpx.AsyncClient], guard: G
     async def forward(request: Request) -> Response:
         """Pass a request on to the controller, and its answer back as it comes."""
         try:
-            reply = await _ask(clients, request)
-        except httpx.TransportError as error:
-            why = str(error) or type(error).__name__
-            return _refused(502, f"the controller does not answer: {why}", "controller-away")
+            answer = await _ask(ways, request)
+        except HttpError as error:
+            return _refused(502, f"the controller does not answer: {error}", "controller-away")
 
         async def content() -> AsyncIterator[bytes]:
             try:
-                async for part in reply.aiter_raw():
-                    yield part
-            except httpx.TransportError:
+                async for piece in answer.pieces():
+                    yield piece
+            except HttpError:
                 return  # The controller went away; the page sees the stream end, and asks again.
-            except asyncio.CancelledError:
-                raise
             finally:
-                await reply.aclose()
+                answer.close()
 
-        return StreamingResponse(content(), reply.status_code, _passed(reply.headers))
+        return StreamingResponse(content(), answer.status, dict(_passed(answer.headers)))
 
 
-async def _ask(clients: Sequence[httpx.AsyncClient], request: Request) -> httpx.Response:
-    """Ask the first controller that takes the request. Raises `httpx.TransportError` of the last."""
-    content = await request.body()
-    for client in clients:
-        sent = client.build_request(
-            request.method,
-            httpx.URL(path=request.url.path, query=request.url.query.encode()),
-            headers=_passed(request.headers),
-            content=content,
-        )
+async def _ask(ways: Sequence[Wire], request: Request) -> Answering:
+    """Ask the first controller that takes the request. Raises `HttpError` of the last."""
+    body = await request.body()
+    path, query = request.scope["raw_path"].decode("latin-1"), request.url.query
+    target = f"{path}?{query}" if query else path
+    for way in ways:
         try:
-            return await client.send(sent, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return await way.open(
+                request.method, target, _passed(request.headers.items()), body or None, silent_s=_ANSWER_S
+            )
+        except ConnectError:
             # Nothing was sent yet, so another may be asked.
-            if client is clients[-1]:
+            if way is ways[-1]:
                 raise
-    raise httpx.ConnectError("there is no controller")
+    raise ConnectError("there is no controller")
 
 
-def _passed(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
+def _passed(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
 
 
 def bind(port: int | None) -> socket.socket:

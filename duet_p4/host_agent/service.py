@@ -162,7 +162,7 @@ class HostService(Keeper[HostVip]):
         with telemetry.span("BPF map writes", duet__vips=len(vips)) as span:
             updates = self._datapath.replace(vips)
             if span is not None:
-                span.put(bpf__updates=updates)
+                telemetry.put(span, bpf__updates=updates)
         if new:
             self._datapath.leave_alone(flow for flow in live_connections() if flow.destination in new)
         return updates

@@ -99,13 +99,14 @@ class _Spans:
             telemetry.span(name, telemetry.Kind.SERVER, root=operated) as span,
         ):
             if span is not None:
-                span.put(http__request__method=scope["method"], url__path=scope["path"])
-                span.put(enduser__id=str(peer) if peer else "")
+                telemetry.put(span, http__request__method=scope["method"], url__path=scope["path"])
+                telemetry.put(span, enduser__id=str(peer) if peer else "")
 
             async def note(message: Message) -> None:
                 if span is not None and message["type"] == "http.response.start":
-                    span.put(http__response__status_code=message["status"])
-                    span.error = f"HTTP {message['status']}" if message["status"] >= _FAILED else ""
+                    telemetry.put(span, http__response__status_code=message["status"])
+                    if message["status"] >= _FAILED:
+                        telemetry.failed(span, f"HTTP {message['status']}")
                 await send(message)
 
             await self._app(scope, receive, note)

@@ -198,7 +198,7 @@ class RestClient:
             async with asyncio.timeout(timeout_s), self._connected() as transport:
                 with _span_of(method, self.url, path) as span:
                     if span is not None:
-                        sent[telemetry.HEADER] = telemetry.traceparent(span.context)
+                        telemetry.inject(sent)
                     reply = await transport.request(method, target_of(path, params), sent, content)
         except TimeoutError as error:
             raise UnansweredError(where, method, timeout_s) from error
@@ -398,7 +398,7 @@ class HostClient(DeviceClient):
         return await self.call("GET", "/v1/status", HostStatus)
 
 
-def _span_of(method: str, url: str, path: str) -> contextlib.AbstractContextManager[telemetry.Span | None]:
+def _span_of(method: str, url: str, path: str) -> contextlib.AbstractContextManager[object | None]:
     """Record a write that is part of a trace."""
     if method == "GET":
         return contextlib.nullcontext()

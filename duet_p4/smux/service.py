@@ -226,7 +226,7 @@ class SmuxService(MuxKeeper):
             else:
                 written = self._datapath.put_tip(entry)
             if span is not None:
-                span.put(bpf__updates=written.updates)
+                telemetry.put(span, bpf__updates=written.updates)
             return written
 
     def _check(self, entry: MuxEntry) -> None:

@@ -1,30 +1,33 @@
-"""OpenTelemetry traces of a change, from REST to the write of a table; off unless an endpoint is stated."""
+"""OpenTelemetry traces of a change, from REST to the write of a table; off unless an endpoint is stated.
 
-from duet_p4.telemetry.otlp import TelemetryConfig, exporting
+Nothing of OpenTelemetry is imported before somebody has spans recorded.
+"""
+
+from duet_p4.telemetry.exporting import TelemetryConfig, exporting
 from duet_p4.telemetry.spans import (
     HEADER,
     Kind,
-    Span,
-    SpanContext,
     context_of,
     current,
     entered,
+    failed,
+    inject,
+    put,
+    recorded_by,
     span,
-    taken_by,
-    traceparent,
 )
 
 __all__ = [
     "HEADER",
     "Kind",
-    "Span",
-    "SpanContext",
     "TelemetryConfig",
     "context_of",
     "current",
     "entered",
     "exporting",
+    "failed",
+    "inject",
+    "put",
+    "recorded_by",
     "span",
-    "taken_by",
-    "traceparent",
 ]

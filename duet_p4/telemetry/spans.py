@@ -1,102 +1,92 @@
 """Spans of the work of this process, and the context that ties them to those of others (W3C Trace Context).
 
-Without somebody who takes spans, nothing is made: `span` costs a look at a variable.
+Without somebody who has them recorded, nothing is made: `span` costs a look at a variable.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext, Tracer
 
 HEADER = "traceparent"
-"""The request header that has the caller's context: version, trace, span, flags."""
+"""The request header that has the caller's context."""
 
-_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_SAMPLED = 1
-
-
-class Kind(IntEnum):
-    """What a span is of, as OTLP numbers it."""
-
-    INTERNAL = 1
-    SERVER = 2
-    CLIENT = 3
+Attribute = str | int | bool | float
 
 
-@dataclass(frozen=True)
-class SpanContext:
-    """Which span of which trace, in hexadecimal."""
+class Kind(Enum):
+    """What a span is of, by OpenTelemetry's names."""
 
-    trace: str
-    span: str
-
-
-@dataclass
-class Span:
-    """A piece of work: from when until when (Unix nanoseconds), for whom, and what came of it."""
-
-    name: str
-    kind: Kind
-    context: SpanContext
-    parent: str | None
-    start_ns: int
-    attributes: dict[str, str | int | bool | float]
-    links: tuple[SpanContext, ...] = ()
-    end_ns: int = 0
-    error: str = ""
-
-    def put(self, **attributes: str | int | bool | float) -> None:
-        """Add attributes; a dot in a name is written as two underscores."""
-        self.attributes |= _named(attributes)
+    INTERNAL = "INTERNAL"
+    SERVER = "SERVER"
+    CLIENT = "CLIENT"
 
 
-_current: ContextVar[SpanContext | None] = ContextVar("span", default=None)
-_sinks: list[Callable[[Span], None]] = []
-"""Who takes spans of this process: nobody, or one."""
+_tracers: list[Tracer] = []
+"""Who makes spans in this process: nobody, or one."""
+
+
+@contextmanager
+def recorded_by(tracer: Tracer) -> Iterator[None]:
+    """Have the spans of this process made by `tracer`."""
+    _tracers.append(tracer)
+    try:
+        yield
+    finally:
+        _tracers.remove(tracer)
 
 
 def current() -> SpanContext | None:
-    """Return the span whose work is being done, None outside of all."""
-    return _current.get()
+    """Return the span whose work is being done, None outside of all and where nothing is recorded."""
+    if not _tracers:
+        return None
+    from opentelemetry import trace
+
+    context = trace.get_current_span().get_span_context()
+    return context if context.is_valid else None
 
 
 def context_of(header: str | None) -> SpanContext | None:
     """Return what a `traceparent` says; None for none, for a bad one, and for one that is not recorded."""
-    found = _PARENT.fullmatch(header or "")
-    if not found or not int(found[1], 16) or not int(found[2], 16) or not int(found[3], 16) & _SAMPLED:
+    if not _tracers or not header:
         return None
-    return SpanContext(found[1], found[2])
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    told = TraceContextTextMapPropagator().extract({HEADER: header})
+    context = trace.get_current_span(told).get_span_context()
+    return context if context.is_valid and context.trace_flags.sampled else None
 
 
-def traceparent(context: SpanContext) -> str:
-    """Return the header that says so."""
-    return f"00-{context.trace}-{context.span}-{_SAMPLED:02x}"
+def inject(headers: MutableMapping[str, str]) -> None:
+    """Add to a request's headers whose work it is part of."""
+    if not _tracers:
+        return
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    TraceContextTextMapPropagator().inject(headers)
 
 
 @contextmanager
 def entered(context: SpanContext | None) -> Iterator[None]:
     """Have spans be children of one of elsewhere, or of another time."""
-    token = _current.set(context)
+    if not _tracers:
+        yield
+        return
+    from opentelemetry import context as contexts
+    from opentelemetry import trace
+
+    span = trace.INVALID_SPAN if context is None else trace.NonRecordingSpan(context)
+    token = contexts.attach(trace.set_span_in_context(span))
     try:
         yield
     finally:
-        _current.reset(token)
-
-
-@contextmanager
-def taken_by(sink: Callable[[Span], None]) -> Iterator[None]:
-    """Have spans given to `sink` as they end."""
-    _sinks.append(sink)
-    try:
-        yield
-    finally:
-        _sinks.remove(sink)
+        contexts.detach(token)
 
 
 @contextmanager
@@ -106,39 +96,38 @@ def span(
     links: Sequence[SpanContext] = (),
     *,
     root: bool = False,
-    **attributes: str | int | bool | float,
+    **attributes: Attribute,
 ) -> Iterator[Span | None]:
     """Record a piece of work, and what it raises. It is part of `current()`, or with `root` begins a trace.
 
-    None where it is neither, or nobody takes spans. A dot in the name of an attribute is written as two
+    None where it is neither, or nothing is recorded. A dot in the name of an attribute is written as two
     underscores.
     """
-    parent = _current.get()
-    if not _sinks or (parent is None and not root):
+    if not _tracers or (current() is None and not root):
         yield None
         return
-    sink = _sinks[-1]
-    context = SpanContext(parent.trace if parent else secrets.token_hex(16), secrets.token_hex(8))
-    made = Span(
+    from opentelemetry.trace import Link, SpanKind
+
+    with _tracers[-1].start_as_current_span(
         name,
-        kind,
-        context,
-        parent.span if parent else None,
-        time.time_ns(),
-        _named(attributes),
-        tuple(links),
-    )
-    token = _current.set(context)
-    try:
+        kind=SpanKind[kind.value],
+        links=[Link(context) for context in links],
+        attributes=_named(attributes),
+    ) as made:
         yield made
-    except BaseException as error:
-        made.error = made.error or f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        _current.reset(token)
-        made.end_ns = time.time_ns()
-        sink(made)
 
 
-def _named(attributes: dict[str, str | int | bool | float]) -> dict[str, str | int | bool | float]:
+def put(span: Span, **attributes: Attribute) -> None:
+    """Add attributes to a span; a dot in a name is written as two underscores."""
+    span.set_attributes(_named(attributes))
+
+
+def failed(span: Span, why: str) -> None:
+    """Say that a piece of work failed, though nothing was raised."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_status(StatusCode.ERROR, why)
+
+
+def _named(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     return {name.replace("__", "."): value for name, value in attributes.items()}
