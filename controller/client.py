@@ -25,7 +25,7 @@ from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.reads import PAGE, Assignment, Placement
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why
-from duet_p4.model import Vip
+from duet_p4.model import VIP_CHECK, Vip
 from duet_p4.rest.client import BULK_TIMEOUT_S, RestClient, RestError
 
 EVENTS_PAGE = 1000
@@ -137,10 +137,15 @@ class UpdaterClient(RestClient):
         return await self.call("POST", path, VipRecord, headers=_if_match(revision))
 
     async def set_dip_health(
-        self, vip: IPv4Address, up: Mapping[IPv4Address, bool], *, certain: bool = False
+        self,
+        vip: IPv4Address,
+        up: Mapping[IPv4Address, bool],
+        *,
+        certain: bool = False,
+        check: str = VIP_CHECK,
     ) -> None:
-        """Say which DIPs are fit for a VIP's traffic."""
-        body = VipHealth(up=dict(up), certain=certain)
+        """Say which DIPs are fit for a VIP's traffic, by one of its checks."""
+        body = VipHealth(up=dict(up), certain=certain, check=check)
         await self.call("PUT", f"/v1/vips/{vip}/health", type(None), body=body)
 
     async def set_one_dip_health(self, vip: IPv4Address, dip: IPv4Address, *, up: bool) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from pydantic import Field, JsonValue
 
-from duet_p4.model import Model, MuxTip, MuxVip, Vip
+from duet_p4.model import VIP_CHECK, Checked, Dip, Model, MuxTip, MuxVip, Vip
 
 ON_SMUXES = "smux"
 """What an operator says in place of a switch's name: the SMuxes."""
@@ -59,11 +60,50 @@ class VipRecord(Carried):
         """The VIP."""
         return self.spec.address
 
+    def in_service(self) -> dict[str, set[IPv4Address]]:
+        """Return the DIPs that have a place in a group: of the default one (``), and of ports' by name."""
+        groups = [placed.tip.group for placed in self.tips]
+        if not groups and self.layout.group is not None:
+            groups = [self.layout.group]
+        found = {VIP_CHECK: {dip.address for group in groups for dip in group.members}}
+        return found | {port.name: {dip.address for dip in port.group.members} for port in self.layout.ports}
+
     def left_out(self) -> set[IPv4Address]:
         """Return the DIPs that are out of service: stated, but in no group."""
-        served = {dip.address for group in self.layout.groups() for dip in group.members}
-        served |= {dip.address for placed in self.tips for dip in placed.tip.group.members}
+        served = set[IPv4Address]().union(*self.in_service().values())
         return {dip.address for dip in self.spec.all_dips()} - served
+
+    def away(self) -> dict[str, list[Dip]]:
+        """Return, by the name of its group, the DIPs that are stated for it but out of service."""
+        served = self.in_service()
+        stated = {VIP_CHECK: self.spec.dips} | {port.name: port.dips for port in self.spec.ports}
+        return {
+            name: away
+            for name, dips in stated.items()
+            if (away := [dip for dip in dips if dip.address not in served.get(name, ())])
+        }
+
+    def out_of_service(self) -> list[str]:
+        """Say which DIPs are, and for which port where not for all."""
+        wholly, found = self.left_out(), []
+        if wholly:
+            found.append(f"out of service: {', '.join(map(str, sorted(wholly)))}")
+        for name, dips in self.away().items():
+            if partly := sorted({dip.address for dip in dips} - wholly):
+                where = f"port {name}" if name else "ports without a group"
+                found.append(f"out of service for {where}: {', '.join(map(str, partly))}")
+        return found
+
+    def kept(self, down: Iterable[Checked]) -> set[IPv4Address]:
+        """Return the DIPs that have a place in a group although they are down for it."""
+        served = self.in_service()
+        groups = [(VIP_CHECK, VIP_CHECK), *((port.name, port.check) for port in self.spec.ports)]
+        return {
+            one.dip
+            for one in down
+            for name, check in groups
+            if check == one.check and one.dip in served.get(name, ())
+        }
 
     def carried(self) -> dict[IPv4Address, Carried]:
         """Return the VIP and its TIPs."""

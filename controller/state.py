@@ -17,7 +17,7 @@ from controller.inventory import Inventory
 from controller.records import RecordFeed, Resting, VipRecord
 from controller.store import Batch, Contents, StaleError, StateStore
 from controller.updater.layout import LayoutError
-from duet_p4.model import Vip
+from duet_p4.model import Checked, Vip
 
 REST_S = 60.0
 """How long a VIP or TIP that is wanted no more rests before it is forgotten, and a TIP may be used again."""
@@ -44,7 +44,7 @@ class State:
         self.freed: dict[str, int] = defaultdict(int)
         self.pinned: set[IPv4Address] = set()
         self.resting = dict(contents.resting)
-        self._down: dict[IPv4Address, set[IPv4Address]] = defaultdict(set)
+        self._down: dict[IPv4Address, set[Checked]] = defaultdict(set)
         self.cut_off = set(contents.cut_off)
         self._reserved: set[IPv4Address] = set()
         self._last_tip = inventory.tip_prefix.network_address
@@ -114,29 +114,32 @@ class State:
         """Return the VIPs that state a DIP."""
         return self._by_dip.get(dip, set())
 
-    def down(self, vip: IPv4Address) -> frozenset[IPv4Address]:
-        """Return the DIPs of a VIP that are down: by its check, or with the server that they are on."""
+    def down(self, vip: IPv4Address) -> frozenset[Checked]:
+        """Return the DIPs of a VIP that are down: by one of its checks, or with their server."""
         record = self._by_address.get(vip)
         return self.failed(vip) | (self.out_of_reach(record.spec) if record else frozenset())
 
-    def failed(self, vip: IPv4Address) -> frozenset[IPv4Address]:
-        """Return the DIPs of a VIP that fail its check."""
+    def failed(self, vip: IPv4Address) -> frozenset[Checked]:
+        """Return the DIPs of a VIP that fail a check."""
         return frozenset(self._down.get(vip, ()))
 
-    def out_of_reach(self, spec: Vip) -> frozenset[IPv4Address]:
-        """Return the DIPs of a VIP that are on servers that nothing can be sent to."""
+    def out_of_reach(self, spec: Vip) -> frozenset[Checked]:
+        """Return the DIPs of a VIP that are on servers that nothing can be sent to, for all its checks."""
         if not self.cut_off:
             return frozenset()
         on = {dip.address: self._inventory.server_at(dip.encap) for dip in spec.all_dips()}
-        return frozenset(dip for dip, server in on.items() if server and server.name in self.cut_off)
+        gone = {dip for dip, server in on.items() if server and server.name in self.cut_off}
+        return frozenset(
+            Checked(dip, check) for check, stated in spec.by_check().items() for dip in stated & gone
+        )
 
     def down_dips(self) -> set[IPv4Address]:
         """Return the DIPs that are down for any VIP."""
-        found = set[IPv4Address]().union(*self._down.values())
+        found = set[Checked]().union(*self._down.values())
         for server in self.cut_off:
             for vip in self.at_server(server):
                 found |= self.down(vip)
-        return found
+        return {checked.dip for checked in found}
 
     def pins_on(self, switch: str) -> int:
         """Return how many flows the VIPs that a switch carries have pinned."""
@@ -190,7 +193,7 @@ class State:
         batch.resting = {address: _resting(record, address) for address in record.carried()}
         await self._commit(batch)
 
-    async def set_down(self, vip: IPv4Address, dips: Mapping[IPv4Address, bool]) -> None:
+    async def set_down(self, vip: IPv4Address, dips: Mapping[Checked, bool]) -> None:
         """Remember which DIPs of a VIP are down, and which are not."""
         await self._commit(Batch(down={(vip, dip): down for dip, down in dips.items()}))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -86,19 +86,6 @@ class Dip(Model):
     def encap(self) -> IPv4Address:
         """The outer destination of packets to this DIP."""
         return self.host or self.address
-
-
-class PortGroup(Model):
-    """DIPs that serve one port of a VIP (the paper's port-based load balancing)."""
-
-    protocol: Protocol
-    port: Port
-    dips: tuple[Dip, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_dips(self.dips, f"port {self.protocol}/{self.port}")
-        return self
 
 
 class HealthCheckKind(StrEnum):
@@ -173,8 +160,61 @@ class HealthCheck(Model):
         return [(int(first), int(last or first)) for first, _, last in ends]
 
 
+class PortGroup(Model):
+    """DIPs that serve one port of a VIP (the paper's port-based load balancing).
+
+    By `health` they are checked for this group only. One without goes by the VIP's check.
+    """
+
+    protocol: Protocol
+    port: Port
+    dips: tuple[Dip, ...] = Field(min_length=1)
+    health: HealthCheck | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_dips(self.dips, f"port {self.name}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """How the group is called: protocol and port."""
+        return port_name(self.protocol, self.port)
+
+    @property
+    def check(self) -> str:
+        """Whose check decides about its DIPs: its own (`name`), or the VIP's."""
+        return self.name if self.health else VIP_CHECK
+
+
+def port_name(protocol: Protocol, port: int) -> str:
+    """Return how a port's group is called."""
+    return f"{protocol}/{port}"
+
+
+VIP_CHECK = ""
+"""The name of the check that a VIP has for all groups without one of their own."""
+
+
+class Checked(NamedTuple):
+    """A DIP as one of its VIP's checks sees it: the VIP's own, or that of a port's group, by its name."""
+
+    dip: IPv4Address
+    check: str = VIP_CHECK
+
+    def __str__(self) -> str:
+        """Return DIP and check as `of` reads them."""
+        return f"{self.dip}/{self.check}" if self.check else str(self.dip)
+
+    @classmethod
+    def of(cls, text: str) -> Checked:
+        """Read what `str` gave. Raises ValueError."""
+        dip, _, check = text.partition("/")
+        return cls(IPv4Address(dip), check)
+
+
 class Vip(Model):
-    """A virtual IP as the operator states it."""
+    """A virtual IP as the operator states it. `health` is for all groups without a check of their own."""
 
     address: IPv4Address
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
@@ -202,7 +242,48 @@ class Vip(Model):
             )
         if any(dip.address == self.address for dip in self.all_dips()):
             raise ValueError(f"{where} is its own DIP")
+        self._check_checks(where)
         return self
+
+    def _check_checks(self, where: str) -> None:
+        """See that a check asks who serves: one that asks nobody would be believed for ever."""
+        if self.health is not None and not self.serving(self.health.protocol, self.health.port):
+            name = port_name(self.health.protocol, self.health.port)
+            raise ValueError(f"{where} is checked on port {name}, which no DIP of it serves")
+        for group in self.ports:
+            if (what := group.health) is None:
+                continue
+            asked = {dip.address for dip in self.serving(what.protocol, what.port)}
+            for dip in group.dips:
+                if dip.address not in asked:
+                    raise ValueError(
+                        f"{where}: port {group.name} is checked on port "
+                        f"{port_name(what.protocol, what.port)}, which its DIP {dip.address} does not serve"
+                    )
+
+    def serving(self, protocol: Protocol, port: int) -> tuple[Dip, ...]:
+        """Return the DIPs that serve a port: those of its group, or where it has none the VIP's."""
+        own = [group.dips for group in self.ports if (group.protocol, group.port) == (protocol, port)]
+        return own[0] if own else self.dips
+
+    def by_check(self) -> dict[str, set[IPv4Address]]:
+        """Return the DIPs that each check decides about; there are some of the VIP's even if it has none."""
+        found = {VIP_CHECK: {dip.address for dip in self.dips}}
+        for group in self.ports:
+            found.setdefault(group.check, set()).update(dip.address for dip in group.dips)
+        return found
+
+    def checks(self) -> dict[str, HealthCheck]:
+        """Return the checks that the VIP has, by name."""
+        own = {group.name: group.health for group in self.ports if group.health is not None}
+        return own | ({VIP_CHECK: self.health} if self.health is not None else {})
+
+    def asked(self) -> dict[str, tuple[Dip, ...]]:
+        """Return whom each check asks: a port's all of its group, the VIP's those that serve its port."""
+        found = {group.name: group.dips for group in self.ports if group.health is not None}
+        if self.health is not None:
+            found[VIP_CHECK] = self.serving(self.health.protocol, self.health.port)
+        return found
 
     def all_dips(self) -> list[Dip]:
         """Every DIP of the VIP, those of its ports too, in the order stated; duplicates kept."""
@@ -262,6 +343,12 @@ class MuxPortGroup(Model):
     protocol: Protocol
     port: Port
     group: Group
+    health: HealthCheck | None = None
+
+    @property
+    def name(self) -> str:
+        """How the group is called: protocol and port."""
+        return port_name(self.protocol, self.port)
 
 
 class PinnedFlow(Model):
@@ -274,12 +361,19 @@ class PinnedFlow(Model):
     dip: IPv4Address
 
 
+class Away(Model):
+    """A DIP that is out of service by a check, and has to be asked on: else nobody saw it return."""
+
+    dip: Dip
+    check: str = VIP_CHECK
+
+
 class MuxVip(Model):
     """A VIP as a mux holds it.
 
     A member of `group` may itself be a TIP. An HMux then tunnels to the TIP, and the HMux that
-    carries the TIP picks the DIP; an SMux that knows the TIP picks both at once. By `health` SMuxes
-    check the DIPs, through the tunnel.
+    carries the TIP picks the DIP; an SMux that knows the TIP picks both at once. By `health`, its own and
+    that of its ports, SMuxes check the DIPs, through the tunnel, those that are `away` too.
     """
 
     address: IPv4Address
@@ -287,6 +381,7 @@ class MuxVip(Model):
     ports: tuple[MuxPortGroup, ...] = ()
     pinned: tuple[PinnedFlow, ...] = ()
     health: HealthCheck | None = None
+    away: tuple[Away, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -338,6 +433,9 @@ def _check_dips(dips: tuple[Dip, ...], where: str, *, need_weight: bool = True) 
 
 
 __all__ = [
+    "VIP_CHECK",
+    "Away",
+    "Checked",
     "Dip",
     "Group",
     "HealthCheck",

@@ -18,6 +18,7 @@ _SIOCGIFHWADDR = 0x8927
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_SGRO = 0x2C
 _ETHTOOL_TRANSMIT = {"tx": 0x17, "sg": 0x19, "tso": 0x1F, "gso": 0x24}
+NTF_EXT_LEARNED = 0x10
 _IFF_UP = 0x1
 _IFF_UP_AND_RUNNING = _IFF_UP | 0x40
 
@@ -89,6 +90,22 @@ def set_ipv4_option(name: str, option: str, value: int) -> None:
 def first_ephemeral_port() -> int:
     """Return the lowest port that connect() takes by itself."""
     return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+
+
+def know_neighbor(netlink: IPRoute, interface: str, address: IPv4Address) -> None:
+    """Have an entry for a neighbour of an interface that is up, to be resolved when it is first sent to.
+
+    It does not count against the table's size, which all network namespaces of a machine share: where that
+    is reached, the kernel resolves no other neighbour, and does not even answer those that ask for it.
+    """
+    netlink.neigh(
+        "replace",
+        dst=str(address),
+        ifindex=index(interface),
+        state=0,
+        flags=NTF_EXT_LEARNED,
+        family=socket.AF_INET,
+    )
 
 
 def set_own_address(address: IPv4Address) -> None:

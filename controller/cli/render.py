@@ -19,11 +19,11 @@ def details(record: VipRecord) -> Iterable[Table | str]:
     yield from (f"TIP {placed.tip.address} on {on(placed)}" for placed in record.tips)
     if record.spec.snat:
         yield "its DIPs connect out with the VIP as source (SNAT)"
-    if check := record.spec.health:
+    for name, check in record.spec.checks().items():
         path = check.path if check.kind in (HealthCheckKind.HTTP, HealthCheckKind.HTTPS) else ""
-        yield f"checked by {check.kind} on port {check.port}{path} every {check.interval_ms} ms"
-    if left_out := record.left_out():
-        yield f"DIPs out of service: {', '.join(map(str, sorted(left_out)))}"
+        what = f"{name} is checked" if name else "checked"
+        yield f"{what} by {check.kind} on port {check.port}{path} every {check.interval_ms} ms"
+    yield from (f"DIPs {said}" for said in record.out_of_service())
     groups = [("default", record.layout.group)] if record.layout.group else []
     groups += [(f"{port.protocol}/{port.port}", port.group) for port in record.layout.ports]
     groups += [(f"TIP {placed.tip.address}", placed.tip.group) for placed in record.tips]

@@ -24,14 +24,14 @@ from controller.monitoring.links import LinkLoads, LinkState
 from controller.monitoring.network import NetworkState, NetworkView
 from controller.monitoring.ports import HostPorts
 from controller.monitoring.traffic import Count, MeterKey, TrafficHistory, TrafficMeter
-from controller.monitoring.votes import Checked, Votes
+from controller.monitoring.votes import Subject, Votes
 from controller.reach import Reach, ReachMap
 from controller.records import TrafficSample
 from duet_p4.api.health import HealthReport
 from duet_p4.api.mux import MuxCounters, MuxStatus
 from duet_p4.api.ports import PortReport
 from duet_p4.api.problems import ForbiddenError, UnavailableError, UnknownError
-from duet_p4.model import Model
+from duet_p4.model import VIP_CHECK, Checked, Model
 from duet_p4.rest.client import MuxClient, RefusedError, RestClient, RestError
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class CheckedDip(Model):
 
     vip: IPv4Address
     dip: IPv4Address
+    check: str = VIP_CHECK
     up: bool
 
 
@@ -124,8 +125,8 @@ class Monitoring:
         smuxes = frozenset(smux.name for smux in inventory.smuxes)
         self._votes = Votes(smuxes)
         self._reporters = smuxes | {server.name for server in inventory.servers}
-        self._dip_up: dict[Checked, bool] = {}
-        self._behind: dict[Checked, str] = {}
+        self._dip_up: dict[Subject, bool] = {}
+        self._behind: dict[tuple[IPv4Address, IPv4Address], str] = {}
         """Whose a DIP is that is no server's own address."""
 
     def jobs(self) -> list[Job]:
@@ -176,7 +177,10 @@ class Monitoring:
 
     def dips(self) -> list[CheckedDip]:
         """Return the DIPs that servers check, and whether they are fit."""
-        return [CheckedDip(vip=vip, dip=dip, up=up) for (vip, dip), up in sorted(self._dip_up.items())]
+        return [
+            CheckedDip(vip=vip, dip=checked.dip, check=checked.check, up=up)
+            for (vip, checked), up in sorted(self._dip_up.items())
+        ]
 
     # Agents
 
@@ -313,45 +317,50 @@ class Monitoring:
         """
         if report.reporter not in self._reporters:
             raise UnknownError(f"no server or SMux is called {report.reporter!r}")
-        said = {Checked(health.vip, health.dip): health.up for health in report.dips}
+        said = {(health.vip, health.checked): health.up for health in report.dips}
         if report.reporter in self._hosts:
-            said = {checked: up for checked, up in said.items() if await self._owns(report.reporter, checked)}
-        by_vip: dict[IPv4Address, dict[IPv4Address, bool]] = {}
-        for checked in self._votes.note(report.reporter, said):
-            up = self._votes.verdict(checked)
+            said = {
+                (vip, checked): up
+                for (vip, checked), up in said.items()
+                if await self._owns(report.reporter, vip, checked.dip)
+            }
+        by_check: dict[tuple[IPv4Address, str], dict[IPv4Address, bool]] = {}
+        for subject in self._votes.note(report.reporter, said):
+            vip, checked = subject
+            up = self._votes.verdict(subject)
             if up is None:
-                self._dip_up.pop(checked, None)
+                self._dip_up.pop(subject, None)
             else:
-                by_vip.setdefault(checked.vip, {})[checked.dip] = up
-        for vip, told in by_vip.items():
+                by_check.setdefault((vip, checked.check), {})[checked.dip] = up
+        for (vip, check), told in by_check.items():
             try:
-                await self._updater.set_dip_health(vip, told)
+                await self._updater.set_dip_health(vip, told, check=check)
             except RefusedError as error:
                 logger.info("%s reports on what is not wanted: %s", report.reporter, error)
                 continue
             except RestError as error:
                 raise UnavailableError(f"the updater cannot be told: {error}") from error
-            self._dip_up.update({Checked(vip, dip): up for dip, up in told.items()})
+            self._dip_up.update({(vip, Checked(dip, check)): up for dip, up in told.items()})
 
-    async def _owns(self, server: str, checked: Checked) -> bool:
+    async def _owns(self, server: str, vip: IPv4Address, dip: IPv4Address) -> bool:
         """Return whether a DIP is a server's: one of its own addresses, or behind one of them."""
-        owner = self.inventory.server_at(checked.dip)
+        owner = self.inventory.server_at(dip)
         if owner is not None:
             if owner.name != server:
-                raise ForbiddenError(f"{server} reports on DIP {checked.dip}, which is {owner.name}'s")
+                raise ForbiddenError(f"{server} reports on DIP {dip}, which is {owner.name}'s")
             return True
-        if self._behind.get(checked) != server:
+        if self._behind.get((vip, dip)) != server:
             try:
-                record = await self._updater.vip(checked.vip)
+                record = await self._updater.vip(vip)
             except RestError as error:
                 logger.info("%s reports on a VIP of which nothing is known: %s", server, error)
                 return False
-            dips = [dip for dip in record.spec.all_dips() if dip.address == checked.dip]
-            owners = {self.inventory.server_at(dip.encap) for dip in dips}
+            stated = [known for known in record.spec.all_dips() if known.address == dip]
+            owners = {self.inventory.server_at(known.encap) for known in stated}
             if not any(owner is not None and owner.name == server for owner in owners):
-                logger.info("%s reports on DIP %s of VIP %s, which is not its own", server, *checked[::-1])
+                logger.info("%s reports on DIP %s of VIP %s, which is not its own", server, dip, vip)
                 return False
-            self._behind[checked] = server
+            self._behind[vip, dip] = server
         return True
 
     # Traffic

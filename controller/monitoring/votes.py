@@ -12,17 +12,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
-from typing import NamedTuple
+
+from duet_p4.model import Checked
 
 VOTE_S = 30.0
 """How long a vote counts that is not repeated."""
 
-
-class Checked(NamedTuple):
-    """A DIP as one VIP's check sees it."""
-
-    vip: IPv4Address
-    dip: IPv4Address
+Subject = tuple[IPv4Address, Checked]
+"""What is voted on: a VIP's DIP, as one of the VIP's checks sees it."""
 
 
 class Votes:
@@ -31,10 +28,10 @@ class Votes:
     def __init__(self, smuxes: frozenset[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._smuxes = smuxes
         self._clock = clock
-        self._votes: defaultdict[Checked, dict[str, tuple[bool, float]]] = defaultdict(dict)
-        self._known: dict[str, frozenset[Checked]] = {}
+        self._votes: defaultdict[Subject, dict[str, tuple[bool, float]]] = defaultdict(dict)
+        self._known: dict[str, frozenset[Subject]] = {}
 
-    def note(self, reporter: str, said: Mapping[Checked, bool | None]) -> set[Checked]:
+    def note(self, reporter: str, said: Mapping[Subject, bool | None]) -> set[Subject]:
         """Take all that a reporter has to say now; returns what it has said anything of, now or before."""
         now = self._clock()
         before = self._known.get(reporter, frozenset())
@@ -42,16 +39,16 @@ class Votes:
             self._votes[gone].pop(reporter, None)
             if not self._votes[gone]:
                 del self._votes[gone]
-        for checked, up in said.items():
+        for subject, up in said.items():
             if up is not None:
-                self._votes[checked][reporter] = (up, now)
+                self._votes[subject][reporter] = (up, now)
         self._known[reporter] = frozenset(said)
         return {*before, *said}
 
-    def verdict(self, checked: Checked) -> bool | None:
+    def verdict(self, subject: Subject) -> bool | None:
         """Return whether a DIP is up; None where nobody says."""
         since = self._clock() - VOTE_S
-        votes = {who: up for who, (up, at) in self._votes.get(checked, {}).items() if at >= since}
+        votes = {who: up for who, (up, at) in self._votes.get(subject, {}).items() if at >= since}
         if not votes:
             return None
         by_smuxes = [up for who, up in votes.items() if who in self._smuxes]

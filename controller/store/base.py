@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from controller.records import Event, Resting, VipRecord
+from duet_p4.model import Checked
 
 EVENTS_KEPT = 10_000
 """How many events a store keeps, the newest."""
@@ -31,14 +32,14 @@ class Batch:
 
     `put` and `delete` state the version that each VIP had when it was read (0: it was not there); a VIP that
     has another one by now makes the batch fail with `StaleError`. A VIP that is put gets the next version.
-    `down` has, by VIP and DIP, whether the DIP is down from now on, `cut_off` which servers cannot be reached
-    from now on, or can again; `resting` what rests, or None for what
-    rests no more. `events` have ids above all those before. `revision` is the store's, where it has one.
+    `down` has, by VIP, DIP and check, whether the DIP is down from now on, `cut_off` which servers cannot be
+    reached from now on, or can again; `resting` what rests, or None for what rests no more. `events` have ids
+    above all those before. `revision` is the store's, where it has one.
     """
 
     put: list[tuple[VipRecord, int]] = field(default_factory=list)
     delete: list[tuple[IPv4Address, int]] = field(default_factory=list)
-    down: dict[tuple[IPv4Address, IPv4Address], bool] = field(default_factory=dict)
+    down: dict[tuple[IPv4Address, Checked], bool] = field(default_factory=dict)
     cut_off: dict[str, bool] = field(default_factory=dict)
     resting: dict[IPv4Address, Resting | None] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -50,7 +51,7 @@ class Contents:
     """All that a store has, but for old events: VIPs with their versions, DIPs that are down by VIP."""
 
     vips: dict[IPv4Address, tuple[VipRecord, int]] = field(default_factory=dict)
-    down: set[tuple[IPv4Address, IPv4Address]] = field(default_factory=set)
+    down: set[tuple[IPv4Address, Checked]] = field(default_factory=set)
     cut_off: set[str] = field(default_factory=set)
     resting: dict[IPv4Address, Resting] = field(default_factory=dict)
     last_event: int = 0

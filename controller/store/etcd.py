@@ -1,6 +1,6 @@
 """The state in etcd, for several controllers of which one leads.
 
-Keys below a prefix: `vips/ADDRESS`, whose version is the VIP's; `down/VIP/DIP`, `cut-off/SERVER`,
+Keys below a prefix: `vips/ADDRESS`, whose version is the VIP's; `down/VIP/DIP[/CHECK]`, `cut-off/SERVER`,
 `resting/ADDRESS`, `events/NUMBER`; `leader`, with the leader's lease; `term`, which every leader puts once;
 and `commit`, which every commit puts.
 
@@ -28,6 +28,7 @@ from controller.cluster.etcd import (
 from controller.records import Event, Resting
 from controller.store import codec
 from controller.store.base import EVENTS_KEPT, Batch, Contents, StaleError, StoreError
+from duet_p4.model import Checked
 
 TRANSACTION = 128
 """How many operations etcd takes in a transaction unless told otherwise (--max-txn-ops)."""
@@ -318,9 +319,9 @@ class EtcdStore:
     def _name(self, key: str, kind: str) -> str:
         return key.removeprefix(f"{self._prefix}{kind}")
 
-    def _down(self, key: str) -> tuple[IPv4Address, IPv4Address]:
-        vip, _, dip = self._name(key, "down/").partition("/")
-        return IPv4Address(vip), IPv4Address(dip)
+    def _down(self, key: str) -> tuple[IPv4Address, Checked]:
+        vip, _, checked = self._name(key, "down/").partition("/")
+        return IPv4Address(vip), Checked.of(checked)
 
     def _batches(self, events: Iterable[KeyEvent]) -> Iterable[Batch]:
         """Return what some changes of keys are, one batch for each revision."""

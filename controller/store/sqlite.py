@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from controller.records import Event, Resting
 from controller.store import codec
 from controller.store.base import EVENTS_KEPT, Batch, Contents, LockedError, StaleError, StoreError
+from duet_p4.model import Checked
 
 SCHEMA_VERSION = 2
 
@@ -234,7 +235,7 @@ def _load(db: sqlite3.Connection, path: Path) -> Contents:
             raise StoreError(f"{path}: the record of VIP {address} cannot be read: {error}") from error
         found.vips[record.address] = record, version
     for vip, dip in db.execute("SELECT vip, dip FROM down_dips"):
-        found.down.add((IPv4Address(vip), IPv4Address(dip)))
+        found.down.add((IPv4Address(vip), Checked.of(dip)))
     found.cut_off = {server for (server,) in db.execute("SELECT server FROM cut_off")}
     for (text,) in db.execute("SELECT record FROM resting"):
         resting = Resting.model_validate_json(text, extra="ignore")

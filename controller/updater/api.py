@@ -26,7 +26,7 @@ from controller.updater.service import Updater
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why, device_status, updater_status, why
 from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import InvalidError
-from duet_p4.model import Model, Vip
+from duet_p4.model import VIP_CHECK, Checked, Model, Vip
 from duet_p4.rest.app import problem_responses
 
 
@@ -37,16 +37,22 @@ class Target(Model):
 
 
 class DipHealth(Model):
-    """Whether a DIP is fit for traffic."""
+    """Whether a DIP is fit for traffic; `check` is as in `VipHealth`."""
 
     up: bool
+    check: str = VIP_CHECK
 
 
 class VipHealth(Model):
-    """Which DIPs of a VIP are fit for traffic. What is `certain` is no check's verdict, and not doubted."""
+    """Which DIPs of a VIP are fit for traffic.
+
+    `check` is that of a port's group, by its name (`tcp/80`), or the VIP's own. What is `certain` is no
+    check's verdict, and not doubted.
+    """
 
     up: dict[IPv4Address, bool]
     certain: bool = False
+    check: str = VIP_CHECK
 
 
 class Connections(Model):
@@ -141,14 +147,15 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     @api.put("/vips/{vip}/health", tags=["vips"], status_code=204, responses=found)
     async def set_health(vip: IPv4Address, body: VipHealth) -> None:
         """Say which DIPs are fit for a VIP's traffic; monitoring does so."""
-        await updater.set_dip_health(vip, body.up, certain=body.certain)
+        await updater.set_dip_health(vip, body.up, certain=body.certain, check=body.check)
 
     @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
     async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
         """Say whether a DIP is fit for a VIP's traffic."""
-        before = dip not in updater.state.down(vip)
-        await updater.set_dip_health(vip, {dip: body.up})
-        audit.note(f"{vip} {dip}", updater.state.version, {"up": before}, {"up": body.up})
+        checked = Checked(dip, body.check)
+        before = checked not in updater.state.down(vip)
+        await updater.set_dip_health(vip, {dip: body.up}, check=body.check)
+        audit.note(f"{vip} {checked}", updater.state.version, {"up": before}, {"up": body.up})
         return body
 
     @api.put("/reach", tags=["devices"], status_code=204, responses=found)

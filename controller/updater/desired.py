@@ -14,7 +14,7 @@ from typing import TypeVar
 from controller.records import Carried, VipRecord
 from controller.updater.layout import TipAllocator, change, is_current
 from controller.updater.pinning import disturbs, pinned
-from duet_p4.model import Dip, Vip
+from duet_p4.model import Checked, Dip, Vip
 
 _Carried = TypeVar("_Carried", bound=Carried)
 
@@ -102,7 +102,7 @@ def drained(spec: Vip, dip: IPv4Address) -> Vip:
 
 
 def relaid(
-    record: VipRecord, down: Collection[IPv4Address], fan_out: int, allocate_tip: TipAllocator
+    record: VipRecord, down: Collection[Checked], fan_out: int, allocate_tip: TipAllocator
 ) -> VipRecord | None:
     """Return the record laid out for its spec, with the DIPs in `down` left out; None if it is already.
 

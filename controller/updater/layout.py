@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from controller.records import PlacedTip, VipRecord
 from duet_p4 import slots
-from duet_p4.model import MAX_WEIGHT, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Vip
+from duet_p4.model import MAX_WEIGHT, VIP_CHECK, Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Vip
 
 TipAllocator = Callable[[], IPv4Address]
 
@@ -45,9 +45,7 @@ def tip_allocator(prefix: IPv4Network, used: Callable[[], Collection[IPv4Address
     return allocate
 
 
-def lay_out(
-    spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Collection[IPv4Address] = ()
-) -> VipRecord:
+def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Collection[Checked] = ()) -> VipRecord:
     """Spell a VIP out afresh, with the DIPs in `down` left out.
 
     `fan_out` is how many DIPs one tunneling table holds (the paper: 512). Whether a VIP needs TIPs is
@@ -79,7 +77,7 @@ def lay_out(
 def change(
     record: VipRecord,
     spec: Vip,
-    down: Collection[IPv4Address],
+    down: Collection[Checked],
     fan_out: int,
     allocate_tip: TipAllocator,
     *,
@@ -111,7 +109,7 @@ def change(
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
 
 
-def is_current(record: VipRecord, down: Collection[IPv4Address]) -> bool:
+def is_current(record: VipRecord, down: Collection[Checked]) -> bool:
     """Whether a layout has exactly the DIPs of its VIP, with the DIPs in `down` left out."""
     alive = _without(record.spec, down)
     groups = [placed.tip.group for placed in record.tips]
@@ -129,13 +127,13 @@ def _regroup(old: Group | None, dips: tuple[Dip, ...], stated: tuple[Dip, ...], 
     return old.updated(dips) if old and len(old.slots) <= most else Group.of(dips)
 
 
-def _without(spec: Vip, down: Collection[IPv4Address]) -> Vip:
-    def alive(dips: tuple[Dip, ...]) -> tuple[Dip, ...]:
-        kept = tuple(dip for dip in dips if dip.address not in down)
+def _without(spec: Vip, down: Collection[Checked]) -> Vip:
+    def alive(dips: tuple[Dip, ...], check: str) -> tuple[Dip, ...]:
+        kept = tuple(dip for dip in dips if Checked(dip.address, check) not in down)
         return kept if any(dip.weight for dip in kept) else dips
 
-    ports = tuple(port.model_copy(update={"dips": alive(port.dips)}) for port in spec.ports)
-    return spec.model_copy(update={"dips": alive(spec.dips), "ports": ports})
+    ports = tuple(port.model_copy(update={"dips": alive(port.dips, port.check)}) for port in spec.ports)
+    return spec.model_copy(update={"dips": alive(spec.dips, VIP_CHECK), "ports": ports})
 
 
 def _shares(dips: Sequence[Dip], count: int) -> list[tuple[Dip, ...]]:

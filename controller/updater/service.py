@@ -31,7 +31,7 @@ from controller.updater.plan import Plan, Step, Wave
 from controller.updater.reads import Placement, known_vip
 from controller.updater.reconcile import Flows, FlowSource, Placer, Reconciler
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
-from duet_p4.model import Vip
+from duet_p4.model import VIP_CHECK, Checked, Vip
 
 logger = logging.getLogger(__name__)
 
@@ -253,17 +253,28 @@ class Updater:
     # What happens to it
 
     async def set_dip_health(
-        self, vip: IPv4Address, told: Mapping[IPv4Address, bool], *, certain: bool = False
+        self,
+        vip: IPv4Address,
+        told: Mapping[IPv4Address, bool],
+        *,
+        certain: bool = False,
+        check: str = VIP_CHECK,
     ) -> None:
         """Take DIPs out of a VIP's service, or back into it, once they are remembered to be down, or not.
 
-        Devices follow by themselves. What is `certain` is no check's verdict, and not doubted.
+        A port's own `check` decides about its group only. Devices follow by themselves. What is `certain` is
+        no check's verdict, and not doubted. Raises `UnknownError`.
         """
         spec = self.vip(vip).spec
-        stated = {dip.address for dip in spec.all_dips()}
-        if unknown := sorted(told.keys() - stated):
-            raise UnknownError(f"VIP {vip} has no DIP {unknown[0]}")
-        changes, suspected = self._judge.judge(spec, self.state.failed(vip), told, certain=certain)
+        stated = spec.by_check()
+        if check not in stated:
+            raise UnknownError(f"VIP {vip} has no check of port {check}")
+        if unknown := sorted(told.keys() - stated[check]):
+            where = f" on port {check}" if check else ""
+            raise UnknownError(f"VIP {vip} has no DIP {unknown[0]}{where}")
+        changes, suspected = self._judge.judge(
+            spec, self.state.failed(vip), told, certain=certain, check=check
+        )
         if suspected:
             names = ", ".join(map(str, sorted(suspected)))
             self._events.add("health-suspect", str(vip), dips=names, why="more than half look down at once")
@@ -271,13 +282,14 @@ class Updater:
 
     async def believe(self) -> None:
         """Believe of DIPs that have been suspected for long that they are down."""
-        for vip, dips in self._judge.confirmed().items():
+        for (vip, check), dips in self._judge.confirmed().items():
             record = self.state.get(vip)
             if record is None:
                 self._judge.forget(vip)
                 continue
+            told = dict.fromkeys(dips, False)
             changes, _ = self._judge.judge(
-                record.spec, self.state.failed(vip), dict.fromkeys(dips, False), certain=True
+                record.spec, self.state.failed(vip), told, certain=True, check=check
             )
             await self._set_down(vip, changes)
 
@@ -366,19 +378,19 @@ class Updater:
 
     async def _forget_health(self, spec: Vip) -> None:
         """Forget that DIPs were down which the VIP has no more, or checks no more."""
+        checks, stated = spec.checks(), spec.by_check()
         down = self.state.failed(spec.address)
-        stated = {dip.address for dip in spec.all_dips()} if spec.health is not None else set()
-        if gone := down - stated:
+        if gone := {one for one in down if one.check not in checks or one.dip not in stated[one.check]}:
             await self.state.set_down(spec.address, dict.fromkeys(gone, False))
-        if spec.health is None:
-            self._judge.forget(spec.address)
+        self._judge.forget(spec.address, but=checks)
 
-    async def _set_down(self, vip: IPv4Address, changes: Mapping[IPv4Address, bool]) -> None:
+    async def _set_down(self, vip: IPv4Address, changes: Mapping[Checked, bool]) -> None:
         if not changes:
             return
         await self.state.set_down(vip, changes)
-        for dip, down in sorted(changes.items()):
-            self._events.add("dip-down" if down else "dip-up", str(dip), vip=str(vip))
+        for checked, down in sorted(changes.items()):
+            port = {"port": checked.check} if checked.check else {}
+            self._events.add("dip-down" if down else "dip-up", str(checked.dip), vip=str(vip), **port)
         self.reconciler.queue.add(vip, Priority.HEALTH)
 
     def _closed(self) -> set[str]:

@@ -139,8 +139,7 @@ def _reasons(record: VipRecord) -> list[str]:
     found += [_where(placed, f"TIP {placed.tip.address}") for placed in record.tips]
     if record.layout.pinned:
         found.append(f"{len(record.layout.pinned)} live flows are pinned to their DIP")
-    if left_out := record.left_out():
-        found.append(f"out of service: {', '.join(map(str, sorted(left_out)))}")
+    found += record.out_of_service()
     return found
 
 
@@ -160,9 +159,7 @@ def _waits(updater: Updater, record: VipRecord) -> list[str]:
             found.append(f"{address}: {reconciler.why_not(record, address, carried.returning)}")
     if outcome := reconciler.last.get(record.address):
         found += [f"{name} to answer" for name in sorted(outcome.away)]
-    down = updater.state.down(record.address)
-    kept = sorted(down - record.left_out())
-    if kept:
+    if kept := sorted(record.kept(updater.state.down(record.address))):
         found.append(f"{', '.join(map(str, kept))} down, but kept in service")
     if suspected := sorted(updater.suspected(record.address)):
         found.append(f"{', '.join(map(str, suspected))} to look down for longer: more than half do at once")

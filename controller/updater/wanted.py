@@ -10,7 +10,7 @@ from controller.records import VipRecord
 from controller.state import State
 from controller.updater.plan import DeviceKind, DeviceState, Entry
 from duet_p4.api.host import HostVip
-from duet_p4.model import Dip
+from duet_p4.model import VIP_CHECK, Away, Checked, Dip, MuxVip
 
 
 def kinds_of(inventory: Inventory) -> dict[str, DeviceKind]:
@@ -78,8 +78,25 @@ def host_vips(record: VipRecord, inventory: Inventory, only: str | None = None) 
 
 def mux_entries(record: VipRecord) -> Mapping[IPv4Address, tuple[Entry, str | None]]:
     """Return what the muxes hold for a VIP, itself and its TIPs, each with the switch that carries it."""
-    layout = record.layout
-    if layout.health != record.spec.health:
-        layout = layout.model_copy(update={"health": record.spec.health})
-    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (layout, record.switch)}
+    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (_checked(record), record.switch)}
     return placed | {tip.tip.address: (tip.tip, tip.switch) for tip in record.tips}
+
+
+def _checked(record: VipRecord) -> MuxVip:
+    """Return a VIP's layout with how its DIPs are checked, and who is to be asked though out of service."""
+    spec, layout = record.spec, record.layout
+    if not spec.checks():
+        return layout
+    checks = {VIP_CHECK: VIP_CHECK} | {port.name: port.check for port in spec.ports}
+    asked = {name: {dip.address for dip in dips} for name, dips in spec.asked().items()}
+    away = {
+        Checked(dip.address, checks[name]): Away(dip=dip, check=checks[name])
+        for name, dips in record.away().items()
+        for dip in dips
+        if dip.address in asked.get(checks[name], ())
+    }
+    own = {port.name: port.health for port in spec.ports}
+    ports = tuple(port.model_copy(update={"health": own.get(port.name)}) for port in layout.ports)
+    return layout.model_copy(
+        update={"health": spec.health, "ports": ports, "away": tuple(away[one] for one in sorted(away))}
+    )

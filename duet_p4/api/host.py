@@ -17,7 +17,20 @@ from pydantic import Field, model_validator
 from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, check_once
 from duet_p4.api.digest import Digest
 from duet_p4.api.health import HealthReport
-from duet_p4.model import Dip, Group, HealthCheck, Model, MuxTip, MuxVip, PinnedFlow, Port, Protocol, Vip
+from duet_p4.model import (
+    VIP_CHECK,
+    Dip,
+    Group,
+    HealthCheck,
+    Model,
+    MuxTip,
+    MuxVip,
+    PinnedFlow,
+    Port,
+    Protocol,
+    Vip,
+    port_name,
+)
 from duet_p4.traffic import Exit
 
 SNAT_FIRST_PORT = 32_768
@@ -38,17 +51,30 @@ class HostPort(Model):
     port: Port
 
 
+class PortCheck(HostPort):
+    """How the DIPs of a port's group are checked for it."""
+
+    what: HealthCheck
+
+    @property
+    def name(self) -> str:
+        """How the group is called."""
+        return port_name(self.protocol, self.port)
+
+
 class HostDip(Model):
     """A DIP on this server.
 
     `host` is where muxes tunnel to, if not to the DIP itself (virtualized clusters). `default` says whether
-    it serves the VIP's default group, `ports` which of its ports that have groups of their own.
+    it serves the VIP's default group, `ports` which of its ports that have groups of their own, `checked`
+    whether the VIP's own check asks it.
     """
 
     address: IPv4Address
     host: IPv4Address | None = None
     default: bool = True
     ports: tuple[HostPort, ...] = ()
+    checked: bool = True
 
     @property
     def tunnel_end(self) -> IPv4Address:
@@ -135,6 +161,7 @@ class HostVip(Model):
     tips: tuple[HostTip, ...] = ()
     pinned: tuple[PinnedFlow, ...] = ()
     health: HealthCheck | None = None
+    port_checks: tuple[PortCheck, ...] = ()
     snat: Snat | None = None
 
     @model_validator(mode="after")
@@ -176,6 +203,7 @@ class HostVip(Model):
             for dip in group.dips:
                 ports.setdefault(dip.address, []).append(HostPort(protocol=group.protocol, port=group.port))
         held: dict[str, dict[IPv4Address, HostDip]] = {}
+        checked = {dip.address for dip in vip.asked().get(VIP_CHECK, ())}
         for dip in vip.all_dips():
             server = server_of(dip)
             if server is not None:
@@ -184,6 +212,7 @@ class HostVip(Model):
                     host=dip.host,
                     default=dip.address in default,
                     ports=tuple(ports.get(dip.address, ())),
+                    checked=dip.address in checked,
                 )
         snat = None
         if vip.snat and mux.group is not None:
@@ -224,6 +253,11 @@ class HostVip(Model):
             tips=leading,
             pinned=tuple(flow for flow in mux.pinned if flow.dip in sharing),
             health=vip.health,
+            port_checks=tuple(
+                PortCheck(protocol=group.protocol, port=group.port, what=group.health)
+                for group in vip.ports
+                if group.health is not None and any(dip.address in here for dip in group.dips)
+            ),
             snat=snat,
         )
 

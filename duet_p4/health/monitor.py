@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from duet_p4.api.health import DipHealth
 from duet_p4.health.checks import CheckError, Dial, check
-from duet_p4.model import HealthCheck
+from duet_p4.model import Checked, HealthCheck
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +34,20 @@ DialTo = Callable[[IPv4Address, IPv4Address, Target], Dial]
 
 
 class _Check:
-    """One VIP's check of one DIP, with its rise and fall counts."""
+    """A check of one DIP, with its rise and fall counts."""
 
     def __init__(
-        self, target: Target, vip: IPv4Address, dip: IPv4Address, dial: Dial, changed: Callable[[], None]
+        self, target: Target, vip: IPv4Address, checked: Checked, dial: Dial, changed: Callable[[], None]
     ) -> None:
         self.target = target
-        self.health = DipHealth(vip=vip, dip=dip, up=None, since=datetime.now(UTC), checks=0)
+        dip, name = checked
+        self.health = DipHealth(vip=vip, dip=dip, check=name, up=None, since=datetime.now(UTC), checks=0)
         self._dial = dial
         self._changed = changed
         self._streak = 0
         self._flaps = 0
         self._fell = float("-inf")
-        self.task = asyncio.create_task(self._run(), name=f"health of {dip} for {vip}")
+        self.task = asyncio.create_task(self._run(), name=f"health of {checked} for {vip}")
 
     async def _run(self) -> None:
         what = self.target.what
@@ -77,7 +78,7 @@ class _Check:
                 self._fell = now
         self.health = old.model_copy(update=update)
         if self.health.up is not old.up:
-            logger.info("DIP %s of %s is %s %s", old.dip, old.vip, "up" if up else "down", detail)
+            logger.info("DIP %s of %s is %s %s", old.checked, old.vip, "up" if up else "down", detail)
             self._changed()
 
     def _needed(self, up: bool, was: bool | None, what: HealthCheck, now: float) -> int:
@@ -95,16 +96,19 @@ class HealthMonitor:
     def __init__(self, dial: DialTo, changed: Callable[[], None]) -> None:
         self._dial = dial
         self._changed = changed
-        self._checks: dict[IPv4Address, dict[IPv4Address, _Check]] = {}
+        self._checks: dict[IPv4Address, dict[Checked, _Check]] = {}
 
-    def put_vip(self, vip: IPv4Address, targets: Mapping[IPv4Address, Target]) -> None:
+    def put_vip(self, vip: IPv4Address, targets: Mapping[Checked, Target]) -> None:
         """Check these DIPs of a VIP; checks that are the same as before go on undisturbed."""
         running = self._checks.setdefault(vip, {})
-        for dip in [dip for dip, known in running.items() if targets.get(dip) != known.target]:
-            running.pop(dip).task.cancel()
-        for dip, target in targets.items():
-            if dip not in running:
-                running[dip] = _Check(target, vip, dip, self._dial(vip, dip, target), self._changed)
+        for checked in [
+            checked for checked, known in running.items() if targets.get(checked) != known.target
+        ]:
+            running.pop(checked).task.cancel()
+        for checked, target in targets.items():
+            if checked not in running:
+                dial = self._dial(vip, checked.dip, target)
+                running[checked] = _Check(target, vip, checked, dial, self._changed)
         if not running:
             del self._checks[vip]
 
@@ -119,7 +123,9 @@ class HealthMonitor:
     def health(self) -> list[DipHealth]:
         """Return every check's verdict, ordered by VIP and DIP."""
         return [
-            self._checks[vip][dip].health for vip in sorted(self._checks) for dip in sorted(self._checks[vip])
+            self._checks[vip][checked].health
+            for vip in sorted(self._checks)
+            for checked in sorted(self._checks[vip])
         ]
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.connections import live_connections
 from duet_p4.host_agent.datapath import EXITS, HostDatapath
 from duet_p4.journal import Held, Journal
+from duet_p4.model import Checked
 from duet_p4.term import Terms
 from duet_p4.traffic import describe
 
@@ -246,13 +247,17 @@ def _change(address: IPv4Address, updates: int, elapsed_ms: float, *, announced:
     return Change(address=address, announced=announced, updates=updates, timings_ms={"data_path": elapsed_ms})
 
 
-def targets(vip: HostVip) -> dict[IPv4Address, Target]:
-    """Return the DIPs of a VIP that serve the port that its check asks for."""
-    check = vip.health
-    if check is None:
-        return {}
-    port = HostPort(protocol=check.protocol, port=check.port)
-    return {dip.address: Target(check) for dip in vip.dips if not dip.ports or port in dip.ports}
+def targets(vip: HostVip) -> dict[Checked, Target]:
+    """Return whom a VIP's checks ask on this server, and what."""
+    found = {}
+    if vip.health is not None:
+        found = {Checked(dip.address): Target(vip.health) for dip in vip.dips if dip.checked}
+    for check in vip.port_checks:
+        port = HostPort(protocol=check.protocol, port=check.port)
+        for dip in vip.dips:
+            if port in dip.ports:
+                found[Checked(dip.address, check.name)] = Target(check.what)
+    return found
 
 
 def _dial(vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:

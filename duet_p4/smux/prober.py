@@ -12,6 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -23,7 +24,7 @@ from duet_p4.api.health import HealthReport
 from duet_p4.bpf import Object, attach_tc, compile_object
 from duet_p4.health.checks import Dial, connect
 from duet_p4.health.monitor import HealthMonitor, Target
-from duet_p4.model import Dip, MuxTip, MuxVip, Protocol
+from duet_p4.model import VIP_CHECK, Checked, Dip, Group, HealthCheck, MuxTip, MuxVip
 from duet_p4.smux.datapath import BPF_FOLDER
 
 _TABLE = _PRIORITY = 47
@@ -111,7 +112,7 @@ class Prober:
     def put(self, entry: MuxVip | MuxTip) -> None:
         """Check a VIP's DIPs as it states now, or those of the VIPs that a TIP is of."""
         if isinstance(entry, MuxVip):
-            if entry.health is None and entry.address not in self._vips:
+            if not _checks(entry) and entry.address not in self._vips:
                 return
             self._vips[entry.address] = entry
             self._check(entry)
@@ -136,25 +137,45 @@ class Prober:
         await self._monitor.close()
 
     def _check(self, vip: MuxVip) -> None:
-        targets = {}
-        if vip.health is not None:
-            for dip in self._serving(vip, vip.health.protocol, vip.health.port):
-                if dip.host is None:
-                    targets[dip.address] = Target(vip.health, dip.encap)
-        self._monitor.put_vip(vip.address, targets)
-
-    def _serving(self, vip: MuxVip, protocol: Protocol, port: int) -> list[Dip]:
-        """Return the DIPs that a port of a VIP leads to, those behind TIPs, too."""
-        own = [p.group for p in vip.ports if (p.protocol, p.port) == (protocol, port)]
-        group = own[0] if own else vip.group
-        dips: list[Dip] = []
-        for member in group.members if group else ():
-            tip = self._tips.get(member.address)
-            dips += tip.group.members if tip else [member]
-        return dips
+        self._monitor.put_vip(vip.address, targets(vip, self._tips))
 
     def _dial(self, vip: IPv4Address, dip: IPv4Address, target: Target) -> Dial:
         return self._tunnels.dial(vip, target.end or dip)
+
+
+def targets(vip: MuxVip, tips: Mapping[IPv4Address, MuxTip]) -> dict[Checked, Target]:
+    """Return whom a VIP's checks ask, and what: those behind `tips` too, and those out of service."""
+    away: defaultdict[str, list[Dip]] = defaultdict(list)
+    for one in vip.away:
+        away[one.check].append(one.dip)
+    return {
+        Checked(dip.address, name): Target(what, dip.encap)
+        for name, what, group in _checks(vip)
+        for dip in (*_dips(group, tips), *away[name])
+        if dip.host is None
+    }
+
+
+def _dips(group: Group, tips: Mapping[IPv4Address, MuxTip]) -> list[Dip]:
+    dips: list[Dip] = []
+    for member in group.members:
+        tip = tips.get(member.address)
+        dips += tip.group.members if tip else [member]
+    return dips
+
+
+def _checks(vip: MuxVip) -> list[tuple[str, HealthCheck, Group]]:
+    """Return the checks of a VIP, by name, each with whom it asks.
+
+    The VIP's own asks those that serve its port. A port's asks the group's, who all do.
+    """
+    found = [(port.name, port.health, port.group) for port in vip.ports if port.health is not None]
+    if (own := vip.health) is not None:
+        asked = [p.group for p in vip.ports if (p.protocol, p.port) == (own.protocol, own.port)]
+        group = asked[0] if asked else vip.group
+        if group is not None:
+            found.append((VIP_CHECK, own, group))
+    return found
 
 
 def _ip(*words: str) -> None:

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 ROUTE_PROTOCOL = 201
 """Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
 
-_NTF_EXT_LEARNED = 0x10
 _NTF_EXT_MANAGED = 1
 _RETRY_S = 0.01
 _LONGEST_RETRY_S = 1.0
@@ -222,7 +221,7 @@ class Kernel:
                 dst=str(self._ports[number].peer),
                 ifindex=self._hostif_index(number),
                 state=0,
-                flags=_NTF_EXT_LEARNED,
+                flags=netdev.NTF_EXT_LEARNED,
                 NDA_FLAGS_EXT=_NTF_EXT_MANAGED,
             )
 

@@ -162,10 +162,11 @@ class Network(Mininet):  # type: ignore[misc]
             self._configure()
 
     def _configure(self) -> None:
+        controllers = wiring.controllers(self.folder.root)
         for node in fattree.nodes(self.graph):
             path = self.folder.namespace(node.name)
             wiring.attach_management(self.folder.root, path, node)
-            wiring.configure(path, node, fattree.links(self.graph, node.name))
+            wiring.configure(path, node, fattree.links(self.graph, node.name), controllers)
 
     def configHosts(self) -> None:  # noqa: N802
         """Leave hosts as they are."""

@@ -110,7 +110,7 @@ def _dip_plan(graph: nx.Graph) -> str:
 def served_ports(vips: Sequence[StatedVip], protocol: Protocol) -> set[int]:
     """Return the ports that DIPs must serve so that every port of every VIP is answered."""
     stated = {group.port for entry in vips for group in entry.vip.ports if group.protocol is protocol}
-    checks = [entry.vip.health for entry in vips if entry.vip.health is not None]
+    checks = [check for entry in vips for check in entry.vip.checks().values()]
     return stated | {check.port for check in checks if check.protocol is protocol}
 
 

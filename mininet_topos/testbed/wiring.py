@@ -86,6 +86,14 @@ def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
         bridge = netlink.link_lookup(ifname=BRIDGE)[0]
         netlink.link("add", ifname=end, kind="veth", peer=peer)
         netlink.link("set", index=netlink.link_lookup(ifname=end)[0], master=bridge, state="up")
+        netdev.know_neighbor(netlink, BRIDGE, node.management.ip)
+
+
+def controllers(root: Path) -> list[IPv4Address]:
+    """Return the addresses that the root namespace has on the management network."""
+    with namespaces.entered(root), IPRoute() as netlink:
+        found = netlink.get_addr(family=socket.AF_INET, index=netdev.index(BRIDGE))
+    return [IPv4Address(message.get_attr("IFA_ADDRESS")) for message in found]
 
 
 def management_end(node: fattree.Node) -> str:
@@ -93,7 +101,9 @@ def management_end(node: fattree.Node) -> str:
     return f"m{node.index}"
 
 
-def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> None:
+def configure(
+    path: Path, node: fattree.Node, links: Sequence[fattree.Link], controllers: Sequence[IPv4Address]
+) -> None:
     """Bring up a node's interfaces; give those of hosts and SMuxes their addresses and routes."""
     with namespaces.entered(path), IPRoute() as netlink:
         _sysctls({"net/ipv4/ip_forward": "1"} if node.kind is Kind.SMUX else {})
@@ -101,6 +111,8 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
         if node.management is not None:
             _address(netlink, MANAGEMENT_PORT, node.management)
             _up(netlink, MANAGEMENT_PORT)
+            for address in controllers:
+                netdev.know_neighbor(netlink, MANAGEMENT_PORT, address)
         if node.is_switch:
             make_cpu_port(netlink)
         for link in links:
@@ -110,6 +122,7 @@ def configure(path: Path, node: fattree.Node, links: Sequence[fattree.Link]) -> 
             _up(netlink, port.name)
             if not node.is_switch:
                 _offloads(port.name)
+                netdev.know_neighbor(netlink, port.name, link.peer(node.name).address.ip)
         if node.kind in (Kind.SERVER, Kind.CLIENT):
             _host(netlink, node, links[0].peer(node.name).address.ip)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from finsy.proto import p4r
 from pyroute2 import IPRoute
 
-from duet_p4 import telemetry
+from duet_p4 import netdev, telemetry
 from duet_p4.api.service import State
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, Timers
 from duet_p4.bird.policy import PrefixRange
@@ -249,6 +249,9 @@ def fabric(
             ip(f"addr add {nodes[name].management}/31 dev mgmt", space)
             ip(f"link set m{number} up", root)
             ip("link set mgmt up", space)
+            for where, end, address in ((root, f"m{number}", 2 * number + 1), (space, "mgmt", 2 * number)):
+                with inside(where), IPRoute() as netlink:
+                    netdev.know_neighbor(netlink, end, IPv4Address(f"198.18.0.{address}"))
             if name in switches:
                 with inside(space), IPRoute() as netlink:
                     make_cpu_port(netlink)
@@ -333,6 +336,8 @@ def tune_host(node: Node, end: PortConfig, switch: Node) -> None:
     ip(f"addr add {end.address} dev {end.interface}", node.namespace)
     ip(f"addr add {address}/32 dev lo", node.namespace)
     ip(f"route add default via {end.peer} src {address}", node.namespace)
+    with inside(node.namespace), IPRoute() as netlink:
+        netdev.know_neighbor(netlink, end.interface, end.peer)
     command = ["ip", "netns", "exec", node.namespace, "ethtool", "-K", end.interface]
     subprocess.run(
         [*command, "tx", "off", "tso", "off", "gso", "off", "gro", "on"], check=True, capture_output=True

@@ -28,7 +28,7 @@ from mininet_topos.experiments.linearizable import Operation, is_linearizable
 from tests.integration.etcd import Etcd, etcd_cluster, free_ports, proxied
 from tests.unit.controller.memory_mux import MemoryMux, served
 from tests.unit.controller.test_app import SWITCHES, inventory_of, session_with
-from tests.unit.controller.test_store import VIP, record
+from tests.unit.controller.test_store import DOWN, VIP, record
 
 _prefixes = (f"/test{number}/" for number in count())
 
@@ -57,13 +57,13 @@ def test_what_was_committed_to_etcd_is_there_again_and_is_told(etcd: Etcd) -> No
             store, _ = await leading_store(client, prefix)
             follower = EtcdStore(client, prefix, lambda: False)
             await follower.load()
-            await store.commit(Batch(put=[(record(), 0), (record(1), 0)], down={(VIP, VIP): True}))
+            await store.commit(Batch(put=[(record(), 0), (record(1), 0)], down=dict.fromkeys(DOWN, True)))
             first = Batch(put=[(record(switch="s1"), 1)], resting={VIP + 9: resting})
             other = Batch(delete=[(VIP + 1, 1)], cut_off={"server1": True})
             await asyncio.gather(store.commit(first), store.commit(other), store.commit(Batch(events=events)))
             found, revision = await store.load_at()
             assert found.vips == {VIP: (record(switch="s1"), 2)}
-            assert (found.down, found.cut_off) == ({(VIP, VIP)}, {"server1"})
+            assert (found.down, found.cut_off) == (DOWN, {"server1"})
             assert (found.resting, found.last_event) == ({VIP + 9: resting}, 7)
             assert await store.events(3, 2) == events[3:5]
             assert await store.events(None, 2) == events[5:]

@@ -223,6 +223,21 @@ class TestWiring:
         assert "1 received" in network["server1"].cmd("ping -c 1 -W 2 198.18.0.1")
         assert "Network is unreachable" in network["tor1"].cmd("ping -c 1 -W 1 192.0.2.1")
 
+    def test_neighbours_take_no_place_in_the_table_that_all_of_the_machine_shares(
+        self, network: Network, folder: Folder
+    ) -> None:
+        network["server1"].cmd("ping -c 1 -W 2 198.18.0.1")
+        own = {node.name: folder.namespace(node.name) for node in fattree.nodes(network.graph)}
+        for name, path in {"root": folder.root, **own}.items():
+            with namespaces.entered(path):
+                shown = subprocess.run(
+                    ["ip", "-4", "neigh", "show", "nud", "all"], capture_output=True, text=True, check=True
+                ).stdout
+            counted = [
+                line for line in shown.splitlines() if "extern_learn" not in line and "NOARP" not in line
+            ]
+            assert shown and not counted, f"{name}: {counted}"
+
     def test_a_shell_attaches_to_what_is_there(self, network: Network, folder: Folder) -> None:
         attached = Network(network.graph, folder, create=False)
         try:

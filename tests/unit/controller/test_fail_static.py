@@ -10,9 +10,10 @@ import pytest
 from controller.inventory import Inventory, Server
 from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
+from controller.updater import status
 from controller.updater.service import RevisionError, Updater
-from duet_p4.api.problems import ConflictError
-from duet_p4.model import HealthCheck, Vip
+from duet_p4.api.problems import ConflictError, UnknownError
+from duet_p4.model import Checked, HealthCheck, PortGroup, Protocol, Vip
 from duet_p4.rest.client import RefusedError
 from tests.unit.controller.flows import live_flows
 from tests.unit.controller.test_updater import VIP, Network, dips, inventory_of, network, run, served_by
@@ -195,6 +196,42 @@ def test_health_that_nobody_checks_any_more_is_forgotten(tmp_path: Path) -> None
         await net.updater.change_vip(checked.model_copy(update={"health": None}))
         assert len(served_by(net.updater.vip(VIP))) == 3
         assert net.state.down(VIP) == frozenset()
+
+    run(tmp_path, scenario)
+
+
+def test_a_check_of_a_port_decides_about_that_port_only(tmp_path: Path) -> None:
+    one, two, three = dips(3)
+    check = HealthCheck(port=21)
+
+    def group_of(net: Network, port: str = "") -> set[IPv4Address]:
+        return net.updater.vip(VIP).in_service()[port]
+
+    async def scenario(net: Network) -> None:
+        ftp = PortGroup(protocol=Protocol.TCP, port=21, dips=(one, two), health=check)
+        dns = PortGroup(protocol=Protocol.UDP, port=53, dips=(one, three))
+        spec = Vip(address=VIP, dips=(one, two, three), ports=(ftp, dns), health=HealthCheck(port=80))
+        await net.add(spec, "s1")
+        await net.updater.set_dip_health(VIP, {one.address: False}, check="tcp/21", certain=True)
+        await net.quiet()
+        assert group_of(net, "tcp/21") == {two.address}
+        assert group_of(net) == {dip.address for dip in spec.dips}
+        assert group_of(net, "udp/53") == {one.address, three.address}
+        said = status.why(net.updater, VIP).reasons
+        assert f"out of service for port tcp/21: {one.address}" in said
+        await net.set_health([three.address], up=False)
+        assert group_of(net) == {one.address, two.address}
+        assert group_of(net, "udp/53") == {one.address}, "a group without a check goes by the VIP's"
+        assert group_of(net, "tcp/21") == {two.address}
+        with pytest.raises(UnknownError, match="no check of port udp/53"):
+            await net.updater.set_dip_health(VIP, {one.address: False}, check="udp/53")
+        with pytest.raises(UnknownError, match=f"no DIP {three.address} on port tcp/21"):
+            await net.updater.set_dip_health(VIP, {three.address: False}, check="tcp/21")
+        await net.updater.change_vip(
+            spec.model_copy(update={"ports": (ftp.model_copy(update={"health": None}), dns)})
+        )
+        assert group_of(net, "tcp/21") == {one.address, two.address}, "nobody checks it any more"
+        assert net.state.down(VIP) == {Checked(three.address)}
 
     run(tmp_path, scenario)
 

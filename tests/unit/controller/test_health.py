@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.updater.health import AT_ONCE_S, DOUBT_S, HealthJudge
-from duet_p4.model import Dip, Vip
+from duet_p4.model import VIP_CHECK, Checked, Dip, Vip
 
 VIP = IPv4Address("10.0.0.1")
 
@@ -29,9 +29,10 @@ def judged(
     judge: HealthJudge, vip: Vip, down: set[IPv4Address], told: dict[IPv4Address, bool], certain: bool = False
 ) -> set[IPv4Address]:
     """Apply what a judge believes; returns who is newly suspected."""
-    changes, suspected = judge.judge(vip, frozenset(down), told, certain=certain)
-    down |= {dip for dip, is_down in changes.items() if is_down}
-    down -= {dip for dip, is_down in changes.items() if not is_down}
+    known = frozenset(map(Checked, down))
+    changes, suspected = judge.judge(vip, known, told, certain=certain)
+    down |= {checked.dip for checked, is_down in changes.items() if is_down}
+    down -= {checked.dip for checked, is_down in changes.items() if not is_down}
     return suspected
 
 
@@ -52,7 +53,7 @@ def test_most_of_a_vips_dips_at_once_are_kept_and_believed_only_after_a_while() 
     assert down == set()
     assert judge.suspected(VIP) == set(dips(5)[:3])
     clock.now += DOUBT_S + 1
-    assert judge.confirmed() == {VIP: set(dips(5)[:3])}
+    assert judge.confirmed() == {(VIP, VIP_CHECK): set(dips(5)[:3])}
     judged(judge, spec(5), down, told, certain=True)
     assert down == set(dips(5)[:3]) and judge.suspected(VIP) == set()
 

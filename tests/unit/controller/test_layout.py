@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
 from duet_p4.flow_hash import Flow
-from duet_p4.model import Dip, PortGroup, Protocol, Vip
+from duet_p4.model import Checked, Dip, PortGroup, Protocol, Vip
 from tests.unit.controller.flows import dip_of
 
 VIP = IPv4Address("10.0.0.1")
@@ -45,7 +45,7 @@ def test_a_dip_that_goes_down_moves_only_its_own_flows(count: int, data: st.Data
     spec = Vip(address=VIP, dips=dips(count))
     before = lay_out(spec, FAN_OUT, allocator())
     gone = data.draw(st.sampled_from(spec.dips)).address
-    after = change(before, spec, {gone}, FAN_OUT, allocator())
+    after = change(before, spec, {Checked(gone)}, FAN_OUT, allocator())
     for number in range(500):
         old, new = dip_of(before, flow(number)), dip_of(after, flow(number))
         assert new != gone
@@ -78,7 +78,7 @@ def test_after_any_changes_every_dip_that_takes_flows_has_slots(
 def test_a_vip_whose_every_dip_is_down_keeps_them() -> None:
     spec = Vip(address=VIP, dips=dips(3))
     before = lay_out(spec, FAN_OUT, allocator())
-    after = change(before, spec, {dip.address for dip in spec.dips}, FAN_OUT, allocator())
+    after = change(before, spec, {Checked(dip.address) for dip in spec.dips}, FAN_OUT, allocator())
     assert after.layout == before.layout
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from controller.records import VipRecord
 from controller.updater.layout import change, lay_out, tip_allocator
 from controller.updater.pinning import disturbs, pinned
-from duet_p4.model import Dip, PortGroup, Protocol, Vip
+from duet_p4.model import Checked, Dip, PortGroup, Protocol, Vip
 from tests.unit.controller.flows import dip_of, key_of, live_flows
 
 VIP = IPv4Address("10.0.0.1")
@@ -29,7 +29,7 @@ def laid_out(spec: Vip) -> VipRecord:
 
 
 def changed(record: VipRecord, spec: Vip, *down: IPv4Address) -> VipRecord:
-    return change(record, spec, down, FAN_OUT, allocator(record))
+    return change(record, spec, [Checked(dip) for dip in down], FAN_OUT, allocator(record))
 
 
 members = st.sets(st.integers(0, 29), min_size=1, max_size=30)

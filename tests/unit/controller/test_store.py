@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from controller.records import Event, PlacedTip, Resting, VipRecord
 from controller.store import Batch, LockedError, SqliteStore, StaleError, StoreError, codec
 from controller.store.sqlite import SCHEMA_VERSION
-from duet_p4.model import Dip, Group, MuxTip, MuxVip, Vip
+from duet_p4.model import Checked, Dip, Group, MuxTip, MuxVip, Vip
 
 VIP = IPv4Address("10.0.0.1")
+DOWN = {(VIP, Checked(VIP)), (VIP, Checked(VIP, "tcp/80"))}
 
 
 def record(number: int = 0, count: int = 2, **more: object) -> VipRecord:
@@ -59,14 +60,14 @@ def test_what_was_committed_is_there_again(tmp_path: Path) -> None:
     resting = Resting(address=VIP + 9, switches=("s1",), since=1.0)
 
     async def write(store: SqliteStore) -> None:
-        await store.commit(Batch(put=[(record(), 0), (record(1), 0)], down={(VIP, VIP): True}))
+        await store.commit(Batch(put=[(record(), 0), (record(1), 0)], down=dict.fromkeys(DOWN, True)))
         await store.commit(Batch(put=[(record(switch="s1"), 1)], resting={VIP + 9: resting}))
         await store.commit(Batch(delete=[(VIP + 1, 1)]))
 
     async def read(store: SqliteStore) -> None:
         found = await store.load()
         assert found.vips == {VIP: (record(switch="s1"), 2)}
-        assert (found.down, found.resting) == ({(VIP, VIP)}, {VIP + 9: resting})
+        assert (found.down, found.resting) == (DOWN, {VIP + 9: resting})
 
     run(tmp_path, write)
     run(tmp_path, read)
@@ -180,7 +181,7 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> Non
     async def read(store: SqliteStore) -> None:
         found = await store.load()
         assert found.vips == {VIP: (record(switch="s1"), 1)}
-        assert found.down == {(VIP, IPv4Address("100.0.0.2"))}
+        assert found.down == {(VIP, Checked(IPv4Address("100.0.0.2")))}
         assert [event.kind for event in await store.events(0, 10)] == ["vip-added"]
 
     run(tmp_path, read)

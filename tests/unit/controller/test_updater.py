@@ -22,7 +22,7 @@ from controller.updater.service import Updater
 from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.flow_hash import Flow, flow_hash
-from duet_p4.model import Dip, HealthCheck, PortGroup, Protocol, Vip
+from duet_p4.model import Checked, Dip, HealthCheck, PortGroup, Protocol, Vip
 from duet_p4.rest.client import MuxClient, UnreachableError
 from duet_p4.slots import SLOTS_PER_MEMBER
 from tests.unit.controller.flows import dip_of, key_of, live_flows
@@ -537,7 +537,7 @@ def test_health_that_a_kill_kept_from_the_layout_reaches_it_later(tmp_path: Path
     async def before(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(3), health=HealthCheck(port=80)), "s1")
         await net.set_health([changing], up=not up)
-        await net.state.set_down(VIP, {changing: not up})  # and then it was killed
+        await net.state.set_down(VIP, {Checked(changing): not up})  # and then it was killed
 
     async def after(net: Network) -> None:
         await net.until(lambda: (changing in served_by(net.updater.vip(VIP))) is up)

@@ -4,10 +4,12 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from controller.monitoring.votes import VOTE_S, Checked, Votes
+from controller.monitoring.votes import VOTE_S, Votes
+from duet_p4.model import Checked
 
-DIP = Checked(IPv4Address("10.0.0.1"), IPv4Address("100.1.1.17"))
-OTHER = Checked(IPv4Address("10.0.0.1"), IPv4Address("100.1.1.18"))
+VIP = IPv4Address("10.0.0.1")
+DIP = (VIP, Checked(IPv4Address("100.1.1.17")))
+OTHER = (VIP, Checked(IPv4Address("100.1.1.17"), "tcp/80"))
 
 
 class Clock:

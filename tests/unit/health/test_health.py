@@ -11,7 +11,7 @@ import pytest
 from duet_p4.api.health import DipHealth
 from duet_p4.health.checks import CheckError, Dial, check, connect
 from duet_p4.health.monitor import HealthMonitor, Target
-from duet_p4.model import HealthCheck, HealthCheckKind, Protocol
+from duet_p4.model import Checked, HealthCheck, HealthCheckKind, Protocol
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("127.0.0.1")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -128,7 +128,7 @@ def test_rise_and_fall_are_counted_and_changes_are_told() -> None:
             changed.clear()
             return history[-1]
 
-        monitor.put_vip(VIP, {DIP: Target(what(service))})
+        monitor.put_vip(VIP, {Checked(DIP): Target(what(service))})
         assert [health.up for health in monitor.health()] == [None]
         first = await change()
         assert (first.up, first.checks) == (True, 1), "one success is enough to begin with"
@@ -151,13 +151,13 @@ def test_an_unchanged_check_goes_on_undisturbed() -> None:
     async def work(service: Service) -> None:
         seen = asyncio.Event()
         monitor = HealthMonitor(dial_to, seen.set)
-        targets = {DIP: Target(what(service))}
+        targets = {Checked(DIP): Target(what(service))}
         monitor.put_vip(VIP, targets)
         await seen.wait()
         before = monitor.health()[0]
         monitor.put_vip(VIP, targets)
         assert monitor.health()[0].since == before.since
-        monitor.put_vip(VIP, {DIP: Target(what(service, fall=1))})
+        monitor.put_vip(VIP, {Checked(DIP): Target(what(service, fall=1))})
         assert monitor.health()[0].up is None, "another check begins afresh"
         monitor.put_vip(VIP, {})
         assert monitor.health() == []
@@ -170,7 +170,7 @@ def test_a_dip_that_flaps_has_to_prove_itself_longer() -> None:
     async def work(service: Service) -> None:
         changed = asyncio.Event()
         monitor = HealthMonitor(dial_to, changed.set)
-        monitor.put_vip(VIP, {DIP: Target(what(service, interval_ms=10, fall=1, rise=2))})
+        monitor.put_vip(VIP, {Checked(DIP): Target(what(service, interval_ms=10, fall=1, rise=2))})
 
         async def verdict() -> DipHealth:
             await changed.wait()
