@@ -27,6 +27,10 @@ class CheckError(Exception):
     """A check failed; the message says why."""
 
 
+class UnansweredError(CheckError):
+    """No answer came in time."""
+
+
 async def connect(
     protocol: Protocol,
     address: IPv4Address,
@@ -52,7 +56,7 @@ async def check(what: HealthCheck, vip: IPv4Address, dip: IPv4Address, dial: Dia
             with await dial(what.protocol, what.port) as client:
                 await _ASK[what.kind](client, what, what.host or str(vip))
     except TimeoutError as error:
-        raise CheckError(f"{dip}:{what.port} does not answer in {what.timeout_ms} ms") from error
+        raise UnansweredError(f"{dip}:{what.port} does not answer in {what.timeout_ms} ms") from error
     except OSError as error:
         raise CheckError(f"{dip}:{what.port}: {error.strerror or error}") from error
 

@@ -1,4 +1,8 @@
-"""Checks many DIPs, each by a quiet loop, and makes verdicts of the answers."""
+"""Checks many DIPs, each by a quiet loop, and makes verdicts of the answers.
+
+A busy checker is no reason to take a DIP down: where a check's time was over long before this process saw it,
+it may have been answered meanwhile. It is asked once more, though not for ever.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
 from duet_p4.api.health import DipHealth
-from duet_p4.health.checks import CheckError, Dial, check
+from duet_p4.health.checks import CheckError, Dial, UnansweredError, check
 from duet_p4.model import Checked, HealthCheck
 
 logger = logging.getLogger(__name__)
@@ -19,6 +23,8 @@ logger = logging.getLogger(__name__)
 _JITTER = 0.1
 _CALM_S = 300.0
 _MOST_FLAPS = 6
+_LATE_S = 0.05
+"""A timer that is so late tells of a busy process or machine."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class _Check:
         self._streak = 0
         self._flaps = 0
         self._fell = float("-inf")
+        self._void = 0
         self.task = asyncio.create_task(self._run(), name=f"health of {checked} for {vip}")
 
     async def _run(self) -> None:
@@ -60,7 +67,11 @@ class _Check:
             try:
                 await check(what, self.health.vip, self.health.dip, self._dial)
             except CheckError as error:
-                self._note(up=False, detail=str(error), now=loop.time())
+                late = loop.time() - began - what.timeout_ms / 1000 > _LATE_S
+                if late and isinstance(error, UnansweredError) and self._void < what.fall:
+                    self._void += 1
+                else:
+                    self._note(up=False, detail=str(error), now=loop.time())
             else:
                 self._note(up=True, detail="", now=loop.time())
             pause = interval * random.uniform(1 - _JITTER, 1 + _JITTER)
@@ -68,6 +79,7 @@ class _Check:
 
     def _note(self, *, up: bool, detail: str, now: float) -> None:
         old, what = self.health, self.target.what
+        self._void = 0
         self._streak = 0 if up is old.up else self._streak + 1
         update: dict[str, object] = {"checks": old.checks + 1, "detail": detail}
         if up is not old.up and self._streak >= self._needed(up, old.up, what, now):

@@ -58,7 +58,7 @@ vips:
     dips: [{address: 100.1.1.49, weight: 3}, 100.1.2.49]
   - {address: 10.0.0.4, name: software, switch: smux, dips: [100.1.1.18, 100.1.2.18]}
   - {address: 10.0.0.5, name: checked, switch: agg2, dips: [100.1.1.19, 100.1.2.19],
-     health: {kind: http, port: 80, path: /health, interval_ms: 200, timeout_ms: 100}}
+     health: {kind: http, port: 80, path: /health, interval_ms: 200, timeout_ms: 500}}
 """
 PLAIN, PORTS, WEIGHTED, SOFTWARE, CHECKED = (IPv4Address("10.0.0.0") + n for n in range(1, 6))
 DIP = IPv4Address("100.1.2.17")

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from ipaddress import IPv4Address
 from typing import Any
@@ -189,6 +190,28 @@ def test_a_dip_that_flaps_has_to_prove_itself_longer() -> None:
         assert needed[0] <= 3, "the first time it is back by its rise"
         assert needed[1] >= 4, "the second time it needs twice as many successes"
         assert needed[2] >= 8
+        await monitor.close()
+
+    with_service(work)
+
+
+def test_a_checker_that_was_busy_asks_again_though_not_for_ever() -> None:
+    asked = 0
+
+    async def busy(protocol: Protocol, port: int) -> socket.socket:
+        nonlocal asked
+        asked += 1
+        time.sleep(0.1)  # noqa: ASYNC251 - what keeps the checker from its work
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
+
+    async def work(service: Service) -> None:
+        changed = asyncio.Event()
+        monitor = HealthMonitor(lambda vip, dip, target: busy, changed.set)
+        monitor.put_vip(VIP, {Checked(DIP): Target(what(service, timeout_ms=10, fall=2))})
+        await changed.wait()
+        (found,) = monitor.health()
+        assert (found.up, found.checks, asked) == (False, 2, 6)
         await monitor.close()
 
     with_service(work)
