@@ -203,7 +203,7 @@ class HostVip(Model):
             for dip in group.dips:
                 ports.setdefault(dip.address, []).append(HostPort(protocol=group.protocol, port=group.port))
         held: dict[str, dict[IPv4Address, HostDip]] = {}
-        checked = {dip.address for dip in vip.asked().get(VIP_CHECK, ())}
+        asked = {dip.address for dip in vip.asked().get(VIP_CHECK, ())}
         for dip in vip.all_dips():
             server = server_of(dip)
             if server is not None:
@@ -212,7 +212,7 @@ class HostVip(Model):
                     host=dip.host,
                     default=dip.address in default,
                     ports=tuple(ports.get(dip.address, ())),
-                    checked=dip.address in checked,
+                    checked=vip.health is None or dip.address in asked,
                 )
         snat = None
         if vip.snat and mux.group is not None:

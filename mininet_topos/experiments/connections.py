@@ -1,9 +1,13 @@
-"""Live TCP connections to VIPs: opened once, then asked again and again which DIP is at the other end.
+"""Live connections: opened once, then asked again and again who is at the other end.
 
-Run it inside a client's network namespace: `python -m mininet_topos.experiments.connections VIP...`. It
-prints a line once every connection has been answered. For each line on its standard input it lets every
-connection make one more request, prints what became of each since the last such line, and
-replaces those that broke, unless the line says `last`. It ends with its standard input.
+Run it inside a network namespace: `python -m mininet_topos.experiments.connections ADDRESS...`. It holds TCP
+connections to an HTTP server, and with `--datagrams` UDP flows to the echo beside it. It prints a line once
+every one has been answered. For each line on its standard input it lets every one make one more request,
+prints what became of each since the last such line, and replaces those that broke, unless the line says
+`last`. It ends with its standard input.
+
+With `--source` it is a DIP that connects out: then it is not the server that must stay the same, but what the
+server sees of this end, whose address must be that of `--seen-as`.
 """
 
 from __future__ import annotations
@@ -11,22 +15,36 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Address
+from typing import Protocol, cast
 
 from duet_p4.model import Model
 
-HTTP_PORT = 80
+HTTP_PORT, ECHO_PORT = 80, 7
 REQUESTS_PER_S = 500
 """Of all connections together: enough to have several under way in any event, and little work."""
 
 _LONGEST_S = 10.0
-_SHORTEST_INTERVAL_S = 1.0
+_AGAIN_S = 1.0
+"""After so long without an answer a datagram is sent again, as applications do."""
+_SHORTEST_INTERVAL_S, _LONGEST_UDP_INTERVAL_S = 1.0, 5.0
 _OPENING = 64
+_TOKEN_BYTES = 8
 _HEAD_END = b"\r\n\r\n"
+
+
+class Kind(StrEnum):
+    """What sort of flow it is: to a VIP over TCP or UDP, or from a DIP through SNAT."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    SNAT = "snat"
 
 
 class Fate(StrEnum):
@@ -39,8 +57,12 @@ class Fate(StrEnum):
 
 
 class Outcome(Model):
-    """One connection since the last report: `dip` answered first, `slowest_ms` is the slowest answer."""
+    """One connection since the last report; `slowest_ms` is the slowest answer.
 
+    `dip` answered first, or is the DIP that connects out; `vip` is what was connected to.
+    """
+
+    kind: Kind = Kind.TCP
     vip: IPv4Address
     port: int
     dip: IPv4Address
@@ -56,16 +78,92 @@ class Report(Model):
 
 
 class _MovedError(Exception):
-    """Another DIP has answered."""
+    """Another one has answered."""
+
+
+class _Line(Protocol):
+    """An open connection, or a UDP flow."""
+
+    port: int
+
+    async def ask(self) -> str:
+        """Return who is at the other end. Raises OSError, IncompleteReadError."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class _Http:
+    """A connection that stays open; `field` of the answer says who is at the other end."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: IPv4Address, field: str
+    ) -> None:
+        self._reader, self._writer = reader, writer
+        self._request = f"GET / HTTP/1.1\r\nHost: {server}\r\n\r\n".encode()
+        self._field = field
+        self.port = int(writer.get_extra_info("sockname")[1])
+
+    @classmethod
+    async def open(cls, server: IPv4Address, port: int, source: IPv4Address | None, field: str) -> _Http:
+        local = (str(source), 0) if source is not None else None
+        streams = await asyncio.open_connection(str(server), port, local_addr=local)
+        return cls(*streams, server, field)
+
+    async def ask(self) -> str:
+        self._writer.write(self._request)
+        head = (await self._reader.readuntil(_HEAD_END)).lower()
+        length = int(head.partition(b"content-length:")[2].split()[0])
+        return str(json.loads(await self._reader.readexactly(length))[self._field])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """A UDP flow to an echo that says who it is."""
+
+    def __init__(self) -> None:
+        self._answers: asyncio.Queue[bytes] = asyncio.Queue()
+        self.port = 0
+
+    @classmethod
+    async def open(cls, server: IPv4Address, port: int) -> _Datagrams:
+        loop = asyncio.get_running_loop()
+        _, flow = await loop.create_datagram_endpoint(cls, remote_addr=(str(server), port))
+        return flow
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
+        self.port = int(transport.get_extra_info("sockname")[1])
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self._answers.put_nowait(data)
+
+    async def ask(self) -> str:
+        token = os.urandom(_TOKEN_BYTES)
+        while True:
+            self._transport.sendto(token)
+            try:
+                async with asyncio.timeout(_AGAIN_S):
+                    while not (answer := await self._answers.get()).endswith(token):
+                        continue
+            except TimeoutError:
+                continue
+            return answer[: -len(token)].decode().strip()
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 class _Connection:
-    def __init__(self, vip: IPv4Address, interval_s: float) -> None:
-        self.vip = vip
-        self._interval_s = interval_s
+    def __init__(self, kind: Kind, holder: _Holder, server: IPv4Address) -> None:
+        self.kind = kind
+        self.server = server
+        self._holder = holder
         self.answered = asyncio.Event()
         self._port = 0
-        self._dip: IPv4Address | None = None
+        self._who = ""
         self._fate = Fate.KEPT
         self._requests = 0
         self._slowest = 0.0
@@ -78,10 +176,10 @@ class _Connection:
     async def open(self, delay_s: float) -> None:
         """Connect, be answered once, and go on asking from `delay_s` on; raises OSError."""
         async with asyncio.timeout(_LONGEST_S):
-            reader, writer = await asyncio.open_connection(str(self.vip), HTTP_PORT)
-            self._port = writer.get_extra_info("sockname")[1]
-            await self._ask(reader, writer)
-        self._holding = asyncio.create_task(self._hold(reader, writer, delay_s))
+            line = await self._holder.dial(self.kind, self.server)
+            self._port = line.port
+            await self._ask(line)
+        self._holding = asyncio.create_task(self._hold(line, delay_s))
 
     def expect(self) -> asyncio.Event:
         """Return an event that comes with the answer to a request not sent yet, or when it breaks."""
@@ -91,11 +189,11 @@ class _Connection:
 
     def take(self) -> Outcome:
         """Return what became of it since the last time."""
-        assert self._dip is not None
         outcome = Outcome(
-            vip=self.vip,
+            kind=self.kind,
+            vip=self.server,
             port=self._port,
-            dip=self._dip,
+            dip=self._holder.source or IPv4Address(self._who),
             fate=self._fate,
             requests=self._requests,
             slowest_ms=round(self._slowest * 1e3, 3),
@@ -107,15 +205,15 @@ class _Connection:
         if self._holding is not None:
             self._holding.cancel()
 
-    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+    async def _hold(self, line: _Line, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         try:
             while True:
                 expected = self.answered
                 async with asyncio.timeout(_LONGEST_S):
-                    await self._ask(reader, writer)
+                    await self._ask(line)
                 expected.set()
-                await asyncio.sleep(self._interval_s)
+                await asyncio.sleep(self._holder.interval_s(self.kind))
         except TimeoutError:
             self._fate = Fate.SILENT
         except _MovedError:
@@ -124,26 +222,60 @@ class _Connection:
             self._fate = Fate.RESET
         finally:
             self.answered.set()
-            writer.close()
+            line.close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _ask(self, line: _Line) -> None:
         began = time.monotonic()
-        writer.write(f"GET / HTTP/1.1\r\nHost: {self.vip}\r\n\r\n".encode())
-        head = (await reader.readuntil(_HEAD_END)).lower()
-        length = int(head.partition(b"content-length:")[2].split()[0])
-        dip = IPv4Address(json.loads(await reader.readexactly(length))["dip"])
+        who = await line.ask()
         self._requests += 1
         self._slowest = max(self._slowest, time.monotonic() - began)
-        self._dip = self._dip or dip
-        if dip != self._dip:
+        if not self._who:
+            self._holder.check(who)
+            self._who = who
+        if who != self._who:
             raise _MovedError
 
 
 class _Holder:
-    def __init__(self, vips: Sequence[IPv4Address], count: int) -> None:
-        self._vips = vips
-        self._interval_s = max(_SHORTEST_INTERVAL_S, count / REQUESTS_PER_S)
-        self._connections: list[_Connection | None] = [None] * count
+    """All connections: `tcp` and `udp` of them, spread over the servers."""
+
+    def __init__(
+        self,
+        servers: Sequence[IPv4Address],
+        tcp: int,
+        udp: int,
+        http_port: int = HTTP_PORT,
+        echo_port: int = ECHO_PORT,
+        source: IPv4Address | None = None,
+        seen_as: IPv4Address | None = None,
+    ) -> None:
+        kind = Kind.TCP if source is None else Kind.SNAT
+        self.source = source
+        self._seen_as = seen_as
+        self._ports = (http_port, echo_port)
+        self._wanted = [
+            (of, servers[n % len(servers)])
+            for of, count in ((kind, tcp), (Kind.UDP, udp))
+            for n in range(count)
+        ]
+        self._interval_s = max(_SHORTEST_INTERVAL_S, len(self._wanted) / REQUESTS_PER_S)
+        self._connections: list[_Connection | None] = [None] * len(self._wanted)
+
+    def interval_s(self, kind: Kind) -> float:
+        """Return how long a connection waits after an answer; a UDP flow is not live if it is idle."""
+        return min(self._interval_s, _LONGEST_UDP_INTERVAL_S) if kind is Kind.UDP else self._interval_s
+
+    async def dial(self, kind: Kind, server: IPv4Address) -> _Line:
+        """Open one. Raises OSError."""
+        http, echo = self._ports
+        if kind is Kind.UDP:
+            return await _Datagrams.open(server, echo)
+        return await _Http.open(server, http, self.source, "client" if self.source else "dip")
+
+    def check(self, who: str) -> None:
+        """Raise OSError where the far end does not see this one as it should."""
+        if self._seen_as is not None and who.partition(":")[0] != str(self._seen_as):
+            raise OSError(f"the server sees {who}, not {self._seen_as}")
 
     async def fill(self) -> None:
         """Open the connections that are missing."""
@@ -151,8 +283,9 @@ class _Holder:
 
         async def open_one(index: int) -> None:
             async with slots:
-                connection = _Connection(self._vips[index % len(self._vips)], self._interval_s)
-                await connection.open(index / len(self._connections) * self._interval_s)
+                kind, server = self._wanted[index]
+                connection = _Connection(kind, self, server)
+                await connection.open(index / len(self._wanted) * self.interval_s(kind))
                 self._connections[index] = connection
 
         missing = [index for index, connection in enumerate(self._connections) if connection is None]
@@ -171,8 +304,8 @@ class _Holder:
                 connection.close()
 
 
-async def _serve(vips: Sequence[IPv4Address], count: int) -> None:
-    holder = _Holder(vips, count)
+async def _serve(make: Callable[[], _Holder]) -> None:
+    holder = make()
     await holder.fill()
     print("ready", flush=True)
     orders = asyncio.StreamReader()
@@ -189,12 +322,25 @@ async def _serve(vips: Sequence[IPv4Address], count: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Hold connections until standard input ends; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="connections", description="Hold TCP connections to VIPs.")
-    parser.add_argument("vips", nargs="+", type=IPv4Address, metavar="VIP")
-    parser.add_argument("--connections", type=int, default=1000, help="in all, spread over the VIPs")
+    parser = argparse.ArgumentParser(prog="connections", description="Hold connections to VIPs, or of a DIP.")
+    parser.add_argument("servers", nargs="+", type=IPv4Address, metavar="ADDRESS")
+    parser.add_argument("--connections", type=int, default=1000, help="over TCP, spread over the addresses")
+    parser.add_argument("--datagrams", type=int, default=0, help="UDP flows, spread over the addresses")
+    parser.add_argument("--http", type=int, default=HTTP_PORT, help="the port of HTTP")
+    parser.add_argument("--echo", type=int, default=ECHO_PORT, help="the port of UDP echo")
+    parser.add_argument("--source", type=IPv4Address, help="the DIP that connects out")
+    parser.add_argument("--seen-as", type=IPv4Address, help="what servers must see as its address")
     options = parser.parse_args(argv)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    def make() -> _Holder:
+        counts = options.connections, options.datagrams
+        ends = options.http, options.echo, options.source, options.seen_as
+        return _Holder(options.servers, *counts, *ends)
+
     try:
-        asyncio.run(_serve(options.vips, options.connections))
+        asyncio.run(_serve(make))
     except (OSError, asyncio.IncompleteReadError) as error:
         print(f"connections: a new connection was not answered: {error!r}", file=sys.stderr)
         return 1

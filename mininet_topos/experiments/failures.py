@@ -20,12 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from controller.client import ControllerClient
 from duet_p4 import results
-from duet_p4.rest.client import RestError
-from mininet_topos.experiments import convergence
+from mininet_topos.experiments.clients import connected
 from mininet_topos.experiments.connections import Fate, Outcome
-from mininet_topos.experiments.consistency import connected
 from mininet_topos.experiments.damage import DAMAGES, inflicted, lost_dips
 from mininet_topos.experiments.failover import SWITCHES
 from mininet_topos.experiments.probe import Samples
@@ -40,6 +37,7 @@ from mininet_topos.experiments.setting import (
     told,
     write,
 )
+from mininet_topos.experiments.upheavals import await_whole
 from mininet_topos.testbed import agents as agents_module
 
 CONNECTIONS = 200
@@ -52,8 +50,6 @@ _PROBERS = ("client2", "client3")
 
 _BEFORE_S, _AFTER_S, _LATE_S = 0.5, 6.0, 5.0
 _BIN_S = 0.05
-_WHOLE_S = 60.0
-_POLL_S = 0.2
 _NOTHING_MS = 1.0
 
 
@@ -188,28 +184,6 @@ def _once(testbed: Running, kind: str) -> tuple[Samples, Seen]:
         outcomes = client.report(last=True)
         told = tuple(event for number, event in _events(testbed, None) if number > before[-1][0])
     return near[0], Seen(at, far[0], outcomes, told)
-
-
-def await_whole(testbed: Running) -> None:
-    """Wait until the controller misses nothing, and every device holds what it wants. Raises TimeoutError."""
-
-    async def wait() -> None:
-        deadline = time.monotonic() + _WHOLE_S
-        async with agents_module.controller(testbed.folder) as controller:
-            while amiss := await _amiss(testbed, controller):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"the testbed does not become whole: {'; '.join(amiss[:5])}")
-                await asyncio.sleep(_POLL_S)
-
-    asyncio.run(wait())
-
-
-async def _amiss(testbed: Running, controller: ControllerClient) -> list[str]:
-    try:
-        records = await controller.vips()
-    except RestError as error:
-        return [str(error)]
-    return await convergence.amiss(testbed.folder, testbed.graph, records)
 
 
 def _events(testbed: Running, after: int | None) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ from controller.records import VipRecord
 from controller.updater.layout import change, lay_out
 from controller.updater.wanted import wanted_states
 from duet_p4.flow_hash import Flow
-from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
+from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
 from mininet_topos.fattree import FatTree, fattree
 from mininet_topos.testbed.checks import chi_square_z, expected_dip, processes, tcp_ports
 from mininet_topos.testbed.holdings import undone, unsettled
@@ -85,7 +85,9 @@ def record() -> VipRecord:
 def test_what_waits_and_what_is_left_out_is_not_settled() -> None:
     whole = record()
     assert unsettled([whole]) == []
-    lacking = change(whole, whole.spec, [IPv4Address("100.1.1.18")], 512, lambda: IPv4Address("20.0.0.1"))
+    lacking = change(
+        whole, whole.spec, [Checked(IPv4Address("100.1.1.18"))], 512, lambda: IPv4Address("20.0.0.1")
+    )
     assert unsettled([lacking]) == [f"VIP {VIP} leaves its DIP 100.1.1.18 out"]
     waiting = whole.model_copy(update={"returning": "tor1"})
     assert unsettled([waiting]) == [f"{VIP} waits for tor1"]
