@@ -35,7 +35,8 @@ class ReachMap(Model):
     `cut_off` are servers that nothing can be sent to, as the switches before them say: whose port or
     adjacency is down, or whose switch carries nothing. `dead` are switches and SMuxes to which no switch has
     carrier, `links_down` links without carrier, or that lost their BGP session. `pins` is how many pinned
-    flows switches hold at most, as they say. `suspect` says in words why monitoring suspects itself, not the
+    flows switches hold at most, as they say. `restarted` has, by node and process, when (Unix time) one that
+    had ended was last seen to be there again. `suspect` says in words why monitoring suspects itself, not the
     devices; empty where it does not.
     """
 
@@ -44,4 +45,5 @@ class ReachMap(Model):
     dead: tuple[str, ...] = ()
     links_down: tuple[tuple[str, str], ...] = ()
     pins: dict[str, int] = Field(default_factory=dict)
+    restarted: dict[str, dict[str, float]] = Field(default_factory=dict)
     suspect: str = ""

@@ -20,6 +20,8 @@ from controller.updater.status import Why
 
 _SHOWN = 5
 _LOOK_S = 0.2
+_LATELY_S = 300.0
+"""For so long it is told of processes that had ended and were there again."""
 
 
 @click.command(short_help="What happened.")
@@ -92,6 +94,7 @@ def status(session: Session) -> None:
             "controller": health.model_dump(mode="json"),
             "agents": dict(reach),
             "out_of_order": [a.model_dump(mode="json") for a in agents if a.reach.value != "ready"],
+            "restarted": {agent.name: agent.restarted for agent in agents if agent.restarted},
             "links_down": ["-".join(ends) for ends in network.links_down],
             **updater.model_dump(mode="json"),
         }
@@ -111,6 +114,10 @@ def status(session: Session) -> None:
             if device["name"] not in known:
                 again = f"; asked again in {device['retry_in_s']:.1f} s" if device["retry_in_s"] else ""
                 yield f"  {device['name']}: {device['problem']}{again}"
+        for name, processes in found["restarted"].items():
+            for process, at in processes.items():
+                if (ago := time.time() - at) < _LATELY_S:
+                    yield f"  {name}: its {process} had ended, and was there again {ago:.0f} s ago"
         if found["links_down"]:
             yield f"  links down: {_some(found['links_down'])}"
         if found["cut_off"]:

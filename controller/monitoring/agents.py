@@ -24,12 +24,16 @@ _PARALLEL = 128
 
 
 class AgentState(Model):
-    """One agent as monitoring sees it; `since` is a Unix time."""
+    """One agent as monitoring sees it; `since` is a Unix time.
+
+    `restarted` has when processes of its node were last seen to be others than before.
+    """
 
     name: str
     reach: Reach = Reach.UNKNOWN
     detail: str = ""
     since: float = Field(default_factory=time.time)
+    restarted: dict[str, float] = Field(default_factory=dict)
 
 
 class AgentWatch:
@@ -49,6 +53,7 @@ class AgentWatch:
         self._misses = misses
         self._limit = asyncio.Semaphore(_PARALLEL)
         self.states = {name: AgentState(name=name) for name in clients}
+        self._processes: dict[str, dict[str, int]] = {}
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -63,25 +68,37 @@ class AgentWatch:
         missed = 0
         while True:
             async with self._limit:
-                reach, detail = await _ask(client)
+                reach, detail, processes = await _ask(client)
             missed = missed + 1 if reach is Reach.UNREACHABLE else 0
+            self._note_processes(name, processes)
             state = self.states[name]
             if reach is not state.reach and (reach is not Reach.UNREACHABLE or missed >= self._misses):
-                self.states[name] = AgentState(name=name, reach=reach, detail=detail)
+                update = {"reach": reach, "detail": detail, "since": time.time()}
+                self.states[name] = state.model_copy(update=update)
                 self._changed(self.states[name])
             await asyncio.sleep(self._interval_s)
 
+    def _note_processes(self, name: str, processes: dict[str, int]) -> None:
+        """Note which processes of a node are others than when they were last told of."""
+        known = self._processes.setdefault(name, {})
+        now = {process: time.time() for process, pid in processes.items() if known.get(process, pid) != pid}
+        known |= processes
+        if now:
+            state = self.states[name]
+            self.states[name] = state.model_copy(update={"restarted": state.restarted | now})
 
-async def _ask(client: RestClient) -> tuple[Reach, str]:
+
+async def _ask(client: RestClient) -> tuple[Reach, str, dict[str, int]]:
     """Ask an agent how it is. Whatever goes wrong with that is the agent's, and says nothing of others."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             health = await client.health()
     except RestError as error:
-        return Reach.UNREACHABLE, str(error)
+        return Reach.UNREACHABLE, str(error), {}
     except TimeoutError:
-        return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s"
+        return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s", {}
     except Exception as error:
         logger.exception("%s cannot be asked how it is", client.url)
-        return Reach.UNREACHABLE, f"{type(error).__name__}: {error}"
-    return (Reach.READY if health.state is State.READY else Reach.UNWELL), health.detail
+        return Reach.UNREACHABLE, f"{type(error).__name__}: {error}", {}
+    reach = Reach.READY if health.state is State.READY else Reach.UNWELL
+    return reach, health.detail, health.processes

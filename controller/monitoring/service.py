@@ -212,6 +212,9 @@ class Monitoring:
             dead=tuple(sorted(dead)),
             links_down=tuple(sorted({*self._view.links_lost(), *self._fabric.links_down(answers)})),
             pins={name: t[_PINNED] for name, t in self._view.state.tables.items() if _PINNED in t},
+            restarted={
+                name: state.restarted for name, state in self._watch.states.items() if state.restarted
+            },
             suspect=suspect,
         )
         if now == self._told and time.monotonic() < self._told_at + _TELL_S:

@@ -73,6 +73,7 @@ class Updater:
         self._judge = HealthJudge()
         self._live_flows = live_flows
         self._links_down: set[tuple[str, str]] = set()
+        self._restarted: dict[str, dict[str, float]] = {}
         self.suspect = ""
         self._dead: frozenset[str] = frozenset()
         self.admission = Admission(state, inventory)
@@ -302,6 +303,7 @@ class Updater:
         self.suspect = told.suspect
         self._note_nodes(frozenset(told.dead))
         self._note_links(set(told.links_down))
+        self._note_restarts(told.restarted)
         for device, reach in told.devices.items():
             self.reconciler.set_reach(device, reach)
         self.reconciler.set_cut_off({*told.dead, *told.cut_off})
@@ -313,6 +315,15 @@ class Updater:
         for ends in sorted(down ^ self._links_down):
             self._events.add("link-down" if ends in down else "link-up", "-".join(ends))
         self._links_down = down
+
+    def _note_restarts(self, restarted: Mapping[str, Mapping[str, float]]) -> None:
+        """Record which processes had ended, and are there again."""
+        for node, processes in restarted.items():
+            known = self._restarted.setdefault(node, {})
+            for process, at in processes.items():
+                if known.get(process, 0.0) < at:
+                    known[process] = at
+                    self._events.add("restarted", node, process=process)
 
     def _note_nodes(self, dead: frozenset[str]) -> None:
         """Record which switches and SMuxes were cut off, and which are back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class State(StrEnum):
@@ -17,10 +17,15 @@ class State(StrEnum):
 
 
 class Health(BaseModel):
-    """What `/healthz` answers; `detail` says what is missing where the state is not `ready`."""
+    """What `/healthz` answers; `detail` says what is missing where the state is not `ready`.
+
+    `processes` has the ids of the service's process (`agent`) and of those that it runs (`bird`): one that is
+    another than before has ended meanwhile, however soon it was there again.
+    """
 
     state: State
     detail: str = ""
+    processes: dict[str, int] = Field(default_factory=dict)
 
 
 class Whoami(BaseModel):

@@ -92,6 +92,10 @@ class Bird:
         self.problem = ""
         """Why BIRD does not run as configured; else nothing."""
 
+    def processes(self) -> dict[str, int]:
+        """Return BIRD's process id by its name, where it runs."""
+        return {} if self.pid is None else {"bird": self.pid}
+
     def find(self) -> int | None:
         """Return the process id of the BIRD that serves the control socket, if there is one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -54,7 +55,7 @@ def create_app(
         """Say whether the service does its work."""
         now = health() if health else Health(state=State.READY)
         response.status_code = 200 if now.state is State.READY else 503
-        return now
+        return now.model_copy(update={"processes": {"agent": os.getpid(), **now.processes}})
 
     @app.get("/v1/identity", tags=["health"])
     async def whoami(request: Request) -> Whoami:

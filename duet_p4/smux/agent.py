@@ -163,12 +163,14 @@ def application(
     credentials: Credentials | None,
     traces: Traces,
     flows: FlowRecords,
+    bird: Bird,
 ) -> FastAPI:
     """Return the REST interface."""
 
     def health() -> Health:
         problem = service.problem
-        return Health(state=State.DEGRADED if problem else State.READY, detail=problem)
+        state = State.DEGRADED if problem else State.READY
+        return Health(state=state, detail=problem, processes=bird.processes())
 
     app = create_app(
         f"SMux {config.name}", access=config.access(), credentials=credentials, health=health, terms=terms
@@ -219,7 +221,7 @@ async def run(config: SmuxConfig) -> None:
         )
         stack.push_async_callback(traces.stop)
         flows = FlowRecords(config.name, "smux", _flow_config(config), lambda: _samples(datapath))
-        app = application(config, service, datapath, terms, credentials, traces, flows)
+        app = application(config, service, datapath, terms, credentials, traces, flows, bird)
 
         @app.get("/v1/draining", tags=["status"])
         async def get_draining() -> Draining:

@@ -193,9 +193,8 @@ class SwitchAgent:
     def health(self) -> Health:
         """Return whether the switch is under control and does what it should."""
         trouble = self.trouble() or self.service.problem
-        if not trouble:
-            return Health(state=State.READY)
-        return Health(state=State.DEGRADED if self._was_ready else State.STARTING, detail=trouble)
+        bad = State.DEGRADED if self._was_ready else State.STARTING
+        return Health(state=bad if trouble else State.READY, detail=trouble, processes=self._bird.processes())
 
     def trouble(self) -> str:
         """Return what is wrong with the switch, or nothing."""

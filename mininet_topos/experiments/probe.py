@@ -88,6 +88,14 @@ class Samples:
         limit = self.interval_s / 2 if tolerance_s is None else tolerance_s
         return bool(np.quantile(self.lateness, 0.99) > limit)
 
+    def worst_lateness(self, begin: float, end: float) -> float:
+        """Return how late the latest request from `begin` to `end` left, in seconds; infinite if none did.
+
+        Where it is much, what is lost in between may be missed.
+        """
+        within = (self.due >= begin) & (self.due < end)
+        return float(np.nanmax(self.lateness[within])) if within.any() else math.inf
+
     def outages(self, target: int) -> list[tuple[float, float]]:
         """Return each outage of a target as (start, seconds).
 

@@ -232,20 +232,30 @@ def told(value: Estimate, unit: str = " ms") -> str:
     return f"{value.mean:.1f}{half}{unit}"
 
 
-def error_of_probes(lateness_ms: Iterable[float]) -> str:
-    """Say what a figure of pings cannot resolve; `lateness_ms` is the prober's, at the 99th percentile."""
+def error_of_probes(
+    lateness_ms: Iterable[float], interval_s: float = PROBE_INTERVAL_S, what: str = "99%"
+) -> str:
+    """Say what a figure of pings cannot resolve; `lateness_ms` is the prober's, `what` of all says."""
     return (
-        f"Errors: a ping every {PROBE_INTERVAL_S * 1e3:g} ms, so an outage is known to within that; pings "
-        f"left "
-        f"{max(lateness_ms):.2f} ms late (99%); all nodes share {os.cpu_count()} cores, which real ones "
+        f"Errors: a ping every {interval_s * 1e3:g} ms, so an outage is known to within that; pings left "
+        f"{max(lateness_ms):.2f} ms late ({what}); all nodes share {os.cpu_count()} cores, which real ones "
         f"do not."
     )
 
 
 class Repetition(Generic[Measured]):
-    """Repeats a measurement until `runs` of them can be trusted; those whose prober stalled are discarded."""
+    """Repeats a measurement until `runs` of them can be trusted; those whose prober stalled are discarded.
 
-    def __init__(self, runs: int, say: Say) -> None:
+    `stalled` says of one whether it did.
+    """
+
+    def __init__(
+        self,
+        runs: int,
+        say: Say,
+        stalled: Callable[[Samples, Measured], bool] = lambda samples, _: samples.stalled(),
+    ) -> None:
+        self._stalled = stalled
         self.discarded = 0
         self._runs = runs
         self._say = say
@@ -258,7 +268,7 @@ class Repetition(Generic[Measured]):
         done = 0
         while done < self._runs:
             samples, measured = measure()
-            if samples.stalled():
+            if self._stalled(samples, measured):
                 self.discarded += 1
                 self._say(f"a run is discarded: the prober stalled ({self.discarded} so far)")
                 if self.discarded > max(self._runs, _DISCARDS):

@@ -76,9 +76,11 @@ def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
 def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any]) -> None:
     found = [
         failures.Measured(
-            {kind: failures.Kind([10.0 * n, 12.0 * n], [0.0, 0.1], n, 5, {"link-down"}) for kind in DAMAGES},
-            0,
-            [0.1],
+            {
+                kind: failures.Kind([10.0 * n, 12.0 * n], [0.0, 0.1], [n, 2.5], n, 5, {"link-down"})
+                for kind in DAMAGES
+            },
+            dict.fromkeys(DAMAGES, n),
             [],
         )
         for n in (1, 2)
@@ -88,8 +90,10 @@ def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any
     assert summary["outage_ms_over_bringups"]["agg"].mean == 16.5
     assert (summary["broken"]["tor"], summary["left_with_their_dip"]["tor"]) == (3, 10)
     assert summary["unserved_share_after_5s"]["server"] == pytest.approx(0.05)
+    assert (summary["discarded"], summary["discarded_by_kind"]["tor"]) == (3 * len(DAMAGES), 3)
     failures._plot(tmp_path, found)
     assert "halted nodes lose power" in noted(drawn)
+    assert "2.50 ms late (the worst from 20 ms before to 200 ms after failures)" in noted(drawn)
     to_json(summary)
 
 

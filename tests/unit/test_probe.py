@@ -1,3 +1,4 @@
+import math
 from ipaddress import IPv4Address
 
 import numpy as np
@@ -23,6 +24,13 @@ def test_an_outage_lasts_from_the_first_lost_request_to_the_next_answered_one() 
 def test_a_late_prober_is_told_from_a_slow_network() -> None:
     assert not samples([1, 2, 3]).stalled()
     assert samples([], late=0.002).stalled()
+
+
+def test_how_late_a_ping_left_about_a_moment_is_known_and_no_ping_is_worst() -> None:
+    found = samples([], late=0.002)
+    begin, end = float(found.due[0]), float(found.due[-1]) + 1
+    assert found.worst_lateness(begin, end) == pytest.approx(0.002)
+    assert found.worst_lateness(end, end + 1) == math.inf
 
 
 def test_what_cannot_be_probed_is_refused() -> None:

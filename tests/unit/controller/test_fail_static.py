@@ -236,6 +236,15 @@ def test_a_check_of_a_port_decides_about_that_port_only(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_what_had_ended_is_an_event_once(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        for at in (1.0, 1.0, 2.0):
+            await net.updater.set_reach(ReachMap(devices={}, restarted={"s1": {"bird": at}}))
+        assert (await net.kinds()).count("restarted") == 2
+
+    run(tmp_path, scenario)
+
+
 def test_a_dip_that_leaves_a_vip_takes_its_health_along(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         checked = Vip(address=VIP, dips=dips(3), health=HealthCheck(port=80))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
-from controller.monitoring.agents import AgentState
+from controller.monitoring.agents import AgentState, AgentWatch
 from controller.monitoring.evidence import is_lost, neighbours_of, suspicion
 from controller.monitoring.fabric import Fabric
 from controller.monitoring.network import NetworkView
@@ -28,6 +28,7 @@ from controller.monitoring.traffic import (
 from controller.reach import Reach, ReachMap
 from duet_p4.api.mux import MuxStatus, SessionStatus, TableUse
 from duet_p4.api.ports import HostPort, NeighbourPort
+from duet_p4.api.service import Health, State
 from duet_p4.rest.client import UnreachableError
 
 VIP, DIP = IPv4Address("10.0.0.1"), IPv4Address("100.1.1.1")
@@ -228,6 +229,33 @@ def test_what_monitoring_knows_is_told_again_until_the_updater_has_heard_it() ->
         await monitoring._judge()
         await monitoring._judge()
         assert len(heard.told) == 1, "what is known already is not told again at once"
+
+    asyncio.run(run())
+
+
+def test_a_process_that_was_there_again_before_anybody_missed_it_is_told_of() -> None:
+    pids = {"agent": 10, "bird": 11}
+
+    class Asked:
+        url = "http://tor1"
+
+        async def health(self) -> Health:
+            return Health(state=State.READY, processes=pids)
+
+    async def run() -> None:
+        agents: Any = {"tor1": Asked()}
+        watch = AgentWatch(agents, lambda state: None, interval_s=0.001, misses=3)
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(10):
+            while watch.states["tor1"].reach is not Reach.READY:  # noqa: ASYNC110 - another task asks
+                await asyncio.sleep(0)
+            assert watch.states["tor1"].restarted == {}
+            pids["bird"] = 12
+            while not (restarted := watch.states["tor1"].restarted):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        watching.cancel()
+        assert restarted.keys() == {"bird"}
+        assert watch.states["tor1"].reach is Reach.READY
 
     asyncio.run(run())
 
