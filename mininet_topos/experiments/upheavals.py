@@ -112,7 +112,7 @@ def fail_check(testbed: Running, vip: IPv4Address, dip: IPv4Address, *, failing:
 
     async def wait(controller: ControllerClient) -> None:
         async with asyncio.timeout(_WHOLE_S):
-            while (dip in (await controller.vip(vip)).left_out()) is not failing:
+            while (dip in (await controller.vip(vip)).left_out()) is not failing:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
 
     with_controller(testbed, wait)

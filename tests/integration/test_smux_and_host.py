@@ -41,6 +41,7 @@ pytestmark = [
 ]
 ALL = (*DIPS["server1"], *DIPS["server2"])
 TIMEOUT_S = 5.0
+LARGE = 3000
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,11 @@ def test_a_dip_is_a_client_of_its_own_vip(network: Balanced) -> None:
                 data, sender = sock.recvfrom(2048)
             assert sender == ("10.0.0.16", ECHO)
             answered.add(IPv4Address(data.decode().split()[0]))
+            with udp() as sock:
+                sock.bind((str(ALL[0]), 0))
+                sock.sendto(bytes(LARGE), ("10.0.0.16", ECHO))
+                data, sender = sock.recvfrom(2 * LARGE)
+            assert (sender, len(data)) == (("10.0.0.16", ECHO), len(f"{ALL[0]} ") + LARGE), "fragments"
     assert answered == set(ALL)
     assert network.hosts["server1"].exits()["OUT_HAIRPIN"].packets > 0
 

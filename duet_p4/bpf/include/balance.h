@@ -55,7 +55,7 @@ struct fragment_key {
     __be32 destination;
     __be16 id;
     __u8 protocol;
-    __u8 padding;
+    __u8 departing; /* of what leaves a DIP: that may come back to its own server, as a hairpin */
 };
 
 static __always_inline struct fragment_key fragment_of(const struct iphdr *ip)

@@ -59,9 +59,16 @@ static __always_inline int checksum_offset(__u8 protocol)
     return 0;
 }
 
-static __always_inline struct lead *lead_of(const struct iphdr *ip)
+static __always_inline struct fragment_key departing_fragment_of(const struct iphdr *ip)
 {
     struct fragment_key key = fragment_of(ip);
+
+    key.departing = 1;
+    return key;
+}
+
+static __always_inline struct lead *lead_of(const struct iphdr *ip, struct fragment_key key)
+{
     struct lead *lead = bpf_map_lookup_elem(&fragments, &key);
 
     if (!lead || (__s64)(bpf_ktime_get_coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT) {
@@ -72,10 +79,9 @@ static __always_inline struct lead *lead_of(const struct iphdr *ip)
     return lead;
 }
 
-static __always_inline void lead_the_others(const struct iphdr *ip, __be32 address, __u32 meter)
+static __always_inline void lead_the_others(struct fragment_key key, __be32 address, __u32 meter, __be32 client)
 {
-    struct fragment_key key = fragment_of(ip);
-    struct lead lead = {.address = address, .meter = meter, .seen = bpf_ktime_get_coarse_ns()};
+    struct lead lead = {.address = address, .meter = meter, .client = client, .seen = bpf_ktime_get_coarse_ns()};
 
     bpf_map_update_elem(&fragments, &key, &lead, BPF_ANY);
 }

@@ -332,7 +332,7 @@ static __always_inline int find_target(__be32 end, const struct iphdr *inner, co
     if (!state_of(&key, &service))
         return DROP_UNKNOWN_VIP;
     if (kind == FLOW_FRAGMENT) {
-        struct lead *lead = lead_of(inner);
+        struct lead *lead = lead_of(inner, fragment_of(inner));
 
         if (lead) {
             target->dip = lead->address;
@@ -475,7 +475,7 @@ static __always_inline int receive(struct xdp_md *ctx)
     }
     carry_ecn(outer->tos, inner);
     if (ipv4_is_first_fragment(inner))
-        lead_the_others(inner, target.dip, target.meter);
+        lead_the_others(fragment_of(inner), target.dip, target.meter, 0);
     if (kind == FLOW_ICMP_ERROR) {
         how = IN_ICMP_ERROR;
         if (!redirect_quoted(inner, end, target.dip, port, has_port) ||

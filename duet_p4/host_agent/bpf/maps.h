@@ -145,6 +145,8 @@ struct exhausted_key {
 struct lead {
     __be32 address;
     __u32 meter;
+    __be32 client; /* the DIP of this server that they are handed to; 0 where they leave it */
+    __u32 padding;
     __u64 seen;
 };
 

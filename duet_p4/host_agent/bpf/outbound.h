@@ -332,7 +332,7 @@ static __always_inline int begin_connection(struct __sk_buff *skb, struct depart
         return full(skb);
     }
     if (ipv4_is_first_fragment(&packet->ip))
-        lead_the_others(&packet->ip, search.snat.vip, search.snat.meter);
+        lead_the_others(departing_fragment_of(&packet->ip), search.snat.vip, search.snat.meter, 0);
     return depart(skb, packet, search.snat.vip, search.found, true, search.snat.meter, OUT_SNAT);
 }
 
@@ -364,7 +364,7 @@ static __always_inline int go_on(struct __sk_buff *skb, const struct departing *
     else if (packet->kind == FLOW_TCP_RST)
         known->state |= TRANSLATION_RST;
     if (ipv4_is_first_fragment(&packet->ip))
-        lead_the_others(&packet->ip, known->address, known->meter);
+        lead_the_others(departing_fragment_of(&packet->ip), known->address, known->meter, 0);
     return depart(skb, packet, known->address, known->port, true, known->meter, OUT_SNAT);
 }
 
@@ -419,9 +419,16 @@ static __always_inline int transmit(struct __sk_buff *skb)
     if (!local || !(local->flags & LOCAL_DIP))
         return NEXT;
     if (packet.kind == FLOW_FRAGMENT) {
-        struct lead *lead = lead_of(&packet.ip);
+        struct lead *lead = lead_of(&packet.ip, departing_fragment_of(&packet.ip));
 
-        return lead ? depart(skb, &packet, lead->address, 0, false, lead->meter, OUT_REPLY) : NEXT;
+        if (!lead)
+            return NEXT;
+        if (!lead->client)
+            return depart(skb, &packet, lead->address, 0, false, lead->meter, OUT_REPLY);
+
+        struct origin origin = {.vip = lead->address, .meter = lead->meter, .client = lead->client};
+
+        return hand_back(skb, &packet, &origin);
     }
     if (local->flags & LOCAL_SNAT) {
         struct translation *known = bpf_map_lookup_elem(&snat_out, &packet.flow);
@@ -438,15 +445,17 @@ static __always_inline int transmit(struct __sk_buff *skb)
     if (!begun)
         origin = origin_of(local, &packet);
     if (origin.vip && origin.vip != packet.ip.saddr) {
-        if (origin.client)
-            return packet.kind == FLOW_ICMP_ERROR ? NEXT : hand_back(skb, &packet, &origin);
+        if (origin.client && packet.kind == FLOW_ICMP_ERROR)
+            return NEXT;
         if (ipv4_is_first_fragment(&packet.ip))
-            lead_the_others(&packet.ip, origin.vip, origin.meter);
+            lead_the_others(departing_fragment_of(&packet.ip), origin.vip, origin.meter, origin.client);
+        if (origin.client)
+            return hand_back(skb, &packet, &origin);
         return depart(skb, &packet, origin.vip, 0, false, origin.meter, OUT_REPLY);
     }
     if (ipv4_is_first_fragment(&packet.ip)) {
         /* The others must not follow a datagram that had the same identification. */
-        struct fragment_key key = fragment_of(&packet.ip);
+        struct fragment_key key = departing_fragment_of(&packet.ip);
 
         bpf_map_delete_elem(&fragments, &key);
     }

@@ -654,6 +654,34 @@ def test_a_dip_may_be_a_client_of_its_own_vip(host: Host) -> None:
     assert host.counted() == {"IN_HAIRPIN", "OUT_HAIRPIN"}
 
 
+def test_fragments_of_a_hairpin_follow_their_first_both_ways(host: Host) -> None:
+    """None has ports but the first, and the answer's have to be handed back, not sent out."""
+    payload = Raw(bytes(64))
+    asks = [
+        IP(src=DIP, dst=VIP, id=6, flags="MF", proto=17)
+        / UDP(sport=5000, dport=53, len=136, chksum=0)
+        / payload,
+        IP(src=DIP, dst=VIP, id=6, frag=9, proto=17) / payload,
+    ]
+    for packet in asks:
+        turned = packet.copy()
+        turned.src, turned.dst = VIP, DIP
+        assert leaves_as(host, packet) == DIP, "although the first one is back already"
+        host.expect_in(tunneled(packet), turned)
+    answers = [
+        IP(src=DIP, dst=VIP, id=7, flags="MF", proto=17)
+        / UDP(sport=53, dport=5000, len=136, chksum=0)
+        / payload,
+        IP(src=DIP, dst=VIP, id=7, frag=9, proto=17) / payload,
+    ]
+    for packet in answers:
+        handed = packet.copy()
+        handed.src, handed.dst = VIP, DIP
+        run = host.path.outbound.test_run(bytes(Ether(src=MAC, dst=TOR_MAC) / packet))
+        assert (run.retval, run.data_out) == (TC_REDIRECT, bytes(Ether(src=MAC, dst=MAC) / fresh(handed)))
+    assert host.counted() == {"IN_HAIRPIN", "OUT_HAIRPIN"}
+
+
 def test_a_later_fragment_does_not_follow_a_datagram_of_another_kind(host: Host) -> None:
     first = (
         IP(src=DIP, dst=CLIENT, id=5, flags="MF", proto=17) / UDP(sport=53, dport=9, len=136) / Raw(bytes(64))
