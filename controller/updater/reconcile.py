@@ -30,7 +30,7 @@ from controller.updater.outcome import Outcome
 from controller.updater.pinning import disturbs, pinned
 from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
 from controller.updater.queue import WorkQueue
-from controller.updater.wanted import entries_of, kinds_of, mux_entries, wanted_of
+from controller.updater.wanted import Wanted, kinds_of, mux_entries
 from controller.updater.waves import Waves
 from duet_p4 import telemetry
 from duet_p4.api.host import LiveFlow
@@ -106,6 +106,7 @@ class Reconciler:
         self.pins: Mapping[str, int] = {}
         """How many pinned flows a switch holds, where it has said so; else the inventory does."""
         self._kinds = kinds_of(inventory)
+        self._wanted = Wanted(inventory)
         self._smuxes = [smux.name for smux in inventory.smuxes]
         self._holders: dict[IPv4Address, set[str]] = {}
         self._limit = asyncio.Semaphore(PARALLEL_DEVICES)
@@ -120,7 +121,7 @@ class Reconciler:
 
     def _lane(self, name: str, device: Device) -> Lane:
         def wanted() -> DeviceState:
-            return wanted_of(name, device.kind, self._state, self._inventory)
+            return self._wanted.on(name, device.kind, self._state)
 
         def differs(addresses: set[IPv4Address]) -> None:
             for address in addresses:
@@ -295,6 +296,7 @@ class Reconciler:
                 self._events.add("returned", str(address), switch=carried.switch)
 
     def _forget(self, key: IPv4Address) -> None:
+        self._wanted.forget(key)
         self._refused.pop(key, None)
         self._told.pop(key, None)
         self._silent_since.pop(key, None)
@@ -321,7 +323,7 @@ class Reconciler:
         wanted: dict[str, DeviceState] = {}
         for address in addresses:
             names |= self._holders.get(address, set())
-        for name, entry in entries_of(record, self._inventory) if record is not None else ():
+        for name, entry in self._wanted.of(record) if record is not None else ():
             if name not in wanted:
                 wanted[name] = DeviceState(self._kinds[name])
             wanted[name].hold(entry)

@@ -26,52 +26,81 @@ def wanted_states(records: Iterable[VipRecord], inventory: Inventory) -> dict[st
     The SMuxes hold everything, a switch what is placed on it, a server the VIPs of its DIPs.
     """
     wanted = {name: DeviceState(kind) for name, kind in kinds_of(inventory).items()}
+    entries = Wanted(inventory)
     for record in records:
-        for name, entry in entries_of(record, inventory):
+        for name, entry in entries.of(record):
             wanted[name].hold(entry)
     return wanted
 
 
-def entries_of(record: VipRecord, inventory: Inventory) -> Iterator[tuple[str, Entry]]:
-    """Yield what each device holds of one VIP and its TIPs, all of it announced."""
-    for entry, switch in mux_entries(record).values():
-        for smux in inventory.smuxes:
-            yield smux.name, entry
-        if switch is not None and inventory.has_switch(switch):
-            yield switch, entry
-    yield from host_vips(record, inventory).items()
+class Wanted:
+    """What devices shall hold of VIPs.
 
-
-def wanted_of(device: str, kind: DeviceKind, state: State, inventory: Inventory) -> DeviceState:
-    """Return all that one device shall hold."""
-    wanted = DeviceState(kind)
-    if kind is DeviceKind.SMUX:
-        for record in state.records():
-            for entry, _ in mux_entries(record).values():
-                wanted.hold(entry)
-    elif kind is DeviceKind.SWITCH:
-        for address in sorted(state.on(device)):
-            owner = state.get(state.owner(address) or address)
-            if owner is not None:
-                wanted.hold(mux_entries(owner)[address][0])
-    else:
-        for vip in sorted(state.at_server(device)):
-            record_of = state.get(vip)
-            if record_of is not None:
-                for entry in host_vips(record_of, inventory, only=device).values():
-                    wanted.hold(entry)
-    return wanted
-
-
-def host_vips(record: VipRecord, inventory: Inventory, only: str | None = None) -> dict[str, HostVip]:
-    """Return what each server, or one only, holds of a VIP.
-
-    DIPs of no server in the inventory are others' to set up.
+    What servers shall is made once for a spec and its layout: it takes long, is asked for often, and changes
+    with neither when a VIP moves.
     """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._at_servers: dict[IPv4Address, tuple[VipRecord, dict[str, HostVip]]] = {}
+
+    def of(self, record: VipRecord) -> Iterator[tuple[str, Entry]]:
+        """Yield what each device holds of one VIP and its TIPs, all of it announced."""
+        for entry, switch in mux_entries(record).values():
+            for smux in self._inventory.smuxes:
+                yield smux.name, entry
+            if switch is not None and self._inventory.has_switch(switch):
+                yield switch, entry
+        yield from self._servers(record).items()
+
+    def on(self, device: str, kind: DeviceKind, state: State) -> DeviceState:
+        """Return all that one device shall hold."""
+        wanted = DeviceState(kind)
+        if kind is DeviceKind.SMUX:
+            for record in state.records():
+                for entry, _ in mux_entries(record).values():
+                    wanted.hold(entry)
+        elif kind is DeviceKind.SWITCH:
+            for address in sorted(state.on(device)):
+                owner = state.get(state.owner(address) or address)
+                if owner is not None:
+                    wanted.hold(mux_entries(owner)[address][0])
+        else:
+            for vip in sorted(state.at_server(device)):
+                record_of = state.get(vip)
+                if record_of is not None and (held := self._servers(record_of).get(device)):
+                    wanted.hold(held)
+        return wanted
+
+    def forget(self, vip: IPv4Address) -> None:
+        """Forget a VIP that is wanted no more."""
+        self._at_servers.pop(vip, None)
+
+    def _servers(self, record: VipRecord) -> dict[str, HostVip]:
+        known = self._at_servers.get(record.address)
+        if known is not None and _laid_out_alike(known[0], record):
+            return known[1]
+        held = host_vips(record, self._inventory)
+        self._at_servers[record.address] = record, held
+        return held
+
+
+def _laid_out_alike(one: VipRecord, other: VipRecord) -> bool:
+    """Whether two records of a VIP have the very same spec, layout and TIPs."""
+    return (
+        one.spec is other.spec
+        and one.layout is other.layout
+        and len(one.tips) == len(other.tips)
+        and all(mine.tip is theirs.tip for mine, theirs in zip(one.tips, other.tips, strict=True))
+    )
+
+
+def host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
+    """Return what each server holds of a VIP. DIPs of no server in the inventory are others' to set up."""
 
     def name_of(dip: Dip) -> str | None:
         server = inventory.server_at(dip.encap)
-        return server.name if server and only in (None, server.name) else None
+        return server.name if server else None
 
     return HostVip.spread(record.spec, record.layout, [placed.tip for placed in record.tips], name_of)
 

@@ -30,6 +30,7 @@ from duet_p4.model import Dip, Vip
 from duet_p4.rest.client import RestError
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
+from mininet_topos.experiments.cpu import CpuTime
 from mininet_topos.experiments.setting import Running, Say, running
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.folder import TestbedError
@@ -98,7 +99,10 @@ def measure(name: str, vips: int, runs: int, say: Say) -> dict[str, Any]:
         note(**_rates(do, pairs, "few"))
         note(failover_ms_few=_fail_over(testbed, testbed.vips[:1]))
         do(_settled)
+        cpu = CpuTime(testbed.folder.bound())
         note(load_s=do(lambda c: _load(c, pairs, vips)))
+        record["load_cpu_s_of"] = cpu.seconds()
+        note(load_cpu_s=sum(record["load_cpu_s_of"].values()))
         status = do(lambda c: c.status())
         note(hmux_vips=status.on_hmuxes, smux_vips=status.vips)
         note(add_vip_ms_median_full=do(lambda c: _add_singly(c, pairs, runs)))

@@ -3,10 +3,10 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.inventory import Inventory, Role, SMux, Switch
+from controller.inventory import Inventory, Role, Server, SMux, Switch
 from controller.records import VipRecord
 from controller.updater.plan import Action, DeviceState, Wave, plan_update
-from controller.updater.wanted import wanted_states
+from controller.updater.wanted import Wanted, wanted_states
 from duet_p4.model import Dip, MuxVip, Vip
 
 SWITCHES = ["s1", "s2"]
@@ -99,3 +99,19 @@ def test_every_plan_converges_and_never_holds_a_vip_on_two_switches(
         announced = any(step.address in held[name].announced for name in SWITCHES)
         assert not announced or step.address in held["m1"].entries, f"{step.address} has no backstop"
     assert held == wanted
+
+
+def test_what_a_server_holds_of_a_vip_is_made_anew_when_its_layout_changes_and_not_when_it_moves() -> None:
+    dips = tuple(IPv4Address("100.0.0.1") + i for i in range(4))
+    server = Server(name="h1", agent="http://x", switch="s1", dips=dips)
+    inventory = Inventory.model_validate({**INVENTORY.model_dump(), "servers": (server,)})
+    wanted = Wanted(inventory)
+    first = record(1, None)
+    held = dict(wanted.of(first))
+    assert set(held) == {"h1", "m1"}
+    moved = dict(wanted.of(first.model_copy(update={"switch": "s1"})))
+    assert moved["h1"] is held["h1"] and "s1" in moved
+    for changed in (record(1, None, 3), record(1, None)):
+        assert dict(wanted.of(changed)) == dict(Wanted(inventory).of(changed))
+    wanted.forget(first.address)
+    assert dict(wanted.of(first)) == held
