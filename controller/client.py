@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from controller.audit import KIND, Noted, Stated
+from controller.cluster.status import ClusterStatus
 from controller.engine import Explanation
 from controller.engine.live.api import AssignmentRequest, AssignmentResult
 from controller.inventory import Inventory
@@ -201,6 +202,10 @@ class UpdaterClient(RestClient):
         """Return what carrying an assignment out would do."""
         body = Assignment(placements=tuple(placements))
         return await self.call("POST", "/v1/assignment/plan", Plan, body=body, timeout_s=LONG_S)
+
+    async def cluster(self) -> ClusterStatus:
+        """Return whether this controller leads, and who does."""
+        return await self.call("GET", "/v1/cluster", ClusterStatus)
 
     async def resync(self) -> Report:
         """Repair what differs from what is wanted."""

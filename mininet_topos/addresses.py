@@ -33,7 +33,11 @@ OURS = (VIPS, TIPS, SERVERS, LINKS, LOOPBACKS, MANAGEMENT)
 """What nobody outside has."""
 
 CONTROLLERS = tuple(MANAGEMENT[number] for number in range(1, 10))
-"""Where controllers are, at most as many: all in the root namespace, on the management network's bridge."""
+"""Where controllers are, at most as many. One alone is in the root namespace, on the management network's
+bridge; each of several has a namespace of its own."""
+
+OPERATORS = MANAGEMENT[10]
+"""Where the root namespace is on the management network when there are several controllers."""
 
 MAX_CONTAINERS = 255
 MAX_TORS_PER_CONTAINER = 255

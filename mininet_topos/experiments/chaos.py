@@ -1,8 +1,9 @@
 """Chaos (beyond the paper): random processes are killed while an operator changes what is wanted.
 
-All the while clients come and go, so that changes meet live connections that they must pin. Then it is
-quiet, and the testbed must come to hold exactly what was acknowledged: every device is read back, switches
-also over P4Runtime, and every VIP must answer every client.
+Of several controllers, the leader also freezes and wakes up, and the network between them parts. All the
+while clients come and go, so that changes meet live connections that they must pin, and no two switches may
+announce one address. Then it is quiet, and the testbed must come to hold exactly what was acknowledged: every
+device is read back, switches also over P4Runtime, and every VIP must answer every client.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -28,17 +29,18 @@ import numpy as np
 from controller.client import ControllerClient
 from controller.records import VipRecord
 from duet_p4 import results
-from duet_p4.rest.client import RestError
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments import convergence
+from mininet_topos.experiments.announcers import Announcers
 from mininet_topos.experiments.churn import Fate, Operator
 from mininet_topos.experiments.connections import HTTP_PORT
+from mininet_topos.experiments.discord import Cluster, Discord
 from mininet_topos.experiments.setting import Say, write
 from mininet_topos.fattree import PAPER, FatTree
-from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed import namespaces
-from mininet_topos.testbed.folder import Folder
+from mininet_topos.testbed.folder import ROOT_NODE, Folder
+from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.operation import running
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
@@ -49,6 +51,7 @@ _KILL_EVERY_S = (0.2, 2.0)
 _CHANGE_EVERY_S = (0.1, 1.0)
 _INTO_CHANGE_S = (0.0, 0.2)
 _CONNECT_EVERY_S = (0.0, 0.2)
+_DISCORD_EVERY_S = (3.0, 10.0)
 _CONNECTED_S = (0.5, 10.0)
 _CONNECT_TIMEOUT_S = 1.0
 _CHANGE_S = 60.0
@@ -66,11 +69,13 @@ class Victim(StrEnum):
     HOST_AGENT = "host-agent"
     CONTROLLER = "controller"
     BIRD = "bird"
+    LEADER = "leader"
+    ETCD = "etcd"
 
 
 @dataclass(frozen=True)
 class Event:
-    """A kill or a change of what is wanted: seconds since the start, what it was, what became of it."""
+    """A kill, a change, or discord: seconds since the start, what it was, what became of it."""
 
     at_s: float
     kind: str
@@ -89,6 +94,7 @@ class _Chaos:
     operator: Operator
     clients: list[str]
     rng: random.Random
+    cluster: Cluster | None = None
     connections: int = 0
     changing: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
@@ -105,6 +111,10 @@ class _Chaos:
             group.create_task(self._repeat(self._kill, _KILL_EVERY_S, end))
             group.create_task(self._repeat(self._change, _CHANGE_EVERY_S, end))
             group.create_task(self._repeat(connect, _CONNECT_EVERY_S, end))
+            if self.cluster is not None:
+                watching = group.create_task(self.cluster.watch())
+                await self._repeat(self._sow, _DISCORD_EVERY_S, end)
+                watching.cancel()
 
     async def _repeat(self, act: Callable[[], Any], every_s: tuple[float, float], end: float) -> None:
         while time.monotonic() < end:
@@ -114,9 +124,11 @@ class _Chaos:
     async def _kill(self) -> None:
         """Kill a process the hard way; whoever supervises it starts it again."""
         found = await asyncio.to_thread(_victims, self.folder)
+        if self.cluster is not None and (leader := self.cluster.leader()):
+            found[Victim.LEADER] = [(n, pid) for n, pid in found.get(Victim.CONTROLLER, []) if n == leader]
         kind = self.rng.choice([kind for kind in Victim if found.get(kind)])
         node, pid = self.rng.choice(found[kind])
-        if kind is Victim.CONTROLLER:
+        if kind in (Victim.CONTROLLER, Victim.LEADER):
             # Only in the middle of a change has it something to lose.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changing.wait(), max(_CHANGE_EVERY_S))
@@ -124,6 +136,16 @@ class _Chaos:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._note("kill", kind, node, "killed", time.monotonic())
+            if kind is Victim.LEADER and self.cluster is not None:
+                await self.cluster.followed(kind, time.monotonic())
+
+    async def _sow(self) -> None:
+        assert self.cluster is not None
+        began = time.monotonic()
+        found = await asyncio.to_thread(_victims, self.folder)
+        if sown := await self.cluster.sow(dict(found.get(Victim.CONTROLLER, []))):
+            what, whom, lasted_s = sown
+            self._note("discord", what, whom, "over", began, f"{lasted_s:.1f} s")
 
     async def _change(self) -> None:
         began = time.monotonic()
@@ -156,12 +178,14 @@ class _Chaos:
 
 
 def _victims(folder: Folder) -> dict[Victim, list[tuple[str, int]]]:
-    """Return the running processes of each kind, with their nodes."""
+    """Return the running processes of each kind, with their nodes, or names where one node has several."""
     found: dict[Victim, list[tuple[str, int]]] = {}
     processes = ask(folder, Request(do="status")).processes
     for process in processes:
-        if process.pid is not None and process.name in set(Victim):
-            found.setdefault(Victim(process.name), []).append((process.node, process.pid))
+        kind = process.name.rstrip("0123456789")
+        if process.pid is not None and kind in set(Victim):
+            who = process.name if process.node == ROOT_NODE else process.node
+            found.setdefault(Victim(kind), []).append((who, process.pid))
     # BIRD is a child of its node's agent, but for those of clients.
     for node in sorted(
         {process.node for process in processes if process.name in (Victim.AGENT, Victim.SMUX)}
@@ -187,23 +211,41 @@ class _Verdict:
 
 
 def run(
-    name: str, out: Path, say: Say, seconds: float = SECONDS, seed: int = 1, size: FatTree = PAPER
+    name: str,
+    out: Path,
+    say: Say,
+    seconds: float = SECONDS,
+    seed: int = 1,
+    size: FatTree = PAPER,
+    controllers: int = 1,
 ) -> dict[str, Any]:
     """Kill and change for `seconds`, then wait for convergence; write events and summary; return it."""
     folder = Folder(name)
-    say("bringing up the testbed, with a controller and no VIPs")
-    with running(folder, Plan(size=size), []) as graph:
+    say(f"bringing up the testbed, with {controllers} controllers and no VIPs")
+    with running(folder, Plan(size=size, controllers=controllers), []) as graph:
         say(f"killing and changing for {seconds:g} s (seed {seed})")
-        chaos, verdict = asyncio.run(_play(folder, graph, seconds, seed, say))
+        switches = {n.name: folder.namespace(n.name) for n in fattree.nodes(graph, *SWITCHES)}
+        with Announcers(switches) as announcers:
+            chaos, verdict = asyncio.run(_play(folder, graph, seconds, seed, controllers, say))
+    if announcers.failure:
+        raise RuntimeError(f"who announces what was not followed to the end: {announcers.failure}")
     events, operator = chaos.events, chaos.operator
     fates = Counter(event.fate for event in events if event.kind == "change")
     summary = {
         "seconds": seconds,
         "seed": seed,
+        "controllers": controllers,
         "kills": {kind: _count(events, "kill", kind) for kind in Victim},
+        "discord": {kind: _count(events, "discord", kind) for kind in Discord},
+        "leaderless_s": chaos.cluster.vacancies if chaos.cluster is not None else [],
         "changes": {fate: fates[fate] for fate in Fate},
         "connections": chaos.connections,
         "vips": len(operator.wanted),
+        "announcements": announcers.changes,
+        "announced_twice": [
+            f"{o.address} by {', '.join(o.switches)} at {o.at - chaos.started:.3f} s"
+            for o in announcers.overlaps
+        ],
         "lost": operator.lost,
         "converged_s": verdict.converged_s,
         "verified_s": verdict.verified_s,
@@ -217,18 +259,29 @@ def run(
 
 
 async def _play(
-    folder: Folder, graph: nx.Graph, seconds: float, seed: int, say: Say
+    folder: Folder, graph: nx.Graph, seconds: float, seed: int, controllers: int, say: Say
 ) -> tuple[_Chaos, _Verdict]:
     switches = [node.name for node in fattree.nodes(graph, *SWITCHES)]
     servers = [node for node in fattree.nodes(graph, Kind.SERVER) if node.is_dip]
-    async with agents_module.controller(folder, _CHANGE_S) as controller:
-        operator = Operator(controller, random.Random(f"changes {seed}"), switches, servers)
-        clients = [node.name for node in fattree.nodes(graph, Kind.CLIENT)]
-        chaos = _Chaos(folder, operator, clients, random.Random(f"kills {seed}"))
+    async with AsyncExitStack() as stack:
+
+        async def client(name: str) -> ControllerClient:
+            local = folder.controller_socket(name)
+            made = ControllerClient("http://controller", local=local, timeout_s=_CHANGE_S)
+            return await stack.enter_async_context(made)
+
+        clients = {name: await client(name) for name in controller_names(controllers)}
+        operator = Operator(list(clients.values()), random.Random(f"changes {seed}"), switches, servers)
+        agents = [node.management.ip for node in fattree.nodes(graph) if node.management is not None]
+        cluster = (
+            Cluster(folder, clients, agents, random.Random(f"discord {seed}")) if controllers > 1 else None
+        )
+        outside = [node.name for node in fattree.nodes(graph, Kind.CLIENT)]
+        chaos = _Chaos(folder, operator, outside, random.Random(f"kills {seed}"), cluster)
         await chaos.run(seconds)
         kills = sum(event.kind == "kill" for event in chaos.events)
-        say(f"{kills} kills, {len(chaos.events) - kills} changes; quiet now")
-        verdict = await _await_convergence(folder, graph, controller, chaos.ended())
+        say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")
+        verdict = await _await_convergence(folder, graph, operator, chaos.ended())
         await operator.check()
     for line in (*operator.lost, *verdict.differences)[:_TOLD]:
         say(f"wrong: {line}")
@@ -237,13 +290,11 @@ async def _play(
     return chaos, verdict
 
 
-async def _await_convergence(
-    folder: Folder, graph: nx.Graph, controller: ControllerClient, began: float
-) -> _Verdict:
+async def _await_convergence(folder: Folder, graph: nx.Graph, operator: Operator, began: float) -> _Verdict:
     """Wait until nothing differs; times count from `began` (monotonic clock), the last kill or change."""
     awaited: list[str] = []
     while True:
-        converged_s, found = await _differences(folder, graph, controller, began)
+        converged_s, found = await _differences(folder, graph, operator, began)
         verified_s = time.monotonic() - began
         if not found or verified_s > _CONVERGED_S:
             return _Verdict(round(converged_s, 3), round(verified_s, 3), tuple(found), tuple(awaited))
@@ -252,13 +303,13 @@ async def _await_convergence(
 
 
 async def _differences(
-    folder: Folder, graph: nx.Graph, controller: ControllerClient, began: float
+    folder: Folder, graph: nx.Graph, operator: Operator, began: float
 ) -> tuple[float, list[str]]:
     """Return what is not as wanted, the quickest look first, and the seconds from `began` to its end."""
     try:
-        records: list[VipRecord] = await controller.vips()
-    except RestError as error:
-        return time.monotonic() - began, [str(error)]
+        records: list[VipRecord] = list((await operator.records()).values())
+    except TimeoutError:
+        return time.monotonic() - began, ["no controller answers"]
     found = await convergence.amiss(folder, graph, records)
     converged_s = time.monotonic() - began
     vips: list[IPv4Address] = [record.address for record in records]
@@ -273,16 +324,17 @@ def _count(events: Iterable[Event], kind: str, what: str) -> int:
 
 def _plot(out: Path, events: list[Event], verdict: _Verdict) -> None:
     figure, axes = results.figure(figsize=(8, 3.8))
-    rows = [*Victim, *Fate]
+    rows = [*Victim, *Discord, *Fate]
     for row, what in enumerate(rows):
-        killed = [e.at_s for e in events if e.kind == "kill" and e.what == what]
+        killed = [e.at_s for e in events if e.kind in ("kill", "discord") and e.what == what]
         changed = [e.at_s for e in events if e.kind == "change" and e.fate == what]
-        colour = results.SERIES[3] if row < len(Victim) else results.OURS
+        colour = results.SERIES[3] if row < len(Victim) + len(Discord) else results.OURS
         axes.plot(killed + changed, np.full(len(killed + changed), row), "|", color=colour, markersize=9)
     last = max(event.at_s for event in events)
     axes.axvspan(last, last + verdict.converged_s, color=results.GREY, alpha=0.25, linewidth=0)
     axes.set_yticks(
-        range(len(rows)), [f"{what} killed" for what in Victim] + [f"change {fate}" for fate in Fate]
+        range(len(rows)),
+        [f"{what} killed" for what in Victim] + [*Discord] + [f"change {fate}" for fate in Fate],
     )
     axes.invert_yaxis()
     axes.set(xlabel="time (s); grey: until every device holds what was acknowledged", xlim=(0, None))

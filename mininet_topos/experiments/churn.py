@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from ipaddress import IPv4Address
+from itertools import cycle
 
 from controller.client import ControllerClient
 from controller.records import VipRecord
@@ -32,7 +34,7 @@ FAN_OUT = pipeline.sizes()["tunneling_table"]
 
 _DIPS = (2, 4)
 _FIRST_VIP = 2000
-_ANSWER_S = 60.0
+_ANSWER_S, _ONES_ANSWER_S = 60.0, 5.0
 _POLL_S = 0.1
 _LARGE_VIP = addresses.VIPS[_FIRST_VIP + VIPS]
 _LARGE_SHARE = 0.1
@@ -81,16 +83,19 @@ Send = Callable[[ControllerClient], Awaitable[object]]
 
 
 class Operator:
-    """Makes random changes; `wanted` has what the controller must hold, `lost` what it does not."""
+    """Makes random changes through one controller or another.
+
+    `wanted` has what they must hold, `lost` what they do not.
+    """
 
     def __init__(
         self,
-        controller: ControllerClient,
+        controllers: Sequence[ControllerClient],
         rng: random.Random,
         switches: Sequence[str],
         servers: Sequence[fattree.Node],
     ) -> None:
-        self._controller = controller
+        self._controllers = controllers
         self._rng = rng
         self._switches = switches
         self._servers = servers
@@ -103,7 +108,7 @@ class Operator:
         what, vip, after, send = self._choose()
         before = self.wanted.get(vip)
         try:
-            await send(self._controller)
+            await send(self._rng.choice(self._controllers))
             fate, detail = Fate.ACKNOWLEDGED, ""
         except RefusedError as error:
             detail = str(error)
@@ -120,26 +125,27 @@ class Operator:
 
     async def check(self) -> None:
         """Compare all that the controller holds with what was acknowledged."""
-        records = await self._records()
+        records = await self.records()
         for vip in sorted(records.keys() | self.wanted.keys()):
             self.lost += _difference(vip, self.wanted.get(vip), records.get(vip))
 
     async def _resolve(self, vip: IPv4Address, before: Wanted | None, after: Wanted | None) -> Fate:
         """Ask what became of a request; what is neither before nor after it is lost."""
-        record = (await self._records()).get(vip)
+        record = (await self.records()).get(vip)
         if not _difference(vip, after, record):
             return Fate.TAKEN
         self.lost += _difference(vip, before, record)
         return Fate.NOT_TAKEN
 
-    async def _records(self) -> dict[IPv4Address, VipRecord]:
-        """Return what the controller holds; waits for it to answer. Raises TimeoutError."""
+    async def records(self) -> dict[IPv4Address, VipRecord]:
+        """Return what is wanted, as a controller tells that answers; waits for one. Raises TimeoutError."""
         async with asyncio.timeout(_ANSWER_S):
-            while True:
-                try:
-                    return {record.address: record for record in await self._controller.vips()}
-                except RestError:
-                    await asyncio.sleep(_POLL_S)
+            for controller in cycle(self._controllers):
+                with suppress(RestError, TimeoutError):
+                    async with asyncio.timeout(_ONES_ANSWER_S):
+                        return {record.address: record for record in await controller.vips()}
+                await asyncio.sleep(_POLL_S)
+        raise AssertionError("a cycle has no end")
 
     def _note(self, vip: IPv4Address, after: Wanted | None) -> None:
         if after is None:

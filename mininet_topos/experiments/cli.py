@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from duet_p4 import results
+from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.experiments import (
     attacks,
     breakdown,
@@ -134,15 +135,24 @@ def consistency_command(out: Path, connections: int, name: str, as_json: bool) -
 @_options
 @click.option("--seconds", type=click.FloatRange(1), default=chaos.SECONDS, show_default=True)
 @click.option("--seed", default=1, show_default=True, help="Of what is killed and changed, and when.")
-def chaos_command(out: Path, seconds: float, seed: int, name: str, as_json: bool) -> None:
+@click.option(
+    "--controllers",
+    type=click.IntRange(1, len(CONTROLLERS)),
+    default=1,
+    show_default=True,
+    help="Several: the leader also freezes, and the network between them, etcd and agents parts.",
+)
+def chaos_command(out: Path, seconds: float, seed: int, controllers: int, name: str, as_json: bool) -> None:
     """Random kills -9 and changes, then quiet: whether all that was acknowledged is there (beyond the paper).
 
-    The exit code is 1 if a change was lost, or a device differs for good.
+    The exit code is 1 if a change was lost, a device differs for good, or two switches announced one address.
     """
-    summary = _guarded("chaos", out, lambda say: chaos.run(name, out, say, seconds, seed))
+    summary = _guarded(
+        "chaos", out, lambda say: chaos.run(name, out, say, seconds, seed, controllers=controllers)
+    )
     if as_json:
         click.echo(results.to_json(summary))
-    if summary["lost"] or summary["differences"]:
+    if summary["lost"] or summary["differences"] or summary["announced_twice"]:
         raise SystemExit(1)
 
 

@@ -24,11 +24,12 @@ from duet_p4 import log
 from duet_p4.bpf import pins
 from duet_p4.bpf.compile import compiler
 from mininet_topos import fattree
+from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.network import Network
-from mininet_topos.testbed.nodes import processes
+from mininet_topos.testbed.nodes import controller_names, processes
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.protocol import Answer, Progress, Request
 from mininet_topos.testbed.supervisor import Supervisor
@@ -51,6 +52,9 @@ class Launcher:
         self._halted: dict[str, float] = {}
         report(Progress(step="network", total=len(self.graph)))
         wiring.prepare_root(folder.root, plan.controllers)
+        if plan.controllers > 1:
+            for name, address in zip(controller_names(plan.controllers), CONTROLLERS, strict=False):
+                wiring.add_controller(folder.root, folder.namespace(name), address)
         Network(self.graph, folder, create=True)
         if plan.target is Target.BMV2:
             switches = [node for node in fattree.nodes(self.graph) if node.is_switch]

@@ -144,8 +144,8 @@ def _identities(graph: nx.Graph, controllers: int) -> Iterator[tuple[Identity, l
     for node in fattree.nodes(graph):
         if node.management is not None:
             yield Identity(_ROLES.get(node.kind, Role.SWITCH), node.name), [node.management.ip]
-    for name in controller_names(controllers):
-        # All are on one machine, so each speaks from any of its addresses; etcd looks at those.
-        yield Identity(Role.CONTROLLER, name), list(addresses.CONTROLLERS[: max(1, controllers)])
+    for name, address in zip(controller_names(controllers), addresses.CONTROLLERS, strict=False):
+        # Members of etcd look at where their peers speak from.
+        yield Identity(Role.CONTROLLER, name), [address]
     yield Identity(Role.OPERATOR, OPERATOR), []
     yield Identity(Role.READER, READER), []

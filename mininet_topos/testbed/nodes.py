@@ -180,7 +180,8 @@ class _Nodes:
                 if self.plan.controllers > 1:
                     yield self._etcd(number)
                 config = self._controller(number)
-                yield self._configured(ROOT_NODE, name, "controller.__main__:main", config)
+                found = self._configured(ROOT_NODE, name, "controller.__main__:main", config)
+                yield self._beside(number, found)
 
     def _configured(self, node: str, name: str, function: str, config: BaseModel) -> Process:
         path = self.folder.config(node, name)
@@ -323,7 +324,15 @@ class _Nodes:
         state.chmod(0o700)
         client = _etcd_urls(self.plan.controllers, _ETCD_PORT)[name]
         files = self.folder.identity(controller_names(number + 1)[number])
-        return self._process(ROOT_NODE, name, None, *etcd_command(name, state, client, peers, files))
+        found = self._process(ROOT_NODE, name, None, *etcd_command(name, state, client, peers, files))
+        return self._beside(number, found)
+
+    def _beside(self, number: int, process: Process) -> Process:
+        """Return a process that is where a controller is: of several, each has a namespace."""
+        if self.plan.controllers == 1:
+            return process
+        namespace = self.folder.namespace(controller_names(number + 1)[number])
+        return process.model_copy(update={"namespace": namespace})
 
     def _agent(self, node: fattree.Node) -> dict[str, Any]:
         """Return what every agent's configuration has."""

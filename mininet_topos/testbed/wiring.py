@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from duet_p4 import netdev
 from duet_p4.bpf import Object, compile_object
@@ -27,6 +28,9 @@ MANAGEMENT_PORT = "mgmt"
 """The management interface of every node that has an agent; also the name of the bridge."""
 
 _FIRST_INDEX = 10_000
+_NOBODY = "02:d0:ff:ff:ff:ff"
+"""The MAC address of no port of a testbed (`addresses.Mac`)."""
+
 _PASS = Path(__file__).with_name("bpf") / "pass.c"
 
 _SYSCTLS = {
@@ -42,15 +46,48 @@ _SYSCTLS = {
 
 
 def prepare_root(path: Path, controllers: int) -> None:
-    """Make the root namespace usable: loopback, and the management network's bridge, with its addresses."""
+    """Make the root namespace usable: loopback, and the management network's bridge, with its address.
+
+    That is the controller's, where there are not several.
+    """
+    own = addresses.OPERATORS if controllers > 1 else addresses.CONTROLLERS[0]
     with namespaces.entered(path):
         _sysctls({})
         with IPRoute() as netlink:
             _up(netlink, "lo")
             netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_forward_delay=0)
-            for address in addresses.CONTROLLERS[: max(1, controllers)]:
-                _address(netlink, BRIDGE, IPv4Interface((address, addresses.MANAGEMENT.prefixlen)))
+            _address(netlink, BRIDGE, IPv4Interface((own, addresses.MANAGEMENT.prefixlen)))
             _up(netlink, BRIDGE)
+
+
+def add_controller(root: Path, path: Path, address: IPv4Address) -> None:
+    """Make the namespace of one of several controllers, on the management network."""
+    namespaces.create(path)
+    _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}")
+    with namespaces.entered(path), IPRoute() as netlink:
+        _sysctls({})
+        _up(netlink, "lo")
+        _address(netlink, MANAGEMENT_PORT, IPv4Interface((address, addresses.MANAGEMENT.prefixlen)))
+        _up(netlink, MANAGEMENT_PORT)
+
+
+def part(path: Path, others: Iterable[IPv4Address]) -> None:
+    """Have nothing that a namespace sends on the management network get to some others, until they `meet`.
+
+    No error tells of it, either side: what is sent goes to a station that there is not.
+    """
+    with namespaces.entered(path), IPRoute() as netlink:
+        port = netlink.link_lookup(ifname=MANAGEMENT_PORT)[0]
+        for address in others:
+            netlink.neigh("replace", dst=str(address), lladdr=_NOBODY, ifindex=port, state=NUD_PERMANENT)
+
+
+def meet(path: Path, others: Iterable[IPv4Address]) -> None:
+    """End what `part` began."""
+    with namespaces.entered(path), IPRoute() as netlink:
+        port = netlink.link_lookup(ifname=MANAGEMENT_PORT)[0]
+        for address in others:
+            netlink.neigh("delete", dst=str(address), ifindex=port)
 
 
 def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
@@ -78,9 +115,11 @@ def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
 
 def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
     """Connect a node to the management bridge."""
-    if node.management is None:
-        return
-    end = management_end(node)
+    if node.management is not None:
+        _attach(root, path, management_end(node))
+
+
+def _attach(root: Path, path: Path, end: str) -> None:
     with _descriptor(path) as far, namespaces.entered(root), IPRoute() as netlink:
         peer = {"ifname": MANAGEMENT_PORT, "net_ns_fd": far}
         bridge = netlink.link_lookup(ifname=BRIDGE)[0]

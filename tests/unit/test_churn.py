@@ -41,7 +41,7 @@ class Controller:
 
 
 def operator(controller: Controller, seed: int = 0) -> Operator:
-    return Operator(cast(ControllerClient, controller), random.Random(seed), ["tor1", "agg1"], SERVERS)
+    return Operator([cast(ControllerClient, controller)], random.Random(seed), ["tor1", "agg1"], SERVERS)
 
 
 @pytest.mark.parametrize(
