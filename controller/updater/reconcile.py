@@ -39,7 +39,7 @@ from duet_p4.rest.client import RestError
 
 logger = logging.getLogger(__name__)
 
-WORKERS = 256
+WORKERS = 1024
 """How many addresses are worked on at once; their steps share requests."""
 
 PARALLEL_DEVICES = 64
