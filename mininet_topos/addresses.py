@@ -39,6 +39,12 @@ bridge; each of several has a namespace of its own."""
 OPERATORS = MANAGEMENT[10]
 """Where the root namespace is on the management network when there are several controllers."""
 
+
+def managers(controllers: int) -> tuple[IPv4Address, ...]:
+    """Return who asks agents: the root namespace, and each of several controllers."""
+    return (OPERATORS, *CONTROLLERS[:controllers]) if controllers > 1 else CONTROLLERS[:1]
+
+
 MAX_CONTAINERS = 255
 MAX_TORS_PER_CONTAINER = 255
 MAX_BLOCK = 16

@@ -23,8 +23,7 @@ from pydantic import ValidationError
 from duet_p4 import log
 from duet_p4.bpf import pins
 from duet_p4.bpf.compile import compiler
-from mininet_topos import fattree
-from mininet_topos.addresses import CONTROLLERS
+from mininet_topos import addresses, fattree
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.names import hint
@@ -53,9 +52,8 @@ class Launcher:
         report(Progress(step="network", total=len(self.graph)))
         wiring.prepare_root(folder.root, plan.controllers)
         if plan.controllers > 1:
-            for name, address in zip(controller_names(plan.controllers), CONTROLLERS, strict=False):
-                wiring.add_controller(folder.root, folder.namespace(name), address)
-        Network(self.graph, folder, create=True)
+            self._add_controllers(plan.controllers)
+        Network(self.graph, folder, create=True, controllers=plan.controllers)
         if plan.target is Target.BMV2:
             switches = [node for node in fattree.nodes(self.graph) if node.is_switch]
             wiring.enable_napi(
@@ -86,6 +84,13 @@ class Launcher:
                     self._serve()
                 else:
                     self.supervisor.reap(descriptor)
+
+    def _add_controllers(self, count: int) -> None:
+        managers = addresses.managers(count)
+        agents = [node.management.ip for node in fattree.nodes(self.graph) if node.management is not None]
+        for name, own in zip(controller_names(count), addresses.CONTROLLERS, strict=False):
+            others = [address for address in (*managers, *agents) if address != own]
+            wiring.add_controller(self.folder.root, self.folder.namespace(name), own, others)
 
     def answer(self, request: Request) -> Answer:
         """Carry out a request; raises `TestbedError` if it names nothing there is."""

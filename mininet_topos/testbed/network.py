@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address
 from typing import Any
 
 import networkx as nx
@@ -18,7 +20,7 @@ from mininet.net import Mininet
 from mininet.node import Node
 from mininet.topo import Topo
 
-from mininet_topos import fattree
+from mininet_topos import addresses, fattree
 from mininet_topos.testbed import namespaces, wiring
 from mininet_topos.testbed.folder import Folder
 
@@ -152,21 +154,20 @@ class FatTreeTopo(Topo):  # type: ignore[misc]
 class Network(Mininet):  # type: ignore[misc]
     """A testbed's network for Mininet's CLI and scripts."""
 
-    def __init__(self, graph: nx.Graph, folder: Folder, *, create: bool) -> None:
+    def __init__(self, graph: nx.Graph, folder: Folder, *, create: bool, controllers: int = 1) -> None:
         self.graph = graph
         self.folder = folder
         topo = FatTreeTopo(graph=graph, folder=folder, create=create)
         super().__init__(topo=topo, controller=None, link=VethLink, build=False)
         self.build()
         if create:
-            self._configure()
+            self._configure(addresses.managers(controllers))
 
-    def _configure(self) -> None:
-        controllers = wiring.controllers(self.folder.root)
+    def _configure(self, managers: Sequence[IPv4Address]) -> None:
         for node in fattree.nodes(self.graph):
             path = self.folder.namespace(node.name)
             wiring.attach_management(self.folder.root, path, node)
-            wiring.configure(path, node, fattree.links(self.graph, node.name), controllers)
+            wiring.configure(path, node, fattree.links(self.graph, node.name), managers)
 
     def configHosts(self) -> None:  # noqa: N802
         """Leave hosts as they are."""

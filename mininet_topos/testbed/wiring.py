@@ -50,7 +50,7 @@ def prepare_root(path: Path, controllers: int) -> None:
 
     That is the controller's, where there are not several.
     """
-    own = addresses.OPERATORS if controllers > 1 else addresses.CONTROLLERS[0]
+    own = addresses.managers(controllers)[0]
     with namespaces.entered(path):
         _sysctls({})
         with IPRoute() as netlink:
@@ -60,15 +60,17 @@ def prepare_root(path: Path, controllers: int) -> None:
             _up(netlink, BRIDGE)
 
 
-def add_controller(root: Path, path: Path, address: IPv4Address) -> None:
-    """Make the namespace of one of several controllers, on the management network."""
+def add_controller(root: Path, path: Path, address: IPv4Address, neighbors: Iterable[IPv4Address]) -> None:
+    """Make the namespace of one of several controllers, on the management network with its neighbours."""
     namespaces.create(path)
-    _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}")
+    _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}", address)
     with namespaces.entered(path), IPRoute() as netlink:
         _sysctls({})
         _up(netlink, "lo")
         _address(netlink, MANAGEMENT_PORT, IPv4Interface((address, addresses.MANAGEMENT.prefixlen)))
         _up(netlink, MANAGEMENT_PORT)
+        for neighbor in neighbors:
+            netdev.know_neighbor(netlink, MANAGEMENT_PORT, neighbor)
 
 
 def part(path: Path, others: Iterable[IPv4Address]) -> None:
@@ -77,7 +79,7 @@ def part(path: Path, others: Iterable[IPv4Address]) -> None:
     No error tells of it, either side: what is sent goes to a station that there is not.
     """
     with namespaces.entered(path), IPRoute() as netlink:
-        port = netlink.link_lookup(ifname=MANAGEMENT_PORT)[0]
+        port = netdev.index(MANAGEMENT_PORT)
         for address in others:
             netlink.neigh("replace", dst=str(address), lladdr=_NOBODY, ifindex=port, state=NUD_PERMANENT)
 
@@ -85,9 +87,10 @@ def part(path: Path, others: Iterable[IPv4Address]) -> None:
 def meet(path: Path, others: Iterable[IPv4Address]) -> None:
     """End what `part` began."""
     with namespaces.entered(path), IPRoute() as netlink:
-        port = netlink.link_lookup(ifname=MANAGEMENT_PORT)[0]
+        port = netdev.index(MANAGEMENT_PORT)
         for address in others:
             netlink.neigh("delete", dst=str(address), ifindex=port)
+            netdev.know_neighbor(netlink, MANAGEMENT_PORT, address)
 
 
 def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
@@ -116,23 +119,16 @@ def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
 def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
     """Connect a node to the management bridge."""
     if node.management is not None:
-        _attach(root, path, management_end(node))
+        _attach(root, path, management_end(node), node.management.ip)
 
 
-def _attach(root: Path, path: Path, end: str) -> None:
+def _attach(root: Path, path: Path, end: str, address: IPv4Address) -> None:
     with _descriptor(path) as far, namespaces.entered(root), IPRoute() as netlink:
         peer = {"ifname": MANAGEMENT_PORT, "net_ns_fd": far}
         bridge = netlink.link_lookup(ifname=BRIDGE)[0]
         netlink.link("add", ifname=end, kind="veth", peer=peer)
         netlink.link("set", index=netlink.link_lookup(ifname=end)[0], master=bridge, state="up")
-        netdev.know_neighbor(netlink, BRIDGE, node.management.ip)
-
-
-def controllers(root: Path) -> list[IPv4Address]:
-    """Return the addresses that the root namespace has on the management network."""
-    with namespaces.entered(root), IPRoute() as netlink:
-        found = netlink.get_addr(family=socket.AF_INET, index=netdev.index(BRIDGE))
-    return [IPv4Address(message.get_attr("IFA_ADDRESS")) for message in found]
+        netdev.know_neighbor(netlink, BRIDGE, address)
 
 
 def management_end(node: fattree.Node) -> str:
@@ -141,7 +137,7 @@ def management_end(node: fattree.Node) -> str:
 
 
 def configure(
-    path: Path, node: fattree.Node, links: Sequence[fattree.Link], controllers: Sequence[IPv4Address]
+    path: Path, node: fattree.Node, links: Sequence[fattree.Link], managers: Iterable[IPv4Address]
 ) -> None:
     """Bring up a node's interfaces; give those of hosts and SMuxes their addresses and routes."""
     with namespaces.entered(path), IPRoute() as netlink:
@@ -150,7 +146,7 @@ def configure(
         if node.management is not None:
             _address(netlink, MANAGEMENT_PORT, node.management)
             _up(netlink, MANAGEMENT_PORT)
-            for address in controllers:
+            for address in managers:
                 netdev.know_neighbor(netlink, MANAGEMENT_PORT, address)
         if node.is_switch:
             make_cpu_port(netlink)
