@@ -2,7 +2,7 @@
 
 The caller has checked every request against the P4Info: names exist, values fit their widths, keys
 are canonical (no value bits under a mask's zeros), entries to modify or delete are there. The data
-plane remembers no more than it needs, and raises only what the caller cannot know: TableFullError, and
+plane remembers no more than it needs, and raises only what the caller cannot know: NoRoomError, and
 BpfError or OSError where the kernel fails.
 
 Names are those of the P4Info. A key is a tuple with one element per match field, in P4Info order:
@@ -28,13 +28,15 @@ from finsy.proto import p4i
 
 FieldValue = int | tuple[int, int] | None
 MatchValues = tuple[FieldValue, ...]
+EntryKey = tuple[MatchValues, int]
+"""Match values and priority."""
 Count = tuple[int, int]
 """Packets, bytes."""
 Replica = tuple[int, int]
 """Egress port and instance (replica id) of a copy."""
 
 
-class TableFullError(Exception):
+class NoRoomError(Exception):
     """A table, or an action profile, has no room for another entry; the message names it and its size."""
 
 
@@ -101,7 +103,7 @@ class Multicast(Protocol):
     """The multicast groups that packets may be copied to."""
 
     def put(self, group: int, replicas: Sequence[Replica]) -> None:
-        """Set the members of a group, in order, atomically. Raises ValueError, TableFullError."""
+        """Set the members of a group, in order, atomically. Raises ValueError, NoRoomError."""
 
     def remove(self, group: int) -> None:
         """Forget a group; packets to it are dropped."""
@@ -132,7 +134,7 @@ class ValueSet(Protocol):
     """A set of keys that the parser asks."""
 
     def replace(self, members: Sequence[tuple[int, ...]]) -> None:
-        """Make these the members. Raises TableFullError."""
+        """Make these the members. Raises NoRoomError."""
 
 
 class Pipeline(Protocol):
@@ -171,7 +173,7 @@ class Pipeline(Protocol):
         """Return the entries that the program states; they are in the table from the start."""
 
     def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
-        """Add an entry. Raises TableFullError, with the table as it was."""
+        """Add an entry. Raises NoRoomError, with the table as it was."""
 
     def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         """Give an entry another action; its direct counter goes on counting."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from array import array
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,24 +16,18 @@ from duet_p4 import bpf
 from duet_p4.bpf.attach import Mode
 from duet_p4.flows.samples import odds
 from duet_p4.xdp_switch import fit
-from duet_p4.xdp_switch.compiler import Compiled, compile_program, ir
-from duet_p4.xdp_switch.compiler.entries import (
-    DEFAULTS,
-    GROUP_FLAG,
-    ActionSet,
-    TableLayout,
-    group_capacity,
-    member_capacity,
-    slot_capacity,
-)
+from duet_p4.xdp_switch.compiler import Compiled, compile_program
+from duet_p4.xdp_switch.compiler.profiles import Members
+from duet_p4.xdp_switch.compiler.program import REPLAYED, SPREAD
+from duet_p4.xdp_switch.counters import Counters
 from duet_p4.xdp_switch.dataplane import (
     Call,
     Count,
-    GroupHandle,
+    EntryKey,
     InitialEntry,
     MatchValues,
     MeterRates,
-    TableFullError,
+    NoRoomError,
     TargetAction,
     UnsupportedError,
 )
@@ -43,13 +37,11 @@ from duet_p4.xdp_switch.inner_ports import InnerPorts
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.queues import DEPTH, Queues, Rate
 from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
-from duet_p4.xdp_switch.stores import Key, Places, Pool, Store, make_store
+from duet_p4.xdp_switch.tables import Table, UnreachedTable
 from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
 
 INCLUDE = Path(__file__).parent / "include"
-REPLAYED = 0x10000
-SPREAD = 0x20000
 LOOPBACK_IFINDEX = 1
 """What test runs come in by."""
 
@@ -98,7 +90,7 @@ class XdpPipeline:
             self.program = self._object.program("pipeline")
             self._make_objects(info)
             self._profiles = {
-                name: _Profile(
+                name: Members(
                     self.compiled.program.profiles()[name],
                     self.compiled.names("profile", name),
                     actions,
@@ -106,18 +98,18 @@ class XdpPipeline:
                 )
                 for name, actions in self.compiled.profiles.items()
             }
-            self._tables: dict[str, _Table | _Unreached] = {
-                name: _Table(layout, self._object) for name, layout in self.compiled.tables.items()
+            self._tables: dict[str, Table | UnreachedTable] = {
+                name: Table(layout, self._object) for name, layout in self.compiled.tables.items()
             }
             for message in info.tables:
                 if message.preamble.name not in self._tables:
-                    self._tables[message.preamble.name] = _Unreached(message.preamble.name, message.size)
+                    self._tables[message.preamble.name] = UnreachedTable(message.preamble.name, message.size)
             self._initial = {name: self._initial_entries(name, info) for name in self._tables}
             for name, entries in self._initial.items():
                 for entry in entries:
                     try:
                         self.insert(name, entry.key, entry.priority, entry.action)
-                    except TableFullError as error:
+                    except NoRoomError as error:
                         raise UnsupportedError(f"the const entries of {name}: {error}") from error
             self.inner: InnerPorts | None = None
             self._queues: Queues | None = None
@@ -222,7 +214,7 @@ class XdpPipeline:
         self._disarm(table)
         self._tables[table].delete((key, priority))
 
-    def detour(self, port: int, changes: Mapping[str, Mapping[Key, TargetAction | None]]) -> None:
+    def detour(self, port: int, changes: Mapping[str, Mapping[EntryKey, TargetAction | None]]) -> None:
         """Have entries changed, or taken away where None, once a port can send nothing."""
         if self._detours is None:
             try:
@@ -266,7 +258,7 @@ class XdpPipeline:
         """Set the direct counter of an entry."""
         self._tables[table].write_counter((key, priority), count)
 
-    def add_direct(self, table: str, counts: Mapping[Key, Count]) -> None:
+    def add_direct(self, table: str, counts: Mapping[EntryKey, Count]) -> None:
         """Have direct counters of entries count so much more."""
         self._tables[table].add_counters(counts)
 
@@ -349,7 +341,7 @@ class XdpPipeline:
 
     def drops(self) -> dict[str, int]:
         """Return how many packets did not leave, by reason."""
-        names = ("by_program", "port_unknown", "no_room", "no_egress", "passes", "assertion", "changed")
+        names = _drop_reasons()
         cells = self._object.map("drops").lookup_range(0, len(names))
         counts = {
             name: sum(int.from_bytes(v, "little") for v in cell)
@@ -403,317 +395,11 @@ class XdpPipeline:
         return entries
 
 
-class Counters:
-    """An array of counters as the program holds it: a row for each CPU, which only that CPU writes.
-
-    What is written to a counter is kept here, as what it is ahead of what the program counted: so no packet
-    that is counted meanwhile is lost.
-    """
-
-    def __init__(self, memory: memoryview) -> None:
-        self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(bpf.possible_cpus(), -1, 2)
-        self._ahead = np.zeros_like(self._cells[0])
-
-    def read(self, first: int, number: int) -> list[Count]:
-        """Return `number` cells from `first` on."""
-        cells = slice(first, first + number)
-        total = self._cells[:, cells].sum(axis=0) + self._ahead[cells]
-        return [(packets, size) for packets, size in total.tolist()]
-
-    def write(self, first: int, counts: Sequence[Count]) -> None:
-        """Set cells from `first` on."""
-        cells = slice(first, first + len(counts))
-        self._ahead[cells] = np.array(counts, dtype=np.uint64) - self._cells[:, cells].sum(axis=0)
-
-    def reset(self, cell: int) -> None:
-        """Set a cell to nothing; often there was nothing."""
-        counted = self._cells[:, cell].sum(axis=0)
-        np.negative(counted, out=self._ahead[cell])
-
-    def add(self, first: int, counts: Sequence[Count]) -> None:
-        """Count so much more."""
-        self._ahead[first : first + len(counts)] += np.array(counts, dtype=np.uint64)
-
-
-class _Unreached:
-    """A table of the P4Info that p4c took out of the program: it holds entries that no packet meets."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self._name = name
-        self._size = size
-        self._counts: dict[Key, Count] = {}
-        self._rates: dict[Key, MeterRates | None] = {}
-        self._since: dict[Key, int] = {}
-
-    def insert(self, key: Key, action: TargetAction) -> None:
-        """Add an entry; TableFullError where there is no room."""
-        if len(self._counts) >= self._size:
-            raise TableFullError(f"table {self._name} is full: it holds {self._size} entries")
-        self._counts[key] = (0, 0)
-        self._since[key] = time.monotonic_ns()
-
-    def modify(self, key: Key, action: TargetAction) -> None:
-        """Give an entry another action."""
-
-    def delete(self, key: Key) -> None:
-        """Remove an entry."""
-        del self._counts[key], self._since[key]
-        self._rates.pop(key, None)
-
-    def set_default(self, action: TargetAction | None) -> None:
-        """Set the default action."""
-
-    def read_counters(self, keys: Sequence[Key]) -> list[Count]:
-        """Return the direct counters of entries."""
-        return [self._counts[key] for key in keys]
-
-    def write_counter(self, key: Key, count: Count) -> None:
-        """Set the direct counter of an entry."""
-        self._counts[key] = count
-
-    def add_counters(self, counts: Mapping[Key, Count]) -> None:
-        """Do nothing: no packet was counted."""
-
-    def write_meter(self, key: Key, rates: MeterRates | None) -> None:
-        """Set the rates of an entry's direct meter."""
-        self._rates[key] = rates
-
-    def read_meter(self, key: Key) -> MeterRates | None:
-        """Return the rates of an entry's direct meter."""
-        return self._rates.get(key)
-
-    def words(self, changes: Mapping[Key, TargetAction | None]) -> dict[int, int]:
-        """Return what words become others: no packet reads any."""
-        return {}
-
-    def entry_of(self, handle: int) -> Key | None:
-        """Return None: no packet hits an entry."""
-        return None
-
-    def written_at(self, handle: int) -> float | None:
-        """Return None: no packet hits an entry."""
-        return None
-
-    def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
-        """Return how long ago entries were inserted: no packet hits them."""
-        now = time.monotonic_ns()
-        return [(now - self._since[key]) / 1e9 for key in keys]
-
-
-class _Table:
-    """One table: its store, its default, its counters, and which handle each entry has."""
-
-    def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
-        self._layout = layout
-        self._table = layout.table
-        self._store: Store | None = make_store(layout, loaded)
-        self._handles: dict[Key, int] = {}
-        self._written = array("d", bytes(8 * (layout.table.size + 1)))
-        self._free = Pool(layout.table.size + 1)
-        self._counter = Counters(loaded.memory(layout.counter)) if layout.counter and self._store else None
-        self._meter: MeterArray | None = None
-        if layout.meter and self._store:
-            self._meter = MeterArray(loaded.map(layout.meter), layout.table.meter or "", layout.capacity)
-        self._hits = loaded.memory(f"hits_{layout.symbol}").cast("Q") if layout.table.ages else None
-        self._default: memoryview | None = None
-        if not layout.table.default_const:
-            self._default = loaded.memory(f"default_{layout.symbol}")
-            self._next_default = 0
-            self._default_at = loaded.memory(f"at_default_{layout.symbol}").cast("I")
-            self._default_at[0] = DEFAULTS
-            if layout.table.default_action is not None:
-                number = layout.entry.numbers[layout.table.default_action]
-                self._write_default(layout.entry.pack(number, 0, layout.table.default_arguments))
-
-    def insert(self, key: Key, action: TargetAction) -> None:
-        """Add an entry; TableFullError where there is no room."""
-        if len(self._handles) >= self._table.size or self._store is None:
-            raise TableFullError(f"table {self._table.name} is full: it holds {self._table.size} entries")
-        handle = self._free.take()
-        try:
-            if self._counter is not None:
-                self._counter.reset(handle)
-            if self._meter is not None and self._meter.read(handle) is not None:
-                self._meter.configure(handle, None)
-            if self._hits is not None:
-                self._hits[handle] = time.monotonic_ns()
-            self._store.insert(key, self._pack(action, handle))
-        except BaseException:
-            self._free.give_back(handle)
-            raise
-        self._handles[key] = handle
-        self._written[handle] = time.time()
-
-    def modify(self, key: Key, action: TargetAction) -> None:
-        """Give an entry another action."""
-        assert self._store is not None
-        handle = self._handles[key]
-        self._store.modify(key, self._pack(action, handle))
-        self._written[handle] = time.time()
-
-    def delete(self, key: Key) -> None:
-        """Remove an entry."""
-        assert self._store is not None
-        self._store.delete(key)
-        self._free.give_back(self._handles.pop(key))
-
-    def words(self, changes: Mapping[Key, TargetAction | None]) -> dict[int, int]:
-        """Return what words of memory become others when entries change; see `Store.words`."""
-        if self._store is None:
-            raise ValueError(f"table {self._table.name} has no entries but the default one")
-        packed = {
-            key: None if action is None else self._pack(action, self._handles[key])
-            for key, action in changes.items()
-        }
-        try:
-            return self._store.words(packed)
-        except ValueError as error:
-            raise ValueError(f"table {self._table.name}: {error}") from error
-
-    def set_default(self, action: TargetAction | None) -> None:
-        """Set the default action."""
-        if self._default is None:
-            raise ValueError(f"the default action of table {self._table.name} is const")
-        if action is None:
-            self._default_at[0] = DEFAULTS
-        else:
-            self._write_default(self._pack_default(action))
-
-    def read_counters(self, keys: Sequence[Key]) -> list[Count]:
-        """Return the direct counters of entries."""
-        if self._counter is None:
-            raise ValueError(f"table {self._table.name} has no direct counter")
-        every = self._counter.read(0, self._table.size + 1) if len(keys) > 8 else None
-        if every is not None:
-            return [every[self._handles[key]] for key in keys]
-        return [self._counter.read(self._handles[key], 1)[0] for key in keys]
-
-    def write_counter(self, key: Key, count: Count) -> None:
-        """Set the direct counter of an entry."""
-        if self._counter is None:
-            raise ValueError(f"table {self._table.name} has no direct counter")
-        self._counter.write(self._handles[key], [count])
-
-    def add_counters(self, counts: Mapping[Key, Count]) -> None:
-        """Have direct counters count so much more."""
-        assert self._counter is not None
-        for key, count in counts.items():
-            self._counter.add(self._handles[key], [count])
-
-    def write_meter(self, key: Key, rates: MeterRates | None) -> None:
-        """Set the rates of an entry's direct meter."""
-        if self._meter is None:
-            raise ValueError(f"table {self._table.name} has no direct meter")
-        self._meter.configure(self._handles[key], rates)
-
-    def read_meter(self, key: Key) -> MeterRates | None:
-        """Return the rates of an entry's direct meter."""
-        if self._meter is None:
-            raise ValueError(f"table {self._table.name} has no direct meter")
-        return self._meter.read(self._handles[key])
-
-    def idle_seconds(self, keys: Sequence[Key]) -> list[float]:
-        """Return how long ago entries were last hit."""
-        if self._hits is None:
-            raise ValueError(f"table {self._table.name} has no idle timeout")
-        now = time.monotonic_ns()
-        return [max(now - self._hits[self._handles[key]], 0) / 1e9 for key in keys]
-
-    def entry_of(self, handle: int) -> Key | None:
-        """Return key and priority of the entry that has a handle now."""
-        return next((key for key, known in self._handles.items() if known == handle), None)
-
-    def written_at(self, handle: int) -> float | None:
-        """Return when the entry that has a handle was last written, in Unix seconds."""
-        return self._written[handle] or None
-
-    def _pack(self, action: TargetAction, handle: int) -> bytes:
-        if isinstance(action, Call):
-            number = self._layout.entry.by_name[action.action]
-            return self._layout.pack(self._layout.entry.actions[number], handle, action.arguments)
-        reference = action.handle | (GROUP_FLAG if isinstance(action, GroupHandle) else 0)
-        return reference.to_bytes(4, "little") + handle.to_bytes(4, "little")
-
-    def _pack_default(self, action: TargetAction) -> bytes:
-        if not isinstance(action, Call):
-            return self._pack(action, 0)
-        return self._layout.entry.pack(self._layout.entry.by_name[action.action], 0, action.arguments)
-
-    def _write_default(self, data: bytes) -> None:
-        assert self._default is not None
-        size = len(self._default) // DEFAULTS
-        self._next_default = (self._next_default + 1) % DEFAULTS
-        at = size * self._next_default
-        self._default[at : at + len(data)] = data
-        self._default_at[0] = self._next_default
-
-
-class _Profile:
-    """An action profile or selector: members by handle, groups as ranges of slots."""
-
-    def __init__(self, profile: ir.Profile, symbol: str, actions: ActionSet, loaded: bpf.Object) -> None:
-        self._profile = profile
-        self._actions = actions
-        self._places = Places(loaded.memory(f"members_{symbol}"), member_capacity(profile))
-        self._member_at = loaded.memory(f"at_member_{symbol}").cast("I")
-        self._ranges: dict[int, tuple[int, int]] = {}
-        self._next = 0
-        if profile.algorithm is not None:
-            self._groups = loaded.memory(f"groups_{symbol}").cast("Q")
-            self._slots = loaded.memory(f"slots_{symbol}").cast("I")
-
-    def set_member(self, handle: int, action: Call) -> None:
-        """Add or change a member."""
-        if handle >= len(self._member_at):
-            raise self._full()
-        old = self._member_at[handle]
-        try:
-            data = self._actions.pack(self._actions.by_name[action.action], handle, action.arguments)
-            self._member_at[handle] = self._places.add(data)
-        except IndexError:
-            raise self._full() from None
-        if old:
-            self._places.remove(old)
-
-    def delete_member(self, handle: int) -> None:
-        """Remove a member."""
-        old = self._member_at[handle]
-        self._member_at[handle] = 0
-        self._places.remove(old)
-
-    def set_group(self, handle: int, members: Sequence[int]) -> None:
-        """Add or change a group."""
-        if handle >= group_capacity(self._profile):
-            raise self._full()
-        first = self._find_room(len(members))
-        for offset, member in enumerate(members):
-            self._slots[first + offset] = member
-        self._groups[handle] = first << 32 | len(members)
-        self._ranges[handle] = (first, len(members))
-
-    def delete_group(self, handle: int) -> None:
-        """Remove a group."""
-        self._groups[handle] = 0
-        del self._ranges[handle]
-
-    def _find_room(self, count: int) -> int:
-        """Return the first of `count` slots that no group uses, looking on from the last place found."""
-        capacity = slot_capacity(self._profile)
-        used = sorted(span for span in self._ranges.values() if span[1])
-        for start in (self._next, 0):
-            at = start
-            for first, length in used:
-                if first >= at + count:
-                    break
-                at = max(at, first + length)
-            if at + count <= capacity:
-                self._next = at + count
-                return at
-        raise self._full()
-
-    def _full(self) -> TableFullError:
-        size = self._profile.size
-        return TableFullError(f"action profile {self._profile.name} is full: it has room for {size} members")
+@cache
+def _drop_reasons() -> list[str]:
+    """Return why packets do not leave, in the order of the program's counters."""
+    enumerators = re.findall(r"^ +DROP_(\w+),", (INCLUDE / "packet.h").read_text(), re.MULTILINE)
+    return [name.lower() for name in enumerators if name != "REASONS"]
 
 
 def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:

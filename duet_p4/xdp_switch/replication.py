@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.replication import MAX_GROUP, MAX_SESSION, REPLICAS
-from duet_p4.xdp_switch.dataplane import Replica, TableFullError
+from duet_p4.xdp_switch.dataplane import NoRoomError, Replica
 
 
 class Replicas:
@@ -18,7 +18,7 @@ class Replicas:
         self._next = 0
 
     def add(self, replicas: Sequence[Replica]) -> int:
-        """Write replicas to a free range and return its start. Raises TableFullError."""
+        """Write replicas to a free range and return its start. Raises NoRoomError."""
         count = len(replicas)
         for start in (self._next, 0):
             at = start
@@ -29,9 +29,7 @@ class Replicas:
             if at + count <= REPLICAS:
                 break
         else:
-            raise TableFullError(
-                f"there is room for {REPLICAS} replicas of multicast groups and clone sessions"
-            )
+            raise NoRoomError(f"there is room for {REPLICAS} replicas of multicast groups and clone sessions")
         if self._cells is not None:
             for number, (port, rid) in enumerate(replicas, at):
                 self._cells[2 * number], self._cells[2 * number + 1] = port, rid
@@ -92,7 +90,7 @@ class Multicast(_Ranges):
         super().__init__("multicast group", MAX_GROUP, replicas, memory)
 
     def put(self, group: int, replicas: Sequence[Replica]) -> None:
-        """Set the members of a group, in order, atomically. Raises ValueError, TableFullError."""
+        """Set the members of a group, in order, atomically. Raises ValueError, NoRoomError."""
         self._put(group, replicas)
 
 

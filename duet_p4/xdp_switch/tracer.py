@@ -216,7 +216,7 @@ class _Reader:
             changes=changes,
         )
 
-    def _key_value(self, key: ir.Key, now: Snapshot) -> int:
+    def _key_value(self, key: ir.KeyField, now: Snapshot) -> int:
         name = key.field.header if key.field.field == ir.VALID else f"{key.field.header}.{key.field.field}"
         value = now.get(name, (0, 0))[0]
         return value & key.mask if key.mask is not None else value
@@ -322,7 +322,7 @@ def _line(source: ir.Source) -> Line | None:
     return Line(file=source.file, line=source.line, text=source.fragment) if source.line else None
 
 
-def _wanted(value: FieldValue, key: ir.Key) -> str:
+def _wanted(value: FieldValue, key: ir.KeyField) -> str:
     """Return what an entry wants of a field, as text."""
     if value is None:
         return "any"

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from duet_p4 import bpf
-from duet_p4.xdp_switch.dataplane import TableFullError
+from duet_p4.xdp_switch.dataplane import NoRoomError
 
 
 class ValueSet:
@@ -19,10 +19,10 @@ class ValueSet:
         self._held: set[tuple[int, ...]] = set()
 
     def replace(self, members: Sequence[tuple[int, ...]]) -> None:
-        """Make these the members. Raises TableFullError, ValueError for a wrong number of fields."""
+        """Make these the members. Raises NoRoomError, ValueError for a wrong number of fields."""
         wanted = set(members)
         if len(wanted) > self.size:
-            raise TableFullError(f"value set {self._name} has room for {self.size} members")
+            raise NoRoomError(f"value set {self._name} has room for {self.size} members")
         if self._map is not None:
             fields = self._map.key_size // 8
             for member in wanted:

@@ -1,14 +1,6 @@
 """How tables and action profiles lie in memory: what the C of a program and the stores in Python share.
 
-How a table is looked up depends on its key:
-
-| strategy | for | what it is |
-| --- | --- | --- |
-| none | no key | the default action |
-| index | one exact field of at most 16 bits | an array by key value |
-| hash | exact fields | a BPF hash map |
-| trie | one LPM field of at most 32 bits | a 16-bit root, then nibbles |
-| masked | anything else | a hash map per mask, in one BPF hash map |
+The package `lookup` has how a table is looked up: one module per strategy.
 
 An entry holds the number of its action within the table, its handle (which is also the index of its direct
 counter), and the action's arguments; in a table with an action profile, the member or group it refers to.
@@ -286,18 +278,3 @@ def layout_of(
         if packing.bits <= room:
             layout.packing = packing
     return layout
-
-
-def member_capacity(profile: ir.Profile) -> int:
-    """Return how many places for members there are; place 0 is unused."""
-    return profile.size + 1 + SPARE_HANDLES
-
-
-def group_capacity(profile: ir.Profile) -> int:
-    """Return how many groups a selector can hold."""
-    return profile.size + 1
-
-
-def slot_capacity(profile: ir.Profile) -> int:
-    """Return how many slots the groups of a selector share."""
-    return 4 * profile.size + 256

@@ -249,7 +249,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class KeyField:
     """One element of a table's key."""
 
     name: str
@@ -274,7 +274,7 @@ class Table:
     """A match-action table; `keys` is empty for a direct action call."""
 
     name: str
-    keys: tuple[Key, ...]
+    keys: tuple[KeyField, ...]
     kind: str
     size: int
     profile: str | None

@@ -25,6 +25,11 @@ from duet_p4.xdp_switch.compiler.tracing import checks, offsets
 from duet_p4.xdp_switch.compiler.uses import fields_read
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 
+REPLAYED = 0x10000
+"""What a test run returns for a packet that would leave, and its port."""
+SPREAD = 0x20000
+"""What it returns for one of which more packets come: 1 more where there are two kinds of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -183,6 +188,8 @@ class _Generator:
         yield f"/* {program.name}, compiled from p4c's BMv2 JSON. Generated: do not edit. */"
         yield f"#define CPUS {self._cpus}"
         yield f"#define PADDING {self._padding} /* bytes behind a packet that are none of it, in test runs */"
+        yield f"#define REPLAYED {REPLAYED:#x} /* what a test run returns: this and the port */"
+        yield f"#define SPREAD {SPREAD:#x} /* or: run `again` on it, and `next` if 1 is added */"
         yield '#include "runtime.h"'
         yield ""
         declared = list(self._layout.declarations())

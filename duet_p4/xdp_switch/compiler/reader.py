@@ -373,7 +373,7 @@ def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
         width = 1 if member == ir.VALID else headers[header].type.fields[member].width
         mask = int(key["mask"], 16) if key.get("mask") else None
         field = ir.FieldRef(header, member)
-        keys.append(ir.Key(key.get("name", f"{header}.{member}"), key["match_type"], field, width, mask))
+        keys.append(ir.KeyField(key.get("name", f"{header}.{member}"), key["match_type"], field, width, mask))
     names = item["actions"]
     following = item["next_tables"]
     default = item.get("default_entry")
@@ -403,7 +403,7 @@ def _table(item: Json, headers: dict[str, ir.Header]) -> ir.Table:
     )
 
 
-def _entries(items: Sequence[Json], keys: Sequence[ir.Key]) -> tuple[ir.Entry, ...]:
+def _entries(items: Sequence[Json], keys: Sequence[ir.KeyField]) -> tuple[ir.Entry, ...]:
     lowest = max((e.get("priority", 0) for e in items), default=0) + 1
     entries = []
     for item in items:

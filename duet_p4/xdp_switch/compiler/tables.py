@@ -9,20 +9,16 @@ from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.entries import (
     DEFAULTS,
-    GROUP_FLAG,
-    SPARE_HANDLES,
     ActionSet,
     Strategy,
     TableLayout,
-    group_capacity,
     layout_of,
-    member_capacity,
-    slot_capacity,
 )
 from duet_p4.xdp_switch.compiler.expressions import Value, cut
 from duet_p4.xdp_switch.compiler.layout import Layout, indent
-from duet_p4.xdp_switch.compiler.lookups import Lookups
+from duet_p4.xdp_switch.compiler.lookup import lookup_function
 from duet_p4.xdp_switch.compiler.names import Names
+from duet_p4.xdp_switch.compiler.profiles import find_function
 
 
 class Tables:
@@ -39,7 +35,6 @@ class Tables:
         self._layout = layout
         self._actions = actions
         self._calculations = calculations
-        self._lookups = Lookups(layout)
         self.layouts = {
             name: layout_of(self._program, layout.names, t, default_only.get(name, ()))
             for name, t in self._program.tables().items()
@@ -59,49 +54,12 @@ class Tables:
     def declarations(self) -> Iterator[str]:
         """Yield the C declarations of maps, arrays and lookup functions."""
         for name, actions in self.profiles.items():
-            yield from self._profile(self._program.profiles()[name], actions)
+            profile = self._program.profiles()[name]
+            symbol = self._layout.names("profile", name)
+            yield from find_function(profile, symbol, actions, self._calculations)
         for table in self.layouts.values():
             if table.strategy is not Strategy.NONE or not table.table.default_const:
                 yield from self._table(table)
-
-    def _profile(self, profile: ir.Profile, actions: ActionSet) -> Iterator[str]:
-        symbol = self._layout.names("profile", profile.name)
-        yield f"/* action profile {profile.name}, {profile.source} */"
-        yield from actions.declaration(f"member_{symbol}")
-        yield f"struct member_{symbol} members_{symbol}[{member_capacity(profile)}];"
-        yield f"__u32 at_member_{symbol}[{profile.size + SPARE_HANDLES}]; /* handle -> where the member is */"
-        if profile.algorithm is not None:
-            yield "/* handle of a group -> first slot << 32 | number of slots */"
-            yield f"__u64 groups_{symbol}[{group_capacity(profile)}];"
-            yield f"__u32 slots_{symbol}[{slot_capacity(profile)}]; /* slot -> handle of a member */"
-        yield ""
-        yield f"static __always_inline struct member_{symbol} *"
-        yield f"find_{symbol}(struct scratch *s, __u32 reference)"
-        yield "{"
-        if profile.algorithm is not None:
-            yield f"    if (reference & {GROUP_FLAG:#x}u) {{"
-            yield f"        INDEX(group, reference & {GROUP_FLAG - 1:#x});"
-            yield f"        if (group >= {group_capacity(profile)})"
-            yield "            return 0;"
-            yield f"        __u64 range = groups_{symbol}[group];"
-            yield "        __u32 count = (__u32)range;"
-            yield "        if (count == 0)"
-            yield "            return 0;"
-            call = self._calculations.call(Calculations.selector(profile))
-            yield f"        INDEX(slot, (range >> 32) + {call} % count);"
-            yield f"        if (slot >= {slot_capacity(profile)})"
-            yield "            return 0;"
-            yield f"        reference = slots_{symbol}[slot];"
-            yield "    }"
-        yield "    INDEX(handle, reference);"
-        yield f"    if (handle >= {profile.size + SPARE_HANDLES})"
-        yield "        return 0;"
-        yield f"    INDEX(at, at_member_{symbol}[handle]);"
-        yield f"    if (at == 0 || at >= {member_capacity(profile)})"
-        yield "        return 0;"
-        yield f"    return &members_{symbol}[at];"
-        yield "}"
-        yield ""
 
     def _table(self, t: TableLayout) -> Iterator[str]:
         symbol, table = t.symbol, t.table
@@ -127,7 +85,7 @@ class Tables:
             yield f"METERS({t.meter}, {t.capacity});"
         if table.ages:
             yield f"__u64 hits_{symbol}[{t.capacity}]; /* handle -> ns of the last hit */"
-        yield from self._lookups.function(t)
+        yield from lookup_function(self._layout, t)
         yield ""
 
     def apply(self, name: str, label: str, goto: GotoMaker) -> Iterator[str]:

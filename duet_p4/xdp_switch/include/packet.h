@@ -3,7 +3,6 @@
 
 #define MAX_IFINDEX 65536
 #define MAX_PORTS 512
-#define REPLAYED 0x10000
 
 /* Set before it is loaded, a program is for test runs: it sends nothing, and reports what would leave. */
 const volatile bool replays;

@@ -9,7 +9,6 @@
 #define STATES 1024 /* packets between two passes at a time */
 #define MAX_PASSES 64
 #define TAG_MAGIC 0x44755034
-#define SPREAD 0x20000 /* what a test run says: run `again`, and `next` if 1 is added, on the packet */
 
 /* EGRESS_NOW is EGRESS for a packet that need not wait for its port any more; see queue.h. */
 enum stage { INGRESS, EGRESS, EGRESS_NOW, FINISH };

@@ -11,7 +11,7 @@ from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
 from duet_p4.detour import DETOUR
-from duet_p4.xdp_switch.dataplane import Pipeline, TableFullError, TargetAction, UnsupportedError
+from duet_p4.xdp_switch.dataplane import EntryKey, NoRoomError, Pipeline, TargetAction, UnsupportedError
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionProfileState
 from duet_p4.xdp_switch.p4runtime.arrays import Arrays
 from duet_p4.xdp_switch.p4runtime.digests import DigestState
@@ -28,7 +28,7 @@ from duet_p4.xdp_switch.p4runtime.names import EVERYTHING, defaults, names_in
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
 from duet_p4.xdp_switch.p4runtime.replication import ENGINE_ID, Replication
 from duet_p4.xdp_switch.p4runtime.roles import Roles
-from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
+from duet_p4.xdp_switch.p4runtime.tables import TableState
 from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 from duet_p4.xdp_switch.p4runtime.value_sets import ValueSets
 
@@ -113,7 +113,7 @@ class ForwardingState:
                 if not self._forget_names():
                     raise
                 kind.write(update.type, message)
-        except TableFullError as error:
+        except NoRoomError as error:
             raise resource_exhausted(str(error)) from error
         except (OSError, BpfError) as error:
             raise internal(f"the data plane failed: {error}") from error
@@ -207,7 +207,7 @@ class ForwardingState:
         request = p4r.WriteRequest()
         if kind != p4r.Update.DELETE and not message.entry.Unpack(request):
             raise invalid_argument(f"a detour is a WriteRequest, not {message.entry.type_url or 'nothing'}")
-        changes: dict[str, dict[Key, TargetAction | None]] = {}
+        changes: dict[str, dict[EntryKey, TargetAction | None]] = {}
         for update in request.updates:
             if update.entity.WhichOneof("entity") != "table_entry":
                 raise invalid_argument("a detour consists of updates of table entries")

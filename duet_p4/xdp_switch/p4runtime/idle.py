@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from finsy.proto import p4r
 
+from duet_p4.xdp_switch.dataplane import EntryKey
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
-from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
+from duet_p4.xdp_switch.p4runtime.tables import TableState
 
 SHORTEST, LONGEST = 0.02, 1.0
 """Seconds between two looks at the entries."""
@@ -23,7 +24,7 @@ class IdleWatch:
 
     def __init__(self, state: ForwardingState) -> None:
         self._state = state
-        self._told: dict[tuple[int, Key], float] = {}
+        self._told: dict[tuple[int, EntryKey], float] = {}
 
     def interval(self) -> float | None:
         """Return how long to wait before the next look; None where no table ages."""
@@ -38,7 +39,7 @@ class IdleWatch:
 
     def look(self, now: float) -> Iterator[p4r.IdleTimeoutNotification]:
         """Yield a notification for each table with entries that are idle now (seconds of one clock)."""
-        told: dict[tuple[int, Key], float] = {}
+        told: dict[tuple[int, EntryKey], float] = {}
         for table in self._state.tables.values():
             if table.table.idle_timeout:
                 message = p4r.IdleTimeoutNotification()
@@ -49,7 +50,9 @@ class IdleWatch:
                     yield message
         self._told = told
 
-    def _idle(self, table: TableState, now: float, told: dict[tuple[int, Key], float]) -> Iterator[Key]:
+    def _idle(
+        self, table: TableState, now: float, told: dict[tuple[int, EntryKey], float]
+    ) -> Iterator[EntryKey]:
         keys = [key for key, entry in table.entries.items() if entry.idle_timeout_ns]
         for key, idle in zip(keys, self._state.pipeline.idle_seconds(table.table.name, keys), strict=True):
             last = self._told.get((table.table.id, key), -1e9)

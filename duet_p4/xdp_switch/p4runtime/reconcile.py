@@ -8,11 +8,11 @@ from typing import Any
 
 from finsy.proto import p4i, p4r
 
-from duet_p4.xdp_switch.dataplane import Count
+from duet_p4.xdp_switch.dataplane import Count, EntryKey
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, invalid_argument
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.staging import Staged
-from duet_p4.xdp_switch.p4runtime.tables import Key, TableState
+from duet_p4.xdp_switch.p4runtime.tables import TableState
 
 TURN = 64
 """Entities written between two looks at the packets."""
@@ -58,7 +58,7 @@ class Reconciliation:
         self._before, self._after = before.forwarding, after.forwarding
         self._infos = before.config.p4info, after.config.p4info
         self._counts: dict[str, list[Count]] = {}
-        self._direct: dict[int, dict[Key, Count]] = {}
+        self._direct: dict[int, dict[EntryKey, Count]] = {}
         self._values: dict[str, list[int]] = {}
 
     async def copy(self) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
-from duet_p4.xdp_switch.dataplane import Device, Pipeline, TableFullError, UnsupportedError
+from duet_p4.xdp_switch.dataplane import Device, NoRoomError, Pipeline, UnsupportedError
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
     internal,
@@ -58,7 +58,7 @@ async def stage(device: Device, config: p4r.ForwardingPipelineConfig, ports: Map
         pipeline = await _in_thread(lambda: device.stage(config.p4_device_config, config.p4info))
     except UnsupportedError as error:
         raise unimplemented(str(error)) from error
-    except TableFullError as error:
+    except NoRoomError as error:
         raise resource_exhausted(f"the entries that the program states do not fit: {error}") from error
     except ValueError as error:
         raise invalid_argument(str(error)) from error

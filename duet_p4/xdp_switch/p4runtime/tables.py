@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.dataplane import Call, Count, MatchValues, MeterRates, Pipeline, TargetAction
+from duet_p4.xdp_switch.dataplane import Call, Count, EntryKey, MeterRates, Pipeline, TargetAction
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionCall, ActionProfileState, Indirect
 from duet_p4.xdp_switch.p4runtime.arrays import decode_count, fill_count
 from duet_p4.xdp_switch.p4runtime.errors import (
@@ -25,7 +25,6 @@ from duet_p4.xdp_switch.p4runtime.meters import MeterKind, fill_config, refuse_c
 from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
 from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 
-Key = tuple[MatchValues, int]
 """Match values and priority: what identifies an entry."""
 
 NO_COUNT: Count = (0, 0)
@@ -63,7 +62,7 @@ class TableState:
         self, table: Table, pipeline: Pipeline, profile: ActionProfileState | None, schema: Schema
     ) -> None:
         self.table = table
-        self.entries: dict[Key, Entry] = {}
+        self.entries: dict[EntryKey, Entry] = {}
         self.default = Default()
         self._pipeline = pipeline
         self._profile = profile
@@ -112,7 +111,7 @@ class TableState:
         if rates is not None:
             self._pipeline.write_direct_meter(table.name, *key, rates)
 
-    def change(self, kind: int, message: p4r.TableEntry) -> tuple[Key, TargetAction | None]:
+    def change(self, kind: int, message: p4r.TableEntry) -> tuple[EntryKey, TargetAction | None]:
         """Return the entry that a MODIFY or DELETE is about, and its new action; change nothing."""
         table = self.table
         if kind not in (p4r.Update.MODIFY, p4r.Update.DELETE) or message.is_default_action:
@@ -264,7 +263,7 @@ class TableState:
             keys, [self._pipeline.read_direct_meter(self.table.name, *key) for key in keys]
         )
 
-    def encode_key(self, key: Key) -> p4r.TableEntry:
+    def encode_key(self, key: EntryKey) -> p4r.TableEntry:
         """Return what identifies an entry, with its metadata and timeout."""
         message = p4r.TableEntry()
         self.table.encode_key(*key, message)
@@ -346,22 +345,22 @@ class TableState:
         if not self.table.direct_counter:
             raise invalid_argument(f"table {self.table.name} has no direct counter")
 
-    def _held_key(self, message: p4r.TableEntry) -> Key:
+    def _held_key(self, message: p4r.TableEntry) -> EntryKey:
         """Return the key of an entry that should be there; NOT_FOUND where it has names that nothing has."""
         try:
             return self.table.decode_key(message)
         except NamesExhaustedError as error:
             raise not_found(f"table {self.table.name} holds no such entry: {error.message}") from error
 
-    def _selected(self, query: p4r.TableEntry) -> list[tuple[Key, Entry]]:
+    def _selected(self, query: p4r.TableEntry) -> list[tuple[EntryKey, Entry]]:
         """Return the non-default entries that a query is about."""
         try:
             return self._matching(query)
         except NamesExhaustedError:
             return []
 
-    def _matching(self, query: p4r.TableEntry) -> list[tuple[Key, Entry]]:
-        found: list[tuple[Key, Entry]]
+    def _matching(self, query: p4r.TableEntry) -> list[tuple[EntryKey, Entry]]:
+        found: list[tuple[EntryKey, Entry]]
         if query.match and (query.priority or not self.table.needs_priority):
             key = self.table.decode_key(query)
             found = [(key, self.entries[key])] if key in self.entries else []
@@ -387,7 +386,7 @@ class TableState:
 
     def _encode(
         self,
-        selected: Sequence[tuple[Key, Entry]],
+        selected: Sequence[tuple[EntryKey, Entry]],
         counts: Sequence[Count],
         rates: Sequence[MeterRates | None],
         idle: Sequence[float],
@@ -410,7 +409,7 @@ class TableState:
             yield message
 
     def _encode_counts(
-        self, keys: Sequence[Key], counts: Sequence[Count]
+        self, keys: Sequence[EntryKey], counts: Sequence[Count]
     ) -> Iterator[p4r.DirectCounterEntry]:
         for key, count in zip(keys, counts, strict=True):
             message = p4r.DirectCounterEntry()
@@ -419,7 +418,7 @@ class TableState:
             yield message
 
     def _encode_rates(
-        self, keys: Sequence[Key], rates: Sequence[MeterRates | None]
+        self, keys: Sequence[EntryKey], rates: Sequence[MeterRates | None]
     ) -> Iterator[p4r.DirectMeterEntry]:
         for key, known in zip(keys, rates, strict=True):
             message = p4r.DirectMeterEntry()

@@ -197,7 +197,7 @@ class Bmv2(Interpreter):
         self._tell("meter_set_rates", meter, index, committed, f"{rates.pir / _MILLION}:{rates.pburst}")
 
 
-def _field(key: ir.Key, value: FieldValue) -> str:
+def _field(key: ir.KeyField, value: FieldValue) -> str:
     """Return a match field as BMv2's command line writes it."""
     if value is None:
         return "0&&&0"

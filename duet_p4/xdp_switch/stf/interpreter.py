@@ -152,7 +152,7 @@ class Interpreter(ABC):
         raise ScriptError(f"table {table.name} has no key {name}, but {', '.join(names)}")
 
     @staticmethod
-    def _field(key: ir.Key, text: str | None) -> FieldValue:
+    def _field(key: ir.KeyField, text: str | None) -> FieldValue:
         if key.kind == "exact":
             return script.number(text or "0")
         if key.kind == "lpm":

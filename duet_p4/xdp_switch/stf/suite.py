@@ -15,7 +15,7 @@ from finsy.proto import p4i
 from google.protobuf import text_format
 
 from duet_p4.bpf import BpfError
-from duet_p4.xdp_switch.dataplane import TableFullError, UnsupportedError
+from duet_p4.xdp_switch.dataplane import NoRoomError, UnsupportedError
 from duet_p4.xdp_switch.stf import script
 from duet_p4.xdp_switch.stf.bmv2 import Bmv2
 from duet_p4.xdp_switch.stf.interpreter import Interpreter
@@ -75,7 +75,7 @@ def run(test: Path, target: str = "xdp") -> Verdict:
         return Verdict(name, Outcome.FAILED, str(error))
     try:
         problems = differences(commands, switch)
-    except (ScriptError, TableFullError, OSError) as error:
+    except (ScriptError, NoRoomError, OSError) as error:
         return Verdict(name, Outcome.FAILED, str(error))
     finally:
         switch.close()
@@ -83,7 +83,7 @@ def run(test: Path, target: str = "xdp") -> Verdict:
 
 
 def differences(commands: list[script.Command], switch: Interpreter) -> list[str]:
-    """Run a test's commands, and return what is not as expected. Raises ScriptError, TableFullError."""
+    """Run a test's commands, and return what is not as expected. Raises ScriptError, NoRoomError."""
     for command in commands:
         if command.name not in ("expect", "no_packet"):
             switch.run(command)

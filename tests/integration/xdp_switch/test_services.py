@@ -11,7 +11,7 @@ import pytest
 from finsy.proto import p4i
 from google.protobuf import text_format
 
-from duet_p4.xdp_switch.dataplane import Call, TableFullError
+from duet_p4.xdp_switch.dataplane import Call, NoRoomError
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.meters import MeterRates
 from duet_p4.xdp_switch.pipeline import XdpPipeline
@@ -63,7 +63,7 @@ def test_a_value_set_has_the_members_it_was_given_last(pipeline: XdpPipeline) ->
     assert [answer(pipeline, request(ether_type=t))["trusted"] for t in (0x1234, 0x5678, 9)] == [1, 1, 0]
     members.replace([(9,)])
     assert [answer(pipeline, request(ether_type=t))["trusted"] for t in (0x1234, 0x5678, 9)] == [0, 0, 1]
-    with pytest.raises(TableFullError, match="room for 4 members"):
+    with pytest.raises(NoRoomError, match="room for 4 members"):
         members.replace([(n,) for n in range(5)])
     assert answer(pipeline, request(ether_type=9))["trusted"] == 1, "it is as it was"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from duet_p4.xdp_switch.dataplane import Call, MatchValues, TableFullError
+from duet_p4.xdp_switch.dataplane import Call, MatchValues, NoRoomError
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from tests.integration.xdp_switch import programs
 from tests.integration.xdp_switch.programs import Json
@@ -147,7 +147,7 @@ def test_lookups_equal_a_plain_search(case: tuple[XdpPipeline, list[tuple[str, s
         else:
             try:
                 pipeline.insert("tested", *entry, Call("found", (serial, serial << 90)))
-            except TableFullError as error:
+            except NoRoomError as error:
                 assert "tested" in str(error)
                 continue
             entries[entry] = serial
@@ -173,7 +173,7 @@ def test_a_full_table_refuses_and_keeps_what_it_holds() -> None:
     with programs.running(document([("a", "exact"), ("b", "exact")], "exact")) as pipeline:
         for number in range(SIZE):
             pipeline.insert("tested", (number, 0), 0, Call("found", (number, 0)))
-        with pytest.raises(TableFullError, match="table tested is full: it holds 64 entries"):
+        with pytest.raises(NoRoomError, match="table tested is full: it holds 64 entries"):
             pipeline.insert("tested", (SIZE, 0), 0, Call("found", (1, 1)))
         pipeline.modify("tested", (5, 0), 0, Call("found", (77, 0)))
         frame = programs.pack(INPUTS, {"a": 5}) + bytes(9)

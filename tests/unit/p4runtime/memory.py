@@ -20,8 +20,8 @@ from duet_p4.xdp_switch.dataplane import (
     InitialEntry,
     MatchValues,
     MeterRates,
+    NoRoomError,
     Replica,
-    TableFullError,
     TargetAction,
     UnsupportedError,
 )
@@ -54,7 +54,7 @@ class Copies:
 
     def put(self, number: int, replicas: Sequence[Replica], truncate: int = 0) -> None:
         if len(replicas) > 64:
-            raise TableFullError("there is room for 64 replicas")
+            raise NoRoomError("there is room for 64 replicas")
         self.held[number] = (list(replicas), truncate)
 
     def remove(self, number: int) -> None:
@@ -158,7 +158,7 @@ class MemoryPipeline:
         entries = self.tables[table]
         assert (key, priority) not in entries
         if len(entries) >= self.sizes[table]:
-            raise TableFullError(f"table {table} is full ({self.sizes[table]} entries)")
+            raise NoRoomError(f"table {table} is full ({self.sizes[table]} entries)")
         entries[key, priority] = action
 
     def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
@@ -268,7 +268,7 @@ class MemoryDevice:
         b"broken": ValueError("p4_device_config is no BMv2 JSON"),
         b"stops": StopIteration(),
         b"bug": KeyError("field"),
-        b"full": TableFullError("table t holds entries of 64 different masks"),
+        b"full": NoRoomError("table t holds entries of 64 different masks"),
         b"kernel": OSError("the verifier refuses"),
     }
 

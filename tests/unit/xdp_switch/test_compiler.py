@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from duet_p4.xdp_switch.compiler import compile_program
 from duet_p4.xdp_switch.compiler.entries import Strategy
+from duet_p4.xdp_switch.compiler.lookup.masked import range_masks
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.structs import Struct
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 from duet_p4.xdp_switch.pipeline import build
-from duet_p4.xdp_switch.stores import range_masks
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = sorted((ROOT / "tests" / "p4" / "build").glob("*.json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from duet_p4 import bpf
-from duet_p4.xdp_switch.pipeline import Counters
+from duet_p4.xdp_switch.counters import Counters
 
 CELLS = 4
 

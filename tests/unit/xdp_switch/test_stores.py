@@ -13,7 +13,9 @@ from duet_p4 import bpf
 from duet_p4.hmux import pipeline
 from duet_p4.xdp_switch.compiler import compile_program
 from duet_p4.xdp_switch.compiler.entries import Strategy, TableLayout
-from duet_p4.xdp_switch.stores import IndexStore, Key, TrieStore
+from duet_p4.xdp_switch.compiler.lookup.index import IndexStore
+from duet_p4.xdp_switch.compiler.lookup.trie import TrieStore
+from duet_p4.xdp_switch.dataplane import EntryKey
 
 COMPILED = compile_program(pipeline.DEVICE_CONFIG.read_bytes(), 1)
 LARGE = COMPILED.tables["HmuxIngress.routing.route_table"]
@@ -63,7 +65,7 @@ def look_up(memory: Memory, layout: TableLayout, address: int) -> int:
     return found
 
 
-def prefix(value: int, length: int) -> Key:
+def prefix(value: int, length: int) -> EntryKey:
     return (((value >> 32 - length << 32 - length if length else 0), length),), 0
 
 
@@ -77,7 +79,7 @@ def word(number: int) -> bytes:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(PREFIXES, min_size=1, max_size=12, unique=True), st.data())
-def test_a_detour_of_prefixes_leads_as_their_change_does(held: list[Key], data: st.DataObject) -> None:
+def test_a_detour_of_prefixes_leads_as_their_change_does(held: list[EntryKey], data: st.DataObject) -> None:
     assert ROUTES.strategy is Strategy.TRIE and ROUTES.packing is not None
     memory, store = trie()
     for number, key in enumerate(held):

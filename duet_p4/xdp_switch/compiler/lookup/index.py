@@ -1,0 +1,64 @@
+"""One exact field of at most 16 bits: an array by its value.
+
+`index_T[key]` is the entry itself, packed into a word, where it fits one (`entries.Packing`; 0 is none), or
+else its place in `entries_T` (0 is none). Packets see either written at once. A place that is left rests, at
+the end of the queue of free ones, so that a packet which has just read it still finds the entry there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler.entries import TableLayout
+from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Store, exact, places_of
+from duet_p4.xdp_switch.dataplane import EntryKey
+
+
+class IndexLookup(Lookup):
+    """The lookup in C."""
+
+    def function(self) -> Iterator[str]:
+        """Yield the C of the table's memory and of its lookup."""
+        yield from self.entries()
+        yield f"__u{64 if self._table.packing else 32} index_{self._symbol}[{1 << self._table.width}];"
+        yield from self.signature()
+        slot = f"index_{self._symbol}[({self.key_value(0)}) & {(1 << self._table.width) - 1:#x}]"
+        yield from self.found(slot)
+
+
+class IndexStore(Store):
+    """One exact field, an array by its value."""
+
+    def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
+        self._packed = layout.packing is not None
+        self._start = loaded.place(f"index_{layout.symbol}")[0]
+        self._index = loaded.memory(f"index_{layout.symbol}").cast("Q" if layout.packing else "I")
+        self._places = places_of(layout, loaded)
+
+    def insert(self, key: EntryKey, data: bytes) -> None:
+        """Add an entry."""
+        self._index[exact(key[0][0])] = self._places.add(data)
+
+    def modify(self, key: EntryKey, data: bytes) -> None:
+        """Replace an entry's bytes."""
+        at = exact(key[0][0])
+        old = self._index[at]
+        self._index[at] = self._places.add(data)
+        self._places.remove(old)
+
+    def delete(self, key: EntryKey) -> None:
+        """Remove an entry."""
+        at = exact(key[0][0])
+        old = self._index[at]
+        self._index[at] = 0
+        self._places.remove(old)
+
+    def words(self, changes: Mapping[EntryKey, bytes | None]) -> dict[int, int]:
+        """Return what words change."""
+        if not self._packed:
+            return super().words(changes)
+        return {
+            self._start + 8 * exact(key[0][0]): int.from_bytes(data or b"", "little")
+            for key, data in changes.items()
+        }

@@ -1,0 +1,42 @@
+"""Counters of a loaded program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from duet_p4 import bpf
+from duet_p4.xdp_switch.dataplane import Count
+
+
+class Counters:
+    """An array of counters as the program holds it: a row for each CPU, which only that CPU writes.
+
+    What is written to a counter is kept here, as what it is ahead of what the program counted: so no packet
+    that is counted meanwhile is lost.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(bpf.possible_cpus(), -1, 2)
+        self._ahead = np.zeros_like(self._cells[0])
+
+    def read(self, first: int, number: int) -> list[Count]:
+        """Return `number` cells from `first` on."""
+        cells = slice(first, first + number)
+        total = self._cells[:, cells].sum(axis=0) + self._ahead[cells]
+        return [(packets, size) for packets, size in total.tolist()]
+
+    def write(self, first: int, counts: Sequence[Count]) -> None:
+        """Set cells from `first` on."""
+        cells = slice(first, first + len(counts))
+        self._ahead[cells] = np.array(counts, dtype=np.uint64) - self._cells[:, cells].sum(axis=0)
+
+    def reset(self, cell: int) -> None:
+        """Set a cell to nothing; often there was nothing."""
+        counted = self._cells[:, cell].sum(axis=0)
+        np.negative(counted, out=self._ahead[cell])
+
+    def add(self, first: int, counts: Sequence[Count]) -> None:
+        """Count so much more."""
+        self._ahead[first : first + len(counts)] += np.array(counts, dtype=np.uint64)
