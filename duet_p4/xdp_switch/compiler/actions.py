@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.expressions import Expressions, Value, cut
 from duet_p4.xdp_switch.compiler.header_primitives import HeaderPrimitives, cases_of
@@ -45,7 +46,11 @@ class Actions(HeaderPrimitives):
         """Yield the C function of an action; it returns true where the pipeline ends."""
         names = self._layout.names
         parameters = tuple(
-            Value(f"p_{names(f'parameter of {action.id}', p.name)}", 0, (1 << p.width) - 1)
+            Value(
+                c.place(f"p_{names(f'parameter of {action.id}', p.name)}", storage_width(p.width)),
+                0,
+                (1 << p.width) - 1,
+            )
             for p in action.parameters
         )
         declared = [
@@ -64,7 +69,7 @@ class Actions(HeaderPrimitives):
         yield f"static __always_inline bool {self.name(action)}(struct scratch *s{arguments})"
         yield "{"
         yield from indent(self._layout.variables(action.primitives))
-        yield from indent(self._layout.tracing.action(action, [value.code for value in parameters]))
+        yield from indent(self._layout.tracing.action(action, [value.code.text for value in parameters]))
         if self.exits(action):
             yield "    bool exiting = false;"
         locked = self.locked(action)
@@ -153,12 +158,12 @@ class Actions(HeaderPrimitives):
             ]
             fits = all(m.offset >= 8 * at and m.offset + m.width <= 8 * (at + size) for m in inside)
             if fits and all(m.name in last for m in inside) and not any(m.name in done for m in inside):
-                parts = []
+                whole = c.number(0)
                 for member in inside:
                     code = self._value_of(last[member.name], member.width, parameters)
-                    shift = 8 * (at + size) - member.offset - member.width
-                    parts.append(f"(__u64)({code}) << {shift}" if shift else f"(__u64)({code})")
-                lines.append(f"STORE{8 * size}({self._layout.header(header)} + {at}, {' | '.join(parts)});")
+                    shift = c.number(8 * (at + size) - member.offset - member.width)
+                    whole = c.binary("|", whole, c.binary("<<", code, shift, 64))
+                lines.append(f"STORE{8 * size}({self._layout.header(header)} + {at}, {whole.text});")
                 done |= {m.name for m in inside}
             elif size > 1:
                 pending[:0] = [(at, size // 2), (at + size // 2, size // 2)]
@@ -169,12 +174,8 @@ class Actions(HeaderPrimitives):
                 lines += self.primitive(step, parameters)
         return lines, rest
 
-    def _value_of(self, step: ir.Primitive, width: int, parameters: tuple[Value, ...]) -> str:
-        expressions = Expressions(self._layout, step.source, parameters)
-        value = step.arguments[1]
-        if expressions.is_boolean(value):
-            return f"({expressions.condition(value)} ? 1 : 0)"
-        return expressions.assignable(value, width)
+    def _value_of(self, step: ir.Primitive, width: int, parameters: tuple[Value, ...]) -> C:
+        return Expressions(self._layout, step.source, parameters).assignable(step.arguments[1], width)
 
     def locked(self, action: ir.Action) -> range | None:
         """Return the steps of an action that no other CPU's steps on registers may come between.
@@ -253,7 +254,7 @@ class Actions(HeaderPrimitives):
         yield f"static __always_inline bool {name}(struct scratch *s{arguments})"
         yield "{"
         yield f"    struct frame_of_{name} frame = {{ .s = s }};"
-        yield from indent(self._layout.tracing.action(action, [value.code for value in parameters]))
+        yield from indent(self._layout.tracing.action(action, [value.code.text for value in parameters]))
         for value in parameters:
             yield f"    frame.{value.code} = {value.code};"
         yield f"    bpf_loop({MAX_STEPS}, steps_of_{name}, &frame, 0);"
@@ -277,16 +278,16 @@ class Actions(HeaderPrimitives):
             return []
         if member.varbit or member.width > MAX_ARITHMETIC:
             return self._copy_wide(target, value, expressions.source)
-        if expressions.is_boolean(value):
-            return self._layout.store(target, f"({expressions.condition(value)} ? 1 : 0)")
-        return self._layout.store(target, expressions.assignable(value, member.width))
+        named = expressions.name_repeated(value)
+        stored = self._layout.store(target, expressions.assignable(value, member.width))
+        return ["{", *indent([*named, *stored]), "}"] if named else stored
 
     def _assign(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, value = primitive.arguments
         if isinstance(target, ir.ElementField):
             fields = expressions.fields_of(target)
             cases = [self.set_field(field, expressions, value) for field in fields]
-            return cases_of(expressions.elements(target.element)[0], cases)
+            return cases_of(expressions.elements(target.element)[0].text, cases)
         if not isinstance(target, ir.FieldRef):
             raise ir.unsupported("assignment to what is no field", primitive.source)
         return self.set_field(target, expressions, value)
@@ -318,7 +319,7 @@ class Actions(HeaderPrimitives):
     def _mark_to_drop(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         named = primitive.arguments[0] if primitive.arguments else None
         header = named.name if isinstance(named, ir.Named) else ir.STANDARD_METADATA
-        return self._layout.store(ir.FieldRef(header, "egress_spec"), str(DROP_PORT))
+        return self._layout.store(ir.FieldRef(header, "egress_spec"), c.number(DROP_PORT))
 
     def _drop(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return self._mark_to_drop(expressions, primitive)
@@ -333,13 +334,14 @@ class Actions(HeaderPrimitives):
         return []
 
     def _assert(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        return [f"if (!{expressions.condition(primitive.arguments[0])})", "    s->m.failed = DROP_ASSERTION;"]
+        fails = c.negation(expressions.condition(primitive.arguments[0]))
+        return [f"if ({fails.text})", "    s->m.failed = DROP_ASSERTION;"]
 
     def _assume(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         return self._assert(expressions, primitive)
 
     def _clone_ingress_pkt_to_egress(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        codes = [cut(expressions.value(a), 32) for a in primitive.arguments]
+        codes = [cut(expressions.value(a), 32).text for a in primitive.arguments]
         return self._replication.primitive(primitive.op, codes)
 
     _clone_egress_pkt_to_egress = _clone_ingress_pkt_to_egress
@@ -347,7 +349,7 @@ class Actions(HeaderPrimitives):
     _recirculate = _clone_ingress_pkt_to_egress
 
     def _generate_digest(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
-        return [f"s->m.digest = {cut(expressions.value(primitive.arguments[1]), 32)};"]
+        return [f"s->m.digest = {cut(expressions.value(primitive.arguments[1]), 32).text};"]
 
     def _execute_meter(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         array, index, target = primitive.arguments
@@ -359,10 +361,11 @@ class Actions(HeaderPrimitives):
         # Metering takes tokens, whether or not something looks at the colour.
         return store or [f"{colour.code};"]
 
-    def colour(self, meter: ir.MeterArray, index: str) -> str:
+    def colour(self, meter: ir.MeterArray, index: C) -> C:
         """Return the C expression that meters the packet."""
         units = "s->received" if meter.counts_bytes else "1"
-        return f"meter_colour(&meter_{self._layout.names('meter', meter.name)}, {index}, {units})"
+        name = f"meter_{self._layout.names('meter', meter.name)}"
+        return c.place(f"meter_colour(&{name}, {index.text}, {units})", 32)
 
     def _modify_field_rng_uniform(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, low, high = primitive.arguments
@@ -372,7 +375,8 @@ class Actions(HeaderPrimitives):
             return []
         first, last = (cut(expressions.value(bound), 64) for bound in (low, high))
         width = min(self._program.field(target).width, 64)
-        drawn = cut(Value(f"random_between({first}, {last})", 0, (1 << 64) - 1), width)
+        drawn = c.place(f"random_between({first.text}, {last.text})", 64)
+        drawn = cut(Value(drawn, 0, (1 << 64) - 1), width)
         return self._layout.store(target, drawn)
 
     def _jump_target(self, primitive: ir.Primitive) -> int:
@@ -387,10 +391,10 @@ class Actions(HeaderPrimitives):
     def _jump_if_zero(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         condition = primitive.arguments[0]
         if expressions.is_boolean(condition):
-            code = f"!{expressions.condition(condition)}"
+            code = c.negation(expressions.condition(condition))
         else:
-            code = f"{expressions.value(condition).code} == 0"
-        return [f"if ({code})", f"    goto step_{self._jump_target(primitive)};"]
+            code = c.compare("==", expressions.value(condition).code, c.number(0))
+        return [f"if ({code.text})", f"    goto step_{self._jump_target(primitive)};"]
 
     def _truncate(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         length = cut(expressions.value(primitive.arguments[0]), 32)
@@ -400,7 +404,7 @@ class Actions(HeaderPrimitives):
         name = ir.named(primitive.arguments[0])
         index = cut(expressions.value(primitive.arguments[1]), 32)
         size = self._program.counters[name].size
-        return [f"count_packet(s, counter_{self._layout.names('counter', name)}, {size}, {index});"]
+        return [f"count_packet(s, counter_{self._layout.names('counter', name)}, {size}, {index.text});"]
 
     def _register_read(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         target, array, index = primitive.arguments
@@ -412,11 +416,12 @@ class Actions(HeaderPrimitives):
         name = f"register_{self._layout.names('register', register.name)}"
         place = cut(expressions.value(index), 32)
         width = self._program.field(target).width
-        value = cut(Value(f"(__u64){name}[at]", 0, (1 << register.width) - 1), width)
+        cell = c.place(f"{name}[at]", storage_width(register.width))
+        value = cut(Value(cell, 0, (1 << register.width) - 1), width)
         store = self._layout.store(target, value)
         return [
             "{",
-            f"    INDEX(at, {place});",
+            f"    INDEX(at, {place.text});",
             f"    if (at < {register.size}) {{",
             *indent(store, 2),
             "    }",
@@ -431,9 +436,9 @@ class Actions(HeaderPrimitives):
         place = cut(expressions.value(index), 32)
         return [
             "{",
-            f"    INDEX(at, {place});",
+            f"    INDEX(at, {place.text});",
             f"    if (at < {register.size})",
-            f"        {name}[at] = {code};",
+            f"        {name}[at] = {code.text};",
             "}",
         ]
 
@@ -447,20 +452,18 @@ class Actions(HeaderPrimitives):
             return []
         name = ir.named(calculation)
         width = self._calculations.width(name)
-        hashed = self._calculations.call(name)
+        code = self._calculations.call(name)
         bound = expressions.value(size)
         start = cut(expressions.value(base), 64)
-        kind = "__u32" if max(width, bound.high.bit_length()) <= 32 else "__u64"
-        if bound.low == bound.high and bound.low > 0 and bound.low >= 1 << width:
-            code = hashed
-        elif bound.low == bound.high:
-            code = f"(({kind}){hashed} % {max(bound.low, 1)})"
-        else:
+        bits = 32 if max(width, bound.high.bit_length()) <= 32 else 64
+        if bound.low != bound.high:
             divisor = cut(bound, 64)
-            code = f"({divisor} ? ({kind}){hashed} % ({kind}){divisor} : 0)"
-        if start not in ("0ull", "0"):
-            code = f"((__u64){code} + {start})"
-        high = max(width, 64 if start not in ("0ull", "0") else 0)
+            rest = c.binary("%", c.cast(code, bits), c.cast(divisor, bits))
+            code = c.choice(divisor, rest, c.number(0))
+        elif not 0 < 1 << width <= bound.low:
+            code = c.binary("%", c.cast(code, bits), c.number(max(bound.low, 1)))
+        code = c.binary("+", code, start, 64 if start.number != 0 else c.INT)
+        high = max(width, 64 if start.number != 0 else 0)
         value = cut(Value(code, 0, (1 << high) - 1), self._program.field(target).width)
         return self._layout.store(target, value)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, Slot, c_type, indent
 
@@ -56,12 +57,13 @@ class Calculations:
             raise ir.unsupported(f"hash algorithm {calculation.algorithm}", calculation.source)
         return _WIDTHS[calculation.algorithm]
 
-    def call(self, name: str) -> str:
+    def call(self, name: str) -> C:
         """Return the C expression for a calculation's result."""
         calculation = self._all[name]
         context = "ctx, " if _over_payload(calculation) else ""
         local = "".join(f", {slot.lvalue}" for slot in self._local(calculation))
-        return f"calculate_{self._layout.names('calculation', name)}({context}s{local})"
+        called = f"calculate_{self._layout.names('calculation', name)}({context}s{local})"
+        return c.place(called, self.width(name))
 
     def _local(self, calculation: ir.Calculation) -> list[Slot]:
         """Return the variables among the inputs, of the action that calls."""
@@ -152,12 +154,13 @@ class Calculations:
             left = length // 8
             for word in _words(merged, 32):
                 for byte in range(min(left, 4)):
-                    lines.append(f"stream_{calculation.algorithm}(&stream, {word} >> {24 - 8 * byte});")
+                    part = c.binary(">>", word, c.number(24 - 8 * byte))
+                    lines.append(f"stream_{calculation.algorithm}(&stream, {part.text});")
                 left -= 4
             if header is None:
                 yield from lines
             else:
-                yield f"if ({self._layout.valid(header)}) {{"
+                yield f"if ({self._layout.valid(header).text}) {{"
                 yield from indent(lines)
                 yield "}"
 
@@ -186,7 +189,7 @@ class Calculations:
         if header is None:
             yield from lines
         else:
-            yield f"if ({self._layout.valid(header)}) {{"
+            yield f"if ({self._layout.valid(header).text}) {{"
             yield from indent(lines)
             yield "}"
 
@@ -220,44 +223,45 @@ class Calculations:
         algorithm = calculation.algorithm
         if algorithm == "identity":
             head = _words(_head(pieces, 64), 32)
-            code = " | ".join(f"(__u64){word} << {32 * (len(head) - 1 - n)}" for n, word in enumerate(head))
+            code = c.number(0)
+            for word in head:
+                code = c.binary("|", c.binary("<<", code, c.number(32), 64), word)
             kept = min((length + 7) // 8, 8)
             padded = (min(length, 64) + 31) // 32 * 32
-            shift = padded - 8 * kept
-            yield f"return ({code}) >> {shift};" if padded else "return 0;"
+            yield f"return {c.binary('>>', code, c.number(padded - 8 * kept)).text};"
             return
         if algorithm == "csum16":
             yield "__u64 sum = 0;"
-            for term in _sum_terms(pieces):
-                yield f"sum += {term};"
+            for piece in _sum_terms(pieces):
+                yield f"sum += {piece.text};"
             yield "return csum16_fold(sum);"
             return
         if algorithm == "xor16":
             yield "__u32 sum = 0;"
             for word in words:
-                yield f"sum ^= {word};"
+                yield f"sum ^= {word.text};"
             yield "return sum ^ sum >> 16;"
             return
         left = (length + 7) // 8
         if algorithm == "crc32":
             yield "__u32 crc = 0xffffffff;"
             for at in range(0, len(words), 2):
-                code = " | ".join(
-                    f"(__u64)__builtin_bswap32({word}) << {32 * n}"
-                    for n, word in enumerate(words[at : at + 2])
-                )
-                yield f"crc = crc32_bytes(crc, {code}, {min(left, 8)});"
+                code = c.number(0)
+                for n, word in enumerate(words[at : at + 2]):
+                    swapped = c.place(f"__builtin_bswap32({word.text})", 32)
+                    code = c.binary("|", code, c.binary("<<", swapped, c.number(32 * n), 64))
+                yield f"crc = crc32_bytes(crc, {code.text}, {min(left, 8)});"
                 left -= 8
             yield "return ~crc;"
             return
         yield "__u32 crc = 0;"
         for word in words:
             for byte in range(min(left, 4)):
-                yield f"crc = {algorithm}_byte(crc, {word} >> {24 - 8 * byte});"
+                yield f"crc = {algorithm}_byte(crc, {c.binary('>>', word, c.number(24 - 8 * byte)).text});"
             left -= 4
         yield "return crc;"
 
-    def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[str, int]]:
+    def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[C, int]]:
         """Return (C code, width) of inputs at most 64 bits wide, adjacent fields of a header in one load."""
         merged = []
         for name, first, width, expression in self._regions(pieces):
@@ -305,10 +309,10 @@ class Calculations:
                 code = f"bpf_hton{'s' if width == 16 else 'l'}"
                 value = Expressions(self._layout, ir.Source()).assignable(expression, width)
                 if width == 64:
-                    swapped = f"__builtin_bswap64({value})"
-                    terms += [f"(__u32)({swapped})", f"({swapped} >> 32)"]
+                    swapped = f"__builtin_bswap64({value.text})"
+                    terms += [f"(__u32){swapped}", f"{swapped} >> 32"]
                 else:
-                    terms.append(f"(__u{width}){code}({value})")
+                    terms.append(f"{code}({value.text})")
                 continue
             place, at, end = self._layout.header(name), first // 8, (first + width) // 8
             while at < end:
@@ -317,13 +321,14 @@ class Calculations:
                 at += size
         return terms
 
-    def _expression_pieces(self, expression: ir.Expr, width: int) -> list[tuple[str, int]]:
+    def _expression_pieces(self, expression: ir.Expr, width: int) -> list[tuple[C, int]]:
         if width > 128:
             raise ir.unsupported(f"an input of {width} bits, more than 128, to a hash", ir.Source())
         code = Expressions(self._layout, ir.Source()).assignable(expression, width)
         if width <= 64:
-            return [(f"(__u64){code}", width)]
-        return [(f"(__u64)({code} >> 64)", width - 64), (f"(__u64){code}", 64)]
+            return [(code, width)]
+        high = c.binary(">>", c.cast(code, 128), c.number(64))
+        return [(c.cast(high, 64), width - 64), (c.cast(code, 64), 64)]
 
     def _expression_width(self, expression: ir.Expr, source: ir.Source) -> int:
         if isinstance(expression, ir.FieldRef):
@@ -339,49 +344,51 @@ def _over_payload(calculation: ir.Calculation) -> bool:
     return any(_is_payload(piece) for piece in calculation.inputs)
 
 
-def _head(pieces: Sequence[tuple[str, int]], bits: int) -> list[tuple[str, int]]:
+def _head(pieces: Sequence[tuple[C, int]], bits: int) -> list[tuple[C, int]]:
     """Return the first `bits` bits of the pieces."""
-    head: list[tuple[str, int]] = []
+    head: list[tuple[C, int]] = []
     left = bits
     for code, width in pieces:
         if left <= 0:
             break
         take = min(width, left)
-        head.append((code if take == width else f"({code} >> {width - take})", take))
+        head.append((c.binary(">>", code, c.number(width - take)), take))
         left -= take
     return head
 
 
-def _sum_terms(pieces: Sequence[tuple[str, int]]) -> Iterator[str]:
+def _sum_terms(pieces: Sequence[tuple[C, int]]) -> Iterator[C]:
     """Yield the pieces as terms of a sum of 16 bits, in which a shift by 16 bits changes nothing.
 
     So none is moved further than to the end of the 16 bits that it ends in.
     """
     end = 0
     for code, width in pieces:
-        halves = [(f"({code} >> 32)", width - 32), (f"({code} & 0xffffffffull)", 32)]
+        halves = [(c.binary(">>", code, c.number(32)), width - 32), (c.masked(code, 32), 32)]
         for part, bits in halves if width > 32 else [(code, width)]:
             end += bits
             shift = -end % 16
-            yield f"({part} << {shift})" if shift else part
+            yield c.binary("<<", part, c.number(shift), 64)
 
 
-def _words(pieces: Sequence[tuple[str, int]], size: int) -> list[str]:
+def _words(pieces: Sequence[tuple[C, int]], size: int) -> list[C]:
     """Pack pieces, most significant bit first, into words of `size` bits; zeros fill the last one."""
-    words: list[list[str]] = []
+    words: list[C] = []
     position = 0
     for code, width in pieces:
         done = 0
         while done < width:
             index, inside = divmod(position + done, size)
             if index == len(words):
-                words.append([])
+                words.append(c.number(0))
             take = min(width - done, size - inside)
-            part = f"({code} >> {width - done - take})" if width - done - take else code
+            part = c.binary(">>", code, c.number(width - done - take))
             if done:
-                part = f"({part} & {hex((1 << take) - 1)}ull)"
-            shift = size - inside - take
-            words[index].append(f"(__u32){part} << {shift}" if shift else f"(__u32){part}")
+                part = c.masked(part, take)
+            part = c.cast(part, 32) if part.bits > 32 else part
+            words[index] = c.binary(
+                "|", words[index], c.binary("<<", part, c.number(size - inside - take), 32)
+            )
             done += take
         position += width
-    return [f"({' | '.join(parts)})" for parts in words]
+    return words

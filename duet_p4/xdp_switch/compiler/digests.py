@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, indent
 
@@ -57,9 +57,9 @@ class Digests:
             if piece.width > 128 or isinstance(piece.value, ir.Named):
                 raise ir.unsupported(f"a value of {piece.width} bits of digest {digest.name}", ir.Source())
             code = expressions.assignable(piece.value, piece.width)
-            yield f"sample[{1 + 2 * number}] = (__u64){code};"
-            high = f"(__u64)({code} >> 64)" if piece.width > 64 else "0"
-            yield f"sample[{2 + 2 * number}] = {high};"
+            yield f"sample[{1 + 2 * number}] = {code.text};"
+            high = c.binary(">>", code, c.number(64), 128) if piece.width > 64 else c.number(0)
+            yield f"sample[{2 + 2 * number}] = {high.text};"
         yield "bpf_ringbuf_submit(sample, 0);"
 
     def after_ingress(self) -> Iterator[str]:

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, indent
 from duet_p4.xdp_switch.compiler.names import Names
@@ -157,7 +157,8 @@ class Packing:
 
 
 def _bits_of(word: str, first: int, width: int) -> str:
-    return f"({word} >> {first} & {(1 << width) - 1:#x})"
+    shifted = c.binary(">>", c.place(word, 64), c.number(first))
+    return c.masked(shifted, width).text if width else "0"
 
 
 @dataclass(slots=True)

@@ -5,22 +5,28 @@ put an explicit mask. C computes modulo 2^64 (or 2^128 where an operand is wider
 the same for as long as only the low bits matter. So every value carries the exact interval of what BMv2
 would hold: a comparison, a right shift or a division, which look at all bits, is compiled only where that
 interval fits the C type. p4c masks after every operation, so programs hardly ever meet this limit.
+
+C of a type narrower than what is computed in always has BMv2's very value, which is not negative then
+(`c.py`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, load_bits
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 
 _COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
-_LOGIC = {"and": "&&", "or": "||"}
+_LOGIC = {"and": c.every, "or": c.any_of}
 _BOOLEAN_OPS = _COMPARISONS | {"and", "or", "not", "d2b", "valid", "valid_union"}
 _HEADER_KINDS = {"header", "header_stack", "header_union", "header_union_stack"}
+_NAMED = {"+", "-", "*", "&", "|", "^", "<<", ">>", "~"}
 _MAX_SHIFT = 256
 
 T = TypeVar("T")
@@ -30,7 +36,7 @@ T = TypeVar("T")
 class Value:
     """C code whose value is congruent to BMv2's, and the interval [low, high] of BMv2's value."""
 
-    code: str
+    code: C
     low: int
     high: int
 
@@ -44,6 +50,7 @@ class Expressions:
         self.source = source
         self._parameters = parameters
         self._bits = 64
+        self._named: dict[ir.Expr, Value] = {}
 
     def value(self, expr: ir.Expr, width: int = 64) -> Value:
         """Compile an arithmetic expression of which `width` bits matter.
@@ -52,11 +59,31 @@ class Expressions:
         """
         return self._widening(max(width, self._width(expr)), lambda: self._value(expr))
 
-    def assignable(self, expr: ir.Expr, width: int) -> str:
-        """Compile an expression and cut it to `width` bits, as a store into a field does."""
+    def assignable(self, expr: ir.Expr, width: int) -> C:
+        """Compile and cut an expression to `width` bits, as a store into a field does; truths are 0 or 1."""
+        if self.is_boolean(expr):
+            return c.choice(self.condition(expr), c.number(1), c.number(0))
         return cut(self.value(expr, width), width)
 
-    def condition(self, expr: ir.Expr) -> str:
+    def name_repeated(self, expr: ir.Expr) -> list[str]:
+        """Return C variables for what an expression has more than once, for what is compiled next.
+
+        p4c puts one expression into another in place of a variable that is assigned once.
+        """
+        if self._width(expr) > 64:
+            return []
+        lines = []
+        for part in _repeated(expr):
+            try:
+                value = self._value(part)
+            except _TooWideError:
+                continue
+            name = f"x{len(self._named)}"
+            lines.append(f"__u64 {name} = {value.code.text};")
+            self._named[part] = Value(c.place(name, 64), value.low, value.high)
+        return lines
+
+    def condition(self, expr: ir.Expr) -> C:
         """Compile a boolean expression into a C condition."""
         return self._boolean(expr)
 
@@ -129,7 +156,7 @@ class Expressions:
             fields.append(ir.FieldRef(name, field))
         return fields
 
-    def elements(self, expr: ir.Element) -> tuple[str, tuple[str, ...]]:
+    def elements(self, expr: ir.Element) -> tuple[C, tuple[str, ...]]:
         """Return C for the index of a stack's element, and the headers it may be."""
         return cut(self.value(expr.index), 32), self._program.stacks[expr.stack].headers
 
@@ -137,9 +164,9 @@ class Expressions:
         fields = self.fields_of(expr)
         index = cut(self._value(expr.element.index), 32)
         values = [self._field(field) for field in fields]
-        code = "0ull"
+        code = c.number(0)
         for number, value in reversed(list(enumerate(values))):
-            code = f"(({index}) == {number} ? {self._wide(value)} : {code})"
+            code = c.choice(c.compare("==", index, c.number(number)), value.code, code)
         return Value(code, min(0, *(v.low for v in values)), max(v.high for v in values))
 
     def _refusal(self, what: str) -> UnsupportedError:
@@ -155,16 +182,12 @@ class Expressions:
         if isinstance(expr, ir.ElementField):
             return self._element_field(expr)
         if isinstance(expr, ir.Op):
-            return self._operation(expr)
+            known = self._named.get(expr) if self._bits == 64 else None
+            return self._operation(expr) if known is None else known
         raise self._refusal(f"{type(expr).__name__} as a number")
 
     def _constant(self, value: int) -> Value:
-        cut_value = value & (1 << self._bits) - 1
-        if cut_value >> 64:
-            code = f"((__u128){hex(cut_value >> 64)}ull << 64 | {hex(cut_value & (1 << 64) - 1)}ull)"
-        else:
-            code = f"{hex(cut_value) if cut_value > 9 else cut_value}ull"
-        return Value(code, value, value)
+        return Value(c.number(value & (1 << self._bits) - 1), value, value)
 
     def _field(self, reference: ir.FieldRef) -> Value:
         member = self._program.field(reference)
@@ -174,34 +197,34 @@ class Expressions:
         half = 1 << member.width - 1
         return Value(self._sign_extend(code, member.width), -half, half - 1)
 
-    def _sign_extend(self, code: str, width: int) -> str:
-        shift = self._bits - width
-        return f"(({self._unsigned})((__s{self._bits})(({self._unsigned})({code}) << {shift}) >> {shift}))"
-
-    @property
-    def _unsigned(self) -> str:
-        return f"__u{self._bits}"
+    def _sign_extend(self, code: C, width: int) -> C:
+        shift = c.number(self._bits - width)
+        raised = c.as_signed(c.binary("<<", c.cast(code, self._bits), shift), self._bits)
+        return c.cast(c.binary(">>", raised, shift), self._bits)
 
     def _operation(self, expr: ir.Op) -> Value:
         op = expr.op
         if op == "b2d":
-            return Value(f"(({self._boolean(_present(expr.right))}) ? 1ull : 0ull)", 0, 1)
+            return Value(c.choice(self._boolean(_present(expr.right)), c.number(1), c.number(0)), 0, 1)
         if op == "?":
             condition = self._boolean(_present(expr.condition))
             left, right = self._value(_present(expr.left)), self._value(_present(expr.right))
-            code = f"(({condition}) ? {self._wide(left)} : {self._wide(right)})"
-            return Value(code, min(left.low, right.low), max(left.high, right.high))
+            return Value(
+                c.choice(condition, left.code, right.code),
+                min(left.low, right.low),
+                max(left.high, right.high),
+            )
         if op in ("last_stack_index", "size_stack"):
             return self._stack_count(expr)
         if op == "~":
             inner = self._value(_present(expr.right))
-            return Value(f"(~{self._wide(inner)})", ~inner.high, ~inner.low)
+            return Value(c.complement(inner.code, self._bits), ~inner.high, ~inner.low)
         sliced = self._slice(expr)
         if sliced is not None:
             field, low, width = sliced
             code = self._layout.slice(field, low, min(width, 64))
             if width > 64:
-                code = f"((__u128)({self._layout.slice(field, low + 64, width - 64)}) << 64 | {code})"
+                code = c.joined(self._layout.slice(field, low + 64, width - 64), code)
             return Value(code, 0, (1 << width) - 1)
         unary = op in ("+", "-") and expr.left is None
         left = self._value(ir.Const(0) if unary else _present(expr.left))
@@ -219,15 +242,10 @@ class Expressions:
             if op == "*" and self._bits == 128:
                 if low < 0 or high >> 64:
                     raise self._refusal("* of numbers of more than 64 bits")
-                return Value(f"((__u64){left.code} * (__u64){right.code})", low, high)
-            return Value(f"({self._wide(left)} {op} {self._wide(right)})", low, high)
+                return Value(c.binary(op, c.cast(left.code, 64), c.cast(right.code, 64), 64), low, high)
+            bits = c.INT if op in ("&", "|", "^") else self._bits
+            return Value(c.binary(op, left.code, right.code, bits), low, high)
         raise self._refusal(f"operator {op}")
-
-    def _wide(self, value: Value) -> str:
-        """Return the value's code with the type this expression computes in, so that nothing is promoted."""
-        if self._bits == 64 and value.code.endswith("ull"):
-            return value.code
-        return f"({self._unsigned}){value.code}"
 
     def _fits_unsigned(self, *values: Value) -> bool:
         return all(v.low >= 0 and v.high < 1 << self._bits for v in values)
@@ -236,11 +254,12 @@ class Expressions:
         half = 1 << self._bits - 1
         return all(-half <= v.low and v.high < half for v in values)
 
-    def _operand_type(self, what: str, *values: Value) -> str:
+    def _operands(self, what: str, *values: Value) -> list[C]:
+        """Return code that C compares as BMv2 does."""
         if self._fits_unsigned(*values):
-            return self._unsigned
+            return [value.code for value in values]
         if self._fits_signed(*values):
-            return f"__s{self._bits}"
+            return [c.as_signed(value.code, self._bits) for value in values]
         raise _TooWideError(f"{what} of numbers that need more than {self._bits} bits")
 
     def _cast(self, op: str, left: Value, width: Value) -> Value:
@@ -251,17 +270,15 @@ class Expressions:
         if op == "two_comp_mod":
             return Value(self._sign_extend(left.code, bits), -half, half - 1)
         low, high = (0, (1 << bits) - 1) if op == "usat_cast" else (-half, half - 1)
-        kind = self._operand_type(op, left)
-        code = f"({kind}){left.code}"
+        bounds = (self._constant(low), self._constant(high))
+        code = left.code
         if left.high > high:
-            above = f"({kind}){self._constant(high).code}"
-            code = f"({code} > {above} ? {above} : {code})"
+            value, above = self._operands(op, Value(left.code, max(left.low, low), left.high), bounds[1])
+            code = c.choice(c.compare(">", value, above), bounds[1].code, code)
         if left.low < low:
-            below = f"({kind}){self._constant(low).code}"
-            code = f"(({kind}){left.code} < {below} ? {below} : {code})"
-        return Value(
-            f"({self._unsigned}){code}", max(low, min(left.low, high)), min(high, max(left.high, low))
-        )
+            value, below = self._operands(op, left, bounds[0])
+            code = c.choice(c.compare("<", value, below), bounds[0].code, code)
+        return Value(code, max(low, min(left.low, high)), min(high, max(left.high, low)))
 
     def _shift(self, op: str, left: Value, right: Value) -> Value:
         if right.low < 0:
@@ -287,12 +304,14 @@ class Expressions:
         if right.low == right.high:
             amount = right.low
             if amount >= self._bits:
-                return Value("0ull", low, high)
-            return Value(f"({self._wide(left)} {op} {amount})", low, high)
-        shifted = f"({self._wide(left)} {op} {right.code})"
+                return Value(c.number(0), low, high)
+            bits = c.INT if op == ">>" else self._bits
+            return Value(c.binary(op, left.code, c.number(amount), bits), low, high)
+        shifted = c.binary(op, c.cast(left.code, self._bits), right.code, self._bits)
         if right.high < self._bits:
             return Value(shifted, low, high)
-        return Value(f"({right.code} < {self._bits} ? {shifted} : 0)", low, high)
+        fits = c.compare("<", right.code, c.number(self._bits))
+        return Value(c.choice(fits, shifted, c.number(0)), low, high)
 
     def _shift_signed(self, left: Value, right: Value) -> Value:
         """Return an arithmetic shift to the right of a number that may be negative."""
@@ -300,10 +319,14 @@ class Expressions:
             raise _TooWideError(f">> of a number that needs more than {self._bits} bits")
         last = self._bits - 1
         if right.low == right.high:
-            amount = str(min(right.low, last))
+            amount = c.number(min(right.low, last))
+        elif right.high <= last:
+            amount = right.code
         else:
-            amount = right.code if right.high <= last else f"({right.code} < {last} ? {right.code} : {last})"
-        code = f"(({self._unsigned})((__s{self._bits}){left.code} >> {amount}))"
+            fits = c.compare("<", right.code, c.number(last))
+            amount = c.choice(fits, right.code, c.number(last))
+        number = c.as_signed(c.cast(left.code, self._bits), self._bits)
+        code = c.cast(c.binary(">>", number, amount), self._bits)
         shift = min(right.low, _MAX_SHIFT)
         return Value(code, left.low >> shift, max(left.high, 0) >> shift)
 
@@ -314,56 +337,56 @@ class Expressions:
             raise self._refusal(f"{op} of negative numbers")
         if not self._fits_unsigned(left, right):
             raise _TooWideError(f"{op} of numbers that need more than {self._bits} bits")
-        kind = "__u32" if max(left.high, right.high) < 1 << 32 else "__u64"
-        code = f"({kind}){left.code} {op} ({kind}){right.code}"
+        bits = 32 if max(left.high, right.high) < 1 << 32 else 64
+        code = c.binary(op, c.cast(left.code, bits), c.cast(right.code, bits))
         if right.low == 0:
-            code = f"({right.code} ? {code} : 0)"
+            code = c.choice(right.code, code, c.number(0))
         high = left.high // max(right.low, 1) if op == "/" else max(right.high - 1, 0)
-        return Value(f"({code})", 0, high)
+        return Value(code, 0, high)
 
     def _stack_count(self, expr: ir.Op) -> Value:
         stack = expr.left or expr.right
         if not isinstance(stack, ir.Named):
             raise self._refusal(f"{expr.op} of what is no header stack")
-        count = self._layout.next(stack.name)
+        count = c.place(self._layout.next(stack.name), 32)
         unions = self._program.union_stacks.get(stack.name)
         size = len(unions.unions if unions else self._program.stacks[stack.name].headers)
         if expr.op == "size_stack":
             return Value(count, 0, size)
-        return Value(f"((__u64){count} - 1)", -1, size - 1)
+        return Value(c.binary("-", count, c.number(1), 64), -1, size - 1)
 
-    def _boolean(self, expr: ir.Expr) -> str:
+    def _boolean(self, expr: ir.Expr) -> C:
         if isinstance(expr, ir.Bool):
-            return "1" if expr.value else "0"
+            return c.number(int(expr.value))
         if not isinstance(expr, ir.Op) or not self.is_boolean(expr):
-            return f"({self.value(expr).code} != 0)"
+            return c.compare("!=", self.value(expr).code, c.number(0))
         op = expr.op
         if op in _LOGIC:
-            return (
-                f"({self._boolean(_present(expr.left))} {_LOGIC[op]} {self._boolean(_present(expr.right))})"
-            )
+            return _LOGIC[op](self._boolean(_present(expr.left)), self._boolean(_present(expr.right)))
         if op == "not":
-            return f"(!{self._boolean(_present(expr.right))})"
+            return c.negation(self._boolean(_present(expr.right)))
         if op == "valid":
             return self._layout.valid(ir.named(expr.right))
         if op == "valid_union":
             members = self._program.unions[ir.named(expr.right)].members.values()
-            return f"({' || '.join(self._layout.valid(name) for name in members)})"
+            return c.any_of(*(self._layout.valid(name) for name in members))
         if op == "d2b":
             inner = expr.right
             if isinstance(inner, ir.FieldRef) and inner.field == ir.VALID:
                 return self._layout.valid(inner.header)
             if inner is not None and self.is_boolean(inner):
                 return self._boolean(inner)
-            return f"({self._value(_present(inner)).code} != 0)"
+            return c.compare("!=", self._value(_present(inner)).code, c.number(0))
         if op == "?":
-            parts = [self._boolean(_present(e)) for e in (expr.condition, expr.left, expr.right)]
-            return f"({parts[0]} ? {parts[1]} : {parts[2]})"
+            condition, left, right = (
+                self._boolean(_present(e)) for e in (expr.condition, expr.left, expr.right)
+            )
+            return c.choice(condition, left, right)
         if op in _COMPARISONS:
             return self._comparison(expr)
         raise self._refusal(f"operator {op} as a condition")
 
-    def _comparison(self, expr: ir.Op) -> str:
+    def _comparison(self, expr: ir.Op) -> C:
         left, right = _present(expr.left), _present(expr.right)
         if isinstance(left, ir.Named | ir.Element) or isinstance(right, ir.Named | ir.Element):
             return self._compare_headers(expr.op, left, right)
@@ -371,40 +394,38 @@ class Expressions:
             member = self._program.field(left)
             if member.varbit or member.width > MAX_ARITHMETIC:
                 equal = self._equal_bytes(left, right)
-                return f"(!{equal})" if expr.op == "!=" else equal
+                return c.negation(equal) if expr.op == "!=" else equal
         if self.is_boolean(left):
-            return f"(!{self._boolean(left)} {expr.op} !{self._boolean(right)})"
+            return c.compare(expr.op, c.negation(self._boolean(left)), c.negation(self._boolean(right)))
 
-        def compare() -> str:
-            a, b = self._value(left), self._value(right)
-            kind = self._operand_type(f"comparison {expr.op}", a, b)
-            return f"(({kind}){a.code} {expr.op} ({kind}){b.code})"
+        def compare() -> C:
+            a, b = self._operands(f"comparison {expr.op}", self._value(left), self._value(right))
+            return c.compare(expr.op, a, b)
 
         return self._widening(max(self._width(left), self._width(right)), compare)
 
-    def _compare_headers(self, op: str, left: ir.Expr, right: ir.Expr) -> str:
+    def _compare_headers(self, op: str, left: ir.Expr, right: ir.Expr) -> C:
         if op not in ("==", "!="):
             raise self._refusal(f"comparison {op} of whole headers")
         equal = self._equal(left, right)
-        return f"(!{equal})" if op == "!=" else equal
+        return c.negation(equal) if op == "!=" else equal
 
-    def _equal(self, left: ir.Expr, right: ir.Expr) -> str:
+    def _equal(self, left: ir.Expr, right: ir.Expr) -> C:
         """Return C that tells whether two headers, stacks or unions are equal."""
         for one, other in ((left, right), (right, left)):
             if isinstance(one, ir.Element):
                 index, names = self.elements(one)
-                cases = "0"
+                cases = c.number(0)
                 for number, name in reversed(list(enumerate(names))):
-                    cases = (
-                        f"({index} == {number} ? {self._equal(ir.Named('header', name), other)} : {cases})"
-                    )
+                    is_it = c.compare("==", index, c.number(number))
+                    cases = c.choice(is_it, self._equal(ir.Named("header", name), other), cases)
                 return cases
         if not (isinstance(left, ir.Named) and isinstance(right, ir.Named)) or left.kind not in _HEADER_KINDS:
             raise self._refusal("comparison of a whole header with what is none")
         pairs = list(zip(self._headers(left), self._headers(right), strict=True))
         if left.kind == "header":
             return self._equal_headers(*pairs[0])
-        return f"({' && '.join(self._equal_headers(a, b) for a, b in pairs)})"
+        return c.every(*(self._equal_headers(a, b) for a, b in pairs))
 
     def _headers(self, named: ir.Named) -> list[str]:
         """Return the headers that a header, stack or union consists of."""
@@ -418,11 +439,11 @@ class Expressions:
             return [header for union in unions for header in program.unions[union].members.values()]
         return [named.name]
 
-    def _equal_headers(self, left: str, right: str) -> str:
+    def _equal_headers(self, left: str, right: str) -> C:
         """Return C that tells whether two headers are both invalid, or valid with equal fields."""
         a, b = self._layout.valid(left), self._layout.valid(right)
         kind = self._program.headers[left].type
-        tests = []
+        tests: list[C] = []
         first = 0
         for member in (*kind.fields.values(), None):
             end = kind.bits if member is None else member.offset
@@ -431,40 +452,61 @@ class Expressions:
             for at in range(first, end, 64):
                 width = min(64, end - at)
                 places = (self._layout.header(left), self._layout.header(right))
-                tests.append(" == ".join(load_bits(place, at, width) for place in places))
+                tests.append(c.compare("==", *(load_bits(place, at, width) for place in places)))
             if member is not None:
                 tests.append(
                     self._equal_bytes(ir.FieldRef(left, member.name), ir.FieldRef(right, member.name))
                 )
                 first = member.offset + member.width
-        equal = " && ".join(f"({test})" for test in tests) or "1"
-        return f"({a} ? {b} && {equal} : !{b})"
+        return c.choice(a, c.every(b, *tests), c.negation(b))
 
-    def _equal_bytes(self, left: ir.FieldRef, right: ir.FieldRef) -> str:
+    def _equal_bytes(self, left: ir.FieldRef, right: ir.FieldRef) -> C:
         """Return C that tells whether two fields of whole bytes are equal."""
         a, b = self._layout.bytes_of(left), self._layout.bytes_of(right)
         if self._program.field(left).varbit:
-            same = f"{a.length} == {b.length}"
-            return f"({same} && equal_bytes({a.place}, {b.place}, {a.length}, {min(a.room, b.room)}))"
-        return f"equal_bytes({a.place}, {b.place}, {a.room}, {a.room})"
+            same = c.compare("==", c.place(a.length, 32), c.place(b.length, 32))
+            room = min(a.room, b.room)
+            return c.every(same, c.place(f"equal_bytes({a.place}, {b.place}, {a.length}, {room})", c.INT))
+        return c.place(f"equal_bytes({a.place}, {b.place}, {a.room}, {a.room})", c.INT)
+
+
+def _repeated(expr: ir.Expr) -> list[ir.Expr]:
+    """Return the sums, shifts and the like that an expression has more than once, the innermost first."""
+    counts: Counter[ir.Expr] = Counter()
+    larger: dict[ir.Expr, set[ir.Expr]] = {}
+
+    def walk(part: ir.Expr | None, around: ir.Expr | None) -> None:
+        if not isinstance(part, ir.Op):
+            return
+        if part.op in _NAMED:
+            counts[part] += 1
+            if around is not None:
+                larger.setdefault(part, set()).add(around)
+            around = part
+        for inner in (part.left, part.right, part.condition):
+            walk(inner, around)
+
+    walk(expr, None)
+    twice = [
+        part
+        for part, count in counts.items()
+        if count > 1 and all(counts[around] < count for around in larger.get(part, ()))
+    ]
+    return sorted(twice, key=lambda part: sum(1 for _ in ir.inside(part)))
 
 
 class _TooWideError(Exception):
     """The C type at hand cannot hold the value exactly."""
 
 
-def cut(value: Value, width: int) -> str:
+def cut(value: Value, width: int) -> C:
     """Return C for the low `width` bits of a value."""
     if value.low >= 0 and value.high < 1 << width:
         return value.code
-    if width == 64:
-        return f"(__u64){value.code}"
-    if width == 128:
-        return f"(__u128){value.code}"
-    mask = (1 << width) - 1
-    if width > 64:
-        return f"({value.code} & ((__u128){hex(mask >> 64)}ull << 64 | {hex((1 << 64) - 1)}ull))"
-    return f"((__u64){value.code} & {hex(mask)}ull)"
+    if width in (64, 128):
+        return c.cast(value.code, width)
+    code = c.cast(value.code, 64) if value.code.bits > 64 >= width else value.code
+    return c.masked(code, width)
 
 
 def _unmasked(value: Value, mask: Value) -> Value | None:

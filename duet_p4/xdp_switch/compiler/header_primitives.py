@@ -22,7 +22,7 @@ class HeaderPrimitives:
         """Return C that does to a header, or to the element of a stack at run time, what `one` says."""
         if isinstance(target, ir.Element):
             index, names = expressions.elements(target)
-            return cases_of(index, [one(name) for name in names])
+            return cases_of(index.text, [one(name) for name in names])
         return one(ir.named(target))
 
     def _add_header(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:

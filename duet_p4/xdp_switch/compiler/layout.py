@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.tracing import Tracing
 
@@ -184,10 +185,10 @@ class Layout:
         word = self.program.headers[name].index // _VALID_BITS
         return f"s->valid{word or ''}", f"VALID_{self.names('header', name)}"
 
-    def valid(self, name: str) -> str:
+    def valid(self, name: str) -> C:
         """Return the C expression that is true where a header is valid."""
         word, bit = self._bit(name)
-        return f"({word} & {bit})"
+        return c.binary("&", c.place(word, 64), c.place(bit, 64))
 
     def valid_bit(self, name: str) -> str:
         """Return the C name of a header's bit in its word of validity bits."""
@@ -294,17 +295,19 @@ class Layout:
             yield "    } late __attribute__((aligned(8))); /* written before it is read */"
         for header in headers:
             room = (header.type.bytes + 7) // 8 * 8
-            yield f"    __u8 {self.header(header.name).removeprefix('s->')}[{room}] {_ALIGNED};"
+            fields = " ".join(f"{m.offset // 8}:{m.name}" for m in header.type.fields.values())
+            name = self.header(header.name).removeprefix("s->")
+            yield f"    __u8 {name}[{room}] {_ALIGNED}; /* {fields} */"
         yield "    __u64 end; /* room to load a whole word at the last field */"
         if self.copied_bytes:
             yield f"    __u64 found[{(self.copied_bytes + 7) // 8}]; /* the entry that a table has found */"
         yield "};"
 
-    def load_bits(self, header: str, first: int, width: int) -> str:
+    def load_bits(self, header: str, first: int, width: int) -> C:
         """Return C for `width` (at most 64) bits of a header from bit `first` on, in host order."""
         return load_bits(self.header(header), first, width)
 
-    def slice(self, reference: ir.FieldRef, low: int, width: int) -> str:
+    def slice(self, reference: ir.FieldRef, low: int, width: int) -> C:
         """Return C for `width` (at most 64) bits of a field above its lowest `low`, without all of it."""
         member = self.program.field(reference)
         wide = self._wide.get(reference)
@@ -312,14 +315,14 @@ class Layout:
             return load_bits(wide.place, 8 * wide.room - low - width, width)
         return self.load_bits(reference.header, member.offset + member.width - low - width, width)
 
-    def load(self, reference: ir.FieldRef) -> str:
+    def load(self, reference: ir.FieldRef) -> C:
         """Return C for the value of a field, as an unsigned integer of its width."""
         if reference.field == ir.VALID:
-            return f"(__u64)({self.valid(reference.header)} != 0)"
+            return c.compare("!=", self.valid(reference.header), c.number(0))
         header = self.program.headers[reference.header]
         member = header.type.fields[reference.field]
         if header.metadata and reference in self._slots:
-            return self._slots[reference].lvalue
+            return c.place(self._slots[reference].lvalue, self._slots[reference].storage)
         if member.width <= 64:
             return self.load_bits(header.name, member.offset, member.width)
         if member.width > MAX_ARITHMETIC or member.varbit:
@@ -329,14 +332,14 @@ class Layout:
             )
         high = self.load_bits(header.name, member.offset, member.width - 64)
         low = self.load_bits(header.name, member.offset + member.width - 64, 64)
-        return f"((__u128)({high}) << 64 | {low})"
+        return c.joined(high, low)
 
-    def store(self, reference: ir.FieldRef, code: str) -> list[str]:
+    def store(self, reference: ir.FieldRef, code: C) -> list[str]:
         """Return C statements that set a field to `code`, which fits the field's width."""
         header = self.program.headers[reference.header]
         member = header.type.fields[reference.field]
         if reference in self._slots:
-            return [f"{self._slots[reference].lvalue} = {code};"]
+            return [f"{self._slots[reference].lvalue} = {code.text};"]
         if header.metadata and reference not in self._wide:
             return []
         if member.width > MAX_ARITHMETIC:
@@ -346,7 +349,11 @@ class Layout:
             )
         if member.offset % 8 or member.width % 8:
             return self._store_bits(header.name, member, code)
-        lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code};"]
+        sizes = [8 * size for _, size in steps(member.width // 8)]
+        # The macros write their argument twice, which clang does not like of what branches.
+        if len(sizes) == 1 and " ? " not in code.text:
+            return [f"STORE{sizes[0]}({self.header(reference.header)} + {member.offset // 8}, {code.text});"]
+        lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code.text};"]
         at, left = member.offset // 8, member.width // 8
         while left:
             size = next(n for n in (8, 4, 2, 1) if n <= left)
@@ -356,7 +363,7 @@ class Layout:
             at += size
         return [*lines[:-1], lines[-1] + " }"]
 
-    def _store_bits(self, header: str, member: ir.Field, code: str) -> list[str]:
+    def _store_bits(self, header: str, member: ir.Field, code: C) -> list[str]:
         start, shift_in = member.offset // 8, member.offset % 8
         span = shift_in + member.width
         if span > 64:
@@ -367,12 +374,13 @@ class Layout:
             return self._store_bytes(header, member, code)
         place = f"{self.header(header)} + {start}"
         mask = ((1 << member.width) - 1) << size - span
-        shifted = f"(__u64)({code}) << {size - span}" if size - span else f"({code})"
-        keep = ((1 << size) - 1) & ~mask
-        return [f"STORE{size}({place}, (LOAD{size}({place}) & {hex(keep)}u) | ({shifted}));"]
+        keep = c.number(((1 << size) - 1) & ~mask)
+        kept = c.binary("&", c.place(f"LOAD{size}({place})", size), keep)
+        whole = c.binary("|", kept, c.binary("<<", code, c.number(size - span), 64))
+        return [f"STORE{size}({place}, {whole.text});"]
 
-    def _store_bytes(self, header: str, member: ir.Field, code: str) -> list[str]:
-        lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code};"]
+    def _store_bytes(self, header: str, member: ir.Field, code: C) -> list[str]:
+        lines = [f"{{ {c_type(storage_width(max(member.width, 64)))} value = {code.text};"]
         first, last = member.offset, member.offset + member.width
         for byte in range(first // 8, (last + 7) // 8):
             begin, end = max(first, 8 * byte), min(last, 8 * byte + 8)
@@ -395,7 +403,7 @@ class Layout:
         return lines
 
 
-def load_bits(base: str, first: int, width: int) -> str:
+def load_bits(base: str, first: int, width: int) -> C:
     """Return C for `width` (at most 64) bits at `base` from bit `first` on, in host order."""
     start, shift_in = first // 8, first % 8
     span = shift_in + width
@@ -403,14 +411,10 @@ def load_bits(base: str, first: int, width: int) -> str:
         high = load_bits(base, first, 64 - shift_in)
         rest = width - (64 - shift_in)
         low = load_bits(base, first + 64 - shift_in, rest)
-        return f"({high} << {rest} | {low})"
+        return c.binary("|", c.binary("<<", high, c.number(rest), 64), low)
     size = next(w for w in (8, 16, 32, 64) if span <= w)
-    code = f"LOAD{size}({base} + {start})"
-    if size - span:
-        code = f"({code} >> {size - span})"
-    if shift_in:
-        code = f"({code} & {hex((1 << width) - 1)})"
-    return f"(__u64){code}"
+    code = c.binary(">>", c.place(f"LOAD{size}({base} + {start})", size), c.number(size - span))
+    return c.masked(code, width) if shift_in else code
 
 
 def copy_bytes(target: str, source: str, size: int) -> list[str]:

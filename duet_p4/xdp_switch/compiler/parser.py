@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.cursor import Cursor
 from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, copy_bytes, indent
@@ -210,10 +211,10 @@ class Parser:
             return self._actions.set_field(target, expressions, value), False
         if op == "verify":
             condition, error = arguments
-            code = expressions.value(error).code
-            test = expressions.condition(self._resolve(condition, indices))
+            code = expressions.value(error).code.text
+            test = c.negation(expressions.condition(self._resolve(condition, indices)))
             failing = f"{{ s->parser_error = {code}; cursor = {cursor.code}; goto done; }}"
-            return [f"if (!{test})", f"    {failing}"], False
+            return [f"if ({test.text})", f"    {failing}"], False
         if op in ("advance", "shift"):
             return self._advance(operation, cursor, indices), False
         if op == "extract_VL":
@@ -290,7 +291,7 @@ class Parser:
         place = self._layout.header(name)
         lines = [
             "{",
-            f"    __u32 bits = {bits};",
+            f"    __u32 bits = {bits.text};",
             "    if (bits & 7)",
             f"        {self._fail('ParserInvalidArgument', cursor)[0]}",
             f"    if (bits > {member.width})",
@@ -322,7 +323,7 @@ class Parser:
         cursor.reload()
         return [*lines, *cursor.declare("s->offset")]
 
-    def _ahead(self, ahead: ir.Lookahead, width: int, cursor: Cursor) -> str:
+    def _ahead(self, ahead: ir.Lookahead, width: int, cursor: Cursor) -> C:
         """Return C for the lowest `width` (at most 64) bits of a lookahead."""
         first = ahead.offset + ahead.width - width
         start, inside = first // 8, first % 8
@@ -330,22 +331,17 @@ class Parser:
         if count > 8:
             high = self._ahead(ir.Lookahead(first, width - 32), width - 32, cursor)
             low = self._ahead(ir.Lookahead(first + width - 32, 32), 32, cursor)
-            return f"({high} << 32 | {low})"
-        parts = []
+            return c.binary("|", c.binary("<<", high, c.number(32), 64), low)
+        code = c.number(0)
         at, left = start, count
         while left:
             size = next(n for n in (8, 4, 2, 1) if n <= left)
             left -= size
-            part = f"(__u64)LOAD{8 * size}({cursor.pointer} + {at})"
-            parts.append(f"{part} << {8 * left}" if left else part)
+            part = c.place(f"LOAD{8 * size}({cursor.pointer} + {at})", 8 * size)
+            code = c.binary("|", code, c.binary("<<", part, c.number(8 * left), 64))
             at += size
-        code = f"({' | '.join(parts)})"
-        drop = 8 * count - inside - width
-        if drop:
-            code = f"({code} >> {drop})"
-        if inside:
-            code = f"({code} & {hex((1 << width) - 1)})"
-        return code
+        code = c.binary(">>", code, c.number(8 * count - inside - width))
+        return c.masked(code, width) if inside else code
 
     def _lookahead(self, target: ir.FieldRef, ahead: ir.Lookahead, cursor: Cursor) -> list[str]:
         lines = self._need(cursor, (ahead.offset + ahead.width + 7) // 8)
@@ -357,13 +353,13 @@ class Parser:
         if width <= MAX_ARITHMETIC:
             high = self._ahead(ir.Lookahead(ahead.offset, ahead.width - 64), width - 64, cursor)
             low = self._ahead(ahead, 64, cursor)
-            return lines + self._layout.store(target, f"((__u128){high} << 64 | {low})")
+            return lines + self._layout.store(target, c.joined(high, low))
         room = self._layout.bytes_of(target)
         for byte in range((width + 7) // 8):
             bits = min(8, width - 8 * byte)
             end = ahead.width - 8 * byte
             part = self._ahead(ir.Lookahead(ahead.offset, end), bits, cursor)
-            lines.append(f"STORE8({room.place} + {room.room - 1 - byte}, {part});")
+            lines.append(f"STORE8({room.place} + {room.room - 1 - byte}, {part.text});")
         return lines
 
     def _advance(self, operation: ir.Primitive, cursor: Cursor, indices: dict[str, int]) -> list[str]:
@@ -378,7 +374,7 @@ class Parser:
         bits = cut(Expressions(self._layout, operation.source).value(amount), 32)
         lines = [
             "{",
-            f"    __u32 bits = {bits};",
+            f"    __u32 bits = {bits.text};",
             f"    if (bits & 7) {self._fail('ParserInvalidArgument', cursor)[0]}",
             "    bits >>= 3;",
             f"    if (bits > 0x3fff || {cursor.pointer} + bits + PADDING > data_end)",
@@ -411,16 +407,18 @@ class Parser:
                 code = self._ahead(resolved, width, cursor)
             else:
                 code = cut(expressions.value(resolved), width)
-            if width > 32:
-                code = f"(__u64){code}"
             kind = "__u64" if width > 32 else "__u32"
             bits.append(width)
-            yield f"{kind} key{number} = {code};"
+            yield f"{kind} key{number} = {code.text};"
         whole = len(names) > 1 and sum(bits) <= 64 and all(t.value_set is None for t in state.transitions)
         if whole:
             # One number, of which clang does not make one test for each field.
-            parts = [f"(__u64){name} << {sum(bits[at + 1 :])}" for at, name in enumerate(names)]
-            yield f"__u{32 if sum(bits) <= 32 else 64} keys = {' | '.join(parts)};"
+            joined = c.number(0)
+            for name, width in zip(names, bits, strict=True):
+                joined = c.binary(
+                    "|", c.binary("<<", joined, c.number(width), 64), c.place(name, 64 if width > 32 else 32)
+                )
+            yield f"__u{32 if sum(bits) <= 32 else 64} keys = {joined.text};"
             yield "HIDE(keys);"
         for transition in state.transitions:
             if transition.value_set is not None:
@@ -453,8 +451,10 @@ class Parser:
             value = value << count | (transition.value >> shift & transition.mask >> shift & part)
         if not mask:
             return []
-        whole = mask == (1 << sum(bits)) - 1
-        return [f"keys == {value:#x}u" if whole else f"(keys & {mask:#x}ull) == {value:#x}ull"]
+        total = sum(bits)
+        keys = c.place("keys", total)
+        under = keys if mask == (1 << total) - 1 else c.binary("&", keys, c.number(mask))
+        return [c.compare("==", under, c.number(value)).text]
 
     def _tests(self, transition: ir.Transition, names: list[str], widths: list[int]) -> list[str]:
         tests: list[str] = []
@@ -465,9 +465,10 @@ class Parser:
             shift -= width
             mask = transition.mask >> shift & (1 << width) - 1
             value = transition.value >> shift & mask
-            full = mask == (1 << width) - 1
+            key = c.place(name, width)
+            under = key if mask == (1 << width) - 1 else c.binary("&", key, c.number(mask))
             if mask:
-                tests.append(f"{name} == {hex(value)}" if full else f"({name} & {hex(mask)}) == {hex(value)}")
+                tests.append(c.compare("==", under, c.number(value)).text)
         return tests
 
     def _value_sets(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.check import check
@@ -243,7 +243,7 @@ class _Generator:
         return (
             []
             if slot is not None and slot.lvalue == code
-            else self._layout.store(self._standard(field), code)
+            else self._layout.store(self._standard(field), c.place(code, 64))
         )
 
     def _verify_checksums(self) -> Iterator[str]:
@@ -258,11 +258,12 @@ class _Generator:
                 tests.append(self._layout.valid(checksum.target.header))
             if checksum.condition is not None:
                 tests.append(expressions.condition(checksum.condition))
-            test = " && ".join(tests) or "1"
+            test = c.every(*tests)
             yield f"    /* {checksum.target.header}.{checksum.target.field}, {checksum.source} */"
-            yield f"    if ({test}) {{"
-            value = self._layout.load(checksum.target)
-            yield f"        if ({self._calculations.call(checksum.calculation)} != {value}) {{"
+            yield f"    if ({test.text}) {{"
+            computed = self._calculations.call(checksum.calculation)
+            differs = c.compare("!=", computed, self._layout.load(checksum.target))
+            yield f"        if ({differs.text}) {{"
             yield from indent(self._set("checksum_error", "1"), 3)
             yield "        }"
             yield "    }"
@@ -276,13 +277,13 @@ class _Generator:
             if not checksum.update:
                 continue
             expressions = Expressions(self._layout, checksum.source)
-            test = "1" if checksum.condition is None else expressions.condition(checksum.condition)
+            test = c.number(1)
+            if checksum.condition is not None:
+                test = expressions.condition(checksum.condition)
             width = self._program.field(checksum.target).width
-            code = f"{self._calculations.call(checksum.calculation)}"
-            if self._calculations.width(checksum.calculation) > width:
-                code = f"({code} & {(1 << width) - 1:#x}ull)"
+            code = c.masked(self._calculations.call(checksum.calculation), width)
             yield f"    /* {checksum.target.header}.{checksum.target.field}, {checksum.source} */"
-            yield f"    if ({test}) {{"
+            yield f"    if ({test.text}) {{"
             yield from indent(self._layout.store(checksum.target, code), 2)
             yield "    }"
         yield "}"
@@ -304,7 +305,7 @@ class _Generator:
                 expressions = Expressions(self._layout, conditional.source)
                 shown = conditional.source.fragment.replace("*/", "* /")
                 yield f"{goto.label(node)}: /* if ({shown}), {conditional.source} */"
-                condition = expressions.condition(conditional.condition)
+                condition = expressions.condition(conditional.condition).text
                 yield from indent(self._layout.tracing.branch(pipeline.name, node, condition))
                 yield f"    if ({condition})"
                 yield f"        {goto(conditional.if_true)}"
@@ -421,7 +422,7 @@ class _Generator:
             yield "    }"
             yield "    if (stage != FINISH) {"
             yield "        if (!placed)"
-            yield f"            s->egress_port = {self._layout.load(self._standard('egress_spec'))};"
+            yield f"            s->egress_port = {self._layout.load(self._standard('egress_spec')).text};"
             yield from indent(self._replication.before_egress(), 2)
             yield from indent(self._egress("s->egress_port"), 2)
             yield "    }"
@@ -470,7 +471,7 @@ class _Generator:
             return
         yield from indent(self._ingress())
         yield ""
-        yield f"    __u32 egress_port = {self._layout.load(self._standard('egress_spec'))};"
+        yield f"    __u32 egress_port = {self._layout.load(self._standard('egress_spec')).text};"
         yield f"    if (egress_port == {DROP_PORT})"
         yield "        return drop(DROP_BY_PROGRAM);"
         yield "    s->egress_port = egress_port;"
@@ -499,7 +500,7 @@ class _Generator:
         yield from self.digests.after_ingress()
         yield from self._replication.after_ingress(DROP_PORT)
         if self._replication.active:
-            yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
+            yield f"if ({self._layout.load(self._standard('egress_spec')).text} == {DROP_PORT})"
             yield "    return drop(DROP_BY_PROGRAM);"
             yield from self._set("instance_type", "NORMAL")
 
@@ -531,6 +532,6 @@ class _Generator:
         yield "return transmit(ctx, egress_port);"
 
     def _egress_drops(self) -> Iterator[str]:
-        yield f"if ({self._layout.load(self._standard('egress_spec'))} == {DROP_PORT})"
+        yield f"if ({self._layout.load(self._standard('egress_spec')).text} == {DROP_PORT})"
         yield "    return drop(DROP_BY_PROGRAM);"
         yield ""

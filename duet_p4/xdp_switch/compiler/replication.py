@@ -115,7 +115,7 @@ class Replication:
         asked = [
             *(["s->m.clone"] if self.clones_ingress else []),
             *(["s->m.resubmit"] if self.resubmits else []),
-            *([self._layout.load(group)] if self.multicasts else []),
+            *([self._layout.load(group).text] if self.multicasts else []),
         ]
         if not asked:
             return
@@ -124,7 +124,7 @@ class Replication:
         yield "    struct state what = { .stage = EGRESS, .kind = NORMAL };"
         yield f"    what.others = {spec} != {drop_port};"
         if self.multicasts:
-            yield f"    __u32 group = {self._layout.load(group)};"
+            yield f"    __u32 group = {self._layout.load(group).text};"
             yield "    if (group) {"
             yield f"        INDEX(at, group & {MAX_GROUP:#x});"
             yield "        struct range members = range_of(multicast_groups[at]);"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
 from duet_p4.xdp_switch.compiler.calculations import Calculations
 from duet_p4.xdp_switch.compiler.entries import (
@@ -207,10 +207,12 @@ class Tables:
         if table.meter is not None:
             meter = self._program.meters[table.meter]
             yield "{"
-            yield f"    __u32 colour = {self._actions.colour(meter, handle)};"
+            yield f"    __u32 colour = {self._actions.colour(meter, c.place(handle, 64)).text};"
             if meter.target is not None:
                 width = self._program.field(meter.target).width
-                yield from indent(self._layout.store(meter.target, cut(Value("colour", 0, 2), width)))
+                yield from indent(
+                    self._layout.store(meter.target, cut(Value(c.place("colour", 32), 0, 2), width))
+                )
             yield "    (void)colour;"
             yield "}"
 

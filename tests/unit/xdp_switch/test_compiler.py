@@ -257,3 +257,11 @@ def test_a_direct_counter_of_a_table_without_keys_counts_nothing() -> None:
     table["with_counters"] = True
     table["default_entry"]["action_entry_const"] = False
     build(compile_program(json.dumps(changed).encode(), 1))
+
+
+def test_the_docs_show_c_that_is_emitted() -> None:
+    page = (ROOT / "docs" / "xdp.md").read_text()
+    shown = page.split("```c\n")[1].split("```")[0].strip()
+    source = compile_program((ROOT / "tests" / "p4" / "build" / "l3_router.json").read_bytes(), 2).source
+    for excerpt in shown.split("\n\n"):
+        assert excerpt in source, excerpt

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler import c
+from duet_p4.xdp_switch.compiler.c import C
 from duet_p4.xdp_switch.compiler.entries import TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
 from duet_p4.xdp_switch.compiler.layout import Layout
@@ -55,15 +57,11 @@ class Lookup(ABC):
         yield f"    return &entries_{self._symbol}[at];"
         yield "}"
 
-    def key_value(self, number: int) -> str:
+    def key_value(self, number: int) -> C:
         """Return C for a field of the key, as the packet has it."""
         key = self._table.table.keys[number]
         code = cut(Expressions(self._layout, self._table.table.source).value(key.field), key.width)
-        if key.mask is None:
-            return code
-        if key.mask >> 64:
-            return f"({code} & ((__u128){key.mask >> 64:#x}ull << 64 | {key.mask & (1 << 64) - 1:#x}ull))"
-        return f"({code} & {key.mask:#x}ull)"
+        return code if key.mask is None else c.binary("&", code, c.number(key.mask))
 
     def fill_key(self, target: str) -> Iterator[str]:
         """Yield C that sets the members of a `struct key_T`."""
@@ -71,8 +69,8 @@ class Lookup(ABC):
             code = self.key_value(number)
             for member in self._table.key.members:
                 if member.source == number:
-                    part = f"({code}) >> {member.shift}" if member.shift else code
-                    yield f"    {target}.{member.name} = {part};"
+                    part = c.binary(">>", c.cast(code, 128), c.number(member.shift)) if member.shift else code
+                    yield f"    {target}.{member.name} = {part.text};"
 
 
 class Numbers:

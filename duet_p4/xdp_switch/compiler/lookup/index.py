@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler import c
 from duet_p4.xdp_switch.compiler.entries import TableLayout
 from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Store, exact, places_of
 from duet_p4.xdp_switch.dataplane import EntryKey
@@ -23,7 +24,8 @@ class IndexLookup(Lookup):
         yield from self.entries()
         yield f"__u{64 if self._table.packing else 32} index_{self._symbol}[{1 << self._table.width}];"
         yield from self.signature()
-        slot = f"index_{self._symbol}[({self.key_value(0)}) & {(1 << self._table.width) - 1:#x}]"
+        mask = c.number((1 << self._table.width) - 1)
+        slot = f"index_{self._symbol}[{c.binary('&', self.key_value(0), mask).text}]"
         yield from self.found(slot)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from duet_p4 import bpf
+from duet_p4.xdp_switch.compiler import c
 from duet_p4.xdp_switch.compiler.entries import TableLayout
 from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Numbers, Store, places_of
 from duet_p4.xdp_switch.dataplane import EntryKey
@@ -35,8 +36,7 @@ class TrieLookup(Lookup):
         if levels:
             yield f"__u64 nodes_{self._symbol}[{16 * self._table.trie_nodes}];"
         yield from self.signature()
-        shifted = f"(__u64){self.key_value(0)} << {fill}" if fill else self.key_value(0)
-        yield f"    __u64 key = {shifted};"
+        yield f"    __u64 key = {c.binary('<<', self.key_value(0), c.number(fill), 64).text};"
         yield f"    __u64 slot = root_{self._symbol}[key >> {4 * levels} & {(1 << root) - 1:#x}];"
         yield "    __u32 found = (__u32)slot;"
         if levels:
