@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -84,9 +85,17 @@ def lead_around(state: ForwardingState) -> None:
     prepare(state, 2, change(p4r.Update.DELETE, route(FIRST, 32, 2), route(SECOND, 32, 2)))
 
 
-def arrives_at(wire: Wire, port: int) -> bool:
+def arrives_at(wire: Wire, port: int, timeout: float = 5.0) -> bool:
     wire.send(1, FRAME)
-    return wire.receive(port, 0.5) is not None
+    return wire.receive(port, timeout) is not None
+
+
+def await_up(device: XdpDevice, port: int) -> None:
+    """Wait until the kernel's own work queue has noted that a port has a carrier again."""
+    deadline = time.monotonic() + 10
+    while not device.port_states()[port]:
+        assert time.monotonic() < deadline, f"port {port} does not come up"
+        time.sleep(0.01)
 
 
 def cut(port: int, state: str) -> None:
@@ -119,6 +128,7 @@ def test_a_port_that_is_back_before_anybody_wrote_gets_its_packets_again(
         assert arrives_at(wire, 3)
         cut(2, "up")
         wire.sockets[2].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # "Network is down": it was.
+        await_up(device, 2)
         state.ports_changed(device.port_states())
         assert arrives_at(wire, 2)
 
@@ -132,7 +142,7 @@ def test_a_change_of_the_tables_takes_the_detours_away(
         state.write(update)
     cut(2, "down")
     wire.send(1, FRAME)
-    assert not arrives_at(wire, 3)
+    assert not arrives_at(wire, 3, 0.5)
 
 
 def test_what_a_detour_cannot_do_is_refused_and_changes_nothing(
