@@ -390,10 +390,7 @@ class Actions(HeaderPrimitives):
 
     def _jump_if_zero(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:
         condition = primitive.arguments[0]
-        if expressions.is_boolean(condition):
-            code = c.negation(expressions.condition(condition))
-        else:
-            code = c.compare("==", expressions.value(condition).code, c.number(0))
+        code = c.negation(expressions.condition(condition))
         return [f"if ({code.text})", f"    goto step_{self._jump_target(primitive)};"]
 
     def _truncate(self, expressions: Expressions, primitive: ir.Primitive) -> list[str]:

@@ -109,7 +109,7 @@ def binary(operator: str, left: C, right: C, bits: int = INT) -> C:
         return simple
     if operator in ("<<", ">>"):
         if left.bits < bits > INT:
-            left = cast(left, bits)
+            left = C(f"(__s{bits}){left}", bits, "unary", signed=True) if left.signed else cast(left, bits)
         return C(_joined(operator, left, right), max(left.bits, INT), operator, signed=left.signed)
     if operator in _CHAINS:
         left, right = _in_hex(left), _in_hex(right)
@@ -198,6 +198,10 @@ def _simplified(operator: str, left: C, right: C, bits: int) -> C | None:
             return number(results[operator] & full)
         if operator in ("<<", ">>") and b < max(bits, 64):
             return number((a << b if operator == "<<" else a >> b) & full)
+    if a is not None and b is not None and operator == ">>" and left.signed:
+        return number(a >> b & (1 << max(bits, 64)) - 1)
+    if b is not None and operator == ">>" and b >= left.bits and not left.signed:
+        return number(0)
     if b == 0 and operator in ("|", "^", "+", "-", "<<", ">>"):
         return left
     if a == 0 and operator in ("|", "^", "+"):

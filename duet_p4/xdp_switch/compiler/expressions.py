@@ -326,7 +326,7 @@ class Expressions:
             fits = c.compare("<", right.code, c.number(last))
             amount = c.choice(fits, right.code, c.number(last))
         number = c.as_signed(c.cast(left.code, self._bits), self._bits)
-        code = c.cast(c.binary(">>", number, amount), self._bits)
+        code = c.cast(c.binary(">>", number, amount, self._bits), self._bits)
         shift = min(right.low, _MAX_SHIFT)
         return Value(code, left.low >> shift, max(left.high, 0) >> shift)
 
@@ -359,7 +359,7 @@ class Expressions:
         if isinstance(expr, ir.Bool):
             return c.number(int(expr.value))
         if not isinstance(expr, ir.Op) or not self.is_boolean(expr):
-            return c.compare("!=", self.value(expr).code, c.number(0))
+            return self._comparison(ir.Op("!=", expr, ir.Const(0), None))
         op = expr.op
         if op in _LOGIC:
             return _LOGIC[op](self._boolean(_present(expr.left)), self._boolean(_present(expr.right)))
@@ -376,7 +376,7 @@ class Expressions:
                 return self._layout.valid(inner.header)
             if inner is not None and self.is_boolean(inner):
                 return self._boolean(inner)
-            return c.compare("!=", self._value(_present(inner)).code, c.number(0))
+            return self._comparison(ir.Op("!=", _present(inner), ir.Const(0), None))
         if op == "?":
             condition, left, right = (
                 self._boolean(_present(e)) for e in (expr.condition, expr.left, expr.right)

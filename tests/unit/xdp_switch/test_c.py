@@ -49,7 +49,7 @@ def grown(rng: random.Random, depth: int) -> tuple[C, Meaning]:
         act = {"&": int.__and__, "|": int.__or__, "^": int.__xor__}[operator]
         return c.binary(operator, left, right), lambda known: act(low(known), high(known))
     if kind == "shift":
-        by = rng.choice([0, 1, 8, 31])
+        by = rng.choice([0, 1, 8, 31, 32, 63])
         if rng.random() < 0.5:
             return c.binary("<<", left, c.number(by), 64), lambda known: low(known) << by & FULL
         return c.binary(">>", left, c.number(by)), lambda known: low(known) >> by
