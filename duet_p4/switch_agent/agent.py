@@ -49,6 +49,7 @@ from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.signals import told_to_end
 from duet_p4.supervision import Tasks
+from duet_p4.switch_agent import bmv2_tracing
 from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.announcer import Announcer
 from duet_p4.switch_agent.config import PortConfig, SwitchConfig
@@ -65,7 +66,7 @@ from duet_p4.switch_agent.tracing import follower
 from duet_p4.telemetry import exporting
 from duet_p4.term import Terms
 from duet_p4.tracing.installers import SWITCH_TABLES, Installers
-from duet_p4.tracing.traces import Traces
+from duet_p4.tracing.traces import Follow, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -148,12 +149,19 @@ class SwitchAgent:
         self._traces = Traces(
             config.name,
             "switch",
-            follower(config.name, lambda: self._p4_switch().open()),
+            self._follower(),
             Installers(self.service.installed_by, SWITCH_TABLES, f"{config.name}'s agent, as BIRD routes"),
         )
         self._sampling = Sampling(config.address, lambda: self._p4_switch().open())
         self._flows = FlowRecords(config.name, "switch", config.flow_records, self._sampling.poll)
         self._tasks = Tasks()
+
+    def _follower(self) -> Follow:
+        """Return what follows packets of the P4 switch."""
+        config = self._config
+        if config.p4.log is not None and config.p4.events is not None:
+            return bmv2_tracing.follower(config.name, config.p4.log, config.p4.events)
+        return follower(config.name, lambda: self._p4_switch().open())
 
     async def run(self) -> None:
         """Control the switch until told to end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -67,13 +68,16 @@ class P4Config(Model):
 
     `address` is the Unix socket (`unix:PATH`, private to the node's owner) that it listens on, or HOST:PORT.
     Over TCP both sides show certificates of an authority that the agent's credentials believe, unless it is
-    `insecure`.
+    `insecure`. A BMv2 that is to tell packets' ways writes to `log` at level trace, the frames too, and
+    publishes its events at `events`.
     """
 
     address: str = Field(pattern=r"^(unix:/\S{1,106}|[^\s:]+:\d{1,5})$")
     insecure: bool = False
     device_id: int = Field(default=0, ge=0)
     target: str = "xdp"
+    log: Path | None = None
+    events: Path | None = None
 
     @property
     def private(self) -> bool:

@@ -12,7 +12,7 @@ from duet_p4.api.trace import PacketTrace, Traced, TraceRequest
 from duet_p4.tracing.traces import BEGIN_S, END_S, Follow, Following, Lost, News
 
 METHOD = "/duet.v1.Trace/Follow"
-"""Of the xdp switch; BMv2 has none."""
+"""Of the xdp switch; BMv2 has none (`bmv2_tracing`)."""
 
 
 def follower(device: str, connect: Callable[[], grpc.aio.Channel]) -> Follow:
@@ -45,5 +45,5 @@ def _problem(device: str, error: grpc.aio.AioRpcError) -> ProblemError:
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ConflictError(f"{device}: {error.details()}", "trace-busy")
     if error.code() is grpc.StatusCode.UNIMPLEMENTED and not error.details():
-        return UnavailableError(f"{device} runs BMv2, which does not trace: only xdp does")
+        return UnavailableError(f"{device} runs a BMv2 that keeps no log of packets, so it does not trace")
     return UnavailableError(f"{device} does not trace: {error.details() or error.code().name}")

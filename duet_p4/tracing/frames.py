@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
-from duet_p4.api.trace import Value
+from duet_p4.api.trace import TraceFlow, Value
 
 _IP_IN_IP, _ICMP, _TCP, _UDP = 4, 1, 6, 17
 _ETHERNET = (("dst_addr", 48), ("src_addr", 48), ("ether_type", 16))
@@ -60,3 +62,33 @@ def _fields(header: str, fields: tuple[tuple[str, int], ...], data: bytes) -> It
         left -= width
         value = whole >> left & (1 << width) - 1
         yield Value(name=f"{header}.{field}", value=f"0x{value:0{(width + 3) // 4}x}", width=width)
+
+
+def belongs(frame: bytes, flow: TraceFlow) -> bool:
+    """Return whether a frame is of a flow, there or back, bare or in one tunnel.
+
+    `bpf/include/trace_flow.h` decides the same.
+    """
+    if frame[12:14] != b"\x08\x00":
+        return False
+    at = 14
+    for _ in range(2):
+        if len(frame) < at + 20:
+            return False
+        header = frame[at : at + 20]
+        at += (header[0] & 15) * 4
+        if header[9] != _IP_IN_IP:
+            break
+    protocol, later = header[9], int.from_bytes(header[6:8], "big") & 0x1FFF
+    ends = IPv4Address(header[12:16]), IPv4Address(header[16:20])
+    ports = (0, 0)
+    if not later and len(frame) >= at + 8:
+        first, second, third = struct.unpack_from("!3H", frame, at)
+        ports = (third, third) if protocol == _ICMP else (first, second)
+    if flow.protocol not in (None, protocol):
+        return False
+    wanted = (flow.source, flow.destination, flow.source_port, flow.destination_port)
+    return any(
+        all(want in (None, got) for want, got in zip(wanted, found, strict=True))
+        for found in ((*ends, *ports), (*reversed(ends), *reversed(ports)))
+    )

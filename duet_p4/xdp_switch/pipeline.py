@@ -34,6 +34,7 @@ from duet_p4.xdp_switch.dataplane import (
 from duet_p4.xdp_switch.detours import Detours
 from duet_p4.xdp_switch.digests import Digests
 from duet_p4.xdp_switch.inner_ports import InnerPorts
+from duet_p4.xdp_switch.matching import Hit
 from duet_p4.xdp_switch.meters import MeterArray
 from duet_p4.xdp_switch.queues import DEPTH, Queues, Rate
 from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
@@ -164,15 +165,11 @@ class XdpPipeline:
         """
         compiled = self._compile(traced=True)
         built = build(compiled, self._sampled)
-        return Tracer(compiled, built, self._object, self._rodata, self.entry_of, self.written_at)
+        return Tracer(compiled, built, self._object, self._rodata, self.hit)
 
-    def entry_of(self, table: str, handle: int) -> tuple[MatchValues, int] | None:
-        """Return key and priority of the entry that has a handle now, None where there is none."""
-        return self._tables[table].entry_of(handle)
-
-    def written_at(self, table: str, handle: int) -> float | None:
-        """Return when an entry was last written (Unix seconds), None where nobody wrote it."""
-        return self._tables[table].written_at(handle)
+    def hit(self, table: str, handle: int, values: Sequence[int]) -> Hit | None:
+        """Return the entry of a table that a packet with these values hits; see `_Table.hit`."""
+        return self._tables[table].hit(handle, values)
 
     def samples(self) -> list[bytes]:
         """Return the samples of frames since the last call, each a `struct frame_sample`."""

@@ -20,6 +20,7 @@ from duet_p4.xdp_switch.dataplane import (
     NoRoomError,
     TargetAction,
 )
+from duet_p4.xdp_switch.matching import Hit, hit_of
 from duet_p4.xdp_switch.meters import MeterArray
 
 
@@ -142,13 +143,13 @@ class Table:
         now = time.monotonic_ns()
         return [max(now - self._hits[self._handles[key]], 0) / 1e9 for key in keys]
 
-    def entry_of(self, handle: int) -> EntryKey | None:
-        """Return key and priority of the entry that has a handle now."""
-        return next((key for key, known in self._handles.items() if known == handle), None)
-
-    def written_at(self, handle: int) -> float | None:
-        """Return when the entry that has a handle was last written, in Unix seconds."""
-        return self._written[handle] or None
+    def hit(self, handle: int, values: Sequence[int]) -> Hit | None:
+        """Return the entry that has a handle now, or, where entries have none (0), what the values hit."""
+        if handle:
+            key = next((key for key, known in self._handles.items() if known == handle), None)
+        else:
+            key = hit_of(self._handles, values, self._table.keys)
+        return Hit(*key, self._written[self._handles[key]] or None) if key is not None else None
 
     def _pack(self, action: TargetAction, handle: int) -> bytes:
         if isinstance(action, Call):
@@ -222,11 +223,7 @@ class UnreachedTable:
         """Return what words become others: no packet reads any."""
         return {}
 
-    def entry_of(self, handle: int) -> EntryKey | None:
-        """Return None: no packet hits an entry."""
-        return None
-
-    def written_at(self, handle: int) -> float | None:
+    def hit(self, handle: int, values: Sequence[int]) -> Hit | None:
         """Return None: no packet hits an entry."""
         return None
 

@@ -14,7 +14,6 @@ from duet_p4 import bpf
 from duet_p4.api.installed import Installed
 from duet_p4.api.trace import (
     Changed,
-    Line,
     Matched,
     PacketTrace,
     Step,
@@ -22,9 +21,10 @@ from duet_p4.api.trace import (
 )
 from duet_p4.tracing.variant import OWN_MAPS, Variant, shared_maps
 from duet_p4.xdp_switch.compiler import Compiled, ir
-from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout
+from duet_p4.xdp_switch.compiler.layout import Layout
+from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of, wanted
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
-from duet_p4.xdp_switch.dataplane import FieldValue, MatchValues
+from duet_p4.xdp_switch.matching import Hit
 
 DROPS = {
     "by_program": "the program marked it to drop",
@@ -36,6 +36,7 @@ DROPS = {
     "changed": "it was held up in a lookup while the table was changed twice",
 }
 """Why a packet does not leave, by the switch's counter of it (`enum drop_reason`)."""
+
 
 Snapshot = dict[str, tuple[int, int]]
 """Value and width of every field that there is at a moment."""
@@ -50,15 +51,14 @@ class Tracer(Variant):
         path: Path,
         running: bpf.Object,
         rodata: Mapping[str, bytes] | None,
-        entry_of: Callable[[str, int], tuple[MatchValues, int] | None],
-        written_at: Callable[[str, int], float | None],
+        hit: Callable[[str, int, Sequence[int]], Hit | None],
     ) -> None:
         loaded = bpf.Object(path)
         self._pending: dict[int, list[bytes]] = {}
         try:
             loaded.load(rodata=rodata, share=shared_maps(running, loaded, (*OWN_MAPS, "scratches")))
             self.program = loaded.program("pipeline")
-            self._reader = _Reader(compiled, entry_of, written_at)
+            self._reader = _Reader(compiled, hit)
             super().__init__(loaded)
         except BaseException:
             loaded.close()
@@ -94,14 +94,12 @@ class _Reader:
     def __init__(
         self,
         compiled: Compiled,
-        entry_of: Callable[[str, int], tuple[MatchValues, int] | None],
-        written_at: Callable[[str, int], float | None],
+        hit: Callable[[str, int, Sequence[int]], Hit | None],
     ) -> None:
-        self._written_at = written_at
         self._program = compiled.program
         self._layout: Layout = compiled.layout
         self._tracing = compiled.layout.tracing
-        self._entry_of = entry_of
+        self._hit = hit
         self._places, self.size = offsets(compiled.layout.declarations())
         self._errors = {number: name for name, number in self._program.errors.items()}
         self._fields = list(self._find_fields())
@@ -153,8 +151,8 @@ class _Reader:
             ingress=str(self._number(first, "trace_number", 4)),
             frame=self._frame(first),
             length=self._number(first, "trace_a", 8),
-            headers_in=self._headers(parsed) if detail else (),
-            headers_out=self._headers(last) if detail and verdict == "sent" else (),
+            headers_in=self._headers(parsed, header_order(self._program)) if detail else (),
+            headers_out=self._headers(last, self._program.deparser) if detail and verdict == "sent" else (),
             steps=tuple(steps),
             verdict=verdict,
             egress=egress,
@@ -166,7 +164,7 @@ class _Reader:
         number = self._number(record, "trace_number", 4)
         if kind is Kind.STATE:
             state = self._program.parser[self._tracing.states[number]]
-            return Step(kind="state", name=state.name, line=_line(state.source), changes=changes)
+            return Step(kind="state", name=state.name, line=line_of(state.source), changes=changes)
         if kind is Kind.PARSED:
             return Step(kind="parsed", name=self._errors.get(number, str(number)), changes=changes)
         if kind is Kind.BRANCH:
@@ -174,7 +172,11 @@ class _Reader:
             at = self._program.ingress if pipeline == self._program.ingress.name else self._program.egress
             source, taken = at.conditionals[name].source, bool(self._number(record, "trace_a", 8))
             return Step(
-                kind="branch", name=source.fragment or name, line=_line(source), taken=taken, changes=changes
+                kind="branch",
+                name=source.fragment or name,
+                line=line_of(source),
+                taken=taken,
+                changes=changes,
             )
         if kind is Kind.TABLE:
             return self._table(self._program.tables()[self._tracing.tables[number]], record, now, changes)
@@ -184,9 +186,9 @@ class _Reader:
             return Step(
                 kind="table",
                 name=action.name,
-                line=_line(action.source),
+                line=line_of(action.source),
                 arguments=arguments,
-                counters=tuple(_counters(action, arguments)),
+                counters=tuple(_counters(action, arguments, now)),
                 changes=changes,
             )
         if kind is Kind.DONE:
@@ -198,21 +200,22 @@ class _Reader:
     def _table(self, table: ir.Table, record: bytes, now: Snapshot, changes: tuple[Changed, ...]) -> Step:
         hit = bool(self._number(record, "trace_a", 8))
         handle = self._number(record, "trace_b", 8)
-        entry = self._entry_of(table.name, handle) if hit else None
-        written = self._written_at(table.name, handle) if hit else None
+        values = [self._key_value(one, now) for one in table.keys]
+        entry = self._hit(table.name, handle, values) if hit and now else None
         key = []
-        for place, one in enumerate(table.keys):
-            value = self._key_value(one, now)
-            wanted = _wanted(entry[0][place], one) if entry is not None else None
-            key.append(Matched(field=one.name, kind=one.kind, value=_hex(value, one.width), wanted=wanted))
+        for place, (one, value) in enumerate(zip(table.keys, values, strict=True)):
+            want = wanted(entry.match[place], one) if entry is not None else None
+            key.append(
+                Matched(field=one.name, kind=one.kind, value=hexadecimal(value, one.width), wanted=want)
+            )
         return Step(
             kind="table",
             name=table.name,
-            line=_line(table.source),
+            line=line_of(table.source),
             key=tuple(key),
             hit=hit if table.keys else None,
-            priority=entry[1] if entry is not None and entry[1] else None,
-            installed=Installed(at=written) if written is not None else None,
+            priority=entry.priority or None if entry is not None else None,
+            installed=Installed(at=entry.at) if entry is not None and entry.at is not None else None,
             changes=changes,
         )
 
@@ -228,7 +231,7 @@ class _Reader:
             at = start + 16 * number
             value = int.from_bytes(record[at : at + 16], "little")
             found.append(
-                Value(name=parameter.name, value=_hex(value, parameter.width), width=parameter.width)
+                Value(name=parameter.name, value=hexadecimal(value, parameter.width), width=parameter.width)
             )
         return tuple(found)
 
@@ -278,12 +281,11 @@ class _Reader:
                     now[f"{header.name}.{member.name}"] = (value, member.width)
         return now
 
-    def _headers(self, record: bytes) -> tuple[Value, ...]:
+    def _headers(self, record: bytes, order: Sequence[str]) -> tuple[Value, ...]:
         """Return the fields of the valid headers, in the order of the packet."""
         now = self.snapshot(record)
-        order = self._program.deparser
         return tuple(
-            Value(name=f"{header}.{field}", value=_hex(*now[f"{header}.{field}"]), width=member.width)
+            Value(name=f"{header}.{field}", value=hexadecimal(*now[f"{header}.{field}"]), width=member.width)
             for header in order
             if now[header][0]
             for field, member in self._program.headers[header].type.fields.items()
@@ -300,8 +302,8 @@ def _changes(before: Snapshot, after: Snapshot) -> tuple[Changed, ...]:
         found.append(
             Changed(
                 field=name,
-                before=_hex(*old) if old is not None else None,
-                after=_hex(*new) if new is not None else None,
+                before=hexadecimal(*old) if old is not None else None,
+                after=hexadecimal(*new) if new is not None else None,
                 width=(old or new or (0, 0))[1],
             )
         )
@@ -314,36 +316,33 @@ def _integer(at: int, size: int, order: str) -> Callable[[bytes], int]:
     return lambda record: int.from_bytes(record[at : at + size], "big")
 
 
-def _hex(value: int, width: int) -> str:
-    return f"0x{value:0{(min(width, 8 * MAX_ARITHMETIC) + 3) // 4}x}"
-
-
-def _line(source: ir.Source) -> Line | None:
-    return Line(file=source.file, line=source.line, text=source.fragment) if source.line else None
-
-
-def _wanted(value: FieldValue, key: ir.KeyField) -> str:
-    """Return what an entry wants of a field, as text."""
-    if value is None:
-        return "any"
-    if isinstance(value, int):
-        return _hex(value, key.width)
-    first, second = value
-    if key.kind == "lpm":
-        return f"{_hex(first, key.width)}/{second}"
-    between = " .. " if key.kind == "range" else " &&& "
-    return _hex(first, key.width) + between + _hex(second, key.width)
-
-
-def _counters(action: ir.Action, arguments: Sequence[Value]) -> list[str]:
-    """Return the cells of counters that an action counts in, where it says which."""
+def _counters(action: ir.Action, arguments: Sequence[Value], now: Snapshot) -> list[str]:
+    """Return the cells of counters that an action counts in, where what was there before it says which."""
     found = []
-    for step in action.primitives:
+    for at, step in enumerate(action.primitives):
         if step.op != "count":
             continue
         array, index = step.arguments
-        if isinstance(array, ir.Named) and isinstance(index, ir.Const):
-            found.append(f"{array.name}[{index.value}]")
-        elif isinstance(array, ir.Named) and isinstance(index, ir.Param):
-            found.append(f"{array.name}[{int(arguments[index.index].value, 16)}]")
+        cell = _value_of(index, action.primitives[:at], arguments, now)
+        if isinstance(array, ir.Named) and cell is not None:
+            found.append(f"{array.name}[{cell}]")
     return found
+
+
+def _value_of(
+    what: object, done: Sequence[ir.Primitive], arguments: Sequence[Value], now: Snapshot
+) -> int | None:
+    """Return what something came to after steps of an action; None where a look does not tell."""
+    if isinstance(what, ir.Const):
+        return what.value
+    if isinstance(what, ir.Param):
+        return int(arguments[what.index].value, 16)
+    if isinstance(what, ir.FieldRef):
+        for at in reversed(range(len(done))):
+            if done[at].op == "assign" and done[at].arguments[0] == what:
+                return _value_of(done[at].arguments[1], done[:at], arguments, now)
+        return now.get(f"{what.header}.{what.field}", (None, 0))[0]
+    if isinstance(what, ir.Op) and what.op == "&":
+        left, right = (_value_of(one, done, arguments, now) for one in (what.left, what.right))
+        return left & right if left is not None and right is not None else None
+    return None

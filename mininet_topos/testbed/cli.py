@@ -122,6 +122,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
                      help=f"Its port on 127.0.0.1; by default {DEFAULT_PORT}, or any that is free."),
         click.option("--flow-sampling", type=click.IntRange(0, MAX_SAMPLING), default=16, show_default=True,
                      help="One packet in so many is looked at for flow records; 0: none."),
+        click.option("--packet-log/--no-packet-log", default=True, show_default=True,
+                     help="Have BMv2 write down what it does with each packet, for `duet trace`."),
         click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), default="INFO",
                      show_default=True),
     ]  # fmt: skip
@@ -141,6 +143,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
         page: bool,
         page_port: int | None,
         flow_sampling: int,
+        packet_log: bool,
         log_level: str,
         **rest: Any,
     ) -> None:
@@ -166,6 +169,7 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
             page=page,
             page_port=page_port,
             flow_sampling=flow_sampling,
+            packet_log=packet_log,
             log_level=log_level,
         )
         command(plan=plan, **rest)

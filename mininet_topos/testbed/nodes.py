@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -39,6 +40,10 @@ _LEASE_S = 5.0
 """How long a leader may be silent: a hundred processes share the machine, and may keep it from its turn."""
 
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
+
+_PACKET_LOG_BYTES = 4 << 20
+"""How long BMv2's log of packets gets before a new one begins; the last one is kept as well."""
+_WHOLE_FRAME = 16_384
 
 _ECHO = {Target.XDP: EchoConfig(), Target.BMV2: EchoConfig(interval_ms=500, hurry_ms=500)}
 """BMv2 forwards in a process that may have to wait for its turn."""
@@ -203,18 +208,36 @@ class _Nodes:
         own = [link.port(node.name) for link in fattree.links(self.graph, node.name)]
         ports = [*((port.number, port.name) for port in own), (CPU_PORT, CPU_ASIC)]
         interfaces = [word for number, name in ports for word in ("-i", f"{number}@{name}")]
-        arguments = ["--no-p4", "--device-id", str(_device_id(node)), *interfaces, "--log-console"]
+        arguments = ["--no-p4", "--device-id", str(_device_id(node)), *interfaces]
         target = ["--", "--grpc-server-addr", self._p4runtime(node)]
         if self.plan.target is Target.XDP:
-            level = ["-L", self.plan.log_level.lower().replace("warning", "warn")]
+            level = ["--log-console", "-L", self.plan.log_level.lower().replace("warning", "warn")]
             level += ["--flow-sampling", str(self.plan.flow_sampling)]
             function = "duet_p4.xdp_switch.__main__:main"
             return self._process(node.name, "switch", function, *arguments, *level, *target)
-        # Its log has a line for every packet from level info on.
-        program = ["simple_switch_grpc", *arguments, "-L", "warn"]
+        program = ["simple_switch_grpc", *arguments, *self._bmv2_log(node)]
         if _bmv2_has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
             program += ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
         return self._process(node.name, "switch", None, *program, *target)
+
+    def _bmv2_log(self, node: fattree.Node) -> list[str]:
+        """Return what BMv2 is to say: it has many lines for every packet from level info on."""
+        if not self._traced_bmv2():
+            return ["--log-console", "-L", "warn"]
+        return [
+            *("--log-file", str(self._packet_log(node)), "--log-flush", "-L", "trace"),
+            *("--log-file-max-size", str(_PACKET_LOG_BYTES), "--log-file-max-files", "1"),
+            *("--dump-packet-data", str(_WHOLE_FRAME), "--nanolog", f"ipc://{self._packet_events(node)}"),
+        ]
+
+    def _traced_bmv2(self) -> bool:
+        return self.plan.packet_log and self.plan.target is Target.BMV2 and _bmv2_has("--nanolog")
+
+    def _packet_log(self, node: fattree.Node) -> Path:
+        return self.folder.state(node.name) / "packets"
+
+    def _packet_events(self, node: fattree.Node) -> Path:
+        return self.folder.state(node.name) / "packets.ipc"
 
     def _p4runtime(self, node: fattree.Node) -> str:
         return f"unix:{self.folder.p4runtime(node.name)}"
@@ -249,7 +272,11 @@ class _Nodes:
             seed=zlib.crc32(node.name.encode()),
             fragment_mux=addresses.FRAGMENT_MUX,
             p4=P4Config(
-                address=self._p4runtime(node), device_id=_device_id(node), target=self.plan.target.value
+                address=self._p4runtime(node),
+                device_id=_device_id(node),
+                target=self.plan.target.value,
+                log=self._packet_log(node) if self._traced_bmv2() else None,
+                events=self._packet_events(node) if self._traced_bmv2() else None,
             ),
             hold_s=_HOLD_S[self.plan.controller],
             report_urls=self._controller_urls(),

@@ -34,6 +34,7 @@ class Plan(Model):
 
     With a `page`, the web page is served on the machine's loopback address, at `page_port` (None: the usual
     one, or else any).
+    With `packet_log`, BMv2 writes down every packet's way, which is what traces of it are read from.
     `flow_key` is the secret that its muxes hash flows with. One packet in `flow_sampling` is looked at for
     flow records; 0 is none.
     """
@@ -48,6 +49,7 @@ class Plan(Model):
     page_port: Port | None = None
     flow_key: FlowKey = 0
     flow_sampling: int = Field(default=16, ge=0, le=MAX_SAMPLING)
+    packet_log: bool = False
     log_level: str = "INFO"
 
     @property

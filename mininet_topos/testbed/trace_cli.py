@@ -74,7 +74,7 @@ def trace(
 
     Instrumented variants of the programs of switches, SMuxes and servers run while the packet is on its way.
     Shown are parser states, tables with key, entry and action, what each step changes, hashes and slots, the
-    lines of P4 and C. Needs root, and xdp.
+    lines of P4 and C. BMv2 tells the same in its log. Needs root.
     """
     vip, port = target
     port = port if port is not None else _PORTS[protocol]

@@ -195,6 +195,38 @@ async def trace(
     )
 
 
+def _in_order(graph: nx.Graph, seen: Sequence[PacketTrace]) -> list[PacketTrace]:
+    """Put what devices saw of one packet in the order of its way.
+
+    A device comes after the one that sent the packet to it, whatever their clocks say: BMv2's log has no more
+    than milliseconds.
+    """
+    left = sorted(seen, key=lambda one: one.began_ns)
+    sent_to = {to for one in left if (to := _next_of(graph, one)) is not None}
+    first = next((one for one in left if _entry_of(graph, one) not in sent_to), left[0])
+    found: list[PacketTrace] = []
+    one: PacketTrace | None = first
+    while left:
+        one = one or left[0]
+        left.remove(one)
+        found.append(one)
+        to = _next_of(graph, one)
+        one = next((other for other in left if to is not None and _entry_of(graph, other) == to), None)
+    return found
+
+
+def _next_of(graph: nx.Graph, one: PacketTrace) -> tuple[str, str] | None:
+    """Return who gets a packet that a device sent, and from whom."""
+    to = _peer(graph, one.device, one.egress)
+    return (to, one.device) if to is not None else None
+
+
+def _entry_of(graph: nx.Graph, one: PacketTrace) -> tuple[str, str] | None:
+    """Return who has got a packet, and from whom."""
+    came = None if _leaves_dip(one) else _peer(graph, one.device, one.ingress)
+    return (one.device, came) if came is not None else None
+
+
 def packets_of(
     graph: nx.Graph, seen: Sequence[PacketTrace], vip: IPv4Address, client: str
 ) -> list[TracedPacket]:
@@ -205,7 +237,8 @@ def packets_of(
         if inner is not None:
             groups.setdefault(inner.identity, []).append(one)
     packets = []
-    for hops in groups.values():
+    for passed in groups.values():
+        hops = _in_order(graph, passed)
         inner = inner_of(_outside(hops[0]))
         assert inner is not None
         back = inner.source == vip

@@ -134,12 +134,15 @@ def _replay(program: Program) -> bool:
 def _ways(program: Program) -> bool:
     """Record the ways of a program's vectors, compare xdp's, and return whether any differs."""
     recorded = vectors.read(vectors.path_of(program))
-    ways = paths.record(program, recorded)
+    ways, traces = paths.record(program, recorded)
     paths.write(paths.path_of(program), ways)
     told = [
         line
         for recording in recorded.recordings
-        for line in paths.compare(program, recording, ways.by_state[recording.state.name])
+        for line in (
+            *paths.compare(program, recording, ways.by_state[recording.state.name]),
+            *paths.compare_traces(program, recording, traces[recording.state.name]),
+        )
     ]
     number = sum(len(found) for found in ways.by_state.values())
     print(

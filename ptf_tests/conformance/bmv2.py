@@ -108,12 +108,12 @@ class Bmv2:
         entities = self._control.read(*counter_queries(self._program.schema))
         return name_counters(self._program.schema, entities)
 
-    def end(self) -> list[str]:
-        """End it, and return the lines that it logged."""
+    def end(self) -> str:
+        """End it, and return what it logged."""
         self._process.terminate()
         self._process.wait()
         self._log.seek(0)
-        return list(self._log.read().decode(errors="replace").splitlines())
+        return bytes(self._log.read()).decode(errors="replace")
 
     def _await_ports(self, log: Any) -> None:
         ready = grpc.channel_ready_future(self._channel)

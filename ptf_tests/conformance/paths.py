@@ -1,8 +1,9 @@
 """The ways of packets through a program: parser states, and tables with what they did.
 
-BMv2 tells them in its log; the xdp target's instrumented variant in its records. A program's file has them as
-BMv2 went, for the frames of its vectors: JSON under xz with `digest` (`Program.digest`), `oracle`, `elements`
-(each step there is, once), and in `states`, by state, a list of indices of elements for each frame.
+BMv2 tells them in its log, as `duet_p4.tracing.bmv2_log` reads it; the xdp target's instrumented variant
+in its records. A program's file has them as BMv2 went, for the frames of its vectors: JSON under xz with
+`digest` (`Program.digest`), `oracle`, `elements` (each step there is, once), and in `states`, by state, a
+list of indices of elements for each frame.
 
 | element | meaning |
 | --- | --- |
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import json
 import lzma
-import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from duet_p4.api.trace import PacketTrace
+from duet_p4.tracing.bmv2_log import Messages, Passages, Reader
+from duet_p4.xdp_switch.compiler.reader import read as read_program
 from ptf_tests.conformance import vectors
 from ptf_tests.conformance.bmv2 import Bmv2
 from ptf_tests.conformance.program import Program
@@ -32,11 +35,6 @@ UNTRACED = ("copies",)
 
 SHOWN = 3
 """Differences of a state that are shown in full."""
-
-_LINE = re.compile(r"\[(\d+)\.0\] \[cxt \d+\] (.*)")
-_STATE = re.compile(r"Parser '\w+' entering state '(.+)'")
-_TABLE = re.compile(r"Table '(.+)': (hit|miss)")
-_ACTION = re.compile(r"Action entry is (\S+) - (.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,35 @@ def path_of(program: Program) -> Path:
     return vectors.FOLDER / f"{program.name}.ways.json.xz"
 
 
-def record(program: Program, recorded: Vectors) -> Ways:
-    """Have BMv2 go the ways of recorded frames; OracleError where it is not on PATH."""
-    return Ways(
-        program.digest(), recorded.oracle, {r.state.name: _go(program, r) for r in recorded.recordings}
+def record(program: Program, recorded: Vectors) -> tuple[Ways, dict[str, list[PacketTrace]]]:
+    """Have BMv2 go the ways of recorded frames; returns its traces, too, by state.
+
+    Raises OracleError where it is not on PATH.
+    """
+    traces = {r.state.name: observe(program, r) for r in recorded.recordings}
+    ways = {name: [way_of(trace) for trace in found] for name, found in traces.items()}
+    return Ways(program.digest(), recorded.oracle, ways), traces
+
+
+def observe(program: Program, recording: Recording) -> list[PacketTrace]:
+    """Send a state's frames through BMv2, and return what its log tells of each."""
+    frames = [(case.port, case.frame) for case in recording.cases]
+    with Bmv2(program, log_level="trace") as oracle:
+        oracle.write(recording.state.updates)
+        left = oracle.send(frames)
+        log = oracle.end()
+    messages, passages, reader = (
+        Messages(),
+        Passages(),
+        Reader(read_program(program.device_config.read_bytes())),
     )
+    ended = [one for told in (log, "") for message in messages.cut(told) for one in passages.take(message)]
+    found: dict[int, PacketTrace] = {}
+    for passage in (*ended, *passages.rest()):
+        # Its ports are a stream here, so what left stands in no log.
+        passage.frame_out = next((frame for _, frame in left[passage.packet]), None)
+        found[passage.packet] = reader.trace(passage, frames[passage.packet][1])
+    return [found[number] for number in range(len(frames))]
 
 
 def write(path: Path, ways: Ways) -> None:
@@ -116,29 +138,36 @@ def way_of(trace: PacketTrace) -> Way:
     return tuple(way)
 
 
-def ways_in(log: Iterable[str], count: int) -> list[Way]:
-    """Return the ways of the first `count` packets that a BMv2 log at level debug tells."""
-    ways: list[list[str]] = [[] for _ in range(count)]
-    for line in log:
-        found = _LINE.search(line)
-        if found is None or int(found[1]) >= count:
+def compare_traces(program: Program, recording: Recording, traces: list[PacketTrace]) -> list[str]:
+    """Return a description of every frame that xdp's trace and BMv2's tell of otherwise."""
+    told = []
+    compiled = read_program(program.device_config.read_bytes())
+    # BMv2 does not say where such headers end.
+    whole = not compiled.unions and all(one.type.varbit is None for one in compiled.headers.values())
+    with Xdp(program) as target:
+        target.write(recording.state.updates)
+        for number, (case, expected) in enumerate(zip(recording.cases, traces, strict=True)):
+            _, trace = target.trace((case.port, case.frame), detail=True)
+            differs = [
+                f"{one} on xdp, {other} on BMv2"
+                for one, other in zip_longest(_facts(trace, whole), _facts(expected, whole))
+                if one != other
+            ]
+            if differs:
+                where = f"{program.name}, state {recording.state.name!r}, frame {number}"
+                told.append(f"{where}: {differs[0]}")
+    return told[:SHOWN] + ([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])
+
+
+def _facts(trace: PacketTrace, whole: bool) -> Iterator[tuple[object, ...]]:
+    """Yield what both targets tell of a packet: all but times, and what each step changed."""
+    yield (trace.ingress, trace.frame, trace.length, trace.verdict, trace.egress, trace.frame_out)
+    yield (trace.headers_in, trace.headers_out) if whole else ()
+    for step in trace.steps:
+        if step.kind == "done":  # xdp leaves out a pipeline that does nothing.
             continue
-        way, text = ways[int(found[1])], found[2]
-        if state := _STATE.match(text):
-            way.append(f"state {state[1]}")
-        elif table := _TABLE.match(text):
-            way.append(f"table {table[1]} {table[2]}")
-        elif action := _ACTION.match(text):
-            values = "".join(f" {int(value, 16):#x}" for value in action[2].split(",") if value.strip())
-            way[-1] += f" {action[1]}{values}"
-    return [tuple(way) for way in ways]
-
-
-def _go(program: Program, recording: Recording) -> list[Way]:
-    with Bmv2(program, log_level="debug") as oracle:
-        oracle.write(recording.state.updates)
-        oracle.send([(case.port, case.frame) for case in recording.cases])
-        return ways_in(oracle.end(), len(recording.cases))
+        yield (step.kind, step.name, step.line, step.taken, step.key, step.hit, step.priority)
+        yield (step.action, step.action_line, step.arguments, step.counters)
 
 
 def _differ(expected: Way, got: Way) -> str:

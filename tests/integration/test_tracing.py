@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -15,6 +16,7 @@ from duet_p4.api.trace import PacketTrace, Traced, TraceFlow, TraceRequest
 from duet_p4.xdp_switch import trace_service
 from duet_p4.xdp_switch.compiler import compile_program
 from ptf_tests.conformance import paths, vectors
+from ptf_tests.conformance.bmv2 import version
 from ptf_tests.conformance.programs import PROGRAMS
 from ptf_tests.conformance.xdp import Xdp
 
@@ -44,6 +46,18 @@ def test_a_traced_packet_goes_the_way_it_went_on_bmv2(name: str) -> None:
     recording = max(vectors.read(vectors.path_of(program)).recordings, key=lambda r: len(r.state.updates))
     expected = paths.read(paths.path_of(program)).by_state[recording.state.name]
     told = paths.compare(program, recording, expected)
+    assert not told, "\n".join(told)
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.skipif(version() is None, reason="simple_switch_grpc is not on PATH: nothing to compare with")
+def test_bmv2_and_xdp_tell_the_same_of_the_same_packets() -> None:
+    program = PROGRAMS["hmux"]
+    whole = vectors.read(vectors.path_of(program)).recordings[0]
+    every = slice(None, None, 8)  # `make vectors` compares all of them.
+    recording = replace(whole, cases=whole.cases[every], expected=whole.expected[every])
+    told = paths.compare_traces(program, recording, paths.observe(program, recording))
     assert not told, "\n".join(told)
 
 

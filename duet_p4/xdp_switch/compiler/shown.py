@@ -1,0 +1,40 @@
+"""How traces show what is a P4 program's: values as wide as their fields, lines, what entries want."""
+
+from __future__ import annotations
+
+from duet_p4.api.trace import Line
+from duet_p4.xdp_switch.compiler import ir
+from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC
+from duet_p4.xdp_switch.dataplane import FieldValue
+
+
+def hexadecimal(value: int, width: int) -> str:
+    """Return a value of `width` bits."""
+    return f"0x{value:0{(min(width, 8 * MAX_ARITHMETIC) + 3) // 4}x}"
+
+
+def line_of(source: ir.Source) -> Line | None:
+    """Return where something stands, None where p4c did not say."""
+    return Line(file=source.file, line=source.line, text=source.fragment) if source.line else None
+
+
+def wanted(value: FieldValue, key: ir.KeyField) -> str:
+    """Return what an entry wants of a field."""
+    if value is None:
+        return "any"
+    if isinstance(value, int):
+        return hexadecimal(value, key.width)
+    first, second = value
+    if key.kind == "lpm":
+        return f"{hexadecimal(first, key.width)}/{second}"
+    between = " .. " if key.kind == "range" else " &&& "
+    return hexadecimal(first, key.width) + between + hexadecimal(second, key.width)
+
+
+def header_order(program: ir.Program) -> list[str]:
+    """Return all headers, such as packets have them.
+
+    What is taken off and never put back, as a controller's own header, comes before all else.
+    """
+    sent = program.deparser
+    return [name for name, one in program.headers.items() if not one.metadata and name not in sent] + [*sent]
