@@ -70,7 +70,7 @@ def _table(records: Sequence[FlowRecord]) -> Table:
     table = Table(box=None, header_style="bold")
     for name in ("client", "VIP", "protocol", "DIP", "seen by"):
         table.add_column(name)
-    for name in ("packets", "bytes", "sampling", "last"):
+    for name in ("packets", "bytes", "replies", "bytes", "sampling", "last"):
         table.add_column(name, justify="right")
     now = time.time()
     for record in records:
@@ -82,6 +82,7 @@ def _table(records: Sequence[FlowRecord]) -> Table:
             record.device,
             str(record.packets),
             str(record.bytes),
+            *((str(record.reply_packets), str(record.reply_bytes)) if record.kind == "server" else ("", "")),
             f"1 in {record.sampling}",
             f"{max(now - record.last, 0):.1f} s ago",
         )

@@ -16,9 +16,9 @@ DeviceKind = Literal["switch", "smux", "server"]
 class FlowRecord(Model):
     """What passed a device of one flow of a VIP: from a client to `destination`, the VIP.
 
-    `packets` and `bytes` are estimates: one packet in `sampling` was looked at. `dip` is where the tunnel
-    leads, at a server who has the flow. `first` and `last` are Unix seconds. An ICMP echo's identifier is its
-    port.
+    `packets` and `bytes` are estimates: one packet in `sampling` was looked at. What the DIP answers passes
+    no mux, so `reply_packets` and `reply_bytes` are known of servers only. `dip` is where the tunnel leads,
+    at a server who has the flow. `first` and `last` are Unix seconds. An ICMP echo's identifier is its port.
     """
 
     device: str
@@ -31,6 +31,8 @@ class FlowRecord(Model):
     dip: IPv4Address
     packets: int
     bytes: int
+    reply_packets: int = 0
+    reply_bytes: int = 0
     sampling: int
     first: float
     last: float

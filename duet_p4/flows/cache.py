@@ -19,12 +19,16 @@ MAX_FLOWS = 4096
 
 @dataclass(frozen=True)
 class Sample:
-    """A packet that was looked at: its flow, its DIP, its bytes, when (Unix seconds)."""
+    """A packet that was looked at: its flow, its DIP, its bytes, when (Unix seconds).
+
+    One that a DIP answers with is so many `replies`, as its segments may still be joined; 0 is a client's.
+    """
 
     flow: Flow
     dip: IPv4Address
     bytes: int
     at: float
+    replies: int = 0
 
 
 def booted_at() -> float:
@@ -36,6 +40,8 @@ def booted_at() -> float:
 class _Sums:
     packets: int
     bytes: int
+    reply_packets: int
+    reply_bytes: int
     first: float
     last: float
 
@@ -56,11 +62,15 @@ class FlowCache:
             key = (sample.flow, sample.dip)
             sums = self._sums.pop(key, None)
             if sums is None:
-                sums = _Sums(0, 0, sample.at, sample.at)
+                sums = _Sums(0, 0, 0, 0, sample.at, sample.at)
                 if len(self._sums) >= MAX_FLOWS:
                     self._end(next(iter(self._sums)))
-            sums.packets += self._sampling
-            sums.bytes += self._sampling * sample.bytes
+            if sample.replies:
+                sums.reply_packets += self._sampling * sample.replies
+                sums.reply_bytes += self._sampling * sample.bytes
+            else:
+                sums.packets += self._sampling
+                sums.bytes += self._sampling * sample.bytes
             sums.last = max(sums.last, sample.at)
             self._sums[key] = sums  # The one that had the last packet is the last.
 
@@ -92,6 +102,8 @@ class FlowCache:
             dip=dip,
             packets=sums.packets,
             bytes=sums.bytes,
+            reply_packets=sums.reply_packets,
+            reply_bytes=sums.reply_bytes,
             sampling=self._sampling,
             first=sums.first,
             last=sums.last,

@@ -1,7 +1,8 @@
 """Flow records as IPFIX messages (RFC 7011): one template, its information elements those of IANA's registry.
 
-The DIP is the destination after the tunnel or NAT, as postNATDestinationIPv4Address says it; how packets were
-sampled is samplingPacketInterval of each record.
+The DIP is the destination after the tunnel or NAT, as postNATDestinationIPv4Address says it; what it answers
+is in RFC 5103's elements of the reverse direction; how packets were sampled is samplingPacketInterval of each
+record.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ _SET = struct.Struct("!HH")
 
 Encode = Callable[[FlowRecord], bytes]
 
+_ENTERPRISE = 0x8000
+"""Set in an element's number that is an enterprise's, which follows its size."""
+_REVERSE = 29305
+"""The enterprise whose elements are IANA's, of the reverse direction."""
+
 ELEMENTS: tuple[tuple[str, int, int, Encode], ...] = (
     ("sourceIPv4Address", 8, 4, lambda r: r.source.packed),
     ("destinationIPv4Address", 12, 4, lambda r: r.destination.packed),
@@ -33,6 +39,8 @@ ELEMENTS: tuple[tuple[str, int, int, Encode], ...] = (
     ("postNATDestinationIPv4Address", 226, 4, lambda r: r.dip.packed),
     ("packetDeltaCount", 2, 8, lambda r: r.packets.to_bytes(8, "big")),
     ("octetDeltaCount", 1, 8, lambda r: r.bytes.to_bytes(8, "big")),
+    ("reversePacketDeltaCount", _ENTERPRISE | 2, 8, lambda r: r.reply_packets.to_bytes(8, "big")),
+    ("reverseOctetDeltaCount", _ENTERPRISE | 1, 8, lambda r: r.reply_bytes.to_bytes(8, "big")),
     ("flowStartMilliseconds", 152, 8, lambda r: round(r.first * 1000).to_bytes(8, "big")),
     ("flowEndMilliseconds", 153, 8, lambda r: round(r.last * 1000).to_bytes(8, "big")),
     ("samplingPacketInterval", 305, 4, lambda r: r.sampling.to_bytes(4, "big")),
@@ -40,7 +48,11 @@ ELEMENTS: tuple[tuple[str, int, int, Encode], ...] = (
 """Name, number, bytes and value of each information element, in their order."""
 
 RECORD_BYTES = sum(size for _, _, size, _ in ELEMENTS)
-_PER_MESSAGE = (MESSAGE_BYTES - _HEADER.size - 2 * _SET.size - 4 - 4 * len(ELEMENTS)) // RECORD_BYTES
+_FIELDS = b"".join(
+    struct.pack("!HH", number, size) + (struct.pack("!I", _REVERSE) if number & _ENTERPRISE else b"")
+    for _, number, size, _ in ELEMENTS
+)
+_PER_MESSAGE = (MESSAGE_BYTES - _HEADER.size - 2 * _SET.size - 4 - len(_FIELDS)) // RECORD_BYTES
 
 
 class Exporter:
@@ -55,8 +67,7 @@ class Exporter:
         """Yield messages with records, as few as there can be."""
         for first in range(0, len(records), _PER_MESSAGE):
             part = records[first : first + _PER_MESSAGE]
-            fields = b"".join(struct.pack("!HH", number, size) for _, number, size, _ in ELEMENTS)
-            template = struct.pack("!HH", TEMPLATE, len(ELEMENTS)) + fields
+            template = struct.pack("!HH", TEMPLATE, len(ELEMENTS)) + _FIELDS
             data = b"".join(encode(record) for record in part for *_, encode in ELEMENTS)
             body = _set(TEMPLATE_SET, template) + _set(TEMPLATE, data)
             length = _HEADER.size + len(body)

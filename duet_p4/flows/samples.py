@@ -11,7 +11,7 @@ from duet_p4.flow_hash import Flow
 from duet_p4.flows.cache import Sample, booted_at
 
 _SAMPLE = struct.Struct("!4s4sHHB3x4s")
-_REST = struct.Struct("=IQ")
+_REST = struct.Struct("=IQI4x")
 
 
 def odds(sampling: int) -> bytes:
@@ -48,6 +48,6 @@ class FlowSamples:
 
 def _sample(record: bytes, booted: float) -> Sample:
     source, destination, source_port, port, protocol, dip = _SAMPLE.unpack_from(record)
-    length, nanoseconds = _REST.unpack_from(record, _SAMPLE.size)
+    length, nanoseconds, replies = _REST.unpack_from(record, _SAMPLE.size)
     flow = Flow(IPv4Address(source), IPv4Address(destination), protocol, source_port, port)
-    return Sample(flow, IPv4Address(dip), length, booted + nanoseconds / 1e9)
+    return Sample(flow, IPv4Address(dip), length, booted + nanoseconds / 1e9, replies)

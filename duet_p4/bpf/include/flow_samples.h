@@ -13,6 +13,8 @@ struct flow_sample {
     __be32 dip;       /* where its tunnel leads, or who has it */
     __u32 length;     /* of the frame as it came */
     __u64 ns;
+    __u32 replies; /* packets from the DIP that this is, their segments still joined; 0: it comes from the client */
+    __u32 padding;
 };
 
 struct {
@@ -27,7 +29,7 @@ struct {
     __type(value, __u64);
 } flow_samples_lost SEC(".maps");
 
-static __noinline int write_flow_sample(const struct flow *flow, __be32 dip, __u32 length)
+static __noinline int write_flow_sample(const struct flow *flow, __be32 dip, __u32 length, __u32 replies)
 {
     struct flow_sample *sample = bpf_ringbuf_reserve(&flow_samples, sizeof(*sample), 0);
     __u32 zero = 0;
@@ -42,6 +44,8 @@ static __noinline int write_flow_sample(const struct flow *flow, __be32 dip, __u
     sample->dip = dip;
     sample->length = length;
     sample->ns = bpf_ktime_get_coarse_ns();
+    sample->replies = replies;
+    sample->padding = 0;
     /* The reader looks now and then: nobody is to be woken. */
     bpf_ringbuf_submit(sample, BPF_RB_NO_WAKEUP);
     return 0;
@@ -50,5 +54,5 @@ static __noinline int write_flow_sample(const struct flow *flow, __be32 dip, __u
 static __always_inline void sample_flow(const struct flow *flow, __be32 dip, __u32 length)
 {
     if (flow_odds && bpf_get_prandom_u32() < flow_odds)
-        write_flow_sample(flow, dip, length);
+        write_flow_sample(flow, dip, length, 0);
 }

@@ -183,6 +183,28 @@ static __always_inline int hand_back(struct __sk_buff *skb, const struct departi
     return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
+/* Write a sample of a reply down, by its flow as muxes see it. */
+static __noinline int write_reply_sample(const struct __sk_buff *skb, const struct departing *packet, __be32 vip,
+                                         __be16 port, bool has_port)
+{
+    __u32 segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
+    struct flow flow = packet->flow;
+
+    flow.destination = vip;
+    if (has_port && flow.protocol == IPPROTO_ICMP)
+        flow.source_port = port;
+    else if (has_port)
+        flow.destination_port = port;
+    return write_flow_sample(&flow, packet->ip.saddr, skb->len + (segments - 1) * packet->payload, segments);
+}
+
+static __always_inline void sample_reply(const struct __sk_buff *skb, const struct departing *packet, __be32 vip,
+                                         __be16 port, bool has_port)
+{
+    if (flow_odds && bpf_get_prandom_u32() < flow_odds)
+        write_reply_sample(skb, packet, vip, port, has_port);
+}
+
 static __always_inline int depart(struct __sk_buff *skb, const struct departing *packet, __be32 address,
                                   __be16 port, bool has_port, __u32 meter, enum host_counter how)
 {
@@ -201,6 +223,7 @@ static __always_inline int depart(struct __sk_buff *skb, const struct departing 
         return DROP;
     }
     meter_out(meter, skb, packet);
+    sample_reply(skb, packet, address, port, has_port);
     count(how, skb->len);
     return NEXT;
 }

@@ -358,6 +358,8 @@ export interface FlowRecord {
   dip: string | null;
   packets: number;
   bytes: number;
+  reply_packets: number;
+  reply_bytes: number;
   sampling: number;
   first: number;
   last: number;

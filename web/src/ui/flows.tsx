@@ -55,6 +55,7 @@ export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string
                 <th>Passes</th>
                 <th>DIP</th>
                 <th class="number">About</th>
+                <th class="number">Answers</th>
                 <th class="number">Last</th>
               </tr>
             </thead>
@@ -75,10 +76,12 @@ export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string
 function Flow({ flow, serverOf }: { flow: FlowRecord[]; serverOf: Map<string, string> }) {
   const one = flow[0]!;
   const most = flow.reduce((a, b) => (b.bytes > a.bytes ? b : a));
+  // What a DIP answers passes no mux: its server alone has seen it.
+  const server = flow.find((each) => each.kind === "server");
   const last = Math.max(...flow.map((each) => each.last));
   const took = Math.max(most.last - most.first, 0.001);
   // At a switch the tunnel may lead to a TIP; who has the flow is known where the flow ends.
-  const dip = flow.find((each) => each.kind === "server")?.dip ?? flow.find((each) => each.dip && serverOf.has(each.dip))?.dip ?? one.dip;
+  const dip = server?.dip ?? flow.find((each) => each.dip && serverOf.has(each.dip))?.dip ?? one.dip;
   return (
     <tr>
       <td>
@@ -95,6 +98,9 @@ function Flow({ flow, serverOf }: { flow: FlowRecord[]; serverOf: Map<string, st
       <td>{dip ?? "–"}</td>
       <td class="number">
         {count(most.packets)} packets{took > 1 ? `, ${rate((8 * most.bytes) / took)}` : ""}
+      </td>
+      <td class="number">
+        {server ? `${count(server.reply_packets)} packets${took > 1 ? `, ${rate((8 * server.reply_bytes) / took)}` : ""}` : "–"}
       </td>
       <td class="number">{ago(Date.now() / 1000 - last)}</td>
     </tr>
