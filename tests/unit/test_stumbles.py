@@ -15,9 +15,11 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from controller.cli import session as sessions
+from controller.cli.render import where
 from controller.cli.session import Session
 from controller.config import ControllerConfig
-from duet_p4.model import Dip, Vip
+from controller.records import VipRecord
+from duet_p4.model import Dip, Group, MuxVip, Vip
 from duet_p4.rest.client import UnansweredError
 from mininet_topos.cli import main
 from mininet_topos.testbed import folder as folder_module
@@ -136,3 +138,25 @@ def test_a_full_disk_is_one_line() -> None:
         )
     assert result.returncode == 1
     assert result.stderr == "Error: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["change", "10.0.0.8"], "nothing is to be changed: give --dip, --add, --drop, --name or --file"),
+        (["add"], "give either an address with --dip, or --file"),
+        (["change"], "give either an address, or --file"),
+    ],
+)
+def test_a_change_of_nothing_says_what_can_be_changed(words: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, ["vip", *words])
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+def test_a_vip_that_waits_for_its_switch_is_told_from_one_of_the_smuxes() -> None:
+    spec = Vip(address=IPv4Address("10.0.0.8"), dips=(Dip(address=IPv4Address("100.1.1.17")),))
+    layout = MuxVip(address=spec.address, group=Group.of(spec.dips))
+    there = VipRecord(spec=spec, layout=layout, switch=None)
+    assert where(there) == "SMuxes"
+    assert where(there.model_copy(update={"returning": "tor1"})) == "SMuxes (waiting for tor1)"
