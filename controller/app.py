@@ -18,6 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from controller.access import ACCESS, BODIES
+from controller.agents import Agents
 from controller.audit import Audit
 from controller.client import EngineClient, MonitoringClient, UpdaterClient
 from controller.cluster import status
@@ -28,21 +29,19 @@ from controller.engine.live import api as engine_api
 from controller.engine.live.api import AssignmentRequest
 from controller.engine.live.network import Outages
 from controller.events import EventLog
-from controller.inventory import Inventory
+from controller.inventory import Inventory, InventoryFile
 from controller.jobs import Job, Supervisor
 from controller.metrics import registry_of
 from controller.monitoring import api as monitoring_api
 from controller.monitoring import flows
 from controller.monitoring.service import Monitoring
 from controller.records import RecordFeed, TrafficSample
-from controller.servers import Meters, live_flows
+from controller.servers import live_flows
 from controller.state import State
 from controller.store import SqliteStore, StoreError
 from controller.updater import api as updater_api
 from controller.updater import reads
-from controller.updater.devices import Device, MuxDevice, ServerDevice
 from controller.updater.operations import Operations
-from controller.updater.plan import DeviceKind
 from controller.updater.reads import Placement
 from controller.updater.service import Updater
 from controller.web.page import add_page
@@ -53,7 +52,7 @@ from duet_p4.flow_hash import use_key
 from duet_p4.identity import Credentials, CredentialsError, Role
 from duet_p4.rest import problems
 from duet_p4.rest.app import create_app
-from duet_p4.rest.client import HostClient, MuxClient, RestClient, RestError
+from duet_p4.rest.client import RestClient, RestError
 from duet_p4.rest.server import serve, serve_local
 from duet_p4.telemetry import exporting
 
@@ -61,6 +60,7 @@ logger = logging.getLogger(__name__)
 
 Client = TypeVar("Client", bound=RestClient)
 
+_LOOK_S = 1.0
 _BELIEVE_S = 1.0
 _FORGET_S = 10.0
 _TOLD = 20
@@ -74,11 +74,12 @@ class EngineInputs:
         self._updater = updater
         self._traffic_s = traffic_s
         self._inventory: Inventory | None = None
+        self._inventory_number = -1
         self._version = -1
         self._outages = Outages()
 
     async def inventory(self) -> Inventory:
-        """Return the network, which stays as it is while the controller runs."""
+        """Return the network, which `outages` told of last."""
         if self._inventory is None:
             self._inventory = await self._monitoring.inventory()
         return self._inventory
@@ -88,6 +89,8 @@ class EngineInputs:
         network = await self._monitoring.network()
         if network.version != self._version:
             self._version = network.version
+            if network.inventory != self._inventory_number:
+                self._inventory, self._inventory_number = None, network.inventory
             self._outages = Outages(
                 network.lost, network.links_down, network.closed, network.tables, network.routes
             )
@@ -111,6 +114,8 @@ class Controller:
         self.config = config
         self._stack = stack
         self.credentials = credentials
+        self._agents = Agents(credentials)
+        stack.push_async_callback(self._agents.close)
         self.supervisor = Supervisor([], self._job_failed)
         self._events: EventLog | None = None
         self.app: FastAPI = create_app(
@@ -135,18 +140,12 @@ class Controller:
     async def assemble(self, inventory: Inventory, foundation: Foundation | None) -> None:
         """Put the modules of `config.modules` together; an updater needs a foundation."""
         config = self.config
-        switches = {switch.name: switch.agent for switch in inventory.switches}
-        smuxes = {smux.name: smux.agent for smux in inventory.smuxes}
-        muxes = {name: self._agent(MuxClient, url) for name, url in (switches | smuxes).items()}
-        hosts = {server.name: self._agent(HostClient, server.agent) for server in inventory.servers}
-        devices: dict[str, Device] = {
-            name: MuxDevice(client, DeviceKind.SWITCH if name in switches else DeviceKind.SMUX)
-            for name, client in muxes.items()
-        }
-        devices |= {name: ServerDevice(client) for name, client in hosts.items()}
+        self._agents.adopt(inventory)
         updater = monitoring = None
         if foundation is not None:
-            updater = self._updater(foundation, inventory, devices, hosts)
+            foundation.state.adopt(inventory)
+            self._agents.lead(foundation.term, foundation.leads)
+            updater = self._updater(foundation, inventory)
         if Module.ENGINE in config.modules:
             window = config.intervals.assignment or 600.0
             inputs = EngineInputs(
@@ -156,7 +155,8 @@ class Controller:
             )
             self.app.include_router(engine_api.router(inputs))
         if Module.MONITORING in config.modules:
-            monitoring = self._monitoring(inventory, muxes, hosts)
+            monitoring = self._monitoring(inventory)
+        self._follow_inventory(inventory, updater, monitoring)
         add_page(self.app)
         registry = registry_of(self.supervisor.jobs, updater, monitoring)
 
@@ -165,23 +165,34 @@ class Controller:
             """Return the controller's metrics in the Prometheus text format."""
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    def _updater(
-        self,
-        foundation: Foundation,
-        inventory: Inventory,
-        devices: dict[str, Device],
-        hosts: dict[str, HostClient],
-    ) -> Updater:
+    def _follow_inventory(
+        self, inventory: Inventory, updater: Updater | None, monitoring: Monitoring | None
+    ) -> None:
+        """Go on with what the file of the inventory says, whenever that changes."""
+        agents = self._agents
+
+        def objections(new: Inventory) -> list[str]:
+            return updater.objections(new) if updater is not None else []
+
+        def adopt(new: Inventory) -> None:
+            agents.adopt(new)
+            if updater is not None:
+                updater.adopt(new, agents.devices, live_flows(new, agents.hosts))
+            if monitoring is not None:
+                monitoring.adopt(new, agents.muxes, agents.hosts, agents.meters)
+
+        follower = InventoryFile(self.config.inventory, inventory, objections, adopt)
+        self.supervisor.jobs.append(Job("inventory", follower.look, every_s=_LOOK_S))
+
+    def _updater(self, foundation: Foundation, inventory: Inventory) -> Updater:
         """Put the updater together: the only module with a store, and the one that leads."""
         intervals = self.config.intervals
-        for device in devices.values():
-            device.lead(foundation.term, foundation.leads)
         state = foundation.state
         events = self._events = EventLog(foundation.store, foundation.last_event)
         state.on_statement = Audit(events)
         engine = self._module(EngineClient, Module.ENGINE)
-        flows = live_flows(inventory, hosts)
-        updater = Updater(state, events, inventory, devices, flows, engine.place)
+        flows = live_flows(inventory, self._agents.hosts)
+        updater = Updater(state, events, inventory, self._agents.devices, flows, engine.place)
         self.app.include_router(reads.router(lambda: state, lambda: events))
         self.app.include_router(status.router(lambda: _alone(foundation)))
         operations = Operations()
@@ -218,16 +229,14 @@ class Controller:
             )
         return updater
 
-    def _monitoring(
-        self, inventory: Inventory, muxes: dict[str, MuxClient], hosts: dict[str, HostClient]
-    ) -> Monitoring:
+    def _monitoring(self, inventory: Inventory) -> Monitoring:
         config, intervals = self.config, self.config.intervals
         monitoring = Monitoring(
             inventory,
             self._module(UpdaterClient, Module.UPDATER),
-            muxes,
-            hosts,
-            {name: Meters(client) for name, client in hosts.items()},
+            self._agents.muxes,
+            self._agents.hosts,
+            self._agents.meters,
             health_s=intervals.health,
             traffic_s=intervals.traffic,
             misses=config.misses,
@@ -236,7 +245,7 @@ class Controller:
             traffic_kept_s=intervals.assignment or 0.0,
         )
         self.app.include_router(monitoring_api.router(monitoring))
-        self.app.include_router(flows.router(flows.FlowView({**muxes, **hosts})))
+        self.app.include_router(flows.router(flows.FlowView(self._agents.clients)))
         self.supervisor.jobs += monitoring.jobs()
         return monitoring
 
@@ -268,18 +277,15 @@ class Controller:
         if self._events is not None:
             self._events.add("job-failed", job, why=why)
 
-    def _agent(self, kind: type[Client], url: str) -> Client:
-        client = kind(url, credentials=self.credentials)
-        self._stack.push_async_callback(client.close)
-        return client
-
     def _module(self, kind: type[Client], module: Module) -> Client:
         """Return a client of a module: in this process, or where `elsewhere` says."""
         if module in self.config.modules:
             client = kind("http://controller", app=self.app)
             self._stack.push_async_callback(client.close)
             return client
-        return self._agent(kind, self.config.elsewhere[module])
+        client = kind(self.config.elsewhere[module], credentials=self.credentials)
+        self._stack.push_async_callback(client.close)
+        return client
 
 
 def identify(config: ControllerConfig) -> Credentials | None:

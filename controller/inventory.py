@@ -6,16 +6,22 @@ agent listens; everything that changes while the network runs is learned by moni
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import Counter
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Self
 
 import networkx as nx
 from pydantic import Field, model_validator
 
 from duet_p4.model import Model
+
+logger = logging.getLogger(__name__)
 
 
 class Role(StrEnum):
@@ -141,3 +147,52 @@ class Inventory(Model):
         graph.add_nodes_from((switch.name, {"container": switch.container}) for switch in self.switches)
         graph.add_edges_from((*link.ends, {"capacity_bps": link.capacity_bps}) for link in self.links)
         return graph
+
+
+class InventoryError(ValueError):
+    """An inventory that cannot be gone on with; the text says why."""
+
+
+class InventoryFile:
+    """Follows the file of an inventory: racks and servers come and go while the controller runs.
+
+    `objections` says why another inventory cannot be gone on with, `adopt` goes on with it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        inventory: Inventory,
+        objections: Callable[[Inventory], list[str]],
+        adopt: Callable[[Inventory], None],
+    ) -> None:
+        self._path = path
+        self._inventory = inventory
+        self._objections = objections
+        self._adopt = adopt
+        self._seen: tuple[int, int, int] | None = None
+
+    async def look(self) -> None:
+        """Go on with what the file says, if it is new.
+
+        Raises `InventoryError` where that is no inventory, or something speaks against it: then all stays as
+        it is, until the next look.
+        """
+        try:
+            await self._look()
+        except (OSError, ValueError) as error:
+            raise InventoryError(f"the inventory stays as it is: {error}") from error
+
+    async def _look(self) -> None:
+        stat = self._path.stat()
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if seen == self._seen:
+            return
+        found = await asyncio.to_thread(Inventory.from_file, self._path)
+        if found != self._inventory:
+            if objections := self._objections(found):
+                raise InventoryError("; ".join(objections))
+            self._adopt(found)
+            self._inventory = found
+            logger.info("%s was read anew", self._path)
+        self._seen = seen

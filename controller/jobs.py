@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from controller.inventory import InventoryError
 from controller.store import StoreError
 from duet_p4.api.service import Health, State
 from duet_p4.rest.client import RestError
@@ -56,7 +57,7 @@ class Job:
                     raise RuntimeError("it ended by itself")
                 self._note("")
             except Exception as error:
-                expected = isinstance(error, RestError | StoreError)
+                expected = isinstance(error, RestError | StoreError | InventoryError)
                 why = str(error) if expected else f"{type(error).__name__}: {error}"
                 logger.log(
                     logging.WARNING if expected else logging.ERROR,

@@ -65,6 +65,13 @@ class State:
         """How many VIPs change together at most."""
         return self._store.most
 
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory, of the same prefixes."""
+        self._inventory = inventory
+        self._by_server.clear()
+        for record in self._by_address.values():
+            self._index_servers(record)
+
     # Questions
 
     def __len__(self) -> int:
@@ -305,12 +312,16 @@ class State:
                 self._pins[record.switch] += len(record.layout.pinned)
         for dip in record.spec.all_dips():
             self._by_dip[dip.address].add(vip)
-            if server := self._inventory.server_at(dip.encap):
-                self._by_server[server.name].add(vip)
+        self._index_servers(record)
         self.version += 1
         self._changed[vip] = self.version
         self._changed.move_to_end(vip)
         self._removed.pop(vip, None)
+
+    def _index_servers(self, record: VipRecord) -> None:
+        for dip in record.spec.all_dips():
+            if server := self._inventory.server_at(dip.encap):
+                self._by_server[server.name].add(record.address)
 
     def _unindex(self, old: VipRecord, new: VipRecord | None) -> None:
         staying = new.carried() if new else {}

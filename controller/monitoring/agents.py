@@ -54,14 +54,37 @@ class AgentWatch:
         self._limit = asyncio.Semaphore(_PARALLEL)
         self.states = {name: AgentState(name=name) for name in clients}
         self._processes: dict[str, dict[str, int]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._watching: dict[str, asyncio.Task[None]] = {}
+
+    def adopt(self, clients: Mapping[str, RestClient]) -> None:
+        """Watch others from now on; those that stay are watched on."""
+        new = {name: client for name, client in clients.items() if self._clients.get(name) is not client}
+        for name in [name for name in self._clients if name in new or name not in clients]:
+            del self.states[name]
+            self._processes.pop(name, None)
+            if watching := self._watching.pop(name, None):
+                watching.cancel()
+        self._clients = dict(clients)
+        for name in new:
+            self.states[name] = AgentState(name=name)
+            self._begin(name, 0.0)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for position, (name, client) in enumerate(self._clients.items()):
-                # Spread over the interval, so that eighty agents are not asked in one burst.
-                delay = self._interval_s * position / len(self._clients)
-                group.create_task(self._watch(name, client, delay), name=f"watch {name}")
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for position, name in enumerate(self._clients):
+                    # Spread over the interval, so that eighty agents are not asked in one burst.
+                    self._begin(name, self._interval_s * position / len(self._clients))
+                await asyncio.Event().wait()  # Who is watched changes.
+        finally:
+            self._group, self._watching = None, {}
+
+    def _begin(self, name: str, delay: float) -> None:
+        if self._group is not None:
+            watch = self._watch(name, self._clients[name], delay)
+            self._watching[name] = self._group.create_task(watch, name=f"watch {name}")
 
     async def _watch(self, name: str, client: RestClient, delay: float) -> None:
         await asyncio.sleep(delay)

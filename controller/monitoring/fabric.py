@@ -16,10 +16,19 @@ class Fabric:
     """What switches said last of their ports to each other, and to SMuxes."""
 
     def __init__(self, inventory: Inventory) -> None:
+        self._told: dict[str, dict[str, bool]] = {}
+        self.adopt(inventory)
+
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
         switches = {switch.name for switch in inventory.switches}
         self._names = switches | {smux.name for smux in inventory.smuxes}
         self._links = [link.ends for link in inventory.links]
-        self._told: dict[str, dict[str, bool]] = {}
+        self._told = {
+            switch: {name: alive for name, alive in told.items() if name in self._names}
+            for switch, told in self._told.items()
+            if switch in switches
+        }
 
     def note(self, switch: str, neighbours: Iterable[NeighbourPort]) -> None:
         """Take in what a switch says. What it says of names that are not in the inventory means nothing."""

@@ -37,13 +37,17 @@ class LinkLoads:
     """Turns the counters of ports into the load of links."""
 
     def __init__(self, inventory: Inventory) -> None:
+        self.adopt(inventory)
+        self._statuses: Mapping[str, MuxStatus] = {}
+        self._counts: dict[tuple[str, int], tuple[float, int, int]] = {}
+        self._rates: dict[tuple[str, int], _Rates] = {}
+
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
         self._links: list[tuple[tuple[str, str], float | None]] = [
             (link.ends, link.capacity_bps) for link in inventory.links
         ]
         self._links += [((smux.switch, smux.name), None) for smux in inventory.smuxes]
-        self._statuses: Mapping[str, MuxStatus] = {}
-        self._counts: dict[tuple[str, int], tuple[float, int, int]] = {}
-        self._rates: dict[tuple[str, int], _Rates] = {}
 
     def note(self, statuses: Mapping[str, MuxStatus], now: float | None = None) -> None:
         """Take in what muxes say at a time (monotonic); one that is not among them says nothing."""

@@ -25,6 +25,7 @@ class NetworkState(Model):
     """
 
     version: int = 0
+    inventory: int = Field(default=0, description="grows when the inventory changes")
     tables: dict[str, dict[str, int]] = Field(default_factory=dict)
     routes: dict[str, int] = Field(default_factory=dict)
     links_down: tuple[tuple[str, str], ...] = ()
@@ -41,6 +42,20 @@ class NetworkView:
         self._reach: Mapping[str, Reach] = {}
         self._once_up: set[tuple[str, str]] = set()
         self.state = NetworkState()
+
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
+        self._inventory = inventory
+        names = set(self._switches())
+        state = self.state
+        self.state = state.model_copy(
+            update={
+                "version": state.version + 1,
+                "inventory": state.inventory + 1,
+                "tables": {name: sizes for name, sizes in state.tables.items() if name in names},
+                "routes": {name: used for name, used in state.routes.items() if name in names},
+            }
+        )
 
     def links_lost(self) -> tuple[tuple[str, str], ...]:
         """Return the links that are down and were seen to be up: one that never was has not gone down."""
@@ -59,6 +74,7 @@ class NetworkView:
         switches = {name: statuses[name] for name in self._switches() if name in statuses}
         now = NetworkState(
             version=known.version,
+            inventory=known.inventory,
             tables=known.tables
             | {name: {t: use.size for t, use in status.tables.items()} for name, status in switches.items()},
             routes=known.routes | self._underlay(switches),

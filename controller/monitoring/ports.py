@@ -16,12 +16,17 @@ class HostPorts:
     """What switches said last of their ports to hosts."""
 
     def __init__(self, inventory: Inventory) -> None:
+        self._ports: dict[str, dict[int, HostPort]] = {}
+        self._once: set[tuple[str, int]] = set()
+        self.adopt(inventory)
+
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
         self._servers: dict[str, list[tuple[str, int]]] = {}
         for server in inventory.servers:
             if server.dips:
                 self._servers.setdefault(server.switch, []).append((server.name, int(server.dips[0])))
-        self._ports: dict[str, dict[int, HostPort]] = {}
-        self._once: set[tuple[str, int]] = set()
+        self._ports = {switch: ports for switch, ports in self._ports.items() if switch in self._servers}
 
     def switches(self) -> list[str]:
         """Return the switches with servers behind them."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from controller.client import UpdaterClient
@@ -96,16 +96,11 @@ class Monitoring:
         suspicious_share: float = 0.3,
         traffic_kept_s: float = TRAFFIC_KEPT_S,
     ) -> None:
-        self.inventory = inventory
         self._updater = updater
-        self._muxes = muxes
-        self._hosts = hosts
         self._health_s = health_s
         self._traffic_s = traffic_s
         self._switch_hold_s = switch_hold_s
         self._suspicious_share = suspicious_share
-        self._switches = {switch.name for switch in inventory.switches}
-        self._neighbours = neighbours_of(inventory)
         self._watch = AgentWatch({**muxes, **clients}, self._changed, interval_s=health_s, misses=misses)
         self._bad_since: dict[str, float] = {}
         self._lost: set[str] = set()
@@ -119,15 +114,44 @@ class Monitoring:
         self._loads = LinkLoads(inventory)
         self._looked_at = -math.inf
         self._looking: asyncio.Task[None] | None = None
-        prefixes = {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}
-        self._meter = TrafficMeter(prefixes)
+        self._meter = TrafficMeter(_ingress_of(inventory))
         self._history = TrafficHistory(time.monotonic(), max(traffic_kept_s, TRAFFIC_KEPT_S))
-        smuxes = frozenset(smux.name for smux in inventory.smuxes)
-        self._votes = Votes(smuxes)
-        self._reporters = smuxes | {server.name for server in inventory.servers}
+        self._votes = Votes(frozenset())
         self._dip_up: dict[Subject, bool] = {}
         self._behind: dict[tuple[IPv4Address, IPv4Address], str] = {}
         """Whose a DIP is that is no server's own address."""
+        self._look_at(inventory, muxes, hosts)
+
+    def adopt(
+        self,
+        inventory: Inventory,
+        muxes: Mapping[str, MuxClient],
+        clients: Mapping[str, RestClient],
+        hosts: Mapping[str, HostReader],
+    ) -> None:
+        """Go on with another inventory and its agents; what is known of those that stay is kept."""
+        self._watch.adopt({**muxes, **clients})
+        names = self._watch.states.keys()
+        self._bad_since = {name: since for name, since in self._bad_since.items() if name in names}
+        self._asked = {name: at for name, at in self._asked.items() if name in names}
+        self._lost &= names
+        self._dead &= names
+        for part in (self._ports, self._fabric, self._view, self._loads):
+            part.adopt(inventory)
+        self._meter.adopt(_ingress_of(inventory))
+        self._behind.clear()
+        self._told = None
+        self._look_at(inventory, muxes, hosts)
+
+    def _look_at(
+        self, inventory: Inventory, muxes: Mapping[str, MuxClient], hosts: Mapping[str, HostReader]
+    ) -> None:
+        self.inventory, self._muxes, self._hosts = inventory, muxes, hosts
+        self._switches = {switch.name for switch in inventory.switches}
+        self._neighbours = neighbours_of(inventory)
+        smuxes = frozenset(smux.name for smux in inventory.smuxes)
+        self._votes.adopt(smuxes)
+        self._reporters = smuxes | {server.name for server in inventory.servers}
 
     def jobs(self) -> list[Job]:
         """Return what it does by itself."""
@@ -238,7 +262,8 @@ class Monitoring:
             if name not in self._switches or now < self._asked.get(name, 0.0) + _ASK_AGAIN_S:
                 continue
             self._asked[name] = now
-            neighbours = [n for n in self._neighbours[name] if reach[n].answers and n not in self._lost]
+            near = self._neighbours[name] & reach.keys()
+            neighbours = [n for n in near if reach[n].answers and n not in self._lost]
             statuses = await self._statuses(neighbours)
             sessions: dict[str, Collection[str] | None] = {
                 n: {s.name for s in statuses[n].sessions if s.established} if n in statuses else None
@@ -261,12 +286,12 @@ class Monitoring:
 
     async def _statuses(self, names: Collection[str]) -> dict[str, MuxStatus]:
         """Return what those muxes say that answer in time."""
-        limit = asyncio.Semaphore(_PARALLEL)
+        limit, muxes = asyncio.Semaphore(_PARALLEL), self._muxes
 
         async def ask(name: str) -> tuple[str, MuxStatus | None]:
             try:
                 async with limit, asyncio.timeout(_ASK_S):
-                    return name, await self._muxes[name].status()
+                    return name, await muxes[name].status()
             except (RestError, TimeoutError):
                 return name, None
 
@@ -300,12 +325,12 @@ class Monitoring:
 
     async def _look_at_ports(self) -> None:
         """Ask switches for their ports to hosts: a report may have been lost."""
-        limit = asyncio.Semaphore(_PARALLEL)
+        limit, muxes = asyncio.Semaphore(_PARALLEL), self._muxes
 
         async def ask(name: str) -> None:
             try:
                 async with limit, asyncio.timeout(_ASK_S):
-                    self._ports.note(name, await self._muxes[name].host_ports())
+                    self._ports.note(name, await muxes[name].host_ports())
             except (RestError, TimeoutError) as error:
                 logger.debug("%s tells nothing of its ports: %s", name, error)
 
@@ -387,3 +412,8 @@ class Monitoring:
         in_reach = [item for item in self._hosts.items() if states[item[0]].reach.answers]
         await asyncio.gather(*(read(name, host) for name, host in in_reach))
         self._history.add(time.monotonic(), sent)
+
+
+def _ingress_of(inventory: Inventory) -> dict[IPv4Network, str]:
+    """Return at which switch each source prefix enters the network."""
+    return {prefix: switch.name for switch in inventory.switches for prefix in switch.prefixes}

@@ -64,8 +64,12 @@ class TrafficMeter:
 
     def __init__(self, prefixes: Mapping[IPv4Network, str]) -> None:
         """`prefixes` names the switch at which each source prefix enters the network."""
-        self._ingress = Ingress(prefixes)
+        self.adopt(prefixes)
         self._last: dict[str, dict[MeterKey, Count]] = {}
+
+    def adopt(self, prefixes: Mapping[IPv4Network, str]) -> None:
+        """Go on with other prefixes."""
+        self._ingress = Ingress(prefixes)
 
     def read(self, host: str, counts: Iterable[tuple[MeterKey, Count]]) -> dict[Key, Count]:
         """Return what a host received since its last reading, summed by ingress switch.

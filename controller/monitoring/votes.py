@@ -31,6 +31,12 @@ class Votes:
         self._votes: defaultdict[Subject, dict[str, tuple[bool, float]]] = defaultdict(dict)
         self._known: dict[str, frozenset[Subject]] = {}
 
+    def adopt(self, smuxes: frozenset[str]) -> None:
+        """Count the votes of other SMuxes from now on; whoever has gone has no vote any more."""
+        for gone in self._smuxes - smuxes:
+            self.note(gone, {})
+        self._smuxes = smuxes
+
     def note(self, reporter: str, said: Mapping[Subject, bool | None]) -> set[Subject]:
         """Take all that a reporter has to say now; returns what it has said anything of, now or before."""
         now = self._clock()

@@ -18,6 +18,10 @@ class Admission:
 
     def __init__(self, state: State, inventory: Inventory) -> None:
         self._state = state
+        self.adopt(inventory)
+
+    def adopt(self, inventory: Inventory) -> None:
+        """Go on with another inventory."""
         self._inventory = inventory
         sizes = [switch.tables.tunneling for switch in inventory.switches if switch.tables.tunneling]
         self.fan_out = min(sizes, default=0)

@@ -254,6 +254,18 @@ class Lane:
         self._retry_at = 0.0
         self.seen = time.time()
 
+    def replace(self, device: Device) -> None:
+        """Go on with a device that answers elsewhere."""
+        self.device = device
+        self.known = self.confirmed = False
+        self._retry_at = 0.0
+
+    def close(self) -> None:
+        """Forget a device that there is not any more; nobody waits for it."""
+        self.set_cut_off(True)
+        for address in list(self.held.entries):
+            self._drop(address)
+
     # Whether what is known is true
 
     def set_reachable(self, reachable: bool) -> None:

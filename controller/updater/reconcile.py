@@ -169,6 +169,30 @@ class Reconciler:
         if reach is Reach.LOST or before is Reach.LOST:
             self.look_again(device)
 
+    def adopt(
+        self, inventory: Inventory, devices: Mapping[str, Device], flows: FlowSource, fan_out: int
+    ) -> None:
+        """Go on with another inventory and its devices. What is new is asked what it holds, and filled."""
+        before = {server.name: server for server in self._inventory.servers}
+        self._inventory, self._flows, self._fan_out = inventory, flows, fan_out
+        self._kinds = kinds_of(inventory)
+        self._wanted = Wanted(inventory)
+        self._smuxes = [smux.name for smux in inventory.smuxes]
+        for name in self.lanes.keys() - devices.keys():
+            self.lanes.pop(name).close()
+            del self.reach[name]
+        for name, device in devices.items():
+            if name not in self.lanes:
+                self.lanes[name] = self._lane(name, device)
+                self.reach[name] = Reach.UNKNOWN
+            elif self.lanes[name].device is not device:
+                self.lanes[name].replace(device)
+        self._lost &= self.lanes.keys()
+        for server in inventory.servers:
+            if before.get(server.name) != server:
+                for vip in self._state.at_server(server.name):
+                    self.queue.add(vip, Priority.REPAIR)
+
     def set_cut_off(self, devices: Collection[str]) -> None:
         """Take note of which devices no packet can get to: what others need is not kept waiting for them."""
         for name, lane in self.lanes.items():

@@ -27,9 +27,10 @@ from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
 from controller.updater.operations import Progress
 from controller.updater.outcome import Outcome, Report
-from controller.updater.plan import Plan, Step, Wave
+from controller.updater.plan import DeviceKind, Plan, Step, Wave
 from controller.updater.reads import Placement, known_vip
 from controller.updater.reconcile import Flows, FlowSource, Placer, Reconciler
+from controller.updater.wanted import kinds_of
 from duet_p4.api.problems import ConflictError, ProblemError, UnknownError
 from duet_p4.model import VIP_CHECK, Checked, Vip
 
@@ -39,6 +40,7 @@ WAIT_S = 8.0
 """How long a request waits for the devices: less than clients wait for an answer."""
 
 _LEAST_WAIT_S = 0.5
+_TOLD = 20
 
 
 class RevisionError(ProblemError):
@@ -79,6 +81,60 @@ class Updater:
         self.admission = Admission(state, inventory)
         self.fan_out = self.admission.fan_out
         self.reconciler = Reconciler(state, events, inventory, devices, live_flows, place, self.fan_out)
+
+    def objections(self, inventory: Inventory) -> list[str]:
+        """Say why another inventory cannot be gone on with: what it leaves out is in use, or may be."""
+        before = self._inventory
+        found = [
+            f"the {what} is {ours} while VIPs are served, not {theirs}"
+            for what, ours, theirs in (
+                ("VIP prefix", before.vip_prefix, inventory.vip_prefix),
+                ("TIP prefix", before.tip_prefix, inventory.tip_prefix),
+            )
+            if ours != theirs
+        ]
+        old, new = kinds_of(before), kinds_of(inventory)
+        for name, kind in old.items():
+            if new.get(name, kind) is not kind:
+                found.append(f"{name} is a {kind}, not a {new[name]}")
+            elif name not in new and (why := self._still_used(name, kind)):
+                found.append(why)
+        for server in before.servers:
+            gone = {address for address in server.dips if inventory.server_at(address) is None}
+            for vip in sorted(self.state.at_server(server.name) if gone else ()):
+                record = self.state.get(vip)
+                if record and (lost := gone & {dip.encap for dip in record.spec.all_dips()}):
+                    found.append(f"{server.name} has DIP {min(lost)} of VIP {vip}")
+                    break
+        return found
+
+    def _still_used(self, name: str, kind: DeviceKind) -> str:
+        """Say what a switch or SMux is still needed for, or may be doing."""
+        lane, reach = self.reconciler.lanes[name], self.reconciler.reach[name]
+        if kind is DeviceKind.SMUX:
+            return f"{name} answers, and may attract traffic: end it first" if reach.answers else ""
+        if kind is DeviceKind.SERVER:
+            return ""
+        homes = self.state.on(name) | self.state.waiting_for(name)
+        if homes:
+            return f"{name} is the home of {len(homes)} VIPs and TIPs, {min(homes)} among them"
+        gone = lane.known and not lane.held.entries and not self.state.leaving(name)
+        return "" if gone or reach is Reach.LOST else f"{name} was not seen to have given up all its VIPs"
+
+    def adopt(self, inventory: Inventory, devices: Mapping[str, Device], live_flows: FlowSource) -> None:
+        """Go on with another inventory, to which there are no `objections`."""
+        before, now = kinds_of(self._inventory), kinds_of(inventory)
+        self._inventory, self._live_flows = inventory, live_flows
+        self.state.adopt(inventory)
+        self.admission.adopt(inventory)
+        self.fan_out = self.admission.fan_out
+        self.reconciler.adopt(inventory, devices, live_flows, self.fan_out)
+        self._events.add(
+            "inventory-changed",
+            "controller",
+            added=sorted(now.keys() - before.keys())[:_TOLD],
+            removed=sorted(before.keys() - now.keys())[:_TOLD],
+        )
 
     # What is wanted
 
@@ -295,9 +351,7 @@ class Updater:
             await self._set_down(vip, changes)
 
     async def set_reach(self, told: ReachMap) -> None:
-        """Take note of which devices answer. What is put right follows by itself. Raises `UnknownError`."""
-        if unknown := sorted(told.devices.keys() - self.reconciler.lanes.keys()):
-            raise UnknownError(f"no device is called {unknown[0]!r}")
+        """Take note of which devices answer. What is put right follows by itself."""
         if told.suspect and told.suspect != self.suspect:
             self._events.add("monitoring-suspect", "controller", why=told.suspect)
         self.suspect = told.suspect
@@ -305,7 +359,8 @@ class Updater:
         self._note_links(set(told.links_down))
         self._note_restarts(told.restarted)
         for device, reach in told.devices.items():
-            self.reconciler.set_reach(device, reach)
+            if device in self.reconciler.lanes:  # Where monitoring is another process, it may know others.
+                self.reconciler.set_reach(device, reach)
         self.reconciler.set_cut_off({*told.dead, *told.cut_off})
         self.reconciler.pins = told.pins
         await self._set_cut_off(set(told.cut_off))

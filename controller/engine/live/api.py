@@ -53,7 +53,7 @@ class EngineInputs(Protocol):
     """What the engine asks the other modules."""
 
     async def inventory(self) -> Inventory:
-        """Return the network."""
+        """Return the network, which `outages` told of last."""
 
     async def outages(self) -> Outages:
         """Return what of the network is down."""
@@ -160,7 +160,8 @@ class _Engine:
         raise UnknownError(f"no assignment that was computed names {address}: compute one first")
 
     async def _informed(self) -> Planner:
-        inventory, outages = await self._inputs.inventory(), await self._inputs.outages()
+        outages = await self._inputs.outages()
+        inventory = await self._inputs.inventory()
         feed = await self._inputs.records(self._version)
         try:
             if self._planner is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from controller.engine import MuxTables, Topology, recognise
+from controller.engine import NO_TABLES, MuxTables, Topology, recognise
 from controller.engine.topology import ROUTES
 from controller.inventory import Inventory, Role
 
@@ -59,7 +59,8 @@ def route_budget(outages: Outages) -> int:
 
 def _mux_tables(inventory: Inventory, name: str, outages: Outages) -> MuxTables:
     stated, told = inventory.switch(name).tables, outages.tables.get(name, {})
-
+    if not stated.tunneling:
+        return NO_TABLES  # A plain router, or one that shall be empty: whatever its tables hold.
     return MuxTables(
         host=told.get("host", stated.host),
         ecmp=told.get("ecmp", stated.ecmp),

@@ -19,7 +19,7 @@ from controller.app import running
 from controller.client import ControllerClient
 from controller.config import ControllerConfig, Intervals, Listen, Module
 from controller.engine.live.api import AssignmentRequest
-from controller.inventory import Inventory, Link, Role, SMux, Switch
+from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
 from controller.reach import Reach
 from controller.updater.reads import Placement
 from duet_p4.api.mux import SessionStatus
@@ -524,5 +524,85 @@ def test_it_is_said_why_a_vip_is_where_it_is(tmp_path: Path) -> None:
         async with httpx.AsyncClient(base_url=testbed.url, trust_env=False) as client:
             metrics = (await client.get("/metrics")).text
         assert 'duet_job_ok{task="reconcile"} 1.0' in metrics and "duet_queue_depth" in metrics
+
+    run(tmp_path, scenario)
+
+
+def test_what_comes_into_the_inventory_is_used_and_what_is_not_used_can_go_without_a_restart(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "inventory.json"
+
+    async def scenario(testbed: Testbed) -> None:
+        whole = Inventory.from_file(path)
+        without = whole.model_copy(
+            update={
+                "switches": tuple(switch for switch in whole.switches if switch.name != "tor2"),
+                "links": tuple(link for link in whole.links if "tor2" not in link.ends),
+            }
+        )
+        client, muxes = testbed.client, testbed.muxes
+
+        async def names() -> set[str]:
+            return {device.name for device in await client.devices()}
+
+        await client.add_vip(Vip(address=VIP, dips=dips(2)), "tor2")
+        path.write_text(without.model_dump_json())
+
+        async def refused() -> bool:
+            return (
+                "tor2 is the home of 1 VIPs and TIPs, 10.0.0.1 among them" in (await client.health()).detail
+            )
+
+        await testbed.until(refused)
+        assert "tor2" in await names()
+        assert VIP in muxes["tor2"].announced
+
+        await client.migrate(VIP, "tor1")
+
+        async def gone() -> bool:
+            return "tor2" not in await names()
+
+        await testbed.until(gone)
+        assert "tor2" not in {agent.name for agent in await client.agents()}
+        with pytest.raises(RefusedError, match="no switch is called 'tor2'"):
+            await client.migrate(VIP, "tor2")
+
+        second = muxes["smux2"] = MemoryMux("smux2")
+        url = await testbed.servers["smux1"].enter_async_context(served(second))
+        smux = SMux(name="smux2", agent=url, switch="tor2", address=IPv4Address("172.30.0.10"))
+        path.write_text(whole.model_copy(update={"smuxes": (*whole.smuxes, smux)}).model_dump_json())
+
+        async def filled() -> bool:
+            return second.held.keys() == {VIP}
+
+        await testbed.until(filled)
+        await testbed.until(testbed.ready)
+        await client.migrate(VIP, "tor2")
+        assert [name for name in SWITCHES if VIP in muxes[name].announced] == ["tor2"]
+        placed = await client.compute(AssignmentRequest())
+        assert {(place.address, place.switch) for place in placed.placements} == {(VIP, "tor2")}
+
+        again = Inventory.from_file(path)
+        server = Server(name="server1", agent=url, switch="tor1", dips=tuple(dip.address for dip in dips(2)))
+        path.write_text(again.model_copy(update={"servers": (server,)}).model_dump_json())
+
+        async def served_by_a_server() -> bool:
+            return "server1" in await names()
+
+        await testbed.until(served_by_a_server)
+        path.write_text(again.model_dump_json())
+
+        async def needed() -> bool:
+            return "server1 has DIP 100.1.1.1 of VIP 10.0.0.1" in (await client.health()).detail
+
+        await testbed.until(needed)
+        assert "server1" in await names()
+        changed = [event.detail for event in await client.events() if event.kind == "inventory-changed"]
+        assert changed == [
+            {"added": [], "removed": ["tor2"]},
+            {"added": ["smux2", "tor2"], "removed": []},
+            {"added": ["server1"], "removed": []},
+        ]
 
     run(tmp_path, scenario)

@@ -14,7 +14,7 @@ from controller.engine import Demand, FatTreeShape, Greedy, Sticky, TableUse, To
 from controller.engine.live.network import Outages, route_budget, topology_of
 from controller.engine.live.planner import BY_HAND, Planner
 from controller.engine.live.rows import Columns, row_of
-from controller.inventory import Inventory, Link, Role, Server, Switch
+from controller.inventory import Inventory, Link, Role, Server, Switch, TableSizes
 from controller.records import PlacedTip, VipRecord
 from controller.updater.layout import lay_out
 from duet_p4.model import Dip, Vip
@@ -316,6 +316,23 @@ def test_table_sizes_and_the_route_budget_are_what_devices_tell() -> None:
         "10.0.0.2",
         "10.0.0.3",
     ]
+
+
+def test_a_switch_that_is_stated_without_tables_is_left_whatever_it_says_that_it_has() -> None:
+    inventory = inventory_of(SMALL)
+    told = Outages(tables={"tor1.1": {"tunneling": 512, "host": 16384, "ecmp": 4096, "acl": 1024}})
+    planner = Planner(inventory, told)
+    planner.follow([record(n, switch="tor1.1") for n in range(4)], whole=True)
+    traffic(planner, dict.fromkeys(range(4), 0.1))
+    assert set(planner.compute(Sticky()).placement().values()) == {"tor1.1"}
+    empty = tuple(
+        switch.model_copy(update={"tables": TableSizes(tunneling=0)}) if switch.name == "tor1.1" else switch
+        for switch in inventory.switches
+    )
+    stated = {**dict(inventory), "switches": empty}
+    planner.set_network(Inventory(**stated), told)
+    homes = set(planner.compute(Sticky()).placement().values())
+    assert "tor1.1" not in homes and None not in homes
 
 
 def test_recognising_changes_no_network() -> None:
