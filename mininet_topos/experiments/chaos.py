@@ -2,7 +2,8 @@
 
 Of several controllers, the leader also freezes and wakes up, and the network between them parts. All the
 while clients come and go, so that changes meet live connections that they must pin, and no two switches may
-announce one address. Then it is quiet, and the testbed must come to hold exactly what was acknowledged: every
+announce one address; each connection is asked at its end whether it is still with its DIP, unless that was
+told to leave. Then it is quiet, and the testbed must come to hold exactly what was acknowledged: every
 device is read back, switches also over P4Runtime, and every VIP must answer every client.
 """
 
@@ -34,7 +35,7 @@ from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments import convergence
 from mininet_topos.experiments.announcers import Announcers
 from mininet_topos.experiments.churn import Fate, Operator
-from mininet_topos.experiments.connections import HTTP_PORT
+from mininet_topos.experiments.connections import HTTP_PORT, Http
 from mininet_topos.experiments.discord import Cluster, Discord
 from mininet_topos.experiments.setting import Say, write
 from mininet_topos.fattree import PAPER, FatTree
@@ -54,6 +55,8 @@ _CONNECT_EVERY_S = (0.0, 0.2)
 _DISCORD_EVERY_S = (3.0, 10.0)
 _CONNECTED_S = (0.5, 10.0)
 _CONNECT_TIMEOUT_S = 1.0
+_ANSWER_S = 30.0
+"""How long a connection may wait at its end: a rack whose switch was killed is away for a while."""
 _CHANGE_S = 60.0
 _CONVERGED_S = 90.0
 _POLL_S = 0.2
@@ -96,6 +99,7 @@ class _Chaos:
     rng: random.Random
     cluster: Cluster | None = None
     connections: int = 0
+    broken: list[str] = field(default_factory=list)
     changing: asyncio.Event = field(default_factory=asyncio.Event)
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
@@ -155,18 +159,30 @@ class _Chaos:
         self._note("change", change.what, str(change.vip), change.fate, began, change.detail)
 
     async def _connect(self, seconds: float) -> None:
-        """Hold a connection from some client to some VIP; whether it survives is not the question here."""
+        """Hold a connection from some client to some VIP, and judge it at its end."""
         if not self.operator.wanted:
             return
         vip = self.rng.choice(sorted(self.operator.wanted))
-        with namespaces.entered(self.folder.namespace(self.rng.choice(self.clients))):
+        name = self.rng.choice(self.clients)
+        with namespaces.entered(self.folder.namespace(name)):
             client = socket.socket()
-        with client, suppress(OSError, TimeoutError):
+        began = time.monotonic()
+        with client:
             client.setblocking(False)
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(client, (str(vip), HTTP_PORT))
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    await asyncio.get_running_loop().sock_connect(client, (str(vip), HTTP_PORT))
+                    line = Http(*await asyncio.open_connection(sock=client), vip, "dip")
+                    dip = IPv4Address(await line.ask())
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                return  # New ones may well fail.
             self.connections += 1
             await asyncio.sleep(seconds)
+            broke = await _broke(line, dip)
+            line.close()
+        if broke and not self.operator.left_since(vip, dip, began):
+            at = began - self.started
+            self.broken.append(f"{name} to {vip} at {dip}, from {at:.1f} s on for {seconds:.1f} s: {broke}")
 
     def ended(self) -> float:
         """Return when the last kill was, or the last change was over (monotonic clock)."""
@@ -175,6 +191,18 @@ class _Chaos:
     def _note(self, kind: str, what: str, subject: str, fate: str, began: float, detail: str = "") -> None:
         took_ms = round(1000 * (time.monotonic() - began), 3)
         self.events.append(Event(round(began - self.started, 3), kind, what, subject, fate, took_ms, detail))
+
+
+async def _broke(line: Http, dip: IPv4Address) -> str:
+    """Return how a connection broke, or nothing."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            who = await line.ask()
+    except TimeoutError:
+        return "silent"
+    except (OSError, asyncio.IncompleteReadError):
+        return "reset"
+    return "" if who == str(dip) else f"moved to {who}"
 
 
 def _victims(folder: Folder) -> dict[Victim, list[tuple[str, int]]]:
@@ -240,6 +268,7 @@ def run(
         "leaderless_s": chaos.cluster.vacancies if chaos.cluster is not None else [],
         "changes": {fate: fates[fate] for fate in Fate},
         "connections": chaos.connections,
+        "broken": chaos.broken,
         "vips": len(operator.wanted),
         "announcements": announcers.changes,
         "announced_twice": [
@@ -283,10 +312,13 @@ async def _play(
         say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")
         verdict = await _await_convergence(folder, graph, operator, chaos.ended())
         await operator.check()
-    for line in (*operator.lost, *verdict.differences)[:_TOLD]:
+    for line in (*operator.lost, *verdict.differences, *chaos.broken)[:_TOLD]:
         say(f"wrong: {line}")
     differ, lost = len(verdict.differences), len(operator.lost)
-    say(f"{differ} differences after {verdict.converged_s:.1f} s, {lost} changes lost")
+    say(
+        f"{differ} differences after {verdict.converged_s:.1f} s, {lost} changes lost, "
+        f"{len(chaos.broken)} of {chaos.connections} connections broken"
+    )
     return chaos, verdict
 
 

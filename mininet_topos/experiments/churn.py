@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,12 +20,12 @@ from itertools import cycle
 from controller.client import ControllerClient
 from controller.records import VipRecord
 from duet_p4.hmux import pipeline
-from duet_p4.model import Dip, HealthCheck, Vip
+from duet_p4.model import Dip, HealthCheck, PortGroup, Protocol, Vip
 from duet_p4.rest.client import RefusedError, RestError
 from mininet_topos import addresses, fattree
 
 VIPS = 12
-"""The most small VIPs at a time; each has addresses of its own on every server.
+"""The most small VIPs at a time, of every kind; each has addresses of its own on every server.
 
 Where the servers have enough addresses, there is also a large VIP, behind TIPs, of almost all of them.
 """
@@ -39,6 +40,22 @@ _POLL_S = 0.1
 _LARGE_VIP = addresses.VIPS[_FIRST_VIP + VIPS]
 _LARGE_SHARE = 0.1
 _CHECK = HealthCheck(port=80, interval_ms=500)
+_WEIGHTS = (1, 4)
+_HOST, _FIRST_VM = 0, 1 + VIPS
+"""Of each server's addresses, the one that VMs are behind, and the first of those that are second VMs."""
+_WITH_VMS = 3
+"""So many of the VIPs may be of VMs: servers have no more addresses."""
+
+
+class Form(StrEnum):
+    """Kinds of VIPs."""
+
+    PLAIN = "plain"
+    CHECKED = "checked"
+    WEIGHTED = "weighted"
+    PORTS = "ports"
+    SNAT = "snat"
+    VMS = "vms"
 
 
 class Fate(StrEnum):
@@ -102,11 +119,17 @@ class Operator:
         self._all_dips = [address for server in servers for address in server.prefix or ()]
         self.wanted: dict[IPv4Address, Wanted] = {}
         self.lost: list[str] = []
+        self._left: dict[tuple[IPv4Address, IPv4Address], float] = {}
+
+    def left_since(self, vip: IPv4Address, dip: IPv4Address, since: float) -> bool:
+        """Return whether a DIP was to leave a VIP, or the VIP to go, since a moment (monotonic clock)."""
+        return self._left.get((vip, dip), -1.0) >= since
 
     async def change(self) -> Change:
         """Make one change; one that is cut off is over once the controller has said what became of it."""
         what, vip, after, send = self._choose()
         before = self.wanted.get(vip)
+        leaving = _dips(before) - _dips(after)
         try:
             await send(self._rng.choice(self._controllers))
             fate, detail = Fate.ACKNOWLEDGED, ""
@@ -121,6 +144,8 @@ class Operator:
             fate = await self._resolve(vip, before, after)
         if fate in (Fate.ACKNOWLEDGED, Fate.TAKEN):
             self._note(vip, after)
+        # Whatever became of the request, and whenever: nobody may hold on to these.
+        self._left |= {(vip, dip): time.monotonic() for dip in leaving}
         return Change(what, vip, fate, detail)
 
     async def check(self) -> None:
@@ -180,13 +205,14 @@ class Operator:
                 spec = old.spec.model_copy(update={"dips": _drained(dips, dip)})
                 return what, vip, replace(old, spec=spec), lambda c: c.drain(vip, dip)
             case "add DIP":
-                free = [dip for dip in self._dips_of(vip) if all(dip != known.address for known in dips)]
-                dips = (*dips, *(Dip(address=dip) for dip in rng.sample(free, min(1, len(free)))))
+                known = {dip.address for dip in old.spec.all_dips()}
+                free = [dip for dip in self._dips_of(vip, _form(old.spec)) if dip.address not in known]
+                dips = (*dips, *rng.sample(free, min(1, len(free))))
             case "remove DIP":
                 gone = rng.choice(dips)
                 dips = tuple(dip for dip in dips if dip != gone)
             case "fill DIPs":
-                dips = tuple(Dip(address=dip.address) for dip in dips)
+                dips = tuple(dip.model_copy(update={"weight": 1}) for dip in dips)
         spec = old.spec.model_copy(update={"dips": dips})
         return what, vip, replace(old, spec=spec), lambda c: c.change_vip(spec)
 
@@ -194,9 +220,8 @@ class Operator:
         rng = self._rng
         own = (addresses.VIPS[_FIRST_VIP + number] for number in range(VIPS))
         vip = rng.choice([address for address in own if address not in self.wanted])
-        dips = rng.sample(self._dips_of(vip), rng.randint(*_DIPS))
-        check = rng.choice([None, _CHECK])
-        spec = Vip(address=vip, dips=tuple(Dip(address=dip) for dip in dips), health=check)
+        form = rng.choice([form for form in Form if form is not Form.VMS or _number(vip) < _WITH_VMS])
+        spec = self._spec(vip, form)
         if rng.random() < 0.5:
             return "add", vip, Wanted(spec), lambda c: c.add_vip(spec)
         switch = rng.choice(self._switches)
@@ -215,10 +240,40 @@ class Operator:
             return "migrate large", vip, replace(old, switch=to, held=True), lambda c: c.migrate(vip, to)
         return "change large", vip, replace(old, spec=spec), lambda c: c.change_vip(spec)
 
-    def _dips_of(self, vip: IPv4Address) -> list[IPv4Address]:
-        """Return a VIP's own address on each server: the first is the server's."""
-        own = 1 + int(vip) - int(addresses.VIPS[_FIRST_VIP])
-        return [server.prefix[own] for server in self._servers if server.prefix is not None]
+    def _spec(self, vip: IPv4Address, form: Form) -> Vip:
+        """Return a new VIP of a kind."""
+        rng = self._rng
+        chosen = rng.sample(self._dips_of(vip, form), rng.randint(*_DIPS))
+        if form is Form.WEIGHTED:
+            chosen = [dip.model_copy(update={"weight": rng.randint(*_WEIGHTS)}) for dip in chosen]
+        ports: tuple[PortGroup, ...] = ()
+        if form is Form.PORTS:
+            half = len(chosen) // 2
+            ports = (PortGroup(protocol=Protocol.TCP, port=80, dips=tuple(chosen[:half]), health=_CHECK),)
+            chosen = chosen[half:]
+        check = _CHECK if form is Form.CHECKED else None
+        return Vip(address=vip, dips=tuple(chosen), ports=ports, snat=form is Form.SNAT, health=check)
+
+    def _dips_of(self, vip: IPv4Address, form: Form) -> list[Dip]:
+        """Return what a VIP may have as DIPs: its own address on each server, or two VMs behind each."""
+        own = 1 + _number(vip)
+        prefixes = [server.prefix for server in self._servers if server.prefix is not None]
+        if form is not Form.VMS:
+            return [Dip(address=prefix[own]) for prefix in prefixes]
+        vms = (own, _FIRST_VM + _number(vip))
+        return [Dip(address=prefix[vm], host=prefix[_HOST]) for prefix in prefixes for vm in vms]
+
+
+def _number(vip: IPv4Address) -> int:
+    return int(vip) - int(addresses.VIPS[_FIRST_VIP])
+
+
+def _form(spec: Vip) -> Form:
+    return Form.VMS if any(dip.host for dip in spec.dips) else Form.PLAIN
+
+
+def _dips(wanted: Wanted | None) -> set[IPv4Address]:
+    return {dip.address for dip in wanted.spec.all_dips()} if wanted else set()
 
 
 def _drained(dips: Sequence[Dip], drained: IPv4Address) -> tuple[Dip, ...]:

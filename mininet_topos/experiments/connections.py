@@ -93,7 +93,7 @@ class _Line(Protocol):
         """Close it."""
 
 
-class _Http:
+class Http:
     """A connection that stays open; `field` of the answer says who is at the other end."""
 
     def __init__(
@@ -105,18 +105,21 @@ class _Http:
         self.port = int(writer.get_extra_info("sockname")[1])
 
     @classmethod
-    async def open(cls, server: IPv4Address, port: int, source: IPv4Address | None, field: str) -> _Http:
+    async def open(cls, server: IPv4Address, port: int, source: IPv4Address | None, field: str) -> Http:
+        """Connect to a server from a source address (None: the system's choice). Raises OSError."""
         local = (str(source), 0) if source is not None else None
         streams = await asyncio.open_connection(str(server), port, local_addr=local)
         return cls(*streams, server, field)
 
     async def ask(self) -> str:
+        """See `_Line`."""
         self._writer.write(self._request)
         head = (await self._reader.readuntil(_HEAD_END)).lower()
         length = int(head.partition(b"content-length:")[2].split()[0])
         return str(json.loads(await self._reader.readexactly(length))[self._field])
 
     def close(self) -> None:
+        """Close it."""
         self._writer.close()
 
 
@@ -270,7 +273,7 @@ class _Holder:
         http, echo = self._ports
         if kind is Kind.UDP:
             return await _Datagrams.open(server, echo)
-        return await _Http.open(server, http, self.source, "client" if self.source else "dip")
+        return await Http.open(server, http, self.source, "client" if self.source else "dip")
 
     def check(self, who: str) -> None:
         """Raise OSError where the far end does not see this one as it should."""
