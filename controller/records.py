@@ -60,27 +60,38 @@ class VipRecord(Carried):
         """The VIP."""
         return self.spec.address
 
-    def in_service(self) -> dict[str, set[IPv4Address]]:
-        """Return the DIPs that have a place in a group: of the default one (``), and of ports' by name."""
+    def members(self) -> dict[str, dict[IPv4Address, Dip]]:
+        """Return the DIPs that are in a group: in the default one (``), and in those of ports by name."""
         groups = [placed.tip.group for placed in self.tips]
         if not groups and self.layout.group is not None:
             groups = [self.layout.group]
-        found = {VIP_CHECK: {dip.address for group in groups for dip in group.members}}
-        return found | {port.name: {dip.address for dip in port.group.members} for port in self.layout.ports}
+        found = {VIP_CHECK: {dip.address: dip for group in groups for dip in group.members}}
+        ports = self.layout.ports
+        return found | {port.name: {dip.address: dip for dip in port.group.members} for port in ports}
+
+    def in_service(self) -> dict[str, set[IPv4Address]]:
+        """Return the same but for those that get no new flows although the operator gave them a weight."""
+        weights = {name: {dip.address: dip.weight for dip in dips} for name, dips in self._stated().items()}
+        return {
+            name: {a for a, dip in members.items() if dip.weight or not weights.get(name, {}).get(a)}
+            for name, members in self.members().items()
+        }
+
+    def _stated(self) -> dict[str, tuple[Dip, ...]]:
+        return {VIP_CHECK: self.spec.dips} | {port.name: port.dips for port in self.spec.ports}
 
     def left_out(self) -> set[IPv4Address]:
-        """Return the DIPs that are out of service: stated, but in no group."""
+        """Return the DIPs that are out of service: stated, but with new flows from no group."""
         served = set[IPv4Address]().union(*self.in_service().values())
         return {dip.address for dip in self.spec.all_dips()} - served
 
     def away(self) -> dict[str, list[Dip]]:
-        """Return, by the name of its group, the DIPs that are stated for it but out of service."""
-        served = self.in_service()
-        stated = {VIP_CHECK: self.spec.dips} | {port.name: port.dips for port in self.spec.ports}
+        """Return, by the name of its group, the DIPs that are stated for it but in it no more."""
+        members = self.members()
         return {
             name: away
-            for name, dips in stated.items()
-            if (away := [dip for dip in dips if dip.address not in served.get(name, ())])
+            for name, dips in self._stated().items()
+            if (away := [dip for dip in dips if dip.address not in members.get(name, ())])
         }
 
     def out_of_service(self) -> list[str]:
@@ -88,8 +99,9 @@ class VipRecord(Carried):
         wholly, found = self.left_out(), []
         if wholly:
             found.append(f"out of service: {', '.join(map(str, sorted(wholly)))}")
-        for name, dips in self.away().items():
-            if partly := sorted({dip.address for dip in dips} - wholly):
+        served = self.in_service()
+        for name, dips in self._stated().items():
+            if partly := sorted({dip.address for dip in dips} - served.get(name, set()) - wholly):
                 where = f"port {name}" if name else "ports without a group"
                 found.append(f"out of service for {where}: {', '.join(map(str, partly))}")
         return found

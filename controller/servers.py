@@ -36,7 +36,7 @@ class Meters:
 def live_flows(inventory: Inventory, servers: Mapping[str, HostClient]) -> FlowSource:
     """Return a function that asks the servers of a VIP's DIPs for its live flows.
 
-    DIPs that are in none of the VIP's groups now have no flows to keep, so their servers are not asked.
+    DIPs that are in none of the VIP's groups have no flows to keep, so their servers are not asked.
     """
 
     async def ask(name: str, vip: IPv4Address) -> list[LiveFlow] | None:
@@ -51,8 +51,8 @@ def live_flows(inventory: Inventory, servers: Mapping[str, HostClient]) -> FlowS
         return None
 
     async def flows(record: VipRecord, can_be_asked: Callable[[str], bool]) -> Flows:
-        serving = {dip.address for dip in record.spec.all_dips()} - record.left_out()
-        ends = {dip.encap for dip in record.spec.all_dips() if dip.address in serving}
+        members = set[IPv4Address]().union(*record.members().values())
+        ends = {dip.encap for dip in record.spec.all_dips() if dip.address in members}
         names = sorted({server.name for end in ends if (server := inventory.server_at(end))})
         asked = [name for name in names if can_be_asked(name)]
         found = dict(zip(asked, await asyncio.gather(*(ask(n, record.address) for n in asked)), strict=True))

@@ -124,21 +124,24 @@ class State:
     def down(self, vip: IPv4Address) -> frozenset[Checked]:
         """Return the DIPs of a VIP that are down: by one of its checks, or with their server."""
         record = self._by_address.get(vip)
-        return self.failed(vip) | (self.out_of_reach(record.spec) if record else frozenset())
+        if record is None:
+            return self.failed(vip)
+        gone = self.out_of_reach(record.spec)
+        checked = {
+            Checked(dip, check) for check, stated in record.spec.by_check().items() for dip in stated & gone
+        }
+        return self.failed(vip) | checked
 
     def failed(self, vip: IPv4Address) -> frozenset[Checked]:
         """Return the DIPs of a VIP that fail a check."""
         return frozenset(self._down.get(vip, ()))
 
-    def out_of_reach(self, spec: Vip) -> frozenset[Checked]:
-        """Return the DIPs of a VIP that are on servers that nothing can be sent to, for all its checks."""
+    def out_of_reach(self, spec: Vip) -> frozenset[IPv4Address]:
+        """Return the DIPs of a VIP that are on servers that nothing can be sent to."""
         if not self.cut_off:
             return frozenset()
         on = {dip.address: self._inventory.server_at(dip.encap) for dip in spec.all_dips()}
-        gone = {dip for dip, server in on.items() if server and server.name in self.cut_off}
-        return frozenset(
-            Checked(dip, check) for check, stated in spec.by_check().items() for dip in stated & gone
-        )
+        return frozenset(dip for dip, server in on.items() if server and server.name in self.cut_off)
 
     def down_dips(self) -> set[IPv4Address]:
         """Return the DIPs that are down for any VIP."""

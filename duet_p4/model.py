@@ -114,7 +114,8 @@ class HealthCheck(Model):
 
     HTTP and HTTPS ask for `path` of `host` (default: the VIP's address), and want one of the `status` codes,
     as in "200-299,404". UDP sends `send` and wants an answer that contains `expect`. DNS asks for the A
-    record of `name`. gRPC asks for the health of `service` (default: the whole server).
+    record of `name`. gRPC asks for the health of `service` (default: the whole server). A DIP that fails gets
+    no new flows, and keeps the connections that it has unless `cut` says that they end, too.
     """
 
     kind: HealthCheckKind = HealthCheckKind.TCP
@@ -134,6 +135,7 @@ class HealthCheck(Model):
     timeout_ms: int = Field(default=500, ge=1, le=600_000)
     fall: int = Field(default=3, ge=1, le=100)
     rise: int = Field(default=2, ge=1, le=100)
+    cut: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -265,6 +267,26 @@ class Vip(Model):
         """Return the DIPs that serve a port: those of its group, or where it has none the VIP's."""
         own = [group.dips for group in self.ports if (group.protocol, group.port) == (protocol, port)]
         return own[0] if own else self.dips
+
+    def collides(self, other: Vip, dip: IPv4Address) -> bool:
+        """Whether a DIP serves one port for both VIPs.
+
+        There a client that uses one source port for both at once has a connection to the first only: the DIP
+        cannot tell them apart.
+        """
+        own, theirs = self._named(dip), other._named(dip)
+        if own & theirs:
+            return True
+        default = any(member.address == dip for member in self.dips)
+        theirs_default = any(member.address == dip for member in other.dips)
+        return (
+            (default and theirs_default)
+            or (default and bool(theirs - {group.name for group in self.ports}))
+            or (theirs_default and bool(own - {group.name for group in other.ports}))
+        )
+
+    def _named(self, dip: IPv4Address) -> set[str]:
+        return {group.name for group in self.ports if any(member.address == dip for member in group.dips)}
 
     def by_check(self) -> dict[str, set[IPv4Address]]:
         """Return the DIPs that each check decides about; there are some of the VIP's even if it has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from controller.inventory import Inventory
 from controller.records import VipRecord
 from controller.state import State
-from controller.updater.layout import LayoutError, lay_out
+from controller.updater.layout import Down, LayoutError, lay_out
 from duet_p4.api.problems import InvalidError, UnknownError
 from duet_p4.model import Vip
 
@@ -51,6 +51,8 @@ class Admission:
                 if dip.address in prefix:
                     raise InvalidError(f"VIP {spec.address}: DIP {dip.address} lies in {prefix}, no server's")
         try:
-            return lay_out(spec, self.fan_out, self._state.allocate_tip, self._state.out_of_reach(spec))
+            return lay_out(
+                spec, self.fan_out, self._state.allocate_tip, Down(gone=self._state.out_of_reach(spec))
+            )
         except LayoutError as error:
             raise InvalidError(str(error)) from error

@@ -12,9 +12,9 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from controller.records import Carried, VipRecord
-from controller.updater.layout import TipAllocator, change, is_current
+from controller.updater.layout import Down, TipAllocator, change, is_current
 from controller.updater.pinning import disturbs, pinned
-from duet_p4.model import Checked, Dip, Vip
+from duet_p4.model import Dip, Vip
 
 _Carried = TypeVar("_Carried", bound=Carried)
 
@@ -101,10 +101,8 @@ def drained(spec: Vip, dip: IPv4Address) -> Vip:
     return Vip.model_validate({**spec.model_dump(), "dips": without(spec.dips), "ports": ports})
 
 
-def relaid(
-    record: VipRecord, down: Collection[Checked], fan_out: int, allocate_tip: TipAllocator
-) -> VipRecord | None:
-    """Return the record laid out for its spec, with the DIPs in `down` left out; None if it is already.
+def relaid(record: VipRecord, down: Down, fan_out: int, allocate_tip: TipAllocator) -> VipRecord | None:
+    """Return the record laid out for its spec and who is `down`; None if it is already.
 
     No flow is pinned in it. Raises `LayoutError`.
     """
@@ -114,9 +112,9 @@ def relaid(
     return None if pinned(new, record.layout.pinned) == record else new
 
 
-def needs_detour(record: VipRecord, new: VipRecord) -> bool:
+def needs_detour(record: VipRecord, new: VipRecord, down: Down) -> bool:
     """Whether a new layout would move live flows, so that the VIP has to be on the SMuxes first."""
-    return disturbs(record, new) and (record.switch is not None or bool(record.leaving))
+    return disturbs(record, new, down.failed) and (record.switch is not None or bool(record.leaving))
 
 
 def detoured(record: VipRecord) -> VipRecord:

@@ -7,6 +7,7 @@ each TIP's slots name up to that many DIPs (the paper's large fan-out).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 
@@ -18,6 +19,22 @@ TipAllocator = Callable[[], IPv4Address]
 
 _OVERSIZE = 4
 """How many times the slots of a fresh group an old one may keep: its VIP is smaller than it was."""
+
+
+@dataclass(frozen=True)
+class Down:
+    """Which DIPs of a VIP are down: those that a check failed, and those that nothing can be sent to."""
+
+    failed: frozenset[Checked] = frozenset()
+    gone: frozenset[IPv4Address] = frozenset()
+
+    def cuts(self, spec: Vip, dip: IPv4Address, check: str) -> bool:
+        """Whether a DIP leaves a group that a check decides about, with all of its connections."""
+        what = spec.checks().get(check)
+        return dip in self.gone or (what is not None and what.cut and Checked(dip, check) in self.failed)
+
+
+NONE_DOWN = Down()
 
 
 class LayoutError(ValueError):
@@ -45,8 +62,8 @@ def tip_allocator(prefix: IPv4Network, used: Callable[[], Collection[IPv4Address
     return allocate
 
 
-def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Collection[Checked] = ()) -> VipRecord:
-    """Spell a VIP out afresh, with the DIPs in `down` left out.
+def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Down = NONE_DOWN) -> VipRecord:
+    """Spell a VIP out afresh, with those DIPs that are `down` left out, or drained.
 
     `fan_out` is how many DIPs one tunneling table holds (the paper: 512). Whether a VIP needs TIPs is
     up to the DIPs that are stated, not to those that are up: a failure must not lay it out afresh.
@@ -77,13 +94,13 @@ def lay_out(spec: Vip, fan_out: int, allocate_tip: TipAllocator, down: Collectio
 def change(
     record: VipRecord,
     spec: Vip,
-    down: Collection[Checked],
+    down: Down,
     fan_out: int,
     allocate_tip: TipAllocator,
     *,
     lean: bool = False,
 ) -> VipRecord:
-    """Return the record for a new `spec` with the DIPs in `down` left out, moving as few slots as can be.
+    """Return the record for a new `spec` without, or draining, who is `down`, moving as few slots as can be.
 
     A group may keep more slots than it would get afresh, so that a smaller VIP's flows stay; not so if it
     shall be `lean`, as for a VIP that waits for room.
@@ -109,8 +126,8 @@ def change(
     return record.model_copy(update={"spec": spec, "layout": layout, "tips": tips})
 
 
-def is_current(record: VipRecord, down: Collection[Checked]) -> bool:
-    """Whether a layout has exactly the DIPs of its VIP, with the DIPs in `down` left out."""
+def is_current(record: VipRecord, down: Down) -> bool:
+    """Whether a layout has exactly the DIPs of its VIP, with those that are `down` left out or drained."""
     alive = _without(record.spec, down)
     groups = [placed.tip.group for placed in record.tips]
     if not groups and record.layout.group is not None:
@@ -127,10 +144,20 @@ def _regroup(old: Group | None, dips: tuple[Dip, ...], stated: tuple[Dip, ...], 
     return old.updated(dips) if old and len(old.slots) <= most else Group.of(dips)
 
 
-def _without(spec: Vip, down: Collection[Checked]) -> Vip:
+def _without(spec: Vip, down: Down) -> Vip:
+    """Return a VIP without the DIPs that left, and those that only failed a check without new flows."""
+
+    def drained(dip: Dip, check: str) -> Dip:
+        return dip.model_copy(update={"weight": 0}) if Checked(dip.address, check) in down.failed else dip
+
     def alive(dips: tuple[Dip, ...], check: str) -> tuple[Dip, ...]:
-        kept = tuple(dip for dip in dips if Checked(dip.address, check) not in down)
-        return kept if any(dip.weight for dip in kept) else dips
+        staying = tuple(dip for dip in dips if not down.cuts(spec, dip.address, check))
+        kept = tuple(drained(dip, check) for dip in staying)
+        found = (kept, staying, dips)
+        return next(some for some in found if some is dips or any(dip.weight for dip in some))
+
+    if down == NONE_DOWN:
+        return spec
 
     ports = tuple(port.model_copy(update={"dips": alive(port.dips, port.check)}) for port in spec.ports)
     return spec.model_copy(update={"dips": alive(spec.dips, VIP_CHECK), "ports": ports})

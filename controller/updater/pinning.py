@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from controller.records import VipRecord
 from duet_p4.api.host import LiveFlow
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
-from duet_p4.model import Dip, Group, MuxVip, PinnedFlow, Protocol
+from duet_p4.model import Checked, Dip, Group, MuxVip, PinnedFlow, Protocol
 
 
 def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:
@@ -53,11 +53,13 @@ def pinned(record: VipRecord, flows: Iterable[LiveFlow | PinnedFlow]) -> VipReco
     return record.model_copy(update={"layout": layout})
 
 
-def disturbs(old: VipRecord, new: VipRecord) -> bool:
-    """Whether a change of layout moves slots away from a DIP that stays a member of its group.
+def disturbs(old: VipRecord, new: VipRecord, failed: Collection[Checked] = ()) -> bool:
+    """Whether a change of layout moves slots away from a DIP that stays a member of its group, and is well.
 
-    Only then are there live flows worth pinning: flows of a DIP that left have nowhere to stay.
+    Only then are there live flows worth waiting for: flows of a DIP that left have nowhere to stay, and one
+    that has `failed` a check must get no new ones.
     """
+    unwell = {checked.dip for checked in failed}
     if bool(old.tips) != bool(new.tips):
         return True
     old_groups = {(port.protocol, port.port): port.group for port in old.layout.ports}
@@ -68,7 +70,7 @@ def disturbs(old: VipRecord, new: VipRecord) -> bool:
     pairs.append((old.layout.group, new.layout.group))
     old_tips = {placed.tip.address: placed.tip.group for placed in old.tips}
     pairs += [(old_tips.get(placed.tip.address), placed.tip.group) for placed in new.tips]
-    return any(before and after and _moves_a_member(before, after) for before, after in pairs)
+    return any(before and after and _moves_a_member(before, after, unwell) for before, after in pairs)
 
 
 def _serving(group: Group, tips: Mapping[IPv4Address, Group]) -> dict[IPv4Address, Dip]:
@@ -77,8 +79,8 @@ def _serving(group: Group, tips: Mapping[IPv4Address, Group]) -> dict[IPv4Addres
     return {dip.address: dip for dips in behind or [group.members] for dip in dips}
 
 
-def _moves_a_member(before: Group, after: Group) -> bool:
-    staying = {member.address for member in after.members}
+def _moves_a_member(before: Group, after: Group, unwell: Collection[IPv4Address]) -> bool:
+    staying = {member.address for member in after.members if member.weight or member.address not in unwell}
     owners_before = [before.members[slot].address for slot in before.slots]
     owners_after = [after.members[slot].address for slot in after.slots]
     if len(owners_before) != len(owners_after):

@@ -25,7 +25,7 @@ from controller.store import StaleError
 from controller.updater import desired
 from controller.updater.devices import Device, is_table_full
 from controller.updater.lane import AWAY, Lane, Priority
-from controller.updater.layout import LayoutError, is_current
+from controller.updater.layout import Down, LayoutError, is_current
 from controller.updater.outcome import Outcome
 from controller.updater.pinning import disturbs, pinned
 from controller.updater.plan import DeviceKind, DeviceState, Entry, Plan, plan_update
@@ -50,6 +50,9 @@ _STAGES = 16
 
 _PATIENCE_S = 30.0
 """How long a change waits for a server that does not tell its live flows."""
+
+_AT_ONCE_S = 1.0
+"""How long it waits where a DIP failed, to which flows go meanwhile."""
 
 
 Placer = Callable[[VipRecord], Awaitable[Mapping[IPv4Address, str | None]]]
@@ -144,7 +147,7 @@ class Reconciler:
     def begin(self) -> None:
         """Look at every VIP that waits for something; what devices lack, `check_devices` finds."""
         for record in self._state.records():
-            down = self._state.down(record.address)
+            down = self._down(record)
             waits = any(c.leaving or c.returning for c in record.carried().values())
             if waits or not is_current(record, down):
                 self._restless.add(record.address)
@@ -383,10 +386,10 @@ class Reconciler:
         if full := self._full(record, outcome):
             return self._refuse(after, full)
         after = await self._off_lost(after)
-        down = self._state.down(record.address)
+        down = self._down(record)
         new = desired.relaid(after, down, self._fan_out, self._state.allocate_tip)
         if new is not None:
-            return await self._relaid(record, after, new)
+            return await self._relaid(record, after, new, down)
         ready = self._ready(after)
         if refresh or (ready and record.address in self._restless):
             after = pinned(after, (await self._live_flows(after)).flows)
@@ -441,22 +444,27 @@ class Reconciler:
             after = desired.rehomed(after, addresses, homes)
         return after
 
-    async def _relaid(self, record: VipRecord, after: VipRecord, new: VipRecord) -> VipRecord:
+    def _down(self, record: VipRecord) -> Down:
+        failed, gone = self._state.failed(record.address), self._state.out_of_reach(record.spec)
+        return Down(failed=failed, gone=gone)
+
+    async def _relaid(self, record: VipRecord, after: VipRecord, new: VipRecord, down: Down) -> VipRecord:
         """Return the next record on the way to a new layout: the detour over the SMuxes, or the layout."""
         added = new.carried().keys() - after.carried().keys()
         try:
-            if desired.needs_detour(after, new):
+            if desired.needs_detour(after, new, down):
                 if after.switch is not None:
                     self._state.release_tips(added)
                     return desired.detoured(after)
                 names = ", ".join(after.leaving)
                 raise _NotYet(f"VIP {record.address} changes once {names} has been seen to withdraw it")
-            if disturbs(after, new):
+            if disturbs(after, new, down.failed):
                 found = await self._live_flows(after)
                 self._restless.add(record.address)
                 new = pinned(new, found.flows)
             else:
-                new = pinned(new, after.layout.pinned)
+                flows = await self._flows_now(after) if disturbs(after, new) else ()
+                new = pinned(new, (*after.layout.pinned, *flows))
             if added:
                 homes = await self.homes_if_known(new)
                 new = desired.rehomed(new, [*added, *self._unplaced(new)], homes)
@@ -494,6 +502,15 @@ class Reconciler:
             homes[record.address] = record.home
         own = homes.get(record.address)
         return {a: None if a != record.address and s == own else s for a, s in homes.items()}
+
+    async def _flows_now(self, record: VipRecord) -> tuple[LiveFlow, ...]:
+        """Return the live flows that servers tell of at once: a DIP that fails gets new ones until then."""
+        try:
+            async with asyncio.timeout(_AT_ONCE_S):
+                return (await self._flows(record, lambda name: self.lanes[name].open)).flows
+        except TimeoutError:
+            self._events.add("flows-unknown", str(record.address), servers=[])
+            return ()
 
     async def _live_flows(self, record: VipRecord) -> Flows:
         """Return a VIP's live flows. A server that does not tell is waited for, but not for ever."""

@@ -268,7 +268,8 @@ def run(
         "leaderless_s": chaos.cluster.vacancies if chaos.cluster is not None else [],
         "changes": {fate: fates[fate] for fate in Fate},
         "connections": chaos.connections,
-        "broken": chaos.broken,
+        "broken": len(chaos.broken),
+        "how_they_broke": chaos.broken,
         "vips": len(operator.wanted),
         "announcements": announcers.changes,
         "announced_twice": [

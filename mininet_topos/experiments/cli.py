@@ -125,7 +125,7 @@ def capacity_command(out: Path, bringups: int, name: str, as_json: bool) -> None
     "--connections", type=click.IntRange(10, 20_000), default=consistency.CONNECTIONS, show_default=True
 )
 def consistency_command(out: Path, connections: int, name: str, as_json: bool) -> None:
-    """Live TCP connections through migration, DIP changes and failures: how many break (beyond the paper)."""
+    """Live connections through changes, failures, kills and a flood: how many break (beyond the paper)."""
     summary = _guarded("consistency", out, lambda say: consistency.run(name, out, say, connections))
     if as_json:
         click.echo(results.to_json(summary))

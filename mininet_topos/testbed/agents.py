@@ -130,7 +130,7 @@ async def await_ready(agents: Agents, deadline: float, tell: Callable[[int, int]
 
 
 async def gather(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Await all, a few at a time."""
+    """Await all, a few at a time. Where one fails, none goes on: who asked may close what they ask by."""
     slots = asyncio.Semaphore(_PARALLEL)
 
     async def one(item: Coroutine[Any, Any, Result]) -> Result:
@@ -140,4 +140,10 @@ async def gather(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
         finally:
             item.close()  # It was not begun if this is cancelled before there is a slot.
 
-    return list(await asyncio.gather(*(one(item) for item in work)))
+    tasks = [asyncio.ensure_future(one(item)) for item in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from controller.records import VipRecord
-from controller.updater.layout import change, lay_out
+from controller.updater.layout import Down, change, lay_out
 from controller.updater.wanted import wanted_states
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
@@ -86,7 +86,11 @@ def test_what_waits_and_what_is_left_out_is_not_settled() -> None:
     whole = record()
     assert unsettled([whole]) == []
     lacking = change(
-        whole, whole.spec, [Checked(IPv4Address("100.1.1.18"))], 512, lambda: IPv4Address("20.0.0.1")
+        whole,
+        whole.spec,
+        Down(failed=frozenset({Checked(IPv4Address("100.1.1.18"))})),
+        512,
+        lambda: IPv4Address("20.0.0.1"),
     )
     assert unsettled([lacking]) == [f"VIP {VIP} leaves its DIP 100.1.1.18 out"]
     waiting = whole.model_copy(update={"returning": "tor1"})

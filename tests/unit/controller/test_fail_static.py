@@ -12,10 +12,12 @@ from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
 from controller.updater import status
 from controller.updater.service import RevisionError, Updater
+from controller.updater.wanted import mux_entries
 from duet_p4.api.problems import ConflictError, UnknownError
-from duet_p4.model import Checked, HealthCheck, PortGroup, Protocol, Vip
+from duet_p4.model import Checked, HealthCheck, MuxVip, PortGroup, Protocol, Vip
 from duet_p4.rest.client import RefusedError
-from tests.unit.controller.flows import live_flows
+from duet_p4.smux import prober
+from tests.unit.controller.flows import dip_of, key_of, live_flows
 from tests.unit.controller.test_updater import VIP, Network, dips, inventory_of, network, run, served_by
 
 OTHER = VIP + 1
@@ -232,6 +234,53 @@ def test_a_check_of_a_port_decides_about_that_port_only(tmp_path: Path) -> None:
         )
         assert group_of(net, "tcp/21") == {one.address, two.address}, "nobody checks it any more"
         assert net.state.down(VIP) == {Checked(three.address)}
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_connections_stay_with_a_dip_that_fails_its_check_unless_they_are_to_be_cut(
+    tmp_path: Path, *, cut: bool
+) -> None:
+    async def scenario(net: Network) -> None:
+        spec = Vip(address=VIP, dips=dips(3), health=HealthCheck(port=80, cut=cut))
+        await net.add(spec, "s1")
+        net.flows = live_flows(net.updater.vip(VIP), 60)
+        failing = dips(3)[0].address
+        net.log.clear()
+        await net.updater.set_dip_health(VIP, {failing: False})
+        await net.quiet()
+        record = net.updater.vip(VIP)
+        assert record.switch == "s1" and not any("withdraw" in line for line in net.log), "no detour"
+        assert failing not in served_by(record) and record.left_out() == {failing}
+        kept = {flow for flow in net.flows if dip_of(record, key_of(record, flow)) == flow.dip}
+        lost = set(net.flows) - kept
+        assert {flow.dip for flow in lost} == ({failing} if cut else set())
+        entry = mux_entries(record)[VIP][0]
+        assert isinstance(entry, MuxVip) and Checked(failing) in prober.targets(entry, {}), "it is asked on"
+        await net.set_health([failing], up=True)
+        assert served_by(net.updater.vip(VIP)) == {dip.address for dip in spec.dips}
+
+    run(tmp_path, scenario)
+
+
+def test_vips_that_share_a_port_of_a_dip_are_told_of_by_name(tmp_path: Path) -> None:
+    one, two, three = dips(3)
+    web, ftp = (PortGroup(protocol=Protocol.TCP, port=port, dips=(two, three)) for port in (80, 21))
+
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=(one, two)), "s1")
+        await net.add(Vip(address=OTHER, ports=(web,)), "s1")
+        await net.add(Vip(address=OTHER + 1, dips=(one,), ports=(ftp,)), "s1")
+
+        def told(vip: IPv4Address) -> list[str]:
+            return [why for why in status.why(net.updater, vip).reasons if "source port" in why]
+
+        assert [why.partition(",")[0] for why in told(VIP)] == [
+            f"DIP {two.address} is also {OTHER}'s",
+            f"{one.address} and 1 more DIPs are also {OTHER + 1}'s",
+        ]
+        assert [why.partition(",")[0] for why in told(OTHER)] == [f"DIP {two.address} is also {VIP}'s"]
 
     run(tmp_path, scenario)
 

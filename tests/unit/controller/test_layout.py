@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.updater.layout import LayoutError, change, lay_out, tip_allocator
+from controller.updater.layout import NONE_DOWN, Down, LayoutError, change, lay_out, tip_allocator
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, PortGroup, Protocol, Vip
 from tests.unit.controller.flows import dip_of
@@ -45,7 +45,7 @@ def test_a_dip_that_goes_down_moves_only_its_own_flows(count: int, data: st.Data
     spec = Vip(address=VIP, dips=dips(count))
     before = lay_out(spec, FAN_OUT, allocator())
     gone = data.draw(st.sampled_from(spec.dips)).address
-    after = change(before, spec, {Checked(gone)}, FAN_OUT, allocator())
+    after = change(before, spec, Down(gone=frozenset({gone})), FAN_OUT, allocator())
     for number in range(500):
         old, new = dip_of(before, flow(number)), dip_of(after, flow(number))
         assert new != gone
@@ -65,7 +65,7 @@ def test_after_any_changes_every_dip_that_takes_flows_has_slots(
         )
         used = {placed.tip.address for placed in record.tips}
         allocate = tip_allocator(IPv4Network("20.0.0.0/24"), lambda used=used: used)
-        record = change(record, Vip(address=VIP, dips=members), (), FAN_OUT, allocate)
+        record = change(record, Vip(address=VIP, dips=members), NONE_DOWN, FAN_OUT, allocate)
         assert record.layout.group is not None
         direct = {dip.address for dip in record.layout.group.used()}
         tips = {placed.tip.address: placed.tip.group for placed in record.tips}
@@ -78,18 +78,20 @@ def test_after_any_changes_every_dip_that_takes_flows_has_slots(
 def test_a_vip_whose_every_dip_is_down_keeps_them() -> None:
     spec = Vip(address=VIP, dips=dips(3))
     before = lay_out(spec, FAN_OUT, allocator())
-    after = change(before, spec, {Checked(dip.address) for dip in spec.dips}, FAN_OUT, allocator())
+    after = change(
+        before, spec, Down(frozenset(Checked(dip.address) for dip in spec.dips)), FAN_OUT, allocator()
+    )
     assert after.layout == before.layout
 
 
 def test_an_added_dip_fills_the_smallest_tip_before_a_new_tip_is_made() -> None:
     spec = Vip(address=VIP, dips=dips(15))
     before = lay_out(spec, FAN_OUT, allocator())
-    fuller = change(before, Vip(address=VIP, dips=dips(16)), (), FAN_OUT, allocator())
+    fuller = change(before, Vip(address=VIP, dips=dips(16)), NONE_DOWN, FAN_OUT, allocator())
     assert [len(placed.tip.group.members) for placed in fuller.tips] == [8, 8]
     used = {placed.tip.address for placed in fuller.tips}
     allocate = tip_allocator(IPv4Network("20.0.0.0/24"), lambda: used)
-    more = change(fuller, Vip(address=VIP, dips=dips(17)), (), FAN_OUT, allocate)
+    more = change(fuller, Vip(address=VIP, dips=dips(17)), NONE_DOWN, FAN_OUT, allocate)
     assert [len(placed.tip.group.members) for placed in more.tips] == [8, 8, 1]
     assert len({placed.tip.address for placed in more.tips}) == 3
 

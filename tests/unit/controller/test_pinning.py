@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.records import VipRecord
-from controller.updater.layout import change, lay_out, tip_allocator
+from controller.updater.layout import Down, change, lay_out, tip_allocator
 from controller.updater.pinning import disturbs, pinned
 from duet_p4.model import Checked, Dip, PortGroup, Protocol, Vip
 from tests.unit.controller.flows import dip_of, key_of, live_flows
@@ -29,7 +29,7 @@ def laid_out(spec: Vip) -> VipRecord:
 
 
 def changed(record: VipRecord, spec: Vip, *down: IPv4Address) -> VipRecord:
-    return change(record, spec, [Checked(dip) for dip in down], FAN_OUT, allocator(record))
+    return change(record, spec, Down(failed=frozenset(map(Checked, down))), FAN_OUT, allocator(record))
 
 
 members = st.sets(st.integers(0, 29), min_size=1, max_size=30)
@@ -89,7 +89,8 @@ def test_behind_tips_a_dip_that_joins_disturbs_and_one_that_leaves_does_not() ->
     old = laid_out(Vip(address=VIP, dips=dips(15)))
     assert disturbs(old, changed(old, Vip(address=VIP, dips=dips(16))))
     assert not disturbs(old, changed(old, Vip(address=VIP, dips=dips(14))))
-    assert not disturbs(old, changed(old, old.spec, dips(15)[3].address))
+    failed = dips(15)[3].address
+    assert not disturbs(old, changed(old, old.spec, failed), [Checked(failed)])
 
 
 def test_a_new_port_group_disturbs_the_flows_that_the_default_group_served() -> None:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import pytest
 from pydantic import ValidationError
 
-from controller.updater.layout import change, lay_out
+from controller.updater.layout import Down, change, lay_out
 from controller.updater.wanted import mux_entries
 from duet_p4.api.host import HostVip
 from duet_p4.health.monitor import Target
@@ -44,7 +44,7 @@ def by_servers(vip: Vip) -> dict[Checked, Target]:
 def by_smuxes(vip: Vip, *down: Checked) -> dict[Checked, Target]:
     """Return whom an SMux asks while some DIPs are out of service."""
     before = lay_out(vip, 512, lambda: TIP)
-    mux, _ = mux_entries(change(before, vip, down, 512, lambda: TIP))[ADDRESS]
+    mux, _ = mux_entries(change(before, vip, Down(failed=frozenset(down)), 512, lambda: TIP))[ADDRESS]
     assert isinstance(mux, MuxVip)
     return prober.targets(mux, {})
 
