@@ -2,15 +2,14 @@
 
 What dies when:
 
-- The agent dies (kill -9): the P4 switch, the host interfaces and BIRD go on, so sessions stay up and the
-  data path does not notice. A new agent takes them over, reads the switch's tables back, and writes only
-  what differs.
+- The agent dies (kill -9), or is told to end (SIGTERM) as for an upgrade: the P4 switch, the host interfaces
+  and BIRD go on, so sessions stay up and the data path does not notice. A new agent takes them over, reads
+  the switch's tables back, and writes only what differs. `--detach` ends what an agent has left.
 - BIRD dies: sessions close, the agent starts it again.
 - A neighbour hangs with its ports up: the agent leads around it (`echo`), ahead of BFD.
 - The P4 switch dies: the agent takes the links down for a moment, as a dead switch's would be, so that
   neighbours notice at once. It withdraws its VIPs and programs the switch anew when it is back.
 - The session with the P4 switch is lost, or a write is in doubt: see `control`. Nothing is taken down.
-- The agent is told to end (SIGTERM): BIRD ends too.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence, Sized
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -173,7 +172,6 @@ class SwitchAgent:
             await self._announcer.load(netlink)
             stack.callback(self._kernel.stop)
             await self._kernel.start(netlink)
-            stack.push_async_callback(self._bird.stop)
             stack.push_async_callback(self._tasks.stop)
             stack.push_async_callback(self._traces.stop)
             self._tasks.start("the mirror of the kernel", self._kernel.follow)
@@ -193,10 +191,6 @@ class SwitchAgent:
             )
             logger.info("serves %s, P4 switch at %s", url, config.p4.address)
             await ended.wait()
-
-    def close(self) -> None:
-        """Remove the host interfaces, once no loop runs any more."""
-        self._hostifs.close()
 
     def health(self) -> Health:
         """Return whether the switch is under control and does what it should."""
@@ -473,14 +467,19 @@ async def listens(address: str) -> bool:
 
 
 def _run(config: SwitchConfig) -> None:
-    with closing(SwitchAgent(config)) as switch_agent:
-        asyncio.run(switch_agent.run())
+    asyncio.run(SwitchAgent(config).run())
+
+
+def detach(config: SwitchConfig) -> None:
+    """End the BIRD and remove the host interfaces that an agent has left."""
+    asyncio.run(Bird(config.routing(), config.state_dir).stop())
+    HostInterfaces(config.ports, {neighbor.interface for neighbor in config.bird.neighbors}).close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
-    return agent.main(parser, argv, SwitchConfig, _run)
+    return agent.main(parser, argv, SwitchConfig, _run, detach)
 
 
 def _vip_sizes() -> VipSizes:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import cast
 
 from finsy.proto import p4r
 from pyroute2 import IPRoute
@@ -31,8 +32,8 @@ from duet_p4.rest.client import MuxClient, RestError
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.hostif import CPU_ASIC, make_cpu_port
 from duet_p4.switch_agent.p4client import Switch
-from duet_p4.telemetry import Span
 from tests.integration.netns import inside, ip, namespaces
+from tests.unit.test_telemetry import recorded
 
 SPACE = tuple(
     PrefixRange(network=IPv4Network(network), shortest=shortest, longest=longest)
@@ -153,11 +154,12 @@ class Node:
             async with switch.session():
                 wrong = [Update(Op.DELETE, row, row) for row in delete]
                 plan = Plan.of(("", wrong), ("", [Update(Op.INSERT, HostRow(stray, 8, 8))]))
-                spans: list[Span] = []
-                with telemetry.taken_by(spans.append), telemetry.span("tamper", root=True):
+                with recorded() as found, telemetry.span("tamper", root=True):
                     await switch.write_plan(plan)
-                written = [span for span in spans if span.name == "P4Runtime Write"]
-                assert sum(span.attributes["p4runtime.updates"] for span in written) == len(delete) + 1
+                writes = [
+                    dict(span.attributes or {}) for span in found.spans if span.name == "P4Runtime Write"
+                ]
+                assert sum(cast(int, w["p4runtime.updates"]) for w in writes) == len(delete) + 1
 
     async def foreign(self) -> list[p4r.TableEntry]:
         """Read what the switch holds that is no row of an agent's."""

@@ -366,7 +366,8 @@ def test_a_link_that_flaps_ends_up_used_again(net: Net) -> None:
     net.run(run())
 
 
-def test_an_agent_that_was_killed_finds_all_right_and_writes_nothing(net: Net) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_agent_that_was_killed_finds_all_right_and_writes_nothing(net: Net, how: signal.Signals) -> None:
     one = net.fabric
 
     async def run() -> None:
@@ -383,7 +384,7 @@ def test_an_agent_that_was_killed_finds_all_right_and_writes_nothing(net: Net) -
         before = await one["t1"].rows()
         with pinging(one["h2"], address_of(one["h1"])) as pings:
             await asyncio.sleep(0.1)
-            one["t1"].kill("agent")
+            one["t1"].kill("agent", how)
             await asyncio.sleep(0.2)
             one["t1"].start_agent()
             await one.ready("t1")
