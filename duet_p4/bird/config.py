@@ -55,11 +55,12 @@ class Restart(Model):
 
     Its neighbours keep its routes for `time` seconds, in which a new one must have begun; that one leaves the
     kernel's routes as they are until all neighbours have told theirs, for `wait` seconds at most. A session
-    that ends in any other way, or with its link, takes its routes with it at once.
+    that ends in any other way, or with its link, takes its routes with it at once. Both are long enough for a
+    busy machine: until all sessions are there again takes a few waits of `Timers`.
     """
 
-    time: int = Field(default=10, ge=1, le=4095)
-    wait: int = Field(default=5, ge=1)
+    time: int = Field(default=20, ge=1, le=4095)
+    wait: int = Field(default=15, ge=1)
 
 
 class Neighbor(Model):

@@ -210,7 +210,8 @@ class Operator:
                 dips = (*dips, *rng.sample(free, min(1, len(free))))
             case "remove DIP":
                 gone = rng.choice(dips)
-                dips = tuple(dip for dip in dips if dip != gone)
+                # The last one stays: without it, a VIP with port groups would answer no ping any more.
+                dips = tuple(dip for dip in dips if dip != gone) or dips
             case "fill DIPs":
                 dips = tuple(dip.model_copy(update={"weight": 1}) for dip in dips)
         spec = old.spec.model_copy(update={"dips": dips})

@@ -264,6 +264,24 @@ def test_connections_stay_with_a_dip_that_fails_its_check_unless_they_are_to_be_
     run(tmp_path, scenario)
 
 
+def test_dips_that_come_back_together_return_by_one_detour(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        spec = Vip(address=VIP, dips=dips(7), health=HealthCheck(port=80))
+        await net.add(spec, "s1")
+        failed = [dip.address for dip in dips(3)]
+        await net.set_health(failed, up=False)
+        before = (await net.kinds()).count("vip-changed")
+        net.log.clear()
+        for dip in failed:
+            await net.updater.set_dip_health(VIP, {dip: True})
+        await net.quiet()
+        assert served_by(net.updater.vip(VIP)) == {dip.address for dip in spec.dips}
+        assert net.updater.vip(VIP).switch == "s1"
+        assert (await net.kinds()).count("vip-changed") - before == 1, net.log
+
+    run(tmp_path, scenario)
+
+
 def test_vips_that_share_a_port_of_a_dip_are_told_of_by_name(tmp_path: Path) -> None:
     one, two, three = dips(3)
     web, ftp = (PortGroup(protocol=Protocol.TCP, port=port, dips=(two, three)) for port in (80, 21))
