@@ -129,6 +129,33 @@ def test_what_fails_for_one_vip_stops_no_other(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_an_assignment_leaves_out_what_was_removed_meanwhile_and_what_cannot_be(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        large, (tip, *_) = VIP + 2, await with_tips(net, VIP + 2)
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        await net.add(Vip(address=OTHER, dips=dips(2)), "s1")
+        removed, report = await asyncio.gather(
+            net.updater.remove_vip(VIP),
+            net.assign((VIP, "s2"), (OTHER, "s2"), (large, "s2"), (tip, "s2")),
+        )
+        assert removed is None
+        assert set(report.failed) == {
+            f"VIP {VIP} was changed meanwhile: it stays where it is",
+            f"VIP {large} and its TIP {tip} cannot both be on s2",
+        }
+        assert announcers(net) == set()
+        assert announcers(net, OTHER) == {"s2"}
+        assert announcers(net, large) == {"s1"}
+
+    run(tmp_path, scenario)
+
+
+async def with_tips(net: Network, vip: IPv4Address) -> list[IPv4Address]:
+    """Add a VIP on s1 with two TIPs, one of them on s2; return them."""
+    await net.add(Vip(address=vip, dips=dips(9)), "s1", "s2", None)
+    return [placed.tip.address for placed in net.updater.vip(vip).tips]
+
+
 def test_a_tip_in_the_way_of_a_stranded_vip_gives_way(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         await net.add(Vip(address=VIP, dips=dips(9)), "s1", "s2", None)
