@@ -413,11 +413,11 @@ class Parser:
         whole = len(names) > 1 and sum(bits) <= 64 and all(t.value_set is None for t in state.transitions)
         if whole:
             # One number, of which clang does not make one test for each field.
-            joined = c.number(0)
+            joined, left = c.number(0), sum(bits)
             for name, width in zip(names, bits, strict=True):
-                joined = c.binary(
-                    "|", c.binary("<<", joined, c.number(width), 64), c.place(name, 64 if width > 32 else 32)
-                )
+                left -= width
+                key = c.place(name, 64 if width > 32 else 32)
+                joined = c.binary("|", joined, c.binary("<<", key, c.number(left), 64))
             yield f"__u{32 if sum(bits) <= 32 else 64} keys = {joined.text};"
             yield "HIDE(keys);"
         for transition in state.transitions:
