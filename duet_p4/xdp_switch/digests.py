@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from duet_p4 import bpf
-from duet_p4.xdp_switch.compiler import ir
 
 
 class Digests:
     """Samples that wait to be read; `fd` becomes readable with them, and is None without digests."""
 
-    def __init__(self, digests: dict[int, ir.Digest], loaded: bpf.Object | None) -> None:
-        self._digests = digests
+    def __init__(self, names: Mapping[int, str], loaded: bpf.Object | None) -> None:
+        self._names = names
         self._ring: bpf.RingBuffer | None = None
         if loaded is not None:
             self._ring = bpf.RingBuffer(loaded.map("digests"))
@@ -35,7 +35,7 @@ class Digests:
     def _sample(self, data: bytes) -> tuple[str, tuple[int, ...]]:
         number, *halves = struct.unpack(f"={len(data) // 8}Q", data)
         values = tuple(low | high << 64 for low, high in zip(halves[::2], halves[1::2], strict=True))
-        return self._digests[number].name, values
+        return self._names[number], values
 
     def close(self) -> None:
         """Let go of the ring."""

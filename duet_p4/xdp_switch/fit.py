@@ -18,25 +18,28 @@ _KINDS = {"exact": ("exact", "valid"), "optional": ("optional", "ternary")}
 
 
 @dataclass(frozen=True, slots=True)
-class Widths:
-    """Bits of match fields by table, and of parameters by action, as the data plane has them."""
+class Fitting:
+    """What of a P4Info the data plane tells: bits of match fields and parameters, headers, digests."""
 
     keys: dict[str, Sequence[int]]
     parameters: dict[str, Sequence[int]]
     packets: dict[str, Sequence[tuple[str, int]]]
     """Fields, with padding that the P4Info leaves out, of packet_in and packet_out."""
+    digests: dict[int, str]
+    """The P4Info's name of each of the pipeline config's digests."""
 
 
-def check(info: p4i.P4Info, program: ir.Program) -> Widths:
-    """Return the widths that a P4Info does not say where types are translated.
+def check(info: p4i.P4Info, program: ir.Program) -> Fitting:
+    """Return what a P4Info does not say: widths where types are translated, digests that have no name in P4.
 
     Raises ValueError, naming what differs, where `info` is not this program's.
     """
     actions = {action.preamble.id: action for action in info.actions}
-    widths = Widths(
+    fitting = Fitting(
         {table.preamble.name: [field.bitwidth for field in table.match_fields] for table in info.tables},
         {action.preamble.name: [param.bitwidth for param in action.params] for action in info.actions},
         {h.preamble.name: _packet_layout(h, program) for h in info.controller_packet_metadata},
+        _name_digests(info, program),
     )
     stated = program.tables()
     missing = []
@@ -44,15 +47,15 @@ def check(info: p4i.P4Info, program: ir.Program) -> Widths:
         if table.preamble.name not in stated:
             missing.append(table.preamble.name)
             continue
-        widths.keys[table.preamble.name] = _check_key(table, stated[table.preamble.name])
+        fitting.keys[table.preamble.name] = _check_key(table, stated[table.preamble.name])
         for reference in table.action_refs:
             action = actions[reference.id]
-            widths.parameters[action.preamble.name] = _check_action(
+            fitting.parameters[action.preamble.name] = _check_action(
                 action, stated[table.preamble.name], program
             )
     _check_missing(missing, {table.preamble.name for table in info.tables}, stated)
     _check_resources(info, program)
-    return widths
+    return fitting
 
 
 def _check_key(message: p4i.Table, table: ir.Table) -> Sequence[int]:
@@ -135,7 +138,10 @@ def _check_resources(info: p4i.P4Info, program: ir.Program) -> None:
     for register in info.registers:
         spec = register.type_spec.bitstring
         width = spec.bit.bitwidth or spec.int.bitwidth
-        if width and width != program.registers[register.preamble.name].width:
+        if (
+            register.type_spec.HasField("bitstring")
+            and width != program.registers[register.preamble.name].width
+        ):
             raise ValueError(
                 f"register {register.preamble.name} has {width} bits in the P4Info, "
                 f"{program.registers[register.preamble.name].width} in the pipeline config"
@@ -156,9 +162,60 @@ def _check_resources(info: p4i.P4Info, program: ir.Program) -> None:
         table = by_id.get(counter.direct_table_id)
         if table in program.tables() and table not in counted:
             raise ValueError(f"table {table} has a direct counter in the P4Info, none in the pipeline config")
+    indexed = {name: meter.size for name, meter in program.meters.items() if meter.table is None}
+    _check_sizes("meter", info.meters, indexed)
+    metered = {table.name for table in program.tables().values() if table.meter is not None}
+    for meter in info.direct_meters:
+        table = by_id.get(meter.direct_table_id)
+        if table in program.tables() and table not in metered:
+            raise ValueError(f"table {table} has a direct meter in the P4Info, none in the pipeline config")
+    _check_value_sets(info, program)
 
 
-def _check_sizes(what: str, messages: Iterable[p4i.Counter | p4i.Register], sizes: Mapping[str, int]) -> None:
+def _check_value_sets(info: p4i.P4Info, program: ir.Program) -> None:
+    fields = {
+        transition.value_set: len(state.key)
+        for state in program.parser.values()
+        for transition in state.transitions
+        if transition.value_set is not None
+    }
+    for message in info.value_sets:
+        name, stated = message.preamble.name, len(message.match)
+        if name not in program.value_sets:
+            raise ValueError(f"the P4Info has a value set {name}, the pipeline config has none")
+        if stated != fields.get(name, stated):
+            raise ValueError(
+                f"value set {name} has {stated} fields in the P4Info, {fields[name]} in the pipeline config"
+            )
+
+
+def _name_digests(info: p4i.P4Info, program: ir.Program) -> dict[int, str]:
+    """Return the P4Info's name of each digest; p4c makes up two names for one of a tuple, in one order."""
+    names = {number: digest.name for number, digest in program.digests.items()}
+    stated = {message.preamble.name for message in info.digests}
+    others = iter([number for number, name in sorted(names.items()) if name not in stated])
+    for message in info.digests:
+        name, spec = message.preamble.name, message.type_spec
+        if name not in names.values():
+            number = next(others, None) if spec.HasField("tuple") else None
+            if number is None:
+                raise ValueError(f"the P4Info has a digest {name}, the pipeline config has none")
+            names[number] = name
+        number = next(known for known, one in names.items() if one == name)
+        fields = len(spec.tuple.members) if spec.HasField("tuple") else None
+        if spec.HasField("struct") and spec.struct.name in info.type_info.structs:
+            fields = len(info.type_info.structs[spec.struct.name].members)
+        if fields not in (None, len(program.digests[number].values)):
+            raise ValueError(
+                f"digest {name} has {fields} fields in the P4Info, "
+                f"{len(program.digests[number].values)} in the pipeline config"
+            )
+    return names
+
+
+def _check_sizes(
+    what: str, messages: Iterable[p4i.Counter | p4i.Register | p4i.Meter], sizes: Mapping[str, int]
+) -> None:
     for message in messages:
         name = message.preamble.name
         if name not in sizes:

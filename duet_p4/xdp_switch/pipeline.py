@@ -79,7 +79,7 @@ class XdpPipeline:
         self._rates = rates or {}
         self.compiled = self._compile()
         self._replays = replays
-        self._widths = fit.check(info, self.compiled.program)
+        self._fitting = fit.check(info, self.compiled.program)
         self._shared = shared
         self._detours: Detours | None = None
         self._detoured: set[str] = set()
@@ -141,7 +141,7 @@ class XdpPipeline:
             for meter in compiled.program.meters.values()
             if meter.table is None
         }
-        self.digests = Digests(compiled.program.digests, loaded if compiled.digests else None)
+        self.digests = Digests(self._fitting.digests, loaded if compiled.digests else None)
         self.value_sets: Mapping[str, ValueSet] = {
             name: ValueSet(
                 name,
@@ -182,15 +182,15 @@ class XdpPipeline:
 
     def key_widths(self, table: str) -> Sequence[int]:
         """Return the widths of a table's match fields."""
-        return self._widths.keys[table]
+        return self._fitting.keys[table]
 
     def parameter_widths(self, action: str) -> Sequence[int]:
         """Return the widths of an action's parameters."""
-        return self._widths.parameters[action]
+        return self._fitting.parameters[action]
 
     def packet_layout(self, header: str) -> Sequence[tuple[str, int]]:
         """Return the fields of a controller header."""
-        return self._widths.packets[header]
+        return self._fitting.packets[header]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
         """Return the entries that the program states."""

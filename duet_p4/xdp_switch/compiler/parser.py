@@ -416,8 +416,8 @@ class Parser:
             joined, left = c.number(0), sum(bits)
             for name, width in zip(names, bits, strict=True):
                 left -= width
-                key = c.place(name, 64 if width > 32 else 32)
-                joined = c.binary("|", joined, c.binary("<<", key, c.number(left), 64))
+                part = c.place(name, 64 if width > 32 else 32)
+                joined = c.binary("|", joined, c.binary("<<", part, c.number(left), 64))
             yield f"__u{32 if sum(bits) <= 32 else 64} keys = {joined.text};"
             yield "HIDE(keys);"
         for transition in state.transitions:

@@ -100,6 +100,25 @@ def test_an_address_is_learned_until_there_is_an_entry(pipeline: XdpPipeline) ->
     assert pipeline.digests.poll() == []
 
 
+def test_a_digest_of_a_tuple_has_the_name_that_the_p4info_made_up() -> None:
+    """p4c calls it `digest_0` in the P4Info, and `tuple_0` in the JSON."""
+    info = text_format.Parse((BUILD / "services.p4info.txtpb").read_text(), p4i.P4Info())
+    config = (BUILD / "services.json").read_bytes()
+    digest = info.digests[0]
+    digest.preamble.name = "digest_0"
+    members = info.type_info.structs["learned_t"].members
+    for member in members:
+        digest.type_spec.tuple.members.add(bitstring=member.type_spec.bitstring)
+    device = XdpDevice(replays=True)
+    try:
+        pipeline = device.stage(config.replace(b'"learned_t"', b'"tuple_0"'), info)
+        device.activate(pipeline)
+        answer(pipeline, request(), port=7)
+        assert pipeline.digests.poll() == [("digest_0", (SOURCE, 7))]
+    finally:
+        device.close()
+
+
 def test_digests_that_nobody_reads_are_lost_and_counted(pipeline: XdpPipeline) -> None:
     for _ in range(9000):
         pipeline.replay(request(), 7)

@@ -142,7 +142,9 @@ class MemoryPipeline:
         return self.widths.parameters[action]
 
     def initial_entries(self, table: str) -> Sequence[InitialEntry]:
-        stated = self.program.tables()[table]
+        stated = self.program.tables().get(table)
+        if stated is None:
+            return []
         entries = []
         for entry in stated.entries:
             key = [
@@ -171,8 +173,8 @@ class MemoryPipeline:
             kept.pop((table, key, priority), None)
 
     def default_action(self, table: str) -> Call | None:
-        stated = self.program.tables()[table]
-        if stated.default_action is None:
+        stated = self.program.tables().get(table)
+        if stated is None or stated.default_action is None:
             return None
         return Call(self.program.actions[stated.default_action].name, stated.default_arguments)
 
