@@ -178,7 +178,7 @@ def changed_at_random(data: st.DataObject, message: Message) -> None:
 
 
 @pytest.mark.parametrize("name", ["features", "entities"])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_p4info_that_disagrees_is_refused_or_does_no_harm(name: str, data: st.DataObject) -> None:
     """Whatever differs is refused as the client's fault, or all that clients may ask for is answered."""
