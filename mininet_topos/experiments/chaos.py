@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class _Chaos:
     clients: list[str]
     rng: random.Random
     cluster: Cluster | None = None
+    racks: dict[IPv4Network, str] = field(default_factory=dict)
     connections: int = 0
     broken: list[str] = field(default_factory=list)
     changing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -180,9 +181,15 @@ class _Chaos:
             await asyncio.sleep(seconds)
             broke = await _broke(line, dip)
             line.close()
-        if broke and not self.operator.left_since(vip, dip, began):
+        if broke and not self.operator.left_since(vip, dip, began) and not self._cut_off_since(dip, began):
             at = began - self.started
             self.broken.append(f"{name} to {vip} at {dip}, from {at:.1f} s on for {seconds:.1f} s: {broke}")
+
+    def _cut_off_since(self, dip: IPv4Address, since: float) -> bool:
+        """Whether the switch before a DIP's server was killed, so that the DIP had to leave for a while."""
+        tors = {tor for prefix, tor in self.racks.items() if dip in prefix}
+        killed = (e for e in self.events if e.kind == "kill" and e.what == Victim.SWITCH)
+        return any(e.subject in tors and self.started + e.at_s >= since - _ANSWER_S for e in killed)
 
     def ended(self) -> float:
         """Return when the last kill was, or the last change was over (monotonic clock)."""
@@ -307,7 +314,13 @@ async def _play(
             Cluster(folder, clients, agents, random.Random(f"discord {seed}")) if controllers > 1 else None
         )
         outside = [node.name for node in fattree.nodes(graph, Kind.CLIENT)]
-        chaos = _Chaos(folder, operator, outside, random.Random(f"kills {seed}"), cluster)
+        racks = {
+            server.prefix: link.peer(server.name).node
+            for server in servers
+            for link in fattree.links(graph, server.name)
+            if server.prefix is not None
+        }
+        chaos = _Chaos(folder, operator, outside, random.Random(f"kills {seed}"), cluster, racks)
         await chaos.run(seconds)
         kills = sum(event.kind == "kill" for event in chaos.events)
         say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")

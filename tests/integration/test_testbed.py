@@ -137,19 +137,16 @@ def from_client(folder: Folder, graph: nx.Graph, name: str, count: int, vip: IPv
 def pings(folder: Folder, name: str, out: Path, vips: Sequence[IPv4Address]) -> Iterator[list[Samples]]:
     """Ping VIPs every 3 ms while the block runs; afterwards the list has the samples."""
     command = ["nsenter", f"--net={folder.namespace(name)}", sys.executable]
-    command += [
-        "-m",
-        "mininet_topos.experiments.probe",
-        "--out",
-        str(out),
-        "--duration-s",
-        "60",
-        *map(str, vips),
-    ]
-    prober = subprocess.Popen(command, stderr=subprocess.PIPE)
+    command += ["-m", "mininet_topos.experiments.probe", "--out", str(out), "--duration-s", "60"]
+    ready, write = os.pipe()
+    command += ["--ready-fd", str(write), *map(str, vips)]
+    prober = subprocess.Popen(command, stderr=subprocess.PIPE, pass_fds=(write,))
+    os.close(write)
     found: list[Samples] = []
     try:
-        time.sleep(1.5)  # The prober's imports, and some rounds of peace before.
+        with os.fdopen(ready, "rb") as pipe:
+            assert pipe.read(1), "the prober does not begin"
+        time.sleep(0.3)  # Some rounds of peace before.
         yield found
     finally:
         prober.send_signal(signal.SIGTERM)
