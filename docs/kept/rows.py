@@ -255,11 +255,17 @@ def _connections(data: dict[str, Any]) -> Row:
     left = sum(data["left_with_their_dip"].values())
     broken = {event: count for event, count in data["broken"].items() if count}
     told = ", ".join(f"{count} by {event.replace('_', ' ')}" for event, count in broken.items())
+    what, more = "live TCP connections", ""
+    if kinds := data.get("kinds"):
+        what = "live connections"
+        more = (
+            f" ({kinds['udp']:,} of them UDP, {kinds['snat']:,} through SNAT), by agents, a BIRD and the "
+            "controller killed or ended, a failed check, 50,000 SYNs, two failures at once,"
+        )
     return Row(
-        "live TCP connections broken",
-        f", of {data['connections']:,}, by a migration, a DIP removed, a DIP added, an SMux and a switch "
-        f"failed "
-        "and back; of as many behind TIPs, as DIPs join, leave and join again (a DIP that is removed takes "
+        f"{what} broken",
+        f", of {data['connections']:,}{more or ','} by a migration, a DIP removed, a DIP added, an SMux and "
+        "a switch failed and back; of as many behind TIPs, as DIPs join, leave and join again (a DIP that is removed takes "
         f"its own along: {left} in all)",
         "",
         told or "0 in each",
@@ -274,7 +280,8 @@ def _chaos(data: dict[str, Any]) -> Row:
         f", {data['seconds']:.0f} s of it ({sum(data['kills'].values())} of switches, agents, SMuxes, host "
         f"agents, BIRDs, the controller) amid {data['changes']['acknowledged']} acknowledged changes",
         "",
-        f"{len(data['lost'])} lost, every device as wanted after {data['converged_s']:.1f} s{wrong}",
+        f"{len(data['lost'])} lost, every device as wanted after {data['converged_s']:.1f} s{wrong}"
+        + (f"; {data['broken']} of {data['connections']:,} connections broken" if "broken" in data else ""),
         "experiment chaos",
     )
 
