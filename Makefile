@@ -56,8 +56,8 @@ fuzz: root setup  ## Send 100,000 random frames to HMux and SMux, and to BMv2 an
 p4fuzz: root setup  ## Write 400,000 random updates by P4Runtime, and compare each answer with a model's
 	@$(SUDO) $(PYTHON) -m ptf_tests.fuzzer $(if $(P4C),--p4 $(P4C)/testdata/p4_16_samples/pins/pins_middleblock.p4)
 
-p4: setup  ## Compile the P4 program, where p4c is on PATH
-	@scripts/p4
+p4: setup  ## Compile the P4 program, where p4c is on PATH (TARGET=tofino: for Tofino)
+	@scripts/p4 $(TARGET)
 
 page:  ## Build the web page, where Node.js is on PATH
 	@scripts/page

@@ -72,9 +72,10 @@ bench = LazyGroup(
 
 p4 = LazyGroup(
     "p4",
-    short_help="P4 programs on the xdp switch.",
-    help="P4 programs on the xdp switch.",
+    short_help="P4 programs on their targets.",
+    help="P4 programs on their targets.",
     lazy={
+        "resources": Lazy("duet_p4.hmux.cli:resources", "What hmux_tna.p4 takes of a Tofino."),
         "stf": Lazy("duet_p4.xdp_switch.stf.cli:stf", "Run a folder of STF tests, such as p4c's own."),
     },
 )

@@ -20,7 +20,7 @@
 #include <tna.p4>
 #endif
 #include "tna/parser.p4"
-#include "include/packet_io.p4"
+#include "tna/flow_hash.p4"
 #include "include/admission.p4"
 #include "include/vips.p4"
 #include "include/ecmp.p4"
@@ -34,7 +34,6 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
                     in ingress_intrinsic_metadata_from_parser_t ig_prsr_md,
                     inout ingress_intrinsic_metadata_for_deparser_t ig_dprsr_md,
                     inout ingress_intrinsic_metadata_for_tm_t ig_tm_md) {
-    PacketOut() from_cpu;
     Admission() admission;
     FlowHash() flow_hash;
     Vips() vips;
@@ -43,18 +42,18 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
     Routing() routing;
 
     apply {
-        from_cpu.apply(hdr, TARGET);
-        SEND(DROP_PORT);
-        hdr.bridge.ingress_port = INGRESS_PORT;
-        admission.apply(hdr, meta, TARGET);
-        flow_hash.apply(meta);
-        vips.apply(hdr, meta, TARGET);
-        ecmp.apply(hdr, meta, TARGET);
-        tunneling.apply(hdr, meta, TARGET);
-        routing.apply(hdr, meta, TARGET);
-        hdr.bridge.mtu = meta.mtu;
-        hdr.bridge.made_outer = meta.made_outer;
-        hdr.bridge.is_for_group = meta.is_for_group;
+        if (hdr.packet_out.isValid()) {
+            SEND_AS_IT_IS(hdr.packet_out.egress_port);
+        } else {
+            SEND(DROP_PORT);
+            hdr.bridge.ingress_port = INGRESS_PORT;
+            admission.apply(hdr, meta, TARGET);
+            flow_hash.apply(meta);
+            vips.apply(hdr, meta, TARGET);
+            ecmp.apply(hdr, meta, TARGET);
+            tunneling.apply(hdr, meta, TARGET);
+            routing.apply(hdr, meta, TARGET);
+        }
     }
 }
 
@@ -67,9 +66,6 @@ control HmuxEgress(inout headers_t hdr, inout metadata_t meta,
     Verdict() verdict;
 
     apply {
-        meta.is_for_group = hdr.bridge.is_for_group;
-        meta.made_outer = hdr.bridge.made_outer;
-        meta.mtu = hdr.bridge.mtu;
         if (hdr.bridge.is_punted == 0) {
             hop.apply(hdr, meta);
         }

@@ -81,6 +81,8 @@ control Admission(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS)
         size = SOURCE_TABLE_SIZE;
     }
 
+    DIFFERENCE(mac_difference, hdr.ethernet.dst_addr, port_mac)
+
     apply {
         port_mac = 0;
         is_guarded = 0;
@@ -97,12 +99,13 @@ control Admission(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS)
         lengths.apply(hdr, meta, TARGET);
         switch_table.apply();
         port_table.apply();
-        if (hdr.ethernet.dst_addr != port_mac) {
+        PREPARE_DIFFERENCE(mac_difference);
+        if (DIFFERS(mac_difference, hdr.ethernet.dst_addr, port_mac)) {
             // What is for a group may be for the CPU (hop.p4 drops the rest), what is for another is not.
             if (hdr.ethernet.dst_addr[40:40] == 0) {
                 DROP(DROP_FOREIGN_MAC);
             }
-            meta.is_for_group = 1;
+            IS_FOR_GROUP = 1;
         }
         if (is_tunnel_free == 1 && hdr.outer_ipv4.isValid()) {
             DROP(DROP_HOST_TUNNEL);

@@ -9,6 +9,7 @@
 control Ecmp(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     TipHash() tip_hash;
     bit<32> hash_value;
+    PICK_STEPS(meta.slot, hash_value)
 
     action set_tunnel(tunnel_t tunnel) { meta.tunnel = tunnel; }
     action empty_slot() { DROP(DROP_EMPTY_SLOT); }

@@ -8,7 +8,7 @@
 control Decrement(inout bit<8> ttl, inout bit<16> checksum) {
     apply {
         ttl = ttl - 1;
-        if (checksum >= 0xfeff) {
+        if (CARRIES(checksum)) {
             checksum = checksum + 0x0101;
         } else {
             checksum = checksum + 0x0100;
@@ -20,8 +20,8 @@ control Hop(inout headers_t hdr, inout metadata_t meta) {
     Decrement() decrement;
     Decrement() decrement_outer;
     bit<16> room;
-    EXCESS_VARIABLE(excess)
-    EXCESS_VARIABLE(outer_excess)
+    EXCESS(excess, hdr.ipv4.total_len, room)
+    EXCESS(outer_excess, hdr.outer_ipv4.total_len, MTU)
 
     action refuse(bit<8> type, bit<8> code, bit<16> mtu, drop_reason_t reason) {
         meta.refused = 1;
@@ -32,19 +32,19 @@ control Hop(inout headers_t hdr, inout metadata_t meta) {
     }
 
     apply {
-        room = meta.mtu;
+        room = MTU;
         if (hdr.outer_ipv4.isValid()) {
             room = room - IPV4_LENGTH;
         }
-        PREPARE_EXCEEDS(excess, hdr.ipv4.total_len, room);
-        PREPARE_EXCEEDS(outer_excess, hdr.outer_ipv4.total_len, meta.mtu);
-        if (meta.is_for_group == 1) {
+        PREPARE_EXCESS(excess);
+        PREPARE_EXCESS(outer_excess);
+        if (IS_FOR_GROUP == 1) {
             refuse(NO_ANSWER, 0, 0, DROP_FOREIGN_MAC);
-        } else if (hdr.outer_ipv4.isValid() && meta.made_outer == 0) {
+        } else if (hdr.outer_ipv4.isValid() && MADE_OUTER == 0) {
             // In transit through a tunnel. What is too big for it is the client's to know.
             if (hdr.outer_ipv4.ttl <= 1) {
                 refuse(NO_ANSWER, 0, 0, DROP_TTL_EXPIRED);
-            } else if (EXCEEDS(outer_excess, hdr.outer_ipv4.total_len, meta.mtu)) {
+            } else if (EXCEEDS(outer_excess, hdr.outer_ipv4.total_len, MTU)) {
                 refuse(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, room, DROP_TOO_BIG);
             } else {
                 decrement_outer.apply(hdr.outer_ipv4.ttl, hdr.outer_ipv4.checksum);

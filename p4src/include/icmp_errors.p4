@@ -34,7 +34,7 @@ control IcmpErrors(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS
         hdr.outer_ipv4.protocol = PROTOCOL_ICMP;
         hdr.outer_ipv4.src_addr = meta.loopback;
         hdr.outer_ipv4.dst_addr = hdr.ipv4.src_addr;
-        meta.made_outer = 1;
+        MADE_OUTER = 1;
 
         hdr.icmp_error.setValid();
         hdr.icmp_error.type = meta.refusal_type;

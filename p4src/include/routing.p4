@@ -9,6 +9,7 @@
 control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     Mix() mix;
     bit<32> hash_value;
+    PICK_STEPS(meta.nexthop_slot, hash_value)
 
     action no_route() { DROP(DROP_NO_ROUTE); }
     action blackhole() { DROP(DROP_BLACKHOLE); }
@@ -70,7 +71,7 @@ control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
         meta.my_mac = hdr.ethernet.dst_addr;
         hdr.ethernet.src_addr = src_addr;
         hdr.ethernet.dst_addr = dst_addr;
-        meta.mtu = mtu;
+        MTU = mtu;
         SEND(port);
     }
 
@@ -91,7 +92,9 @@ control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
         nexthop_group_table.apply();
         FINISH_PICK(meta.nexthop_slot, hash_value);
         nexthop_slot_table.apply();
-        nexthop_table.apply();
+        if (GOES_ON) {
+            nexthop_table.apply();
+        }
     }
 }
 

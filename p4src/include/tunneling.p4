@@ -28,7 +28,7 @@ control Tunneling(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS)
         hdr.outer_ipv4.src_addr = meta.loopback;
         hdr.outer_ipv4.dst_addr = dst_addr;
         meta.dst_addr = dst_addr;
-        meta.made_outer = 1;
+        MADE_OUTER = 1;
     }
     action encapsulate(ipv4_t dst_addr) {
         COUNT(tunneling_counter);

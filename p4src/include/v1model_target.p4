@@ -19,6 +19,11 @@ const bit<16> ETHERNET_LENGTH = 14;
 
 #include "headers.p4"
 
+// What the hop of hop.p4 knows of the way the packet took, which is elsewhere in ingress.
+#define IS_FOR_GROUP meta.is_for_group
+#define MADE_OUTER meta.made_outer
+#define MTU meta.mtu
+
 #define INGRESS_PORT standard_metadata.ingress_port
 #define PARSER_FAILED standard_metadata.parser_error != error.NoError
 #define CHECKSUM_FAILED standard_metadata.checksum_error == 1
@@ -50,26 +55,22 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 #define DIRECT_COUNTER(counter) direct_counter(CounterType.packets_and_bytes) counter
 #define COUNT(counter)
 
-#define EXCESS_VARIABLE(excess)
-#define PREPARE_EXCEEDS(excess, value, limit)
-#define EXCEEDS(excess, value, limit) (value) > (limit)
+// Comparisons of two fields, which take steps elsewhere: they are declared with the tables, and prepared first.
+#define EXCESS(name, value, limit)
+#define PREPARE_EXCESS(name)
+#define EXCEEDS(name, value, limit) (value) > (limit)
+#define DIFFERENCE(name, one, other)
+#define PREPARE_DIFFERENCE(name)
+#define DIFFERS(name, one, other) (one) != (other)
+#define CARRIES(checksum) checksum >= 0xfeff
 
-// What hash units compute elsewhere: XORs of slices.
-#define LINEAR(result, expression) result = expression
-#define ROTATE(result, value, left, right) result = value << left | value >> right
-
-action fold(inout bit<32> value) {
-    value = value ^ (value >> 16);
-    value = value ^ (value >> 9);
-    value = value ^ (value >> 5);
-}
-
-#define CRC32_UNIT(unit)
-#define CRC32(result, unit, ...) hash(result, HashAlgorithm.crc32, 32w0, { __VA_ARGS__ }, 64w0x100000000)
+// A packet that is done with has left the program.
+#define GOES_ON true
 
 // first + hash_value mod count.
 #define PICK_SLOT(slot, hash_value, first, count) \
     hash(slot, HashAlgorithm.identity, first, { hash_value }, count)
+#define PICK_STEPS(slot, hash_value)
 #define FINISH_PICK(slot, hash_value)
 
 // Whether a header says that there is more than the frame, or the tunnel, holds.
@@ -110,7 +111,7 @@ control HmuxVerifyChecksum(inout headers_t hdr, inout metadata_t meta) {
 // (hop.p4), so that an error which was there before stays visible to the receiver.
 control HmuxComputeChecksum(inout headers_t hdr, inout metadata_t meta) {
     apply {
-        update_checksum(meta.made_outer == 1,
+        update_checksum(MADE_OUTER == 1,
             { hdr.outer_ipv4.version, hdr.outer_ipv4.ihl, hdr.outer_ipv4.tos, hdr.outer_ipv4.total_len,
               hdr.outer_ipv4.identification, hdr.outer_ipv4.reserved, hdr.outer_ipv4.dont_fragment,
               hdr.outer_ipv4.more_fragments, hdr.outer_ipv4.fragment_offset, hdr.outer_ipv4.ttl,

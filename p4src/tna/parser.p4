@@ -205,7 +205,7 @@ control HmuxIngressDeparser(packet_out packet, inout headers_t hdr, in metadata_
     Checksum() outer_checksum;
 
     apply {
-        if (meta.made_outer == 1) {
+        if (MADE_OUTER == 1) {
             hdr.outer_ipv4.checksum = outer_checksum.update({
                 hdr.outer_ipv4.version, hdr.outer_ipv4.ihl, hdr.outer_ipv4.tos, hdr.outer_ipv4.total_len,
                 hdr.outer_ipv4.identification, hdr.outer_ipv4.reserved, hdr.outer_ipv4.dont_fragment,

@@ -8,6 +8,7 @@
 
 #include "../include/drop_reasons.p4"
 #include "../include/types.p4"
+#include "steps.p4"
 
 // Device ports: the PCIe port to the CPU, and an internal port, of pipe 0, for what ingress gives no other port.
 #if __TARGET_TOFINO__ == 2
@@ -59,9 +60,14 @@ header bridge_t {
     bit<1> has_options; \
     bool checksum_error;          /* Of the header in `ipv4`, if it has no options. */ \
     bool outer_checksum_error; \
+    bit<32> tip_hash; \
     slot_count_t slot_mask;
 
 #include "../include/headers.p4"
+
+#define IS_FOR_GROUP hdr.bridge.is_for_group
+#define MADE_OUTER hdr.bridge.made_outer
+#define MTU hdr.bridge.mtu
 
 #define INGRESS_PORT ig_intr_md.ingress_port
 #define PARSER_FAILED ig_prsr_md.parser_err != 0 || meta.is_malformed == 1
@@ -82,51 +88,54 @@ header bridge_t {
 
 #define PUNT() \
     hdr.bridge.is_punted = 1; \
-    SEND(CPU_PORT); \
-    exit
+    SEND(CPU_PORT)
+
+// A packet for the CPU goes through the tables that are left: it may not find a port in the last of them.
+#define GOES_ON hdr.bridge.is_punted == 0
 
 #define DIRECT_COUNTER(counter) DirectCounter<bit<64>>(CounterType_t.PACKETS_AND_BYTES) counter
 #define COUNT(counter) counter.count()
 
 // Two fields are compared by what their difference leaves.
-#define EXCESS_VARIABLE(excess) bit<16> excess;
-#define PREPARE_EXCEEDS(excess, value, limit) excess = (value) |-| (limit)
-#define EXCEEDS(excess, value, limit) excess != 0
-
-// XORs of slices take one hash unit, however many they are.
-#define LINEAR(result, expression) @in_hash { result = expression; }
-#define ROTATE(result, value, left, right) @in_hash { result = value[right - 1:0] ++ value[31:right]; }
-
-// The three steps of v1model's `fold`, multiplied out.
-action fold(inout bit<32> value) {
-    @in_hash {
-        value = value ^ (5w0 ++ value[31:5]) ^ (9w0 ++ value[31:9]) ^ (14w0 ++ value[31:14]) ^ (16w0 ++ value[31:16])
-            ^ (21w0 ++ value[31:21]) ^ (25w0 ++ value[31:25]) ^ (30w0 ++ value[31:30]);
-    }
-}
-
-#define CRC32_UNIT(unit) Hash<bit<32>>(HashAlgorithm_t.CRC32) unit;
-#define CRC32(result, unit, ...) result = unit.get({ __VA_ARGS__ })
+#define EXCESS(name, value, limit) \
+    bit<16> name; \
+    STEP(name##_step) name = (value) |-| (limit); END_STEP(name##_step)
+#define PREPARE_EXCESS(name) DO(name##_step)
+#define EXCEEDS(name, value, limit) name != 0
+#define DIFFERENCE(name, one, other) \
+    bit<32> name; \
+    bit<32> name##_high; \
+    STEP(name##_step) \
+        name = one[31:0] ^ other[31:0]; \
+        name##_high = (bit<32>)(one[47:32] ^ other[47:32]); \
+    END_STEP(name##_step) \
+    STEP(name##_join) name = name | name##_high; END_STEP(name##_join)
+#define PREPARE_DIFFERENCE(name) DO(name##_step); DO(name##_join)
+#define DIFFERS(name, one, other) name != 0
+#define CARRIES(checksum) checksum[15:8] == 0xff || checksum == 0xfeff
 
 // No division: the control plane gives every group a power of two of slots, so that a mask does what a modulo does.
 #define PICK_SLOT(slot, hash_value, first, count) \
     slot = first; \
     meta.slot_mask = count - 1
-#define FINISH_PICK(slot, hash_value) \
-    meta.slot_mask = meta.slot_mask & hash_value[12:0]; \
-    slot = slot + meta.slot_mask[11:0]
+#define PICK_STEPS(slot, hash_value) \
+    STEP(mask_hash) meta.slot_mask = meta.slot_mask & hash_value[12:0]; END_STEP(mask_hash) \
+    STEP(add_first) slot = slot + meta.slot_mask[11:0]; END_STEP(add_first)
+#define FINISH_PICK(slot, hash_value) DO(mask_hash); DO(add_first)
 
 // Whether a header says that there is more than the tunnel holds. How long the frame is only egress knows.
 control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     bit<16> least;
     bit<16> excess;
+    STEP(take_least) least = hdr.ipv4.total_len |+| IPV4_LENGTH; END_STEP(take_least)
+    STEP(take_excess) excess = least |-| hdr.outer_ipv4.total_len; END_STEP(take_excess)
 
     apply {
-        if (hdr.ipv4.total_len < IPV4_LENGTH) {
+        if (hdr.ipv4.total_len[15:5] == 0 && (hdr.ipv4.total_len[4:4] == 0 || hdr.ipv4.total_len[3:2] == 0)) {
             DROP(DROP_MALFORMED);
         } else if (hdr.outer_ipv4.isValid()) {
-            least = hdr.ipv4.total_len |+| IPV4_LENGTH;
-            excess = least |-| hdr.outer_ipv4.total_len;
+            DO(take_least);
+            DO(take_excess);
             if (excess != 0) {
                 DROP(DROP_MALFORMED);
             }

@@ -39,6 +39,7 @@ control Verdict(inout headers_t hdr, inout metadata_t meta,
         }
         actions = { drop; @defaultonly NoAction; }
         const default_action = NoAction;
+        size = 32;
         const entries = {
             (1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_MALFORMED);
             (_, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_ETHER_TYPE);
@@ -65,12 +66,14 @@ control Verdict(inout headers_t hdr, inout metadata_t meta,
         }
     }
 
+    STEP(clear) hdr.packet_in.padding = 0; END_STEP(clear)
+    STEP(give_port) hdr.packet_in.setValid(); hdr.packet_in.ingress_port = hdr.bridge.ingress_port; END_STEP(give_port)
+
     apply {
+        clear.apply();
         verdict_table.apply();
         if (hdr.bridge.is_punted == 1) {
-            hdr.packet_in.setValid();
-            hdr.packet_in.ingress_port = hdr.bridge.ingress_port;
-            hdr.packet_in.padding = 0;
+            give_port.apply();
         }
     }
 }

@@ -1,0 +1,75 @@
+// The flow hashes in Tofino's steps: the twin of flow_hash.p4, whose numbers these are. A hash unit computes any XOR of
+// slices at once, so `fold` is multiplied out, and the hash of TIPs is made beside that of VIPs, not after it.
+#ifndef FLOW_HASH_P4
+#define FLOW_HASH_P4
+
+#include "target.p4"
+
+#define FOLDED(value) (value ^ (5w0 ++ value[31:5]) ^ (9w0 ++ value[31:9]) ^ (14w0 ++ value[31:14]) \
+    ^ (16w0 ++ value[31:16]) ^ (21w0 ++ value[31:21]) ^ (25w0 ++ value[31:25]) ^ (30w0 ++ value[31:30]))
+#define ROTATED(value, left) (value[31 - left:0] ++ value[31:32 - left])
+
+// A second use of a hash, independent of the first.
+control Mix(inout bit<32> value, in bit<32> seed) {
+    bit<32> rotated;
+    bit<32> seeded;
+    bit<32> sum;
+
+    STEP(give_seed) seeded = value ^ seed; END_STEP(give_seed)
+    STEP(rotate) @in_hash { rotated = ROTATED(value, 13) ^ ROTATED(seed, 13); } END_STEP(rotate)
+    STEP(add) sum = seeded + rotated; END_STEP(add)
+    STEP(end) @in_hash { value = FOLDED(sum) ^ FOLDED(seed); } END_STEP(end)
+
+    apply {
+        DO(give_seed);
+        DO(rotate);
+        DO(add);
+        DO(end);
+    }
+}
+
+// Picks a VIP's slot, or a TIP's.
+control FlowHash(inout metadata_t meta) {
+    Hash<bit<32>>(HashAlgorithm_t.CRC32) crc32;
+    bit<32> sum;
+    bit<32> tip_rotated;
+    bit<32> tip_seeded;
+    bit<32> tip_sum;
+
+    STEP(digest)
+        meta.flow_crc = crc32.get({ meta.flow.src_addr, meta.flow.dst_addr, meta.flow.protocol, meta.flow.src_port,
+                                    meta.flow.dst_port });
+    END_STEP(digest)
+    STEP(words)
+        @in_hash {
+            meta.flow_words = meta.flow.src_addr ^ meta.flow.dst_addr ^ (meta.flow.src_port ++ meta.flow.dst_port);
+        }
+    END_STEP(words)
+    STEP(give_seed) @in_hash { tip_seeded = meta.flow_crc ^ meta.flow_key ^ TIP_SEED; } END_STEP(give_seed)
+    STEP(rotate) @in_hash { tip_rotated = ROTATED(meta.flow_words, 11); } END_STEP(rotate)
+    STEP(give_key) meta.flow_crc = meta.flow_crc ^ meta.flow_key; END_STEP(give_key)
+    STEP(add) sum = meta.flow_crc + meta.flow_words; END_STEP(add)
+    STEP(add_tip) tip_sum = tip_seeded + tip_rotated; END_STEP(add_tip)
+    STEP(end) @in_hash { meta.flow_hash = FOLDED(sum); } END_STEP(end)
+    STEP(end_tip) @in_hash { meta.tip_hash = FOLDED(tip_sum); } END_STEP(end_tip)
+
+    apply {
+        DO(digest);
+        DO(words);
+        DO(give_seed);
+        DO(rotate);
+        DO(give_key);
+        DO(add);
+        DO(add_tip);
+        DO(end);
+        DO(end_tip);
+    }
+}
+
+control TipHash(in metadata_t meta, out bit<32> hash_value) {
+    apply {
+        hash_value = meta.tip_hash;
+    }
+}
+
+#endif
