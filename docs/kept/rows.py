@@ -265,7 +265,8 @@ def _connections(data: dict[str, Any]) -> Row:
     return Row(
         f"{what} broken",
         f", of {data['connections']:,}{more or ','} by a migration, a DIP removed, a DIP added, an SMux and "
-        "a switch failed and back; of as many behind TIPs, as DIPs join, leave and join again (a DIP that is removed takes "
+        "a switch failed and back; of as many behind TIPs, as DIPs join, leave and join again (a DIP that is "
+        "removed takes "
         f"its own along: {left} in all)",
         "",
         told or "0 in each",
