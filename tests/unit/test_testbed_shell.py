@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 from fastapi import FastAPI
 
 from controller.cli import complete as controller_complete
 from duet_p4.rest.server import serve_local
+from mininet_topos.cli import main
 from mininet_topos.testbed import complete
 from mininet_topos.testbed import folder as folder_module
 from mininet_topos.testbed import shell as shell_module
@@ -20,6 +23,8 @@ from mininet_topos.testbed.folder import Folder
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Answer
 from mininet_topos.testbed.shell import Shell
+
+ROOT = Path(__file__).parents[2]
 
 
 def controller() -> FastAPI:
@@ -106,3 +111,23 @@ def test_what_may_follow_is_offered(shell: Shell, line: str, offered: list[str])
     begin = line.rindex(" ") + 1
     command = line.split()[0]
     assert getattr(shell, f"complete_{command}")(line[begin:], line, begin, len(line)) == offered
+
+
+def test_the_page_does_the_same_things_by_the_same_names(shell: Shell) -> None:
+    """Verbs of the page's buttons and of the testbed's service are commands of the shell."""
+    root = click.Context(main)
+    vip, testbed = (main.get_command(root, name) for name in ("vip", "testbed"))
+    assert isinstance(vip, click.Group) and isinstance(testbed, click.Group)
+    views = "".join(path.read_text() for path in sorted((ROOT / "web" / "src").rglob("*.tsx")))
+    for verb in {*vip.list_commands(root)} - {"list", "show"}:
+        assert re.search(rf"[\s\"`>]{verb.capitalize()}\b", views), f"no button says {verb.capitalize()}"
+    services = [
+        path.read_text() for path in sorted((ROOT / "mininet_topos" / "testbed" / "web").glob("*.py"))
+    ]
+    paths = re.findall(r'@api\.(?:get|post)\(\s*"([^"]+)"', "".join(services))
+    verbs = {next(word for word in reversed(path.split("/")) if not word.startswith("{")) for path in paths}
+    told = {verb.removesuffix("s") if verb not in ("logs", "status") else verb for verb in verbs}
+    # What is only looked at, and the keys of a shell.
+    told -= {"layout", "source", "summary", "file", "input", "output", "size"}
+    assert told <= {*main.list_commands(root), *testbed.list_commands(root)}
+    assert {*main.list_commands(root)} <= {*shell.commands}
