@@ -45,7 +45,7 @@ const dotted = (value: number) => [24, 16, 8, 0].map((shift) => (value >>> shift
 export function shown(name: string, value: string | null): string {
   if (value === null) return "–";
   const digits = value.length - 2;
-  if (digits === 8 && /addr|dst|src|dip|vip|tunnel|loopback|_mux/.test(name)) return dotted(parseInt(value, 16));
+  if (digits === 8 && /addr|dst|src|dip|vip|tunnel|loopback|_mux/.test(name) && !/hash/.test(name)) return dotted(parseInt(value, 16));
   if (digits === 12) return value.slice(2).match(/../g)!.join(":");
   if (digits > 12) return value;
   const number = parseInt(value, 16);
@@ -98,7 +98,8 @@ export function picksOf(trace: PacketTrace): Value[] {
   for (const step of trace.steps) {
     const values = [
       ...step.changes.filter((one) => one.after !== null).map((one) => ({ name: shortName(one.field), value: one.after!, width: one.width })),
-      ...(step.kind === "work" ? step.arguments : []),
+      // In an SMux and a server, the arguments of what is not an action of P4 are what was found or worked out.
+      ...(step.action === null ? step.arguments : []),
     ];
     for (const value of values) if (/hash|slot/.test(value.name)) found.set(value.name, value);
   }

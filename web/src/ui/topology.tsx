@@ -53,12 +53,7 @@ export function Topology({ inventory, layout, picture, selected, highlight }: Pr
       aria-label="The network: Cores, containers of Aggs and ToRs, and their hosts"
     >
       {drawing.containers.map((box) => (
-        <g key={box.number}>
-          <rect class="container" x={box.x} y={box.y} width={box.width} height={box.height} rx={10} />
-          <text class="caption" x={box.x + 12} y={box.y + 19}>
-            Container {box.number}
-          </text>
-        </g>
+        <rect key={box.number} class="container" x={box.x} y={box.y} width={box.width} height={box.height} rx={10} />
       ))}
       <g>
         {drawing.edges.map(([one, other]) => (
@@ -74,6 +69,11 @@ export function Topology({ inventory, layout, picture, selected, highlight }: Pr
           />
         ))}
       </g>
+      {drawing.containers.map((box) => (
+        <text key={box.number} class="caption" x={box.x + 12} y={box.y + 19}>
+          Container {box.number}
+        </text>
+      ))}
       {[...drawing.places.values()].map((place) => (
         <NodeMark
           key={place.name}

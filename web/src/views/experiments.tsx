@@ -215,6 +215,9 @@ function Outcome({ experiment }: { experiment: Experiment }) {
   );
 }
 
+/** From how many characters on a text may break anywhere. */
+const LONG = 40;
+
 /** Anything that JSON can say: rows of the same fields as a table, the rest by name. */
 function Values({ value }: { value: unknown }) {
   if (Array.isArray(value)) {
@@ -235,9 +238,14 @@ function Values({ value }: { value: unknown }) {
           <tbody>
             {rows.map((row, n) => (
               <tr key={n}>
-                {names.map((one) => (
-                  <td key={one}>{plain((row as Record<string, unknown>)[one])}</td>
-                ))}
+                {names.map((one) => {
+                  const said = plain((row as Record<string, unknown>)[one]);
+                  return (
+                    <td key={one} class={String(said).length > LONG ? "long" : ""}>
+                      {said}
+                    </td>
+                  );
+                })}
               </tr>
             ))}
           </tbody>
@@ -265,5 +273,9 @@ function plain(value: unknown): string {
   if (value === null || value === undefined || value === "") return "–";
   if (typeof value === "number") return Number.isInteger(value) ? count(value) : value.toLocaleString("en", { maximumSignificantDigits: 4 });
   if (typeof value === "boolean") return value ? "yes" : "no";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (Array.isArray(value)) return value.slice(0, 60).map(plain).join(", ");
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value)
+    .map(([one, inner]) => `${one.replaceAll("_", " ")} ${plain(inner)}`)
+    .join(", ");
 }
