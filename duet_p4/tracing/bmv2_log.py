@@ -152,6 +152,7 @@ class Reader:
     def trace(self, passage: Passage, frame: bytes) -> PacketTrace:
         """Return the trace of a packet that came in as `frame`."""
         told = _Told(self._program, frame)
+        began, ended = _monotonic_ns(passage.began_at, passage.ended_at)
         for text in passage.messages:
             self._read(told, text)
         verdict = "dropped" if passage.dropped else "sent" if passage.egress is not None else "lost"
@@ -164,8 +165,8 @@ class Reader:
             "lost": (),
         }
         return PacketTrace(
-            began_ns=_monotonic_ns(passage.began_at),
-            ended_ns=_monotonic_ns(passage.ended_at),
+            began_ns=began,
+            ended_ns=ended,
             ingress=str(passage.port),
             frame=frame[:BYTES_KEPT].hex(),
             length=len(frame),
@@ -352,9 +353,9 @@ def _wanted(told: str, key: ir.KeyField) -> str:
     return hexadecimal(int(value, 16), key.width) + (f"/{length}" if length else "")
 
 
-def _monotonic_ns(at: float) -> int:
-    """Return a time of the day, of the last 24 hours, by the machine's monotonic clock."""
-    now = time.time()
+def _monotonic_ns(*moments: float) -> list[int]:
+    """Return times of the day, of the last 24 hours, by the machine's monotonic clock."""
+    monotonic, now = time.monotonic_ns(), time.time()
     local = time.localtime(now)
     today = local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec + now % 1
-    return time.monotonic_ns() - round((today - at) % 86_400 * 1e9)
+    return [monotonic - round((today - at) % 86_400 * 1e9) for at in moments]
