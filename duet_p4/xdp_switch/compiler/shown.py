@@ -25,6 +25,8 @@ def wanted(value: FieldValue, key: ir.KeyField) -> str:
     if isinstance(value, int):
         return hexadecimal(value, key.width)
     first, second = value
+    if key.kind == "ternary" and not second:
+        return "any"
     if key.kind == "lpm":
         return f"{hexadecimal(first, key.width)}/{second}"
     between = " .. " if key.kind == "range" else " &&& "
