@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from duet_p4.xdp_switch.dataplane import Call, MatchValues, NoRoomError
+from duet_p4.xdp_switch.dataplane import Call, MatchValues, NoRoomError, UnsupportedError
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from tests.integration.xdp_switch import programs
 from tests.integration.xdp_switch.programs import Json
@@ -201,3 +201,33 @@ def test_counters_can_be_written_and_restart_with_a_new_entry() -> None:
         for value in range(SIZE):
             pipeline.insert("tested", (value,), 0, Call("found", (1, 0)))
         assert pipeline.read_direct("tested", [((value,), 0) for value in range(SIZE)]) == [(0, 0)] * SIZE
+
+
+def stated(masks: int) -> Json:
+    """A program that states an entry under each of so many masks."""
+    changed = document([("a", "ternary"), ("e", "ternary")], "ternary")
+    table = changed["pipelines"][0]["tables"][-1]
+    table["max_size"] = 100
+    table["entries"] = [
+        {
+            "match_key": [
+                {"match_type": "ternary", "key": "0x0", "mask": "0x0"},
+                {"match_type": "ternary", "key": hex(1 << number), "mask": hex(1 << number)},
+            ],
+            "action_entry": {"action_id": 2, "action_data": [hex(number), "0x0"]},
+            "priority": number + 1,
+        }
+        for number in range(masks)
+    ]
+    return changed
+
+
+def test_const_entries_may_have_64_masks_and_more_are_refused() -> None:
+    with programs.running(stated(64)) as pipeline:
+        frame = programs.pack(INPUTS, {"e": 1 << 63}) + bytes(9)
+        assert programs.unpack(OUTPUTS, pipeline.replay(frame, 1)[0][1])["number"] == 63
+    with (
+        pytest.raises(UnsupportedError, match=r"the const entries of tested: .* 64 different masks"),
+        programs.running(stated(65)),
+    ):
+        pass

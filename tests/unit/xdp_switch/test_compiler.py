@@ -259,6 +259,19 @@ def test_a_direct_counter_of_a_table_without_keys_counts_nothing() -> None:
     build(compile_program(json.dumps(changed).encode(), 1))
 
 
+def test_what_is_read_for_nobody_takes_no_index_either() -> None:
+    """A register's cell, read into metadata that nothing reads, by an index that nothing else reads."""
+    changed = document()
+    scalars = next(h for h in changed["header_types"] if h["name"].startswith("scalars"))
+    scalars["fields"][:0] = [["for_nobody", 8, False], ["index", 32, False]]
+    changed["register_arrays"].append({"name": "cells", "id": 0, "size": 4, "bitwidth": 8})
+    target, index = ({"type": "field", "value": ["scalars", name]} for name in ("for_nobody", "index"))
+    cells = {"type": "register_array", "value": "cells"}
+    first_action(changed, primitive("register_read", target, cells, index))
+    first_action(changed, primitive("assign", index, {"type": "hexstr", "value": "0x2"}))
+    assert compile_program(json.dumps(changed).encode(), 1).source
+
+
 def test_the_docs_show_c_that_is_emitted() -> None:
     page = (ROOT / "docs" / "xdp.md").read_text()
     shown = page.split("```c\n")[1].split("```")[0].strip()
