@@ -42,20 +42,20 @@ KNOWN = {
     r"^HmuxIngress\.icmp_errors\.make_error: without .*(more_fragments|fragment_offset) = 0": (
         "only a tunnel that is no fragment is taken for one"
     ),
-    r"^admission85: without (port_mac|is_guarded|is_tunnel_free) = 0": "metadata starts as 0",
+    r"^admission87: without (port_mac|is_guarded|is_tunnel_free) = 0": "metadata starts as 0",
     r"^parse_ipv4: without 0x05000000(06|11) ": "parse_l4 goes to parse_ports for these too",
-    r"^v1model_target\.p4:119: without icmp_error\.identifier": "it is 0 in every error made here",
+    r"^v1model_target\.p4:120: without icmp_error\.identifier": "it is 0 in every error made here",
     r"^parse_(ipv4|tunneled): 0x7 is 0x6$": "any parser error is as good as another",
     r"^parse_(ipv4|tunneled): 0x5 is 0x4$": "a header of four words runs out of options: malformed, too",
     r"^parse_portless: 0xffff is 0xfffe$": "the select does not look at the lowest bit",
     r"^parse_icmp_error: 0xffff is 0xfffe$": "35 is as short as 34",
     r"^parse_quoted_icmp: 0xffffffffffffffff is": "the select looks at the highest bits",
-    r"^admission\.p4:85: 0x0 is 0x1$": "each port's action sets port_mac",
+    r"^admission\.p4:87: 0x0 is 0x1$": "each port's action sets port_mac",
     r"^icmp_errors\.p4:56: 0xffffffff is 0xfffffffe$": "the reason is DROP_TOO_BIG there, an even number",
     r"^hop\.p4:(29|30): 0x0 is 0x1$": "what is not answered needs no code and no MTU",
     r"^HmuxIngress\.hop\.refuse: without = (type|code|mtu)": "it sets 0, and metadata starts as 0",
     r"^icmp_errors\d+: without exit": "nothing follows it",
-    r"^flow_hash\.p4:27: 0x100000000 is 0x100000001$": "a CRC of 32 bits is below both",
+    r"^flow_hash\.p4:32: 0x100000000 is 0x100000001$": "a CRC of 32 bits is below both",
 }
 """Why what is left cannot be told from hmux.p4."""
 

@@ -91,11 +91,15 @@ def test_a_closed_terminal_and_kill_take_it_down(
         await asyncio.sleep(5)
 
     monkeypatch.setattr(operation, "operate", operate)
-    result = run()
+    before = signal.signal(number, signal.SIG_DFL)  # Under nohup, a hang-up is ignored.
+    try:
+        result = run()
+    finally:
+        found = signal.signal(number, before)
     assert result.exit_code == 128 + number
     assert "testbed 'dt' is down, nothing of it is left" in result.output
     assert not root.exists()
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert found is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("launched")
