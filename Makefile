@@ -9,13 +9,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo env PATH="$$PATH:/usr/sbin:/sbin" 
 TARGET ?= xdp
 SW ?= tor1
 
-MADE := .venv .venv-shell build results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+MADE := .venv .venv-shell build dist duet_p4/bpf/objects results .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
 REMOVE = sh -c 'rm -rf $(MADE) && find . -name __pycache__ -type d -prune -exec rm -rf {} +'
 
 .DEFAULT_GOAL := help
 # First root, then set-up.
 .NOTPARALLEL:
-.PHONY: help root setup testbed test ptf vectors stf fuzz p4fuzz p4 page journeys bench experiments simulate shell lint clean
+.PHONY: help root setup wheel testbed test ptf vectors stf fuzz p4fuzz p4 page journeys bench experiments simulate shell lint clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,11 @@ root:
 
 setup:  ## Install what is missing: system packages, a virtual environment, locked Python packages
 	@scripts/setup
+
+wheel: setup  ## Make a wheel, with eBPF objects for every machine, in dist/
+	@$(PYTHON) -m mininet_topos.shipped --any-machine
+	@rm -rf build/lib build/bdist.* dist
+	@$(PYTHON) -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w dist .
 
 testbed: root setup  ## Bring up the paper's testbed, check it, and open its shell (TARGET=xdp or bmv2)
 	@$(SUDO) $(DUET) testbed run --target $(TARGET)

@@ -51,6 +51,7 @@ from duet_p4.api.service import State as ServiceState
 from duet_p4.flow_hash import use_key
 from duet_p4.identity import Credentials, CredentialsError, Role
 from duet_p4.rest import problems
+from duet_p4.rest.access import ACTOR
 from duet_p4.rest.app import create_app
 from duet_p4.rest.client import RestClient, RestError
 from duet_p4.rest.server import serve, serve_local
@@ -251,6 +252,8 @@ class Controller:
 
     async def _reassign(self, engine: EngineClient, updater: Updater, events: EventLog) -> None:
         result = await engine.compute(AssignmentRequest(strategy=self.config.strategy))
+        # Nobody asked for it: the audit log names the controller.
+        ACTOR.set(None if self.credentials is None else self.credentials.identity)
         report = await updater.assign(
             Placement(address=p.address, switch=p.switch) for p in result.placements
         )

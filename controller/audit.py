@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from controller.events import EventLog
 from controller.records import VipRecord
+from duet_p4.identity import Role
 from duet_p4.model import Model
 from duet_p4.rest.access import ACTOR
 
 KIND = "stated"
 """The kind of these events; `duet events --audit` shows no others."""
+
+_PLACES = 100
+"""How many places an event of an assignment names; it counts all."""
 
 Value = str | int | bool | None
 Stated = Annotated[dict[str, Value], Field(max_length=32)]
@@ -45,7 +49,32 @@ class Audit:
             {key: value for key, value in after.items() if value != before.get(key)},
         )
 
-    def note(self, subject: str, revision: int, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    def moved(self, changes: Iterable[tuple[VipRecord, VipRecord]], revision: int) -> None:
+        """Note that an assignment moved VIPs or TIPs, from one switch (none: the SMuxes) to another."""
+        moves = [
+            (address, there, where)
+            for old, new in changes
+            for address, where in _places(new).items()
+            if (there := _places(old).get(address)) != where
+        ]
+        if moves:
+            told = moves[:_PLACES]
+            before = {address: there for address, there, _ in told}
+            after = {address: where for address, _, where in told}
+            self.note("assignment", revision, before, after, moved=len(moves))
+
+    def by_hand(
+        self, subject: str, revision: int, before: Mapping[str, Any], after: Mapping[str, Any]
+    ) -> None:
+        """Note what changed, if an operator did what monitoring does else."""
+        actor = ACTOR.get()
+        changed = {key: value for key, value in after.items() if value != before.get(key)}
+        if changed and (actor is None or actor.role is Role.OPERATOR):
+            self.note(subject, revision, {key: before.get(key) for key in changed}, changed)
+
+    def note(
+        self, subject: str, revision: int, before: Mapping[str, Any], after: Mapping[str, Any], **more: Any
+    ) -> None:
         """Note a change of whatever it was, made by who asks now."""
         actor = ACTOR.get()
         self._events.add(
@@ -55,7 +84,12 @@ class Audit:
             revision=revision,
             before=dict(before),
             after=dict(after),
+            **more,
         )
+
+
+def _places(record: VipRecord) -> dict[str, str | None]:
+    return {str(address): carried.home for address, carried in record.carried().items()}
 
 
 def _stated(record: VipRecord | None) -> dict[str, Any]:

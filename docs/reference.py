@@ -133,8 +133,11 @@ def security() -> str:
     text = (DOCS / "security.md").read_text()
     head, begin, rest_ = text.partition("<!-- attacks -->\n")
     _, end, tail = rest_.partition("<!-- /attacks -->\n")
-    rows = [f"| `{attack.name}` | {attack.tried} | {attack.defence} |" for attack in ATTACKS]
-    table = ["| attack | what is tried | what stops it |", "| --- | --- | --- |", *rows]
+    rows = []
+    for attack in ATTACKS:
+        module = attack.run.__module__.rpartition(".")[2]  # type: ignore[attr-defined]
+        rows.append(f"| `{attack.name}` | {attack.tried} | {attack.defence} | `{module}.py` |")
+    table = ["| attack | threat | defence | test |", "| --- | --- | --- | --- |", *rows]
     return head + begin + "\n".join(table) + "\n" + end + tail
 
 

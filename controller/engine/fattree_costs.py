@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.fattree_state import DOWN, UP, State, Sums, add_up, clear, look_into
 from controller.engine.topology import Floats, Ints
 
@@ -39,7 +39,7 @@ class Anywhere(NamedTuple):
     agg_at: NDArray[np.int64]
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def candidate_costs(
     shape: NDArray[np.int64],
     usable: Floats,
@@ -71,7 +71,7 @@ def candidate_costs(
     return smallest(costs)
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def busiest_anywhere(
     shape: NDArray[np.int64],
     low: float,
@@ -136,7 +136,7 @@ def busiest_anywhere(
     )  # fmt: skip
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def tor_costs(
     shape: NDArray[np.int64],
     low: float,
@@ -171,7 +171,7 @@ def tor_costs(
             costs[t] = value if value > costs[t] else costs[t]
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def agg_costs(
     shape: NDArray[np.int64],
     low: float,
@@ -213,7 +213,7 @@ def agg_costs(
             costs[K * T + k * A + a] = cost
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def core_costs(
     shape: NDArray[np.int64],
     low: float,
@@ -271,7 +271,7 @@ def core_costs(
                     own[c] = value if value > own[c] else own[c]
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def table_costs(need: NDArray[np.int64], entries: Floats, per_entry: Floats, costs: Floats) -> None:
     """Raise costs to how full the fullest of the tables that `need` touches would be."""
     for table in range(need.size):
@@ -281,7 +281,7 @@ def table_costs(need: NDArray[np.int64], entries: Floats, per_entry: Floats, cos
                 costs[s] = filled if filled > costs[s] else costs[s]
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def smallest(costs: Floats) -> float:
     """Return the smallest cost."""
     least = np.inf
@@ -290,7 +290,7 @@ def smallest(costs: Floats) -> float:
     return least
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def first_within(costs: Floats, limit: float, turn: int) -> int:
     """Return the first switch, counting round from `turn`, whose cost is at most `limit`; -1 for none."""
     for s in range(turn, costs.size):
@@ -302,7 +302,7 @@ def first_within(costs: Floats, limit: float, turn: int) -> int:
     return -1
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def leg_costs(
     shape: NDArray[np.int64], usable: Floats, state: Floats, origin: int, x: float, costs: Floats
 ) -> float:
@@ -322,7 +322,7 @@ def leg_costs(
     return least
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def agg_leg(
     shape: NDArray[np.int64],
     low: float,
@@ -374,7 +374,7 @@ def agg_leg(
                 costs[s] = max(costs[s], across, links.agg_top[UP, own, b] + x / T * low)
 
 
-@njit(cache=True, fastmath={"nnan", "nsz"})
+@kernel(fastmath={"nnan", "nsz"})
 def core_leg(
     shape: NDArray[np.int64],
     low: float,

@@ -7,15 +7,15 @@ would cost more than what it does. `top` is the busiest link touched: its utiliz
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.fattree_state import DOWN, UP, State, Sums, add_up, clear, look_into
 from controller.engine.paths import add_flow
 from controller.engine.topology import Floats, Ints
 
 
-@njit(cache=True)
+@kernel()
 def add_placement(
     shape: NDArray[np.int64],
     usable: Floats,
@@ -66,7 +66,7 @@ def add_placement(
     return int(top[1]), top[0]
 
 
-@njit(cache=True)
+@kernel()
 def share_for_tor(shape: NDArray[np.int64], sums: Sums, tor: int, per_core: Floats) -> None:
     """Spread a VIP on a ToR over all Cores; set `sums` to what the ToR itself sends and gets."""
     T, cores = shape[1], shape[2] * shape[3]  # noqa: N806
@@ -81,7 +81,7 @@ def share_for_tor(shape: NDArray[np.int64], sums: Sums, tor: int, per_core: Floa
                 per_core[way, k] = sums.box[way, k] / cores
 
 
-@njit(cache=True)
+@kernel()
 def share_for_agg(shape: NDArray[np.int64], sums: Sums, own: int, plane: int, per_core: Floats) -> None:
     """Spread the traffic of a VIP on an Agg over the Cores of its plane, the Internet's over all."""
     G = shape[3]  # noqa: N806
@@ -93,7 +93,7 @@ def share_for_agg(shape: NDArray[np.int64], sums: Sums, own: int, plane: int, pe
     per_core[DOWN, own] += sums.internet / (shape[2] * G)
 
 
-@njit(cache=True)
+@kernel()
 def share_for_core(shape: NDArray[np.int64], sums: Sums, plane: int, g: int, per_core: Floats) -> None:
     """Bring a VIP's traffic to its Core, and the Internet's from all other Cores by all containers."""
     K, cores = shape[0], shape[2] * shape[3]  # noqa: N806
@@ -104,7 +104,7 @@ def share_for_core(shape: NDArray[np.int64], sums: Sums, plane: int, g: int, per
         per_core[DOWN, k, plane, g] = sums.box[DOWN, k]
 
 
-@njit(cache=True)
+@kernel()
 def load_tors(
     shape: NDArray[np.int64],
     low: float,
@@ -142,7 +142,7 @@ def load_tors(
                     top[0], top[1] = value, (way * tors + t) * A + a
 
 
-@njit(cache=True)
+@kernel()
 def cross_over(
     shape: NDArray[np.int64],
     low: float,
@@ -174,7 +174,7 @@ def cross_over(
                 top[0], top[1] = value, (way * tors + t) * A + a
 
 
-@njit(cache=True)
+@kernel()
 def load_cores(
     shape: NDArray[np.int64],
     high: float,
@@ -204,7 +204,7 @@ def load_cores(
                 box_top[way, k] = max(box_top[way, k], plane_top[way, k, a])
 
 
-@njit(cache=True)
+@kernel()
 def add_entries(
     need: NDArray[np.int64], entries: Floats, per_entry: Floats, switch: int, sign: int
 ) -> tuple[float, int]:
@@ -217,7 +217,7 @@ def add_entries(
     return fullest, table
 
 
-@njit(cache=True)
+@kernel()
 def add_leg(
     start: Ints,
     order: Ints,

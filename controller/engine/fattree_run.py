@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from controller.engine.choices import (
@@ -22,6 +21,7 @@ from controller.engine.choices import (
     SmallestMru,
     preference,
 )
+from controller.engine.compiled import kernel
 from controller.engine.fattree_costs import candidate_costs, first_within, smallest
 from controller.engine.fattree_loads import add_placement
 from controller.engine.topology import Floats, Ints
@@ -31,7 +31,7 @@ LIGHTEST, DRAWN, PREFERRED, LISTED, LEAST_LOST = range(5)
 _NONE = np.zeros(0, np.int64)
 _NO_HASHES = np.zeros(0, np.uint64)
 _NO_DRAWS = np.random.default_rng(0)
-_preference = njit(cache=True)(preference)
+_preference = kernel()(preference)
 
 
 class How(NamedTuple):
@@ -75,7 +75,7 @@ def compiled(rule: KeepOrChoose) -> How | None:
     return None
 
 
-@njit(cache=True)
+@kernel()
 def place_rows(
     shape: NDArray[np.int64],
     usable: Floats,
@@ -163,7 +163,7 @@ def place_rows(
     return at, left, worst
 
 
-@njit(cache=True)
+@kernel()
 def chosen(
     how: How,
     row: int,
@@ -200,7 +200,7 @@ def chosen(
     return -1
 
 
-@njit(cache=True)
+@kernel()
 def preferred(name: np.uint64, costs: Floats, limit: float) -> int:
     """Choose as `choices.Preferred` does."""
     found, most = -1, np.uint64(0)
@@ -212,7 +212,7 @@ def preferred(name: np.uint64, costs: Floats, limit: float) -> int:
     return found
 
 
-@njit(cache=True)
+@kernel()
 def least_lost(
     how: How, costs: Floats, carried: Floats, traffic: float, turn: int, feasible: float, tie: float
 ) -> int:

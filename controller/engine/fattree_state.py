@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.ledger import TOUCHED
 from controller.engine.topology import Floats, Ints
 
@@ -55,7 +55,7 @@ def state_size(shape: NDArray[np.int64]) -> int:
     return links + 2 * containers * tors + 4 * containers * aggs + 2 * containers + aggs * cores
 
 
-@njit(cache=True)
+@kernel()
 def look_into(shape: NDArray[np.int64], state: Floats) -> State:
     """Return the parts of the array."""
     K, T, A, G = shape[0], shape[1], shape[2], shape[3]  # noqa: N806
@@ -76,7 +76,7 @@ def look_into(shape: NDArray[np.int64], state: Floats) -> State:
     )
 
 
-@njit(cache=True)
+@kernel()
 def refresh(shape: NDArray[np.int64], state: Floats) -> None:
     """Find all maxima anew, as is due after loads went down."""
     K, T, A, G = shape[0], shape[1], shape[2], shape[3]  # noqa: N806
@@ -96,7 +96,7 @@ def refresh(shape: NDArray[np.int64], state: Floats) -> None:
                 box_top[way, k] = max(box_top[way, k], plane_top[way, k, a])
 
 
-@njit(cache=True)
+@kernel()
 def add_up(
     shape: NDArray[np.int64],
     scratch: Floats,
@@ -132,7 +132,7 @@ def add_up(
     return Sums(scratch, box, total, internet, TOUCHED * (total[UP] + internet + total[DOWN]))
 
 
-@njit(cache=True)
+@kernel()
 def clear(sums: Sums, sources: Ints, dips: Ints) -> None:
     """Make the scratch of `add_up` zero again."""
     for i in range(sources.size):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.ledger import TOUCHED
 from controller.engine.paths import Hops
 from controller.engine.routes import Numbers
@@ -37,7 +37,7 @@ def scratch(switches: int, links: int) -> Work:
     )
 
 
-@njit(cache=True)
+@kernel()
 def lower_bounds(
     source: Ints,
     target: Ints,
@@ -113,7 +113,7 @@ def lower_bounds(
             bounds[s] = max(bounds[s], links[link] + out[link] / usable[link])
 
 
-@njit(cache=True)
+@kernel()
 def walk(
     target: Ints,
     usable: Floats,

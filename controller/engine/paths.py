@@ -6,9 +6,9 @@ All switches of a path split traffic evenly over their next hops, as in `dense.e
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.topology import Floats, Ints, Topology
 
 UNREACHABLE = 255
@@ -47,7 +47,7 @@ def hops_to(topology: Topology, switch: int) -> Hops:
     return hops
 
 
-@njit(cache=True)
+@kernel()
 def hop_counts(in_start: Ints, in_links: Ints, source: Ints, alive: NDArray[np.bool_]) -> Hops:
     """Return `hops[v, u]`, from u to v."""
     n = alive.size
@@ -59,7 +59,7 @@ def hop_counts(in_start: Ints, in_links: Ints, source: Ints, alive: NDArray[np.b
     return hops
 
 
-@njit(cache=True)
+@kernel()
 def count_hops(
     in_start: Ints, in_links: Ints, source: Ints, alive: NDArray[np.bool_], v: int, row: Hops, queue: Ints
 ) -> None:
@@ -80,7 +80,7 @@ def count_hops(
                 tail += 1
 
 
-@njit(cache=True)
+@kernel()
 def add_flow(
     start: Ints,
     links: Ints,
@@ -126,7 +126,7 @@ def add_flow(
     return found
 
 
-@njit(cache=True)
+@kernel()
 def add_matrix(
     start: Ints, links: Ints, target: Ints, hops: NDArray[np.uint8], matrix: Floats, load: Floats
 ) -> None:

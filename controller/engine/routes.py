@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.engine.compiled import kernel
 from controller.engine.paths import UNREACHABLE, Hops, hop_counts
 from controller.engine.topology import Floats, Ints, Topology
 
@@ -68,7 +68,7 @@ def routes_of(topology: Topology) -> Routes:
     return Routes(hops, nexts, Sets(first, ends, links, shares, to, np.ascontiguousarray(to.T)))
 
 
-@njit(cache=True)
+@kernel()
 def next_sets(
     start: Ints, order: Ints, target: Ints, hops: Hops
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Ints, Numbers]:
@@ -119,7 +119,7 @@ def next_sets(
     return first, ends[: count + 1].copy(), links[:used].copy(), of
 
 
-@njit(cache=True)
+@kernel()
 def arrival_shares(
     in_start: Ints,
     in_order: Ints,
@@ -197,7 +197,7 @@ def arrival_shares(
     return first, ends[: count + 1].copy(), links[:used].copy(), shares[:used].copy(), of
 
 
-@njit(cache=True)
+@kernel()
 def is_row(row: Floats, position: Ints, links: Ints, shares: Floats, begin: int, end: int) -> bool:
     """Whether a row has exactly these shares."""
     size = 0
@@ -211,7 +211,7 @@ def is_row(row: Floats, position: Ints, links: Ints, shares: Floats, begin: int,
     return same
 
 
-@njit(cache=True)
+@kernel()
 def by_hops(hops: Hops, counts: NDArray[np.int64], order: Ints) -> None:
     """List the switches by their hops, the nearest first."""
     counts[:] = 0
@@ -224,7 +224,7 @@ def by_hops(hops: Hops, counts: NDArray[np.int64], order: Ints) -> None:
         counts[hops[u]] += 1
 
 
-@njit(cache=True)
+@kernel()
 def grown(array: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Return the array, or a longer copy of it where it is shorter than that."""
     if size <= array.size:
@@ -235,7 +235,7 @@ def grown(array: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return longer
 
 
-@njit(cache=True)
+@kernel()
 def grown32(array: Ints, size: int) -> Ints:
     """Return the array, or a longer copy of it where it is shorter than that."""
     if size <= array.size:
@@ -246,7 +246,7 @@ def grown32(array: Ints, size: int) -> Ints:
     return longer
 
 
-@njit(cache=True)
+@kernel()
 def grown64(array: Floats, size: int) -> Floats:
     """Return the array, or a longer copy of it where it is shorter than that."""
     if size <= array.size:

@@ -147,7 +147,11 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     @api.put("/vips/{vip}/health", tags=["vips"], status_code=204, responses=found)
     async def set_health(vip: IPv4Address, body: VipHealth) -> None:
         """Say which DIPs are fit for a VIP's traffic; monitoring does so."""
+        down = updater.state.down(vip)
+        told = {Checked(dip, body.check): up for dip, up in body.up.items()}
+        before = {str(one): one not in down for one in told}
         await updater.set_dip_health(vip, body.up, certain=body.certain, check=body.check)
+        audit.by_hand(str(vip), updater.state.version, before, {str(one): up for one, up in told.items()})
 
     @api.put("/vips/{vip}/dips/{dip}/health", tags=["vips"], responses=found)
     async def set_dip_health(vip: IPv4Address, dip: IPv4Address, body: DipHealth) -> DipHealth:
@@ -161,7 +165,9 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     @api.put("/reach", tags=["devices"], status_code=204, responses=found)
     async def set_reach(body: ReachMap) -> None:
         """Say which devices answer, and which are lost; monitoring does so, again and again."""
+        before = dict(updater.reconciler.reach)
         await updater.set_reach(body)
+        audit.by_hand("reach", updater.state.version, before, body.devices)
 
     @api.get("/devices", tags=["devices"])
     async def get_devices() -> list[DeviceStatus]:

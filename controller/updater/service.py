@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 
 from pydantic import ValidationError
 
+from controller.audit import Audit
 from controller.events import EventLog
 from controller.inventory import Inventory
 from controller.reach import Reach, ReachMap
@@ -283,7 +284,9 @@ class Updater:
             try:
                 await self.state.replace(changes)
             except StaleError:
-                skipped += await self._one_by_one(changes)
+                changes, why = await self._one_by_one(changes)
+                skipped += why
+            Audit(self._events).moved(changes, self.state.version)
         try:
             report = await self._in_two_waves(moved, Priority.ASSIGNMENT, None, progress)
         finally:
@@ -502,15 +505,19 @@ class Updater:
     def _lost(self) -> set[str]:
         return {name for name, known in self.reconciler.reach.items() if known is Reach.LOST}
 
-    async def _one_by_one(self, changes: Iterable[tuple[VipRecord, VipRecord]]) -> list[str]:
-        """Make the changes that still can be made; say which cannot."""
-        skipped = []
+    async def _one_by_one(
+        self, changes: Iterable[tuple[VipRecord, VipRecord]]
+    ) -> tuple[list[tuple[VipRecord, VipRecord]], list[str]]:
+        """Make the changes that still can be made; return those, and say which cannot."""
+        made, skipped = [], []
         for record, after in changes:
             try:
                 await self.state.replace([(record, after)])
             except StaleError:
                 skipped.append(f"VIP {record.address} was changed meanwhile: it stays where it is")
-        return skipped
+            else:
+                made.append((record, after))
+        return made, skipped
 
     async def _in_two_waves(
         self,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from finsy import P4Schema
 
-P4_SOURCES = Path(__file__).resolve().parents[2] / "p4src"
-"""The folder of hmux.p4."""
+P4_SOURCES = Path(__file__).parents[1] / "p4src"
+"""The folder of hmux.p4: in the clone a link, in a wheel what it leads to."""
 
 P4INFO = P4_SOURCES / "build" / "hmux.p4info.txtpb"
 """The P4Runtime description of the pipeline."""

@@ -32,6 +32,8 @@ from duet_p4.traffic import Traffic, add_up, read_exits
 
 _BPF_FOLDER = Path(__file__).parent / "bpf"
 
+SOURCE = _BPF_FOLDER / "host.bpf.c"
+
 LAYOUT = 2
 """What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
 
@@ -91,7 +93,7 @@ class HostDatapath:
         """
         self._pins = pins
         self._first_ephemeral = first_ephemeral_port
-        self._object = bpf.Object(bpf.compile_object(_BPF_FOLDER / "host.bpf.c"))
+        self._object = bpf.Object(bpf.compile_object(SOURCE))
         self._rodata = {
             "first_ephemeral_port": _INDEX.pack(first_ephemeral_port),
             "mux_network": muxes.network_address.packed,
@@ -161,8 +163,7 @@ class HostDatapath:
     def instrument(self) -> Instrumented:
         """Make a variant that tells what becomes of packets. See `Instrumented` for what it raises."""
         links = {"inbound": self._links[::2], "outbound": self._links[1::2]}
-        source = _BPF_FOLDER / "host.bpf.c"
-        return Instrumented(source, self._object, self._rodata, links, Steps(_BPF_FOLDER, EXITS))
+        return Instrumented(SOURCE, self._object, self._rodata, links, Steps(_BPF_FOLDER, EXITS))
 
     def serves(self, interface: str) -> bool:
         """Whether all programs are still on an interface: nobody detached them, nor made it anew."""

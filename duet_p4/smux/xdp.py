@@ -32,6 +32,8 @@ from duet_p4.tracing.instrumented import Instrumented
 from duet_p4.tracing.steps import Steps
 from duet_p4.traffic import TRAFFIC, Traffic, add_up
 
+SOURCE = BPF_FOLDER / "smux.bpf.c"
+
 LAYOUT = 1
 """What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
 
@@ -101,7 +103,7 @@ class XdpDatapath:
         """
         sizes, timeouts = sizes or Sizes(), timeouts or Timeouts()
         self._announced = tuple(announced)
-        self._object = bpf.Object(bpf.compile_object(BPF_FOLDER / "smux.bpf.c"))
+        self._object = bpf.Object(bpf.compile_object(SOURCE))
         self._rodata = {
             "mux_address": mux_address.packed,
             "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
@@ -180,9 +182,8 @@ class XdpDatapath:
 
     def instrument(self) -> Instrumented:
         """Make a variant that tells what becomes of packets. See `Instrumented` for what it raises."""
-        source = BPF_FOLDER / "smux.bpf.c"
         return Instrumented(
-            source, self._object, self._rodata, {"smux": self._links}, Steps(BPF_FOLDER, EXITS)
+            SOURCE, self._object, self._rodata, {"smux": self._links}, Steps(BPF_FOLDER, EXITS)
         )
 
     def forwards(self, interface: str) -> bool:

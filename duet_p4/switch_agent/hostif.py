@@ -39,13 +39,13 @@ CPU_ASIC = "cpu-asic"
 CPU_STACK = "cpu-stack"
 """The stack's end of the CPU port."""
 
-_SOURCE = Path(__file__).with_name("bpf") / "hostif.bpf.c"
+SOURCE = Path(__file__).with_name("bpf") / "hostif.bpf.c"
 _BUCKET = struct.Struct("=QQQQ")
 _COUNT = struct.Struct("=Q")
 
 _CLASS = re.compile(r'X\((\w+),\s*\d+,\s*\d+,\s*"([^"]+)"\)')
 
-CLASSES = dict(_CLASS.findall(_SOURCE.with_name("classes.h").read_text(encoding="utf-8")))
+CLASSES = dict(_CLASS.findall(SOURCE.with_name("classes.h").read_text(encoding="utf-8")))
 """What may reach the stack, with a sentence each, in table order."""
 _CPU_MTU = 3000  # Native XDP on a veth wants a frame to fit a page.
 
@@ -165,7 +165,7 @@ class HostInterfaces:
         self, netlink: IPRoute, cpu: int, ports: Sequence[PortConfig], speakers: Collection[str]
     ) -> bpf.Object:
         """Put the programs in place of those of an earlier agent; frames do not stop meanwhile."""
-        path = bpf.compile_object(_SOURCE, defines={"PORT_BITS": str(_port_bits())})
+        path = bpf.compile_object(SOURCE, defines=defines())
         loaded = bpf.Object(path)
         try:
             loaded.load()
@@ -185,6 +185,11 @@ class HostInterfaces:
             loaded.close()
             raise
         return loaded
+
+
+def defines() -> dict[str, str]:
+    """Return what `SOURCE` is compiled with."""
+    return {"PORT_BITS": str(_port_bits())}
 
 
 def _port_bits() -> int:

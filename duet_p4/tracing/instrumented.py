@@ -22,6 +22,9 @@ from duet_p4.tracing.traces import Follow, Following, Lost, News
 from duet_p4.tracing.variant import OWN_MAPS, Variant, shared_maps
 
 _POLL_S = 0.05
+TRACED = {"TRACED": "1"}
+"""What makes the instrumented variant of a data path's source."""
+
 _IN_FLIGHT_S = 0.01
 """How long a packet may still be in a program that is on no interface any more."""
 
@@ -49,7 +52,7 @@ class Instrumented(Variant):
                 raise UnavailableError("this kernel cannot change a tc program in place: it takes Linux 6.6")
         self._steps = steps
         self._pending: dict[int, list[bytes]] = {}
-        loaded = bpf.Object(bpf.compile_object(source, defines={"TRACED": "1"}))
+        loaded = bpf.Object(bpf.compile_object(source, defines=TRACED))
         try:
             loaded.load(
                 rodata, share=shared_maps(running, loaded, (*OWN_MAPS, "trace_now")), programs=tuple(links)

@@ -10,6 +10,11 @@ from duet_p4 import bpf
 from duet_p4.xdp_switch.dataplane import Count
 
 
+def rows() -> int:
+    """Return how many rows counters have: the possible CPUs, rounded up to what objects are shipped for."""
+    return 1 << (bpf.possible_cpus() - 1).bit_length()
+
+
 class Counters:
     """An array of counters as the program holds it: a row for each CPU, which only that CPU writes.
 
@@ -18,7 +23,7 @@ class Counters:
     """
 
     def __init__(self, memory: memoryview) -> None:
-        self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(bpf.possible_cpus(), -1, 2)
+        self._cells = np.frombuffer(memory, dtype=np.uint64).reshape(rows(), -1, 2)
         self._ahead = np.zeros_like(self._cells[0])
 
     def read(self, first: int, number: int) -> list[Count]:

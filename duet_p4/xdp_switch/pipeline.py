@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from duet_p4.xdp_switch import fit
 from duet_p4.xdp_switch.compiler import Compiled, compile_program
 from duet_p4.xdp_switch.compiler.profiles import Members
 from duet_p4.xdp_switch.compiler.program import REPLAYED, SPREAD
-from duet_p4.xdp_switch.counters import Counters
+from duet_p4.xdp_switch.counters import Counters, rows
 from duet_p4.xdp_switch.dataplane import (
     Call,
     Count,
@@ -43,6 +43,9 @@ from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
 
 INCLUDE = Path(__file__).parent / "include"
+SAMPLED = {"SAMPLED": "1"}
+"""What makes the variant of a program that samples frames."""
+
 LOOPBACK_IFINDEX = 1
 """What test runs come in by."""
 
@@ -69,7 +72,7 @@ class XdpPipeline:
         for `replay` only, and sends nothing. With `padding`, so many bytes behind it, a frame may then have
         fewer than the 14 that the kernel wants. One frame in `sampling` that leaves is a sample; 0 is none.
         """
-        self._sampled = {"SAMPLED": "1"} if sampling else {}
+        self._sampled = SAMPLED if sampling else {}
         self._rodata = {"flow_odds": odds(sampling)} if sampling else {}
         if replays:
             self._rodata["replays"] = b"\1"
@@ -152,10 +155,13 @@ class XdpPipeline:
         }
 
     def _compile(self, traced: bool = False) -> Compiled:
-        sizes = {table.preamble.name: table.size for table in self._info.tables}
-        only = _default_only(self._info)
-        return compile_program(
-            self._config, bpf.possible_cpus(), self._padding, sizes, only, traced, bool(self._rates)
+        return translate(
+            self._config,
+            self._info,
+            rows(),
+            padding=self._padding,
+            traced=traced,
+            queues=bool(self._rates),
         )
 
     def instrument(self) -> Tracer:
@@ -412,9 +418,28 @@ def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:
     }
 
 
-def build(compiled: Compiled, defines: Mapping[str, str] | None = None) -> Path:
+def translate(
+    config: bytes,
+    info: p4i.P4Info,
+    cpus: int,
+    *,
+    padding: int = 0,
+    traced: bool = False,
+    queues: bool = False,
+) -> Compiled:
+    """Compile a program to C as its P4Info has it; raises as `compile_program` does."""
+    sizes = {table.preamble.name: table.size for table in info.tables}
+    return compile_program(config, cpus, padding, sizes, _default_only(info), traced, queues)
+
+
+Make = Callable[[Path, Sequence[Path], Mapping[str, str]], Path]
+
+
+def build(
+    compiled: Compiled, defines: Mapping[str, str] | None = None, make: Make = bpf.compile_object
+) -> Path:
     """Compile the C of a program to an object file, cached by content."""
     with TemporaryDirectory(prefix="duet-p4-") as folder:
         source = Path(folder) / "pipeline.c"
         source.write_text(compiled.source)
-        return bpf.compile_object(source, [INCLUDE], defines)
+        return make(source, [INCLUDE], defines or {})

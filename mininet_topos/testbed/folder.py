@@ -15,6 +15,9 @@ ROOT_NODE = "root"
 OPERATOR = "operator"
 """Who a testbed's launcher and commands are towards agents."""
 
+CONTROLLER_USER = 64114
+"""The user and group that controllers and their etcd run as: no account of the machine has these numbers."""
+
 READER = "reader"
 """Who may look at everything, and change nothing."""
 
@@ -156,14 +159,21 @@ class Folder:
         return sorted(self.namespaces.iterdir()) if self.namespaces.is_dir() else []
 
     def create(self) -> None:
-        """Make the folder and those in it, private to root; its name must be free."""
+        """Make the folder and those in it, private to root; its name must be free.
+
+        The controllers' group, which nobody else is in, may pass through, to what is the controllers' own.
+        """
         ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
-            self.path.mkdir(mode=0o700)
+            self.path.mkdir(mode=0o710)
         except FileExistsError:
             raise TestbedError(self.in_use()) from None
         for folder in (self.namespaces, self.logs, self.configs, self.sockets):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
+        for folder in (self.path, self.configs, self.credentials, self.path / "state"):
+            folder.mkdir(mode=0o710, exist_ok=True)
+            os.chown(folder, 0, CONTROLLER_USER)
+            folder.chmod(0o710)
 
 
 def existing() -> list[Folder]:

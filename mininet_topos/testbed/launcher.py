@@ -21,9 +21,8 @@ import networkx as nx
 from pydantic import ValidationError
 
 from duet_p4 import log
-from duet_p4.bpf import pins
-from duet_p4.bpf.compile import compiler
-from mininet_topos import addresses, fattree
+from duet_p4.bpf import compile_object, pins
+from mininet_topos import addresses, fattree, shipped
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.names import hint
@@ -65,7 +64,7 @@ class Launcher:
                 }
             )
         report(Progress(step="programs"))
-        compiler()  # Ninety processes need not each ask for its version.
+        _make_objects()
         wanted = processes(self.graph, folder, plan, page)
         self.supervisor = Supervisor(wanted, self._open_descriptors)
         self.listener = _listen(folder.socket)
@@ -251,6 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     report(Progress(step="launched", ready=True))
     launcher.run()
     return 0
+
+
+def _make_objects() -> None:
+    """Compile what set-up has not, as somebody who is not root: the processes may write no objects."""
+    for source, defines in shipped.sources():
+        compile_object(source, defines=defines)
 
 
 def _first(*seconds: float | None) -> float | None:

@@ -17,6 +17,7 @@ from controller import inventory
 from controller.cluster.etcd_member import TRANSACTION, etcd_command
 from controller.config import ClusterConfig, ControllerConfig, Listen
 from duet_p4.bird.config import render
+from duet_p4.confinement import Rights
 from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
 from duet_p4.host_agent.config import HostConfig
@@ -25,7 +26,7 @@ from duet_p4.switch_agent.config import EchoConfig, P4Config, PortConfig, Switch
 from duet_p4.switch_agent.hostif import CPU_ASIC
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
-from mininet_topos.testbed import agents
+from mininet_topos.testbed import agents, rights
 from mininet_topos.testbed.folder import ROOT_NODE, Folder
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.routing import bird_of, passwords
@@ -66,6 +67,7 @@ def _page_process(folder: Folder, descriptor: int) -> Process:
     return Process(
         node=ROOT_NODE,
         name="web",
+        rights=None,  # It opens an operator's shells and captures in nodes, which are root's.
         function="mininet_topos.testbed.web.__main__:main",
         arguments=(folder.name, str(descriptor)),
         keeps=descriptor,
@@ -164,41 +166,48 @@ class _Nodes:
         for switch in fattree.nodes(self.graph, *SWITCHES):
             yield self._switch_process(switch)
         for switch in fattree.nodes(self.graph, *SWITCHES):
-            yield self._configured(
-                switch.name, "agent", "duet_p4.switch_agent.agent:main", self._switch(switch)
-            )
+            config = self._switch(switch)
+            may = rights.agent(config, speaks_bgp=True)
+            yield self._configured(switch.name, "agent", "duet_p4.switch_agent.agent:main", config, may)
         for smux in fattree.nodes(self.graph, Kind.SMUX):
-            yield self._configured(smux.name, "smux", "duet_p4.smux.agent:main", self._smux(smux))
+            smux_config = self._smux(smux)
+            may = rights.agent(smux_config, speaks_bgp=True)
+            yield self._configured(smux.name, "smux", "duet_p4.smux.agent:main", smux_config, may)
         for client in fattree.nodes(self.graph, Kind.CLIENT):
             if client.asn is not None:
                 yield self._bird_process(client)
         for server in fattree.nodes(self.graph, Kind.SERVER):
             if server.is_dip:
                 yield self._dip_server(server)
-                yield self._configured(
-                    server.name, "host-agent", "duet_p4.host_agent.agent:main", self._host(server)
-                )
+                host = self._host(server)
+                may = rights.agent(host, speaks_bgp=False)
+                yield self._configured(server.name, "host-agent", "duet_p4.host_agent.agent:main", host, may)
 
         if self.plan.controller:
             self.folder.inventory.write_text(inventory_of(self.graph).model_dump_json(indent=2))
             for number, name in enumerate(controller_names(self.plan.controllers)):
                 if self.plan.controllers > 1:
                     yield self._etcd(number)
-                config = self._controller(number)
-                found = self._configured(ROOT_NODE, name, "controller.__main__:main", config)
+                controller = self._controller(number)
+                may = rights.controller(self.folder.state(name))
+                found = self._configured(ROOT_NODE, name, "controller.__main__:main", controller, may)
                 yield self._beside(number, found)
 
-    def _configured(self, node: str, name: str, function: str, config: BaseModel) -> Process:
+    def _configured(self, node: str, name: str, function: str, config: BaseModel, may: Rights) -> Process:
         path = self.folder.config(node, name)
         path.write_text(config.model_dump_json(indent=2))
-        return self._process(node, name, function, "--config", str(path))
+        path.chmod(0o600)
+        if may.user is not None:
+            rights.give(path, may.user)
+        return self._process(node, name, function, "--config", str(path), may=may)
 
-    def _process(self, node: str, name: str, function: str | None, *arguments: str) -> Process:
+    def _process(self, node: str, name: str, function: str | None, *arguments: str, may: Rights) -> Process:
         return Process(
             node=node,
             name=name,
             function=function,
             arguments=arguments,
+            rights=may,
             namespace=self.folder.namespace(node),
             log=self.folder.log(node, name),
         )
@@ -214,11 +223,13 @@ class _Nodes:
             level = ["--log-console", "-L", self.plan.log_level.lower().replace("warning", "warn")]
             level += ["--flow-sampling", str(self.plan.flow_sampling)]
             function = "duet_p4.xdp_switch.__main__:main"
-            return self._process(node.name, "switch", function, *arguments, *level, *target)
+            may = rights.xdp_switch(self.folder, node.name)
+            return self._process(node.name, "switch", function, *arguments, *level, *target, may=may)
         program = ["simple_switch_grpc", *arguments, *self._bmv2_log(node)]
         if _bmv2_has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
             program += ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
-        return self._process(node.name, "switch", None, *program, *target)
+        may = rights.bmv2(self.folder, node.name)
+        return self._process(node.name, "switch", None, *program, *target, may=may)
 
     def _bmv2_log(self, node: fattree.Node) -> list[str]:
         """Return what BMv2 is to say: it has many lines for every packet from level info on."""
@@ -324,6 +335,10 @@ class _Nodes:
         name = controller_names(number + 1)[number]
         state = self.folder.state(name)
         state.mkdir(parents=True, exist_ok=True)
+        self.folder.controller_socket(name).symlink_to(state / "socket")
+        if (user := rights.controller(state).user) is not None:
+            rights.give(state, user)
+            rights.give(self.folder.identity(name), user)
         several = self.plan.controllers > 1
         endpoints = list(_etcd_urls(self.plan.controllers, _ETCD_PORT).values())
         own_first = (*endpoints[number:], *endpoints[:number])
@@ -337,7 +352,7 @@ class _Nodes:
             cluster=cluster,
             inventory=self.folder.inventory,
             listen=Listen(host=addresses.CONTROLLERS[number], port=agents.PORT),
-            socket=self.folder.controller_socket(name),
+            socket=state / "socket",
             credentials=self.folder.identity(name),
             flow_key=self.plan.flow_key,
         )
@@ -349,10 +364,13 @@ class _Nodes:
         state = self.folder.state(name)
         state.mkdir(parents=True, exist_ok=True)
         state.chmod(0o700)
+        may = rights.controller(state)
+        if may.user is not None:
+            rights.give(state, may.user)
         client = _etcd_urls(self.plan.controllers, _ETCD_PORT)[name]
         files = self.folder.identity(controller_names(number + 1)[number])
-        found = self._process(ROOT_NODE, name, None, *etcd_command(name, state, client, peers, files))
-        return self._beside(number, found)
+        command = etcd_command(name, state, client, peers, files)
+        return self._beside(number, self._process(ROOT_NODE, name, None, *command, may=may))
 
     def _beside(self, number: int, process: Process) -> Process:
         """Return a process that is where a controller is: of several, each has a namespace."""
@@ -365,7 +383,7 @@ class _Nodes:
         """Return what every agent's configuration has."""
         assert node.management is not None
         state = self.folder.state(node.name)
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {
             "name": node.name,
             "state_dir": state,
@@ -382,15 +400,14 @@ class _Nodes:
         state.mkdir(parents=True, exist_ok=True)
         config = self.folder.configs / f"{node.name}.bird.conf"
         config.write_text(render(bird_of(self.graph, node, self.passwords), state / "bird.log"))
-        return self._process(
-            node.name, "bird", None, "bird", "-f", "-c", str(config), "-s", str(state / "bird.ctl")
-        )
+        command = ["bird", "-f", "-c", str(config), "-s", str(state / "bird.ctl")]
+        return self._process(node.name, "bird", None, *command, may=rights.bird(state))
 
     def _dip_server(self, node: fattree.Node) -> Process:
         assert node.prefix is not None
         ports = [word for port in self.plan.tcp_ports for word in ("--http", str(port))]
         ports += [word for port in self.plan.udp_ports for word in ("--udp", str(port))]
         dips = map(str, node.prefix)
-        return self._process(
-            node.name, "dip-server", "duet_p4.dip_server.server:main", *dips, "--name", node.name, *ports
-        )
+        arguments = (*dips, "--name", node.name, *ports)
+        may = rights.dip_server(self.folder.state(node.name))
+        return self._process(node.name, "dip-server", "duet_p4.dip_server.server:main", *arguments, may=may)

@@ -18,7 +18,6 @@ _MIN_KERNEL = (6, 1)
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 _PROGRAMS = {
     "bird": "bird2",
-    "clang": "clang",
     "mnexec": "mininet",
     "nsenter": "util-linux",
     "ping": "iputils-ping",

@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from duet_p4.confinement import Rights, confine
 from duet_p4.model import Model
 from duet_p4.title import set_title
 from mininet_topos.testbed import namespaces
@@ -35,7 +36,8 @@ _TAIL_LINES = 12
 class Process(Model):
     """What to run in a node: `function` (`module:name`, given `arguments`) or, without it, a program.
 
-    `keeps` is a descriptor of this process that it goes on with.
+    `keeps` is a descriptor of this process that it goes on with, `rights` what it may do: None, all that root
+    may.
     """
 
     node: str
@@ -43,6 +45,7 @@ class Process(Model):
     function: str | None = None
     arguments: tuple[str, ...]
     keeps: int | None = None
+    rights: Rights | None
     namespace: Path
     log: Path
 
@@ -78,6 +81,7 @@ class ProcessStatus(Model):
     restarts: int
     exit: str | None
     log: Path
+    rights: Rights | None
 
 
 class Crash(Model):
@@ -182,6 +186,7 @@ class Supervisor:
                 restarts=running.restarts,
                 exit=running.exit,
                 log=running.process.log,
+                rights=running.process.rights,
             )
             for running in self._all.values()
         ]
@@ -267,6 +272,8 @@ def _child(
                     os.close(descriptor)
         namespaces.enter(process.namespace)
         set_title(f"{process.node}.{process.name}", ["duet", process.node, process.name, *process.arguments])
+        if process.rights is not None:
+            confine(process.rights)
         if function is None:
             os.execvp(process.arguments[0], process.arguments)
         code = function(process.arguments)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import pytest
 from controller.monitoring.flows import Wanted
 from controller.records import VipRecord
 from duet_p4.api.flows import FlowRecord
+from duet_p4.confinement import Capability
 from duet_p4.flow_hash import Flow, flow_hash
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
@@ -290,6 +292,46 @@ def test_flow_records_of_muxes_and_servers_agree_on_who_has_a_flow(testbed: Fold
     assert all(len(dips) == 1 for dips in ends.values()), ends
 
 
+def test_every_process_has_the_rights_it_needs_and_no_others(testbed: Folder) -> None:
+    processes = ask(testbed, Request(do="status")).processes
+    at_most = {
+        "switch": {"NET_ADMIN", "NET_RAW", "BPF", "PERFMON", "SYS_ADMIN"}
+        | {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID", "SETPCAP"},
+        "agent": {"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "BPF", "PERFMON"},
+        "smux": {"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "BPF", "PERFMON"},
+        "host-agent": {"NET_ADMIN", "NET_RAW", "BPF", "PERFMON"},
+        "bird": {"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"},
+        "dip-server": {"NET_BIND_SERVICE"},
+        "controller": set(),
+    }
+    looked_at = set()
+    for process in processes:
+        if process.name not in at_most:
+            continue
+        status = status_of(process.pid)
+        wanted = sum(1 << Capability[name] for name in at_most[process.name])
+        more = {
+            word: status[word] for word in ("CapEff", "CapPrm", "CapBnd") if int(status[word], 16) & ~wanted
+        }
+        assert not more, f"{process.node}/{process.name} may do more: {more}, not only {wanted:x}"
+        assert status["NoNewPrivs"] == "1"
+        looked_at.add(process.name)
+    assert {"switch", "agent", "smux", "host-agent", "dip-server", "controller"} <= looked_at
+    birds = [pid for name in ("tor1", "smux1") for pid in namespaces.processes([testbed.namespace(name)])]
+    birds = [pid for pid in birds if Path(f"/proc/{pid}/comm").read_text() == "bird\n"]
+    assert len(birds) == 2
+    for pid in birds:
+        status = status_of(pid)
+        assert (int(status["CapBnd"], 16) >> Capability.SYS_ADMIN) & 1 == 0
+        assert status["NoNewPrivs"] == "1"
+
+
+def status_of(pid: int | None) -> dict[str, str]:
+    """Return what the kernel says of a process: `/proc/PID/status`."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
 def test_no_attack_succeeds(healthy: Folder, graph: nx.Graph) -> None:
     """Those that take well under a second, one for each defence; `duet experiment attacks` has them all."""
     found = run_attacks(healthy, graph, print, small=True, only=QUICK_ATTACKS)
@@ -408,22 +450,24 @@ class TestCommands:
         assert "tor1.switch.log" in shown
 
     def test_capture_shows_the_encapsulated_packet(self, testbed: Folder, graph: nx.Graph) -> None:
-        # Enough for health checks, which come by tunnels as well, not to be all there is.
         capture = subprocess.Popen(
-            [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1", "-c", "120"],
+            [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1"],
             env=os.environ | {"DUET_TESTBED": testbed.name},
             stdout=subprocess.PIPE,
             text=True,
         )
+        shown: list[str] = []
+        reader = threading.Thread(target=lambda: shown.extend(capture.stdout or ()))
+        reader.start()
         try:
-            deadline = time.monotonic() + 20
-            while capture.poll() is None and time.monotonic() < deadline:
+            deadline = time.monotonic() + 30
+            # Health checks come by tunnels as well: they are not what is looked for.
+            while not any(f"> {PLAIN}" in line and "IP 172.30.0." in line for line in shown):
+                assert time.monotonic() < deadline, "".join(shown)
                 from_client(testbed, graph, "client2", 8, PLAIN)
-            shown, _ = capture.communicate(timeout=10)
         finally:
             capture.kill()
-        assert f"> {PLAIN}" in shown, shown
-        assert "172.30.0." in shown, f"no packet names the mux that sent it: {shown}"
+            reader.join()
 
     @pytest.mark.parametrize("command", ["fail", "exec", "logs", "capture"])
     def test_a_node_that_is_not_there_is_named(self, testbed: Folder, command: str) -> None:

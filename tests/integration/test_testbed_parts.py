@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from duet_p4.confinement import Capability, Rights, landlock_version
 from mininet_topos import fattree
 from mininet_topos.fattree import FatTree
 from mininet_topos.testbed import capture, lifecycle, namespaces, wiring
@@ -114,6 +116,47 @@ def sleeper(arguments: Sequence[str]) -> int:
     return 0
 
 
+def confined(arguments: Sequence[str]) -> int:
+    """Say what can still be done."""
+    outside, inside = map(Path, arguments)
+    with suppress(PermissionError):
+        outside.write_text("written")
+        os.write(1, b"wrote outside\n")
+    inside.write_text("written")
+    with suppress(PermissionError):
+        os.chown(inside, 1, 1)
+        os.write(1, b"changed the owner\n")
+    subprocess.run(["grep", "-E", "^(CapEff|NoNewPrivs)", "/proc/self/status"], check=True)
+    os.write(1, b"the end\n")
+    signal.pause()
+    return 0
+
+
+def test_a_process_has_its_rights_and_no_others(folder: Folder, namespace: Path, tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "state"
+    process = Process(
+        node="root",
+        name="one",
+        function=f"{__name__}:confined",
+        arguments=(str(outside), str(inside / "file")),
+        rights=Rights(capabilities=(Capability.NET_ADMIN,), inherited=True, writable=(inside,)),
+        namespace=folder.root,
+        log=folder.log("root", "one"),
+    )
+    supervisor = Supervisor([process], list)
+    supervisor.start()
+    try:
+        wait_for(lambda: process.log.exists() and process.log.read_text().endswith("the end\n"))
+    finally:
+        supervisor.stop("root")
+        supervisor.sweep("root", 5)
+    assert (inside / "file").read_text() == "written"
+    lines = process.log.read_text().splitlines()
+    assert lines == ["CapEff:\t0000000000001000", "NoNewPrivs:\t1", "the end"] or not landlock_version()
+    assert not outside.exists() or not landlock_version()
+    assert "changed the owner" not in lines
+
+
 class TestSupervisor:
     def processes(self, folder: Folder, *names: str) -> list[Process]:
         return [
@@ -122,6 +165,7 @@ class TestSupervisor:
                 name=name,
                 function=f"{__name__}:sleeper",
                 arguments=(name,),
+                rights=Rights(),
                 namespace=folder.root,
                 log=folder.log("root", name),
             )

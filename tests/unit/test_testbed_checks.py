@@ -10,6 +10,7 @@ from pathlib import Path
 from controller.records import VipRecord
 from controller.updater.layout import Down, change, lay_out
 from controller.updater.wanted import wanted_states
+from duet_p4.confinement import Rights
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
 from mininet_topos.fattree import FatTree, fattree
@@ -113,7 +114,14 @@ def test_what_devices_lack_or_hold_too_much_is_undone() -> None:
 
 def process(state: State, restarts: int = 0, end: str | None = None) -> ProcessStatus:
     return ProcessStatus(
-        node="tor1", name="agent", state=state, pid=None, restarts=restarts, exit=end, log=Path("log")
+        node="tor1",
+        name="agent",
+        state=state,
+        pid=None,
+        restarts=restarts,
+        exit=end,
+        log=Path("log"),
+        rights=Rights(),
     )
 
 

@@ -141,6 +141,16 @@ def test_each_reports_for_itself_alone_and_only_operators_change_vips(tmp_path: 
             ]
             assert last[0].detail["before"] == {"draining": False}
             assert last[0].detail["after"] == {"draining": True}
+            await client("controller").set_dip_health(VIP, {OTHER: False})
+            await operator.set_dip_health(VIP, {OTHER: True, OWN: True})
+            await operator.set_dip_health(VIP, {OTHER: True})
+            while len(await stated()) < 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            by_hand = cast(dict[str, Any], (await client("reader").audit())[4:][-1].detail)
+            assert by_hand["actor"] == "operator operator", "what monitoring says is no statement"
+            assert by_hand["before"] == {str(OTHER): False}
+            assert by_hand["after"] == {str(OTHER): True}
+
             for name in ("reader", "tor1", "smux1", "server1"):
                 await refused(client(name).note("tor1", {}, {}), f"{name} may not POST")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from controller import audit
 from controller.events import EventLog
 from controller.inventory import Inventory, Role, Server, SMux, Switch, TableSizes
 from controller.reach import Reach, ReachMap
@@ -19,10 +20,12 @@ from controller.updater.plan import DeviceKind
 from controller.updater.reads import Placement, placements_of
 from controller.updater.reconcile import Flows
 from controller.updater.service import Updater
+from duet_p4 import identity
 from duet_p4.api.host import LiveFlow
 from duet_p4.api.problems import ConflictError, InvalidError, UnknownError
 from duet_p4.flow_hash import Flow, flow_hash
 from duet_p4.model import Checked, Dip, HealthCheck, PortGroup, Protocol, Vip
+from duet_p4.rest.access import ACTOR
 from duet_p4.rest.client import MuxClient, UnreachableError
 from duet_p4.slots import SLOTS_PER_MEMBER
 from tests.unit.controller.flows import dip_of, key_of, live_flows
@@ -184,6 +187,26 @@ def test_a_vip_is_added_moved_and_removed_with_the_smux_always_behind_it(tmp_pat
         net.log.clear()
         await net.updater.remove_vip(VIP)
         assert net.log == [f"s2 delete {VIP}", f"m1 delete {VIP}"]
+
+    run(tmp_path, scenario)
+
+
+def test_what_an_assignment_moves_is_in_the_audit_log_with_who_asked(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+        ACTOR.set(identity.Identity(identity.Role.OPERATOR, "ann"))
+        await net.assign((VIP, "s2"))
+        await net.assign((VIP, "s2"))
+        await net.events.flush()
+        (noted,) = [event for event in await net.events.page(None, 1000) if event.subject == "assignment"]
+        assert noted.kind == audit.KIND
+        assert noted.detail == {
+            "actor": "operator ann",
+            "revision": 2,
+            "before": {str(VIP): "s1"},
+            "after": {str(VIP): "s2"},
+            "moved": 1,
+        }
 
     run(tmp_path, scenario)
 

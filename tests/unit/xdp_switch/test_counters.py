@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from duet_p4 import bpf
-from duet_p4.xdp_switch.counters import Counters
+from duet_p4.xdp_switch.counters import Counters, rows
 
 CELLS = 4
 
 
 def counters() -> tuple[Counters, np.ndarray]:
     """Counters, and the cells that the program counts in: by CPU, cell, and packets or bytes."""
-    memory = memoryview(bytearray(bpf.possible_cpus() * CELLS * 16))
+    memory = memoryview(bytearray(rows() * CELLS * 16))
     return Counters(memory), np.frombuffer(memory, np.uint64).reshape(-1, CELLS, 2)
 
 
