@@ -30,7 +30,8 @@ def test_a_wheel_has_all_that_the_packages_have() -> None:
     brought = {Path(*Path(line).parts[2:]) for line in listed}  # without build/lib
     packages = [CLONE / name for name in ("duet_p4", "controller", "mininet_topos")]
     there = {path.relative_to(CLONE) for package in packages for path in package.rglob("*") if path.is_file()}
-    there |= {Path("duet_p4/p4src/build", path.name) for path in (CLONE / "p4src" / "build").iterdir()}
+    compiled = [path for path in (CLONE / "p4src" / "build").rglob("*") if path.is_file()]
+    there |= {Path("duet_p4", path.relative_to(CLONE)) for path in compiled}
     missing = {path for path in there if "__pycache__" not in path.parts and path.name[0] != "."} - brought
     assert not missing
 
