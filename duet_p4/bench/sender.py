@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
-    os.setpriority(os.PRIO_PROCESS, 0, _FIRST)
+    if options.pps is None:
+        os.setpriority(os.PRIO_PROCESS, 0, _FIRST)
+    else:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # A pace that others interrupt is none.
     frames = [bytes.fromhex(line) for line in sys.stdin.read().split()]
     send(options.interface, frames, options.pps, options.longest)
 

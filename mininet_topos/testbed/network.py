@@ -168,6 +168,8 @@ class Network(Mininet):  # type: ignore[misc]
             path = self.folder.namespace(node.name)
             wiring.attach_management(self.folder.root, path, node)
             wiring.configure(path, node, fattree.links(self.graph, node.name), managers)
+        nodes = fattree.nodes(self.graph)
+        wiring.know_management(self.folder.root, [node.management.ip for node in nodes if node.management])
 
     def configHosts(self) -> None:  # noqa: N802
         """Leave hosts as they are."""

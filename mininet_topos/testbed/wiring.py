@@ -63,7 +63,7 @@ def prepare_root(path: Path, controllers: int) -> None:
 def add_controller(root: Path, path: Path, address: IPv4Address, neighbors: Iterable[IPv4Address]) -> None:
     """Make the namespace of one of several controllers, on the management network with its neighbours."""
     namespaces.create(path)
-    _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}", address)
+    _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}")
     with namespaces.entered(path), IPRoute() as netlink:
         _sysctls({})
         _up(netlink, "lo")
@@ -71,6 +71,7 @@ def add_controller(root: Path, path: Path, address: IPv4Address, neighbors: Iter
         _up(netlink, MANAGEMENT_PORT)
         for neighbor in neighbors:
             netdev.know_neighbor(netlink, MANAGEMENT_PORT, neighbor)
+    know_management(root, [address])
 
 
 def part(path: Path, others: Iterable[IPv4Address]) -> None:
@@ -119,16 +120,22 @@ def connect(root: Path, first: Path, second: Path, link: fattree.Link) -> None:
 def attach_management(root: Path, path: Path, node: fattree.Node) -> None:
     """Connect a node to the management bridge."""
     if node.management is not None:
-        _attach(root, path, management_end(node), node.management.ip)
+        _attach(root, path, management_end(node))
 
 
-def _attach(root: Path, path: Path, end: str, address: IPv4Address) -> None:
+def _attach(root: Path, path: Path, end: str) -> None:
     with _descriptor(path) as far, namespaces.entered(root), IPRoute() as netlink:
         peer = {"ifname": MANAGEMENT_PORT, "net_ns_fd": far}
         bridge = netlink.link_lookup(ifname=BRIDGE)[0]
         netlink.link("add", ifname=end, kind="veth", peer=peer)
         netlink.link("set", index=netlink.link_lookup(ifname=end)[0], master=bridge, state="up")
-        netdev.know_neighbor(netlink, BRIDGE, address)
+
+
+def know_management(root: Path, nodes: Iterable[IPv4Address]) -> None:
+    """Have the management bridge, which has carrier, know its nodes; without, the kernel forgets them."""
+    with namespaces.entered(root), IPRoute() as netlink:
+        for address in nodes:
+            netdev.know_neighbor(netlink, BRIDGE, address)
 
 
 def management_end(node: fattree.Node) -> str:
