@@ -15,7 +15,7 @@ import os
 import shutil
 import struct
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -152,8 +152,9 @@ def remove(folder: Path) -> None:
         if path.is_dir():  # The kernel's own files, such as maps.debug, cannot be removed.
             shutil.rmtree(path)
     if _libc.umount2(bytes(folder), _MNT_DETACH):
-        # It is a folder of a file system that somebody else has mounted.
-        folder.rmdir()
+        # A folder of a file system that somebody else has mounted, and may have let us write in only.
+        with suppress(PermissionError):
+            folder.rmdir()
 
 
 def _is_bpf(folder: Path) -> bool:
