@@ -10,6 +10,7 @@ import networkx as nx
 
 from controller.records import ON_SMUXES, PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
+from controller.updater.wanted import checked
 from duet_p4.api.changes import Changed
 from duet_p4.api.host import HostState, HostVip
 from duet_p4.api.mux import TipState, VipState, WantedState
@@ -58,13 +59,13 @@ async def _give_server(agents: Agents, name: str, held: Sequence[HostVip]) -> No
 
 async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
     tips = [placed.tip for record in records for placed in record.tips]
-    vips = [record.layout for record in records]
+    vips = [checked(record) for record in records]
     _check(name, await agents.smuxes[name].become(_state(vips, tips)))
 
 
 async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
     tips = [placed.tip for record in records for placed in record.tips if placed.switch == name]
-    vips = [record.layout for record in records if record.switch == name]
+    vips = [checked(record) for record in records if record.switch == name]
     _check(name, await agents.switches[name].become(_state(vips, tips)))
 
 
