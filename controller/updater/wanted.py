@@ -107,11 +107,11 @@ def host_vips(record: VipRecord, inventory: Inventory) -> dict[str, HostVip]:
 
 def mux_entries(record: VipRecord) -> Mapping[IPv4Address, tuple[Entry, str | None]]:
     """Return what the muxes hold for a VIP, itself and its TIPs, each with the switch that carries it."""
-    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (checked(record), record.switch)}
+    placed: dict[IPv4Address, tuple[Entry, str | None]] = {record.address: (_checked(record), record.switch)}
     return placed | {tip.tip.address: (tip.tip, tip.switch) for tip in record.tips}
 
 
-def checked(record: VipRecord) -> MuxVip:
+def _checked(record: VipRecord) -> MuxVip:
     """Return a VIP's layout with how its DIPs are checked, and who is to be asked though out of service."""
     spec, layout = record.spec, record.layout
     if not spec.checks():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,10 +88,9 @@ class Harness:
         kind = self._kinds["xdp"]
         self._load(kind, program, [frame], len(frame))
         self._words["live"][0] = 1
-        context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
         began = time.perf_counter()
         try:
-            kind.harness.send_live(frame, packets, _LIVE_BATCH, context)
+            kind.harness.send_live(frame, packets, _LIVE_BATCH, ifindex)
         finally:
             self._words["live"][0] = 0
         return time.perf_counter() - began

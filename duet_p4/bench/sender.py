@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 
@@ -28,10 +27,10 @@ _FASTEST_PPS = 10e6
 _FIRST = -20
 
 
-def send(interface: str, frames: Sequence[bytes], pps: float | None, longest_s: float = LONGEST_S) -> None:
+def send(interface: str, frames: Sequence[bytes], pps: float | None) -> None:
     """Send frames in turn, `pps` of them a second, or as fast as this CPU can; needs root.
 
-    It ends after `longest_s` at a pace, and sooner or later than that without one.
+    It ends after `LONGEST_S` at a pace, and sooner or later than that without one.
 
     Raises ValueError for frames of another length, or too many of them; OSError as the kernel does.
     """
@@ -44,11 +43,10 @@ def send(interface: str, frames: Sequence[bytes], pps: float | None, longest_s: 
         loaded.memory("frame_count").cast("I")[0] = len(frames)
         loaded.memory("egress").cast("I")[0] = socket.if_nametoindex(interface)
         loaded.memory("gap_ns").cast("Q")[0] = round(1e9 / pps) if pps else 0
-        context = struct.pack("=6I", 0, FRAME_BYTES, 0, 0, 0, 0)
         program = loaded.program("sender")
         batch = min(max(1, round(pps * _AT_ONCE_S)), _MOST_AT_ONCE) if pps else _MOST_AT_ONCE
         # One run: between two of them, the kernel sends nothing for some 25 ms.
-        program.send_live(frames[0], round((pps or _FASTEST_PPS) * longest_s), batch, context)
+        program.send_live(frames[0], round((pps or _FASTEST_PPS) * LONGEST_S), batch)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("interface")
     parser.add_argument("--pps", type=float, help="frames a second (default: as many as one CPU makes)")
     parser.add_argument("--cpu", type=int, help="the CPU it runs on")
-    parser.add_argument("--longest", type=float, default=LONGEST_S, help="seconds after which it ends")
     options = parser.parse_args(arguments)
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
@@ -66,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))  # A pace that others interrupt is none.
     frames = [bytes.fromhex(line) for line in sys.stdin.read().split()]
-    send(options.interface, frames, options.pps, options.longest)
+    send(options.interface, frames, options.pps)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ _LOG_TAIL_LINES = 40
 _DATASEC = 15
 _BATCH = 4096
 _LIVE_FRAMES = 1 << 1
+_XDP_MD = struct.Struct("=6I")
 _PERCPU_TYPES = {5, 6, 10, 21}
 
 
@@ -261,11 +262,12 @@ class Program:
         info = libbpf.object_info(self.fd, _VERIFIED_AT + 4)
         return int(struct.unpack_from("=I", info, _VERIFIED_AT)[0])
 
-    def send_live(self, data: bytes, repeat: int, batch: int, context: bytes) -> None:
+    def send_live(self, data: bytes, repeat: int, batch: int, ifindex: int = 0) -> None:
         """Have the kernel make so many frames, run the program on each, and do what it says with them.
 
-        `context` is a `struct xdp_md`, which says by what interface they come. Raises OSError.
+        They come by the interface `ifindex`, or (0) by none that is told. Raises OSError.
         """
+        context = _XDP_MD.pack(0, len(data), 0, ifindex, 0, 0)
         source = c.create_string_buffer(data, len(data))
         held = c.create_string_buffer(context, len(context))
         options = libbpf.TestRunOptions(

@@ -22,10 +22,11 @@ def outputs(source: Path) -> tuple[Path, Path, Path]:
     return stem.with_suffix(".json"), stem.with_suffix(".p4info.txtpb"), stem.with_suffix(".sha256")
 
 
-def digest(source: Path) -> str:
-    """Return the SHA-256 of a program and of what it may include (`include/`), names and contents."""
+def digest(source: Path, folders: Sequence[str] = ("include",)) -> str:
+    """Return the SHA-256 of a program and of what it may include, by folder, names and contents."""
     sha = hashlib.sha256()
-    for path in [source, *sorted((source.parent / "include").glob("*.p4"))]:
+    included = [path for folder in folders for path in sorted((source.parent / folder).glob("*.p4"))]
+    for path in [source, *included]:
         sha.update(path.relative_to(source.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()
 

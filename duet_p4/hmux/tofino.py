@@ -7,7 +7,6 @@ what its report says of each stage.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from finsy import P4Schema
 from finsy.proto import p4i
 from google.protobuf import text_format
 
+from duet_p4.hmux import build as sources
 from duet_p4.hmux.pipeline import P4_SOURCES
 
 COMPILER: Final = "p4c-barefoot"
@@ -113,21 +113,16 @@ def schema(chip: str) -> P4Schema:
     return P4Schema(text_format.Parse(text, p4i.P4Info()))
 
 
-def digest(source: Path = SOURCE) -> str:
+def digest() -> str:
     """Return the SHA-256 of the Tofino program and of what it includes, names and contents."""
-    sha = hashlib.sha256()
-    folders = (source.parent / "include", source.parent / "tna")
-    for path in [source, *(file for folder in folders for file in sorted(folder.glob("*.p4")))]:
-        sha.update(path.relative_to(source.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return sha.hexdigest()
+    return sources.digest(SOURCE, ("include", "tna"))
 
 
-def compile_for(chip: str, source: Path = SOURCE, **sizes: int) -> tuple[Resources, Path]:
+def compile_for(chip: str) -> tuple[Resources, Path]:
     """Compile for a chip, in a temporary folder that is returned beside the report; the caller removes it.
 
-    `sizes` are macros of sizes.p4 to be had instead of the ones there. The report may have more stages than
-    the chip: then the program does not fit. Raises FileNotFoundError where the compiler is not on PATH, and
-    CompileError where it finds an error or a warning.
+    The report may have more stages than the chip: then the program does not fit. Raises FileNotFoundError
+    where the compiler is not on PATH, and CompileError where it finds an error or a warning.
     """
     if shutil.which(COMPILER) is None:
         raise FileNotFoundError(
@@ -140,10 +135,9 @@ def compile_for(chip: str, source: Path = SOURCE, **sizes: int) -> tuple[Resourc
         "--Wdisable=unknown",  # Of `controller_header`, which is for P4Info.
         *("-o", str(folder / "out"), "--p4runtime-files", str(folder / P4INFO)),
         *("--bf-rt-schema", str(folder / SCHEMA)),
-        *(f"-D{name}={size}" for name, size in sizes.items()),
-        str(source.relative_to(source.parent.parent)),
+        str(SOURCE.relative_to(P4_SOURCES.parent)),
     ]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=source.parent.parent, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=P4_SOURCES.parent, check=False)
     said = run.stdout + run.stderr
     if run.returncode or "warning:" in said:
         shutil.rmtree(folder)

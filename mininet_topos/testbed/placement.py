@@ -10,7 +10,8 @@ import networkx as nx
 
 from controller.records import ON_SMUXES, PlacedTip, VipRecord
 from controller.updater.layout import lay_out, tip_allocator
-from controller.updater.wanted import checked
+from controller.updater.plan import Entry
+from controller.updater.wanted import mux_entries
 from duet_p4.api.changes import Changed
 from duet_p4.api.host import HostState, HostVip
 from duet_p4.api.mux import TipState, VipState, WantedState
@@ -22,6 +23,9 @@ from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
 from mininet_topos.testbed.folder import TestbedError
 from mininet_topos.testbed.vipfile import StatedVip
+
+Placed = tuple[Entry, str | None]
+"""What a mux holds, and the switch that carries it."""
 
 
 def place(stated: Iterable[StatedVip], graph: nx.Graph) -> list[VipRecord]:
@@ -49,30 +53,28 @@ async def give(agents: Agents, records: Sequence[VipRecord]) -> None:
     """Servers first, then SMuxes, then HMuxes: no mux sends to a DIP that does not know its VIP yet."""
     servers = _by_server(agents, records)
     await agents_module.gather([_give_server(agents, name, held) for name, held in servers.items()])
-    await agents_module.gather([_give_smux(agents, name, records) for name in agents.smuxes])
-    await agents_module.gather([_give_switch(agents, name, records) for name in agents.switches])
+    held = [placed for record in records for placed in mux_entries(record).values()]
+    await agents_module.gather([_give_smux(agents, name, held) for name in agents.smuxes])
+    await agents_module.gather([_give_switch(agents, name, held) for name in agents.switches])
 
 
 async def _give_server(agents: Agents, name: str, held: Sequence[HostVip]) -> None:
     _check(name, await agents.servers[name].become(HostState(vips=tuple(held))))
 
 
-async def _give_smux(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    tips = [placed.tip for record in records for placed in record.tips]
-    vips = [checked(record) for record in records]
-    _check(name, await agents.smuxes[name].become(_state(vips, tips)))
+async def _give_smux(agents: Agents, name: str, held: Iterable[Placed]) -> None:
+    _check(name, await agents.smuxes[name].become(_state(entry for entry, _ in held)))
 
 
-async def _give_switch(agents: Agents, name: str, records: Sequence[VipRecord]) -> None:
-    tips = [placed.tip for record in records for placed in record.tips if placed.switch == name]
-    vips = [checked(record) for record in records if record.switch == name]
-    _check(name, await agents.switches[name].become(_state(vips, tips)))
+async def _give_switch(agents: Agents, name: str, held: Iterable[Placed]) -> None:
+    _check(name, await agents.switches[name].become(_state(entry for entry, home in held if home == name)))
 
 
-def _state(vips: Iterable[MuxVip], tips: Iterable[MuxTip]) -> WantedState:
+def _state(entries: Iterable[Entry]) -> WantedState:
+    held = list(entries)
     return WantedState(
-        vips=tuple(VipState(vip=vip, announced=True) for vip in vips),
-        tips=tuple(TipState(tip=tip, announced=True) for tip in tips),
+        vips=tuple(VipState(vip=entry, announced=True) for entry in held if isinstance(entry, MuxVip)),
+        tips=tuple(TipState(tip=entry, announced=True) for entry in held if isinstance(entry, MuxTip)),
     )
 
 

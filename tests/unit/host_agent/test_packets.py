@@ -656,25 +656,22 @@ def test_a_dip_may_be_a_client_of_its_own_vip(host: Host) -> None:
 
 def test_fragments_of_a_hairpin_follow_their_first_both_ways(host: Host) -> None:
     """None has ports but the first, and the answer's have to be handed back, not sent out."""
-    payload = Raw(bytes(64))
-    asks = [
-        IP(src=DIP, dst=VIP, id=6, flags="MF", proto=17)
-        / UDP(sport=5000, dport=53, len=136, chksum=0)
-        / payload,
-        IP(src=DIP, dst=VIP, id=6, frag=9, proto=17) / payload,
-    ]
-    for packet in asks:
+
+    def halves(number: int, sport: int, dport: int) -> list[Packet]:
+        payload = Raw(bytes(64))
+        return [
+            IP(src=DIP, dst=VIP, id=number, flags="MF", proto=17)
+            / UDP(sport=sport, dport=dport, len=136, chksum=0)
+            / payload,
+            IP(src=DIP, dst=VIP, id=number, frag=9, proto=17) / payload,
+        ]
+
+    for packet in halves(6, 5000, 53):
         turned = packet.copy()
         turned.src, turned.dst = VIP, DIP
         assert leaves_as(host, packet) == DIP, "although the first one is back already"
         host.expect_in(tunneled(packet), turned)
-    answers = [
-        IP(src=DIP, dst=VIP, id=7, flags="MF", proto=17)
-        / UDP(sport=53, dport=5000, len=136, chksum=0)
-        / payload,
-        IP(src=DIP, dst=VIP, id=7, frag=9, proto=17) / payload,
-    ]
-    for packet in answers:
+    for packet in halves(7, 53, 5000):
         handed = packet.copy()
         handed.src, handed.dst = VIP, DIP
         run = host.path.outbound.test_run(bytes(Ether(src=MAC, dst=TOR_MAC) / packet))
