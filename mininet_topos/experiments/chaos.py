@@ -105,13 +105,14 @@ class _Chaos:
     started: float = field(default_factory=time.monotonic)
     events: list[Event] = field(default_factory=list)
 
-    async def run(self, seconds: float) -> None:
+    async def run(self, seconds: float, connections: asyncio.TaskGroup) -> None:
+        """Kill and change for `seconds`; the last of `connections` may be judged only a while later."""
         end = self.started + seconds
         async with asyncio.TaskGroup() as group:
 
             async def connect() -> None:
                 seconds = self.rng.uniform(*_CONNECTED_S)
-                group.create_task(self._connect(min(seconds, end - time.monotonic())))
+                connections.create_task(self._connect(min(seconds, end - time.monotonic())))
 
             group.create_task(self._repeat(self._kill, _KILL_EVERY_S, end))
             group.create_task(self._repeat(self._change, _CHANGE_EVERY_S, end))
@@ -321,10 +322,11 @@ async def _play(
             if server.prefix is not None
         }
         chaos = _Chaos(folder, operator, outside, random.Random(f"kills {seed}"), cluster, racks)
-        await chaos.run(seconds)
-        kills = sum(event.kind == "kill" for event in chaos.events)
-        say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")
-        verdict = await _await_convergence(folder, graph, operator, chaos.ended())
+        async with asyncio.TaskGroup() as connections:
+            await chaos.run(seconds, connections)
+            kills = sum(event.kind == "kill" for event in chaos.events)
+            say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")
+            verdict = await _await_convergence(folder, graph, operator, chaos.ended())
         await operator.check()
     for line in (*operator.lost, *verdict.differences, *chaos.broken)[:_TOLD]:
         say(f"wrong: {line}")

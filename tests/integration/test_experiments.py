@@ -65,7 +65,7 @@ def test_load_is_made_at_a_pace_or_flat_out_and_an_smux_takes_it_from_a_queue(te
 def test_a_vip_is_away_when_its_hmux_dies_until_its_neighbours_lead_around_it(testbed: Running) -> None:
     found = failover.measure(testbed, "tor2", 1, quiet)
     (outage,), (parts,) = found.outages, found.breakdowns
-    assert 0 < outage < 1000
+    assert 0 <= outage < 1000, "none, where neighbours lead around it between two probes"
     assert parts.detection > 0
     assert parts.bgp > 0
     assert {row["vip"] for row in found.rows} == {str(vip) for vip in testbed.vips}
