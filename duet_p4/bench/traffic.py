@@ -52,7 +52,7 @@ class Sent:
         return max(0.0, 1 - self.received / self.offered)
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """Frames received and CPU seconds of the generator at a moment."""
 
     moment: float
@@ -119,14 +119,14 @@ class Generator:
             stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + DEADLINE
-        samples: list[_Sample] = []
+        samples: list[Sample] = []
         received, quiet_since = 0, time.monotonic()
         try:
             while received < packets:
                 moment, cpu = time.perf_counter(), _cpu_seconds(process.pid)
                 seen = self._line.received() - before
                 if seen and cpu is not None:
-                    samples.append(_Sample(moment, seen, cpu))
+                    samples.append(Sample(moment, seen, cpu))
                 if seen != received or process.poll() is None:
                     received, quiet_since = seen, time.monotonic()
                 elif time.monotonic() - quiet_since > SETTLE:
@@ -140,16 +140,21 @@ class Generator:
             complaint = (process.communicate()[1] or b"").decode(errors="replace").strip()
         if process.returncode:
             raise BenchError(f"{command[0]} failed with status {process.returncode}: {complaint}")
-        if len(samples) < 2 or samples[-1].received == samples[0].received:
-            raise BenchError(f"of {packets} packets, {received} arrived: too few to measure a pace")
-        first, last = samples[0], samples[-1]
-        counted = last.received - first.received
-        return Sent(
-            packets,
-            received,
-            counted / (last.moment - first.moment),
-            counted / max(last.cpu - first.cpu, 1e-6),
-        )
+        return pace(packets, received, samples)
+
+
+def pace(packets: int, received: int, samples: Sequence[Sample]) -> Sent:
+    """Return what samples say of a run of `packets`, of which so many were received.
+
+    Raises BenchError where they are too few to say anything.
+    """
+    first = samples[0] if samples else None
+    # Once a child of the generator has ended, its time is no longer counted.
+    last = max(samples, key=lambda sample: (sample.cpu, sample.received), default=None)
+    if first is None or last is None or last.received == first.received or last.cpu <= first.cpu:
+        raise BenchError(f"of {packets} packets, {received} arrived: too few to measure a pace")
+    counted = last.received - first.received
+    return Sent(packets, received, counted / (last.moment - first.moment), counted / (last.cpu - first.cpu))
 
 
 def _cpu_seconds(pid: int) -> float | None:

@@ -47,4 +47,7 @@ def test_each_kind_of_packet_is_measured_and_its_instructions_are_counted() -> N
     floor, vip = found["floor", "-", "VIP"], found["xdp", "one", "VIP"]
     assert floor.instructions is not None and vip.instructions is not None
     assert floor.instructions < 100 < vip.instructions
+    known, new = found["smux", "1 VIPs", "known flow"], found["smux", "1 VIPs", "new flows"]
+    assert known.instructions is not None and new.instructions is not None
+    assert known.instructions < new.instructions
     assert {one.packets for one in found.values() if one.subject == "xdp"} >= {"TIP", "pinned flow", "routed"}

@@ -12,7 +12,7 @@ from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Programming, R
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.plot import draw
 from duet_p4.bench.tables import Fill
-from duet_p4.bench.traffic import Sent, frame
+from duet_p4.bench.traffic import Sample, Sent, frame, pace
 from duet_p4.hmux import pipeline
 
 
@@ -31,6 +31,22 @@ def test_a_frame_is_well_formed_and_of_its_size(size: int) -> None:
 def test_a_frame_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="not 41"):
         frame(41, 1, 2, 3)
+
+
+def test_a_pace_counts_the_time_of_a_generator_until_its_last_child_has_ended() -> None:
+    samples = [
+        Sample(1.0, 100, 0.5),
+        Sample(2.0, 1100, 1.0),
+        Sample(2.1, 1200, 0.01),
+        Sample(2.2, 1300, 0.01),
+    ]
+    assert pace(1300, 1300, samples) == Sent(1300, 1300, 1000.0, 2000.0)
+
+
+@pytest.mark.parametrize("cpu", [0.5, 0.2])
+def test_a_pace_without_time_of_its_generator_is_none(cpu: float) -> None:
+    with pytest.raises(BenchError, match="too few"):
+        pace(10, 10, [Sample(1.0, 1, 0.5), Sample(2.0, 10, cpu)])
 
 
 class Device:
