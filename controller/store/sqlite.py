@@ -83,6 +83,8 @@ class SqliteStore:
             db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
+            # What a long transaction would put into a temporary file: it may be allowed to write none.
+            db.execute("PRAGMA temp_store=MEMORY")
             _migrate(db, self._path)
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{self._path}: {error}") from error

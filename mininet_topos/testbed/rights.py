@@ -21,6 +21,7 @@ from mininet_topos.testbed.folder import CONTROLLER_USER, Folder
 _NETWORK = (Cap.NET_ADMIN, Cap.NET_RAW)
 _PROGRAMS = (Cap.BPF, Cap.PERFMON)
 _BGP = (Cap.NET_BIND_SERVICE,)
+_TMPFILE = Path("/tmp")  # glibc's P_tmpdir: TMPDIR changes nothing
 
 
 def agent(config: AgentConfig, *, speaks_bgp: bool) -> Rights:
@@ -46,8 +47,9 @@ def xdp_switch(folder: Folder, node: str) -> Rights:
 
 
 def bmv2(folder: Folder, node: str) -> Rights:
-    """Frames of its node's interfaces."""
-    return Rights(capabilities=_NETWORK, inherited=True, writable=(folder.state(node), folder.sockets))
+    """Frames of its node's interfaces; and a temporary file, into which it puts a P4 program it is given."""
+    writable = (folder.state(node), folder.sockets, _TMPFILE)
+    return Rights(capabilities=_NETWORK, inherited=True, writable=writable)
 
 
 def bird(state: Path) -> Rights:

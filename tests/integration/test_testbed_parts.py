@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import queue
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -15,12 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
 import pytest
+from finsy.proto import p4r, p4r_grpc
 
 from duet_p4.confinement import Capability, Rights, landlock_version
+from duet_p4.hmux import pipeline
 from mininet_topos import fattree
 from mininet_topos.fattree import FatTree
-from mininet_topos.testbed import capture, lifecycle, namespaces, wiring
+from mininet_topos.testbed import capture, lifecycle, namespaces, rights, wiring
 from mininet_topos.testbed.folder import ROOT, Folder, TestbedError
 from mininet_topos.testbed.network import NamespaceNode, Network
 from mininet_topos.testbed.supervisor import Crash, Process, State, Supervisor
@@ -155,6 +160,38 @@ def test_a_process_has_its_rights_and_no_others(folder: Folder, namespace: Path,
     assert lines == ["CapEff:\t0000000000001000", "NoNewPrivs:\t1", "the end"] or not landlock_version()
     assert not outside.exists() or not landlock_version()
     assert "changed the owner" not in lines
+
+
+@pytest.mark.skipif(shutil.which("simple_switch_grpc") is None, reason="simple_switch_grpc is not on PATH")
+def test_a_bmv2_with_its_rights_takes_a_program(folder: Folder, namespace: Path) -> None:
+    address = f"unix:{folder.sockets}/bmv2.sock"
+    process = Process(
+        node="root",
+        name="switch",
+        arguments=("simple_switch_grpc", "--no-p4", "--device-id", "1", "--", "--grpc-server-addr", address),
+        rights=rights.bmv2(folder, "root"),
+        namespace=namespace,
+        log=folder.log("root", "switch"),
+    )
+    supervisor = Supervisor([process], list)
+    supervisor.start()
+    requests: queue.SimpleQueue[p4r.StreamMessageRequest | None] = queue.SimpleQueue()
+    try:
+        with grpc.insecure_channel(address, [("grpc.max_metadata_size", 1 << 20)]) as channel:
+            stub = p4r_grpc.P4RuntimeStub(channel)
+            claim = p4r.StreamMessageRequest()
+            claim.arbitration.device_id = claim.arbitration.election_id.low = 1
+            requests.put(claim)
+            answers = stub.StreamChannel(iter(requests.get, None), wait_for_ready=True, timeout=20)
+            next(answers)
+            push = p4r.SetForwardingPipelineConfigRequest(device_id=1, action="VERIFY_AND_COMMIT")
+            push.election_id.low = 1
+            push.config.CopyFrom(pipeline.schema().get_pipeline_config())
+            stub.SetForwardingPipelineConfig(push, timeout=20)
+    finally:
+        requests.put(None)
+        supervisor.stop("root")
+        supervisor.sweep("root", 5)
 
 
 class TestSupervisor:
