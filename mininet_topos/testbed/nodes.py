@@ -37,9 +37,6 @@ CONTROLLER = "controller"
 
 _ETCD_PORT, _ETCD_PEER_PORT = 2379, 2380
 
-_LEASE_S = 5.0
-"""How long a leader may be silent: a hundred processes share the machine, and may keep it from its turn."""
-
 _ABOVE = {Kind.TOR: Kind.AGG, Kind.AGG: Kind.CORE}
 
 _PACKET_LOG_BYTES = 4 << 20
@@ -342,11 +339,7 @@ class _Nodes:
         several = self.plan.controllers > 1
         endpoints = list(_etcd_urls(self.plan.controllers, _ETCD_PORT).values())
         own_first = (*endpoints[number:], *endpoints[:number])
-        cluster = (
-            ClusterConfig(name=name, etcd=own_first, lease_s=_LEASE_S, transaction=TRANSACTION)
-            if several
-            else None
-        )
+        cluster = ClusterConfig(name=name, etcd=own_first, transaction=TRANSACTION) if several else None
         return ControllerConfig(
             database=None if several else state / "controller.db",
             cluster=cluster,
