@@ -248,7 +248,7 @@ def _plot(out: Path, found: Sequence[Measured]) -> None:
     results.note(
         figure,
         FAILURE,
-        f"{error_of_probes(ms for one in found for ms in one.lateness)} "
+        f"{error_of_probes((ms for one in found for ms in one.lateness), CLOSE_INTERVAL_S)} "
         f"Median outage, mean of {len(found)} bring-ups: {median}.",
     )
     results.save_figure(figure, out / "failover")

@@ -264,8 +264,8 @@ def _plot(out: Path, found: Sequence[Measured]) -> None:
     axes.set_xlabel("until every flow of every VIP is served again (ms; 1: nothing was lost)")
     runs = sum(map(len, told_of["outage_ms"][names[0]]))
     axes.set_title(
-        f"{runs} runs each in {len(found)} bring-ups ({told_of['discarded']} discarded: a prober stalled), "
-        f"{CONNECTIONS} TCP connections in each run"
+        f"{runs} runs each, {len(found)} bring-ups, {CONNECTIONS} TCP connections in each run\n"
+        f"({told_of['discarded']} discarded: a prober stalled)"
     )
     worst = told_of["lateness_ms_worst"].values()
     about = f"the worst from {-1e3 * _AROUND_S[0]:g} ms before to {1e3 * _AROUND_S[1]:g} ms after failures"
