@@ -43,8 +43,10 @@ _PACKET_LOG_BYTES = 4 << 20
 """How long BMv2's log of packets gets before a new one begins; the last one is kept as well."""
 _WHOLE_FRAME = 16_384
 
-_ECHO = {Target.XDP: EchoConfig(), Target.BMV2: EchoConfig(interval_ms=500, hurry_ms=500)}
+_BMV2_ECHO = EchoConfig(interval_ms=500, hurry_ms=500)
 """BMv2 forwards in a process that may have to wait for its turn."""
+_ECHOES_PER_S = 4000
+"""How many echoes the switches of a testbed may send each other: they share a machine's CPUs."""
 
 _HOLD_S = {True: 30.0, False: 1.0}
 """How long an SMux, or a switch that lost its tables, waits to be told what it should hold: by a controller
@@ -89,6 +91,16 @@ def _etcd_urls(controllers: int, port: int) -> dict[str, str]:
 
 def _device_id(node: fattree.Node) -> int:
     return node.index + 1
+
+
+def echo_of(graph: nx.Graph) -> EchoConfig:
+    """Return how often switches ask each other whether they forward: many on one machine, more seldom."""
+    usual = EchoConfig()
+    switches = {node.name for node in fattree.nodes(graph, *SWITCHES)}
+    ends = sum(2 for one, other in graph.edges if {one, other} <= switches)
+    share = max(1.0, ends * 1000 / usual.interval_ms / _ECHOES_PER_S)
+    rarer = {"interval_ms": round(share * usual.interval_ms), "hurry_ms": round(share * usual.hurry_ms)}
+    return usual.model_copy(update=rarer)
 
 
 @cache
@@ -154,6 +166,7 @@ def _entering(graph: nx.Graph, node: fattree.Node) -> tuple[IPv4Network, ...]:
 class _Nodes:
     def __init__(self, graph: nx.Graph, folder: Folder, plan: Plan) -> None:
         self.graph = graph
+        self._echo = echo_of(graph) if plan.target is Target.XDP else _BMV2_ECHO
         self.folder = folder
         self.plan = plan
         self.passwords = passwords(graph)
@@ -289,7 +302,7 @@ class _Nodes:
             hold_s=_HOLD_S[self.plan.controller],
             report_urls=self._controller_urls(),
             flow_records=FlowConfig(sampling=self.plan.flow_sampling),
-            echo=_ECHO[self.plan.target],
+            echo=self._echo,
         )
 
     def _smux(self, node: fattree.Node) -> SmuxConfig:

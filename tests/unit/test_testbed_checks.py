@@ -13,10 +13,10 @@ from controller.updater.wanted import wanted_states
 from duet_p4.confinement import Rights
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
-from mininet_topos.fattree import FatTree, fattree
+from mininet_topos.fattree import PAPER, FatTree, fattree
 from mininet_topos.testbed.checks import chi_square_z, expected_dip, processes, tcp_ports
 from mininet_topos.testbed.holdings import undone, unsettled
-from mininet_topos.testbed.nodes import inventory_of
+from mininet_topos.testbed.nodes import echo_of, inventory_of
 from mininet_topos.testbed.protocol import Answer
 from mininet_topos.testbed.supervisor import ProcessStatus, State
 
@@ -144,3 +144,12 @@ def test_a_process_that_does_not_run_is_told_of_with_the_reason() -> None:
         False,
         "tor1/agent is stopped (tor1 was made to fail); 0 of 1 processes run",
     )
+
+
+def test_the_more_switches_share_a_machine_the_more_seldom_they_ask_each_other() -> None:
+    large = echo_of(fattree(FatTree(containers=8, tors=4, aggs=4, cores=16, servers=2, dip_servers=2)))
+    usual = echo_of(fattree(PAPER))
+    assert (usual.interval_ms, usual.hurry_ms) == (50, 20)
+    ends = 2 * (8 * 4 * 4 + 8 * 4 * 16)
+    assert ends * 1000 / large.interval_ms <= 4000 < 1.1 * ends * 1000 / large.interval_ms
+    assert large.hurry_ms < large.interval_ms
