@@ -281,9 +281,9 @@ def _smux_cases(datapath: XdpDatapath, vips: int, quick: bool) -> Iterator[Case]
         ]
         for turn in range(1 if quick else NEW_FLOW_PASSES)
     )
-    before = datapath.exits()["FORWARD_HASH"]
+    before = datapath.exits()["FORWARD_HASH"].packets
     yield Case("new flows", first, 84, only_first=True, others=others)
-    if (new := datapath.exits()["FORWARD_HASH"] - before) != MANY_FLOWS * (1 + len(others)):
+    if (new := datapath.exits()["FORWARD_HASH"].packets - before) != MANY_FLOWS * (1 + len(others)):
         raise BenchError(f"the SMux took {new} packets for those of new flows")
     if not quick:
         _settle(datapath, first)
