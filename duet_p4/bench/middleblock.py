@@ -7,9 +7,7 @@ so its rate is one flat out; BMv2's is the highest paced one with a loss below `
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +18,12 @@ from pathlib import Path
 
 from finsy import P4Schema, P4TableAction, P4TableEntry, P4TableMatch
 
+from duet_p4 import p4c
 from duet_p4.bench.dataplane import FLAT_OUT_PPS, LOWEST_PPS, Pacer, Progress
 from duet_p4.bench.line import BenchError, Line
 from duet_p4.bench.switches import OUT_PORT, Switch, available, inserts
 from duet_p4.bench.traffic import SWITCH_MAC, Generator
 
-COMPILER = "p4c-bm2-ss"
 SIZE = 64
 """Frame length in bytes, without FCS."""
 ROUTES, NEXTHOPS, ACL_ENTRIES = 10_000, 100, 500
@@ -59,13 +57,11 @@ class Result:
 
 def compiled(source: Path, folder: Path) -> P4Schema:
     """Compile the program. Raises BenchError where p4c is missing, or does not like it."""
-    if shutil.which(COMPILER) is None:
-        raise BenchError(f"{COMPILER} is not on PATH: install p4c to compile {source}")
     config, info = folder / "middleblock.json", folder / "middleblock.p4info.txtpb"
-    command = [COMPILER, "--p4runtime-files", str(info), "-o", str(config), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"{COMPILER} does not compile {source}: {done.stderr.strip()[-500:]}")
+    try:
+        p4c.compile_p4(source, config, info)
+    except (FileNotFoundError, p4c.CompileError) as error:
+        raise BenchError(str(error)[-500:]) from error
     return P4Schema(info, config)
 
 

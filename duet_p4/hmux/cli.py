@@ -11,7 +11,8 @@ import click
 from duet_p4 import results
 from duet_p4.hmux import tofino
 from duet_p4.hmux.pipeline import P4_SOURCES
-from duet_p4.hmux.tofino import CompileError, Resources
+from duet_p4.hmux.tofino import Resources
+from duet_p4.p4c import CompileError
 
 DRAWING: Final = "resources"
 """The stem of the drawing's file names; SVG and PNG."""

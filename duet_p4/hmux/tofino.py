@@ -20,8 +20,9 @@ from finsy import P4Schema
 from finsy.proto import p4i
 from google.protobuf import text_format
 
-from duet_p4.hmux import build as sources
+from duet_p4 import p4c
 from duet_p4.hmux.pipeline import P4_SOURCES
+from duet_p4.p4c import CompileError
 
 COMPILER: Final = "p4c-barefoot"
 SOURCE: Final = P4_SOURCES / "hmux_tna.p4"
@@ -87,10 +88,6 @@ class Resources:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-class CompileError(Exception):
-    """p4c-barefoot refused the program; the text is what it said."""
-
-
 def outputs(chip: str) -> Path:
     """Return the folder of what the compiler made for a chip of `CHIPS`."""
     return P4_SOURCES / "build" / chip
@@ -115,7 +112,7 @@ def schema(chip: str) -> P4Schema:
 
 def digest() -> str:
     """Return the SHA-256 of the Tofino program and of what it includes, names and contents."""
-    return sources.digest(SOURCE, ("include", "tna"))
+    return p4c.digest(SOURCE, ("include", "tna"))
 
 
 def compile_for(chip: str) -> tuple[Resources, Path]:

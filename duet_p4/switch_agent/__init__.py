@@ -2,7 +2,8 @@
 
 - `agent`: the process, from its configuration to REST
 - `service`: VIPs and TIPs, all or nothing, with announcements in the right order
-- `p4client`: the P4Runtime session with the switch
+- `p4session`: a P4Runtime session, whatever the program
+- `p4client`: the session with a switch of hmux.p4, in rows
 - `hostif`: a host interface for every front-panel port
 - `netlink`: the kernel's messages on routes, neighbours and links, decoded
 - `kernel`: what they say of the front-panel ports

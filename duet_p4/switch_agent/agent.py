@@ -57,7 +57,8 @@ from duet_p4.switch_agent.echo import Echo
 from duet_p4.switch_agent.fib import FibMirror
 from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
-from duet_p4.switch_agent.p4client import Switch, SwitchError
+from duet_p4.switch_agent.p4client import Switch
+from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.sampling import Sampling
 from duet_p4.switch_agent.service import HmuxService

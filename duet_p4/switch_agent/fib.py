@@ -11,7 +11,8 @@ from ipaddress import IPv4Network
 from duet_p4.backoff import Backoff
 from duet_p4.hmux.routes import Gateway, RouteTables
 from duet_p4.switch_agent.kernel import Kernel
-from duet_p4.switch_agent.p4client import Switch, SwitchError, WriteError
+from duet_p4.switch_agent.p4client import Switch, WriteError
+from duet_p4.switch_agent.p4session import SwitchError
 
 logger = logging.getLogger(__name__)
 

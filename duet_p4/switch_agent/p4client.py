@@ -1,48 +1,26 @@
-"""A P4Runtime session with the switch: primary, pipeline in place, rows in and out."""
+"""What an agent asks of a switch that runs hmux.p4: the pipeline in place, rows in and out."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
-import grpc
 from finsy import P4ClientError, P4MeterEntry, P4TableEntry
-from finsy.proto import U128, p4r, p4r_grpc, rpc_code
+from finsy.proto import p4r
 
-from duet_p4 import detour, telemetry
+from duet_p4 import detour
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Plan, Step, Update
 from duet_p4.hmux.rows import Row
 from duet_p4.identity import Credentials
+from duet_p4.switch_agent.p4session import Session, SwitchError
 
-logger = logging.getLogger(__name__)
-
-_OPTIONS = [
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # The details of a write that is refused come as metadata, some 35 bytes for each update of a batch.
-    ("grpc.max_metadata_size", 1 << 16),
-    ("grpc.absolute_max_metadata_size", 1 << 18),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),
-]
-_RPC_TIMEOUT_S = 10.0
-_CONNECT_TIMEOUT_S = 3.0
-_PUSH_TIMEOUT_S = 60.0
 _MAX_BATCH = 250
-
-
-class SwitchError(Exception):
-    """The switch is gone, or does not do what P4Runtime says; the session is over."""
 
 
 class WriteError(Exception):
@@ -53,62 +31,14 @@ class WriteError(Exception):
         self.taken = taken
 
 
-class Switch:
-    """One session. `writes` counts the updates that the switch has taken.
-
-    With credentials over mutual TLS; None is for a Unix socket, or for tests.
-    """
+class Switch(Session):
+    """A session with a switch of hmux.p4. `writes` counts the updates that the switch has taken."""
 
     def __init__(self, address: str, device_id: int, credentials: Credentials | None = None) -> None:
-        self._address = address
-        self._credentials = credentials
-        self._device_id = device_id
+        super().__init__(address, device_id, credentials)
         self._schema = pipeline.schema()
         self._codec = Codec(self._schema)
-        # Later sessions outbid earlier ones, so a restarted agent never waits for its predecessor's.
-        self._election_id = U128.encode(time.time_ns())
-        self._primary = asyncio.Event()
         self.writes = 0
-
-    @contextlib.asynccontextmanager
-    async def channel(self) -> AsyncIterator[None]:
-        """Connect without a session: good for reading only."""
-        async with self.open() as channel:
-            self._stub = p4r_grpc.P4RuntimeStub(channel)
-            yield
-
-    def open(self) -> grpc.aio.Channel:
-        """Return a channel to the switch."""
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
-        trust, key, certificate = self._credentials.parts()
-        shown = grpc.ssl_channel_credentials(trust, key, certificate)
-        return grpc.aio.secure_channel(self._address, shown, options=_OPTIONS)
-
-    @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[asyncio.Task[None]]:
-        """Connect and become primary. Yields a task that ends, with `SwitchError`, when the session does."""
-        async with self.channel():
-            stream = self._stub.StreamChannel(wait_for_ready=True)
-            lost = asyncio.create_task(self._run_stream(stream), name="P4Runtime stream")
-            primary = asyncio.create_task(self._primary.wait())
-            try:
-                await asyncio.wait(
-                    {lost, primary}, timeout=_CONNECT_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                if lost.done():
-                    await lost
-                if not primary.done():
-                    raise SwitchError(
-                        f"the switch at {self._address} opens no session in {_CONNECT_TIMEOUT_S:g} s"
-                    )
-                yield lost
-            finally:
-                self._primary.clear()
-                for task in (lost, primary):
-                    task.cancel()
-                await asyncio.gather(lost, primary, return_exceptions=True)
-                stream.cancel()
 
     async def ensure_pipeline(self) -> bool:
         """Have the switch run hmux.p4; return whether it had to be pushed, which empties all tables."""
@@ -118,27 +48,9 @@ class Switch:
                 wanted.p4_device_config + wanted.p4info.SerializeToString(deterministic=True)
             ).digest()[:8]
         )
-        request = p4r.GetForwardingPipelineConfigRequest(
-            device_id=self._device_id,
-            response_type=p4r.GetForwardingPipelineConfigRequest.COOKIE_ONLY,
-        )
-        try:
-            reply = await self._stub.GetForwardingPipelineConfig(request, timeout=_RPC_TIMEOUT_S)
-            if reply.config.cookie.cookie == wanted.cookie.cookie:
-                return False
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
-                raise _lost(error) from error
-        push = p4r.SetForwardingPipelineConfigRequest(
-            device_id=self._device_id,
-            election_id=self._election_id,
-            action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
-            config=wanted,
-        )
-        try:
-            await self._stub.SetForwardingPipelineConfig(push, timeout=_PUSH_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise SwitchError(f"the switch refuses the pipeline: {error.details()}") from error
+        if await self.cookie() == wanted.cookie.cookie:
+            return False
+        await self.push(wanted)
         return True
 
     async def configure(self, wanted: Iterable[P4TableEntry | P4MeterEntry]) -> None:
@@ -147,17 +59,17 @@ class Switch:
         for entry in wanted:
             encoded = entry.encode(self._schema)
             if isinstance(entry, P4MeterEntry):
-                if encoded not in await self._read([encoded]):
+                if encoded not in await self.read([encoded]):
                     updates.append((~entry).encode_update(self._schema))
                 continue
-            held = await self._read([encoded])
+            held = await self.read([encoded])
             same = [one for one in held if one.table_entry.match == encoded.table_entry.match]
             if any(one.table_entry.action == encoded.table_entry.action for one in same):
                 continue
             modify = bool(same) or entry.is_default_action
             updates.append(((~entry) if modify else (+entry)).encode_update(self._schema))
         if updates:
-            await self._send(updates)
+            await self.send(updates)
             self.writes += len(updates)
 
     async def read_rows(self) -> tuple[list[Row], list[p4r.TableEntry]]:
@@ -167,7 +79,7 @@ class Switch:
         """
         rows, foreign = [], []
         tables = (p4r.TableEntry(table_id=table_id) for table_id in self._codec.table_ids)
-        for entity in await self._read([p4r.Entity(table_entry=table) for table in tables]):
+        for entity in await self.read([p4r.Entity(table_entry=table) for table in tables]):
             entry = entity.table_entry
             if entry.is_default_action:
                 continue
@@ -189,7 +101,7 @@ class Switch:
                 continue
             query = p4r.TableEntry(table_id=table_id)
             query.counter_data.SetInParent()
-            for entity in await self._read([p4r.Entity(table_entry=query)]):
+            for entity in await self.read([p4r.Entity(table_entry=query)]):
                 row = self._codec.row(entity.table_entry)
                 if row is not None:
                     counted = entity.table_entry.counter_data
@@ -202,7 +114,7 @@ class Switch:
         for entry in entries_:
             update = p4r.Update(type=p4r.Update.DELETE, entity=p4r.Entity(table_entry=_key(entry)))
             try:
-                await self._send([update])
+                await self.send([update])
                 self.writes += 1
             except P4ClientError as error:
                 refused.append(f"{self._schema.tables[entry.table_id].name}: {error.message}")
@@ -211,14 +123,14 @@ class Switch:
     async def packets(self, addresses: Iterable[IPv4Address]) -> int:
         """Return how many packets came for VIPs and TIPs; 0 for those that the switch does not hold."""
         queries = [entries.vip_counter(address).encode(self._schema) for address in addresses]
-        return sum(found.table_entry.counter_data.packet_count for found in await self._read(queries))
+        return sum(found.table_entry.counter_data.packet_count for found in await self.read(queries))
 
     async def read_drops(self) -> dict[entries.DropReason, int]:
         """Return how many packets were dropped, by reason."""
         wanted = [counter.encode(self._schema) for counter in entries.drop_counters()]
         counters = [
             type(entries.drop_counters()[0]).decode(entity, self._schema)
-            for entity in await self._read(wanted)
+            for entity in await self.read(wanted)
         ]
         return entries.drop_counts(counters)
 
@@ -251,7 +163,7 @@ class Switch:
     ) -> Sequence[Update[Any]]:
         """Write updates with one request, and return them. Raises `WriteError`."""
         try:
-            await self._send(encoded)
+            await self.send(encoded)
         except P4ClientError as error:
             if not error.details:
                 raise SwitchError(f"the switch refuses a write: {error.message}") from error
@@ -271,7 +183,7 @@ class Switch:
         """
         entity = detour.entity(port, map(self._codec.update, updates))
         try:
-            await self._send([p4r.Update(type=p4r.Update.MODIFY, entity=entity)])
+            await self.send([p4r.Update(type=p4r.Update.MODIFY, entity=entity)])
         except P4ClientError as error:
             refused = next(iter(error.details.values()), None)
             return refused is None or refused.canonical_code.name != "UNIMPLEMENTED"
@@ -295,44 +207,6 @@ class Switch:
             timings[step.label] = timings.get(step.label, 0.0) + 1000 * (time.perf_counter() - started)
         return timings
 
-    async def _send(self, updates: Sequence[p4r.Update]) -> None:
-        request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)
-        try:
-            with telemetry.span("P4Runtime Write", telemetry.Kind.CLIENT, p4runtime__updates=len(updates)):
-                await self._stub.Write(request, timeout=_RPC_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNKNOWN:
-                raise P4ClientError(error, "Write", msg=request) from None
-            raise _lost(error) from error
-
-    async def _read(self, queries: Sequence[p4r.Entity]) -> list[p4r.Entity]:
-        request = p4r.ReadRequest(device_id=self._device_id, entities=queries)
-        try:
-            return [
-                entity
-                async for reply in self._stub.Read(request, timeout=_RPC_TIMEOUT_S)
-                for entity in reply.entities
-            ]
-        except grpc.aio.AioRpcError as error:
-            raise _lost(error) from error
-
-    async def _run_stream(self, stream: Any) -> None:
-        arbitration = p4r.MasterArbitrationUpdate(device_id=self._device_id, election_id=self._election_id)
-        try:
-            await stream.write(p4r.StreamMessageRequest(arbitration=arbitration))
-            while (message := await stream.read()) is not grpc.aio.EOF:
-                if message.HasField("arbitration"):
-                    self._arbitrate(message.arbitration)
-        except grpc.aio.AioRpcError as error:
-            raise _lost(error) from error
-        raise SwitchError(f"the switch at {self._address} closed the session")
-
-    def _arbitrate(self, update: p4r.MasterArbitrationUpdate) -> None:
-        if update.status.code == rpc_code.OK:
-            self._primary.set()
-        else:
-            raise SwitchError(f"another P4Runtime client controls the switch at {self._address}")
-
 
 async def _outcome(
     sending: asyncio.Task[Sequence[Update[Any]]], taken: list[Update[Any]]
@@ -349,7 +223,3 @@ async def _outcome(
 def _key(entry: p4r.TableEntry) -> p4r.TableEntry:
     """Return an entry as it is named to be deleted."""
     return p4r.TableEntry(table_id=entry.table_id, match=entry.match, priority=entry.priority)
-
-
-def _lost(error: grpc.aio.AioRpcError) -> SwitchError:
-    return SwitchError(f"P4Runtime: {error.code().name} {error.details()}")

@@ -43,7 +43,8 @@ from duet_p4.journal import Held
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.mux_keeper import MuxKeeper
 from duet_p4.switch_agent.announcer import Announcer
-from duet_p4.switch_agent.p4client import Switch, SwitchError, WriteError
+from duet_p4.switch_agent.p4client import Switch, WriteError
+from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.term import Terms
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from duet_p4.hmux.rows import AclRow, HostRow, PinnedRow, Row, SlotRow, TunnelRo
 from duet_p4.model import Group, MuxTip, MuxVip
 from duet_p4.rest.client import RestError
 from duet_p4.switch_agent.config import SwitchConfig
-from duet_p4.switch_agent.p4client import Switch, SwitchError
+from duet_p4.switch_agent.p4client import Switch
+from duet_p4.switch_agent.p4session import SwitchError
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents as agents_module

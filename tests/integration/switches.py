@@ -178,7 +178,7 @@ class Node:
                 for field in entry.table_entry.match:
                     if field.exact.value == bytes([Protocol.TCP.number]):
                         field.exact.value = bytes([132])
-                await switch._send([p4r.Update(type=p4r.Update.INSERT, entity=entry)])
+                await switch.send([p4r.Update(type=p4r.Update.INSERT, entity=entry)])
                 assert await self.foreign(), "no agent writes such an entry"
                 await asyncio.sleep(seconds)
 

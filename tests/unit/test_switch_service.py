@@ -17,7 +17,8 @@ from duet_p4.hmux.rows import HostRow, Key, VipRow
 from duet_p4.hmux.tables import VipSizes, VipTables
 from duet_p4.journal import Journal, JournalError
 from duet_p4.model import Dip, Group, MuxVip
-from duet_p4.switch_agent.p4client import SwitchError, WriteError
+from duet_p4.switch_agent.p4client import WriteError
+from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.term import Terms
 

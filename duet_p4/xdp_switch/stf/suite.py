@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from finsy.proto import p4i
 from google.protobuf import text_format
 
+from duet_p4 import p4c
 from duet_p4.bpf import BpfError
 from duet_p4.xdp_switch.dataplane import NoRoomError, UnsupportedError
 from duet_p4.xdp_switch.stf import script
@@ -22,7 +21,6 @@ from duet_p4.xdp_switch.stf.interpreter import Interpreter
 from duet_p4.xdp_switch.stf.script import ScriptError
 from duet_p4.xdp_switch.stf.xdp import Xdp
 
-COMPILER = "p4c-bm2-ss"
 _V1MODEL = re.compile(r"#\s*include\s*[<\"]v1model\.p4|V1Switch\s*\(")
 _SIXTEEN = re.compile(r"#\s*include\s*<(core|v1model)\.p4>|\bcontrol\s+\w+\s*[(<]|\bV1Switch\s*\(")
 
@@ -138,16 +136,16 @@ def _compile(source: Path, config: Path, info: Path) -> None:
     sixteen = _SIXTEEN.search(text) is not None
     if sixteen and not _V1MODEL.search(text):
         raise _SkippedError("its architecture is not v1model")
-    if shutil.which(COMPILER) is None:
-        raise _SkippedError(f"{COMPILER} is not on PATH")
-    command = [COMPILER, "--std", "p4-16" if sixteen else "p4-14", "-o", str(config)]
-    # Names of P4-14 may be none that a P4Info takes: then there is none.
-    for more in (["--p4runtime-files", str(info)], []):
-        result = subprocess.run(
-            [*command, *more, str(source)], capture_output=True, text=True, check=False, timeout=300
-        )
-        if not result.returncode and config.exists():
-            info.touch()
-            return
-    told = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
-    raise _SkippedError(f"{COMPILER} does not compile it: {told.strip()}")
+    standard = ("--std", "p4-16" if sixteen else "p4-14")
+    try:
+        try:
+            p4c.compile_p4(source, config, info, *standard)
+        except p4c.CompileError:
+            # Names of P4-14 may be none that a P4Info takes: then there is none.
+            p4c.compile_p4(source, config, None, *standard)
+    except FileNotFoundError as error:
+        raise _SkippedError(str(error)) from error
+    except p4c.CompileError as error:
+        told = next((line for line in str(error).splitlines() if "error" in line), str(error)[:200])
+        raise _SkippedError(f"{p4c.COMPILER} does not compile it: {told.strip()}") from error
+    info.touch()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
+from duet_p4 import p4c
 from duet_p4.bench import middleblock
 from ptf_tests.conformance import bmv2
 from ptf_tests.conformance.program import Frame, Program, encode
@@ -270,14 +270,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Progra
         sources = os.environ.get("P4C")
         if not sources:
             pytest.skip("P4C names no clone of github.com/p4lang/p4c, which has these programs")
-        if shutil.which("p4c-bm2-ss") is None:
-            pytest.skip("p4c-bm2-ss is not on PATH")
+        if shutil.which(p4c.COMPILER) is None:
+            pytest.skip(f"{p4c.COMPILER} is not on PATH")
         if name not in known:
             folder = tmp_path_factory.mktemp(name)
             source = Path(sources) / "testdata" / "p4_16_samples" / SCENES[name].source
             config, info = folder / f"{name}.json", folder / f"{name}.p4info.txtpb"
-            command = ["p4c-bm2-ss", "--p4runtime-files", info, "-o", config, source.name]
-            subprocess.run(command, cwd=source.parent, check=True, capture_output=True)
+            p4c.compile_p4(source, config, info)
             known[name] = Program(
                 name,
                 config,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from duet_p4 import flow_hash
-from duet_p4.hmux import build, entries, pipeline
+from duet_p4 import flow_hash, p4c
+from duet_p4.hmux import entries, pipeline
 from duet_p4.model import Protocol
 
 ROOT = Path(__file__).parents[3]
@@ -28,32 +28,32 @@ def p4_constant(name: str, file: str = "types.p4") -> int:
 
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda path: path.stem)
 def test_output_belongs_to_the_sources(source):
-    device_config, p4info, digest_file = build.outputs(source)
-    assert digest_file.read_text().strip() == build.digest(source), "the sources changed: run `make p4`"
+    device_config, p4info, digest_file = p4c.outputs(source)
+    assert digest_file.read_text().strip() == p4c.digest(source), "the sources changed: run `make p4`"
     assert device_config.is_file()
     assert p4info.is_file()
 
 
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda path: path.stem)
 def test_output_names_only_paths_of_the_project(source):
-    device_config = build.outputs(source)[0].read_text()
+    device_config = p4c.outputs(source)[0].read_text()
     files = set(re.findall(r'"filename" : "([^"]*)"', device_config))
     assert {name for name in files if name.startswith("/")} == set()
     assert f'"program" : "{source.relative_to(ROOT)}"' in device_config
 
 
-@pytest.mark.skipif(shutil.which(build.COMPILER) is None, reason=f"{build.COMPILER} is not on PATH")
+@pytest.mark.skipif(shutil.which(p4c.COMPILER) is None, reason=f"{p4c.COMPILER} is not on PATH")
 def test_output_can_be_reproduced(tmp_path, monkeypatch, capfd):
     shutil.copytree(pipeline.P4_SOURCES, tmp_path / "p4src", ignore=shutil.ignore_patterns("build"))
     monkeypatch.chdir(tmp_path)
-    assert build.main(["p4src/hmux.p4"]) == 0
+    assert p4c.main(["p4src/hmux.p4"]) == 0
     assert "warning" not in capfd.readouterr().err
     assert (tmp_path / "p4src/build/hmux.p4info.txtpb").read_text() == pipeline.P4INFO.read_text()
 
 
 def test_no_compiler_says_so(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
-    assert build.main(["p4src/hmux.p4"]) == 1
+    assert p4c.main(["p4src/hmux.p4"]) == 1
     assert "p4c-bm2-ss is not on PATH" in capsys.readouterr().err
 
 
