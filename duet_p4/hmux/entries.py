@@ -1,4 +1,4 @@
-"""The Python face of hmux.p4: one function per table entry. No other module knows a P4 name.
+"""The Python face of hmux.p4: one function per table entry. `rows` has the P4 names of those that are rows.
 
 Every function returns a finsy entity; `+entity` inserts it, `~entity` modifies, `-entity` deletes
 (`default_*` and `configuration` can only be modified). For what each table is for, see the drawing at
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
+from typing import Any, Final
 
 from finsy import (
     MACAddress,
@@ -28,6 +28,19 @@ from finsy import (
     P4TableMatch,
 )
 
+from duet_p4.hmux.rows import (
+    AclRow,
+    BackstopRow,
+    HostRow,
+    NextHopGroupRow,
+    NextHopRow,
+    NextHopSlotRow,
+    PinnedRow,
+    RouteRow,
+    Row,
+    SlotRow,
+    TunnelRow,
+)
 from duet_p4.model import Protocol
 
 MIN_MTU: Final = 68
@@ -68,6 +81,18 @@ class PortKind(StrEnum):
     FABRIC = "fabric_port"
     OUTSIDE = "outside_port"
     HOST = "host_port"
+
+
+def of(row: Row) -> P4TableEntry:
+    """Return the entry that a row is."""
+    match = {name: _value(getattr(row, attribute)) for name, attribute in row.P4.key.items()}
+    # P4Runtime has the prefix of length 0 as a field left out.
+    match = {name: v for name, v in match.items() if not isinstance(v, IPv4Network) or v.prefixlen}
+    action = row.action
+    parameters = {name: _value(getattr(row, attribute)) for name, attribute in action.parameters.items()}
+    return P4TableEntry(
+        row.P4.table, match=P4TableMatch(match), action=P4TableAction(action.name, **parameters)
+    )
 
 
 def configuration(
@@ -141,27 +166,13 @@ def vip(
     """
     if not slot_count and not has_ports:
         raise ValueError(f"VIP {address} has neither slots nor ports")
-    return P4TableEntry(
-        "host_table",
-        match=P4TableMatch(dst_addr=address),
-        action=P4TableAction(
-            "vip",
-            first_slot=first_slot,
-            slot_count=slot_count,
-            has_ports=int(has_ports),
-            has_pinned_flows=int(has_pinned_flows),
-        ),
-    )
+    return of(HostRow(address, first_slot, slot_count, False, has_ports, has_pinned_flows))
 
 
 def tip(address: IPv4Address, first_slot: int, slot_count: int) -> P4TableEntry:
     """Host table: tunneled packets to a TIP lose their outer header and take one of its slots."""
     _check_count(slot_count, f"TIP {address}")
-    return P4TableEntry(
-        "host_table",
-        match=P4TableMatch(dst_addr=address),
-        action=P4TableAction("tip", first_slot=first_slot, slot_count=slot_count),
-    )
+    return of(HostRow(address, first_slot, slot_count, tip=True))
 
 
 def port_group(
@@ -178,23 +189,12 @@ def port_group(
     Effective once the VIP's host entry has `has_ports`. `has_pinned_flows` is as in `vip`.
     """
     _check_count(slot_count, f"VIP {address} {protocol}/{port}")
-    return P4TableEntry(
-        "acl_table",
-        match=P4TableMatch(dst_addr=address, protocol=protocol.number, dst_port=port),
-        action=P4TableAction(
-            "port_group",
-            first_slot=first_slot,
-            slot_count=slot_count,
-            has_pinned_flows=int(has_pinned_flows),
-        ),
-    )
+    return of(AclRow(address, protocol, port, first_slot, slot_count, has_pinned_flows))
 
 
 def slot(index: int, tunnel: int) -> P4TableEntry:
     """ECMP table: the flows of a slot take this tunnel."""
-    return P4TableEntry(
-        "ecmp_table", match=P4TableMatch(slot=index), action=P4TableAction("set_tunnel", tunnel=tunnel)
-    )
+    return of(SlotRow(index, tunnel))
 
 
 def pinned_flow(
@@ -209,31 +209,17 @@ def pinned_flow(
 
     Effective once the entry that leads to its slots, of the VIP or of its port, has `has_pinned_flows`.
     """
-    return P4TableEntry(
-        "pinned_flow_table",
-        match=P4TableMatch(
-            src_addr=source,
-            dst_addr=destination,
-            protocol=protocol,
-            src_port=source_port,
-            dst_port=destination_port,
-        ),
-        action=P4TableAction("pin", tunnel=tunnel),
-    )
+    return of(PinnedRow(source, destination, protocol, source_port, destination_port, tunnel))
 
 
 def tunnel(index: int, encap: IPv4Address) -> P4TableEntry:
     """Tunneling table: packets get an outer header from the switch's loopback to `encap`, a DIP or TIP."""
-    return P4TableEntry(
-        "tunneling_table",
-        match=P4TableMatch(tunnel=index),
-        action=P4TableAction("encapsulate", dst_addr=encap),
-    )
+    return of(TunnelRow(index, encap))
 
 
 def route(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
     """Route table: packets to `prefix`, where no longer one matches, take this next-hop group."""
-    return _route(prefix, P4TableAction("to_nexthop_group", nexthop_group=nexthop_group))
+    return of(RouteRow(prefix, nexthop_group))
 
 
 def route_up_to_mux(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
@@ -241,45 +227,33 @@ def route_up_to_mux(prefix: IPv4Network, nexthop_group: int) -> P4TableEntry:
 
     Those that came from above take the `backstop` instead.
     """
-    return _route(prefix, P4TableAction("up_to_mux", nexthop_group=nexthop_group))
+    return of(RouteRow(prefix, nexthop_group, up=True))
 
 
 def backstop(ingress_port: int, nexthop_group: int) -> P4TableEntry:
     """Backstop table: packets to muxes that came down by a port take this group, down to the SMuxes."""
-    return P4TableEntry(
-        "backstop_table",
-        match=P4TableMatch(ingress_port=ingress_port),
-        action=P4TableAction("to_backstop", nexthop_group=nexthop_group),
-    )
+    return of(BackstopRow(ingress_port, nexthop_group))
 
 
 def route_to_cpu(prefix: IPv4Network) -> P4TableEntry:
     """Route table: packets to `prefix`, an address of the switch itself, go to the CPU as they came."""
-    return _route(prefix, P4TableAction("to_cpu"))
+    return of(RouteRow(prefix, RouteRow.PUNT))
 
 
 def route_to_nowhere(prefix: IPv4Network) -> P4TableEntry:
     """Route table: packets to `prefix` are dropped and counted as `DropReason.BLACKHOLE`."""
-    return _route(prefix, P4TableAction("blackhole"))
+    return of(RouteRow(prefix, RouteRow.DROP))
 
 
 def nexthop_group(index: int, first_slot: int, slot_count: int) -> P4TableEntry:
     """Next-hop group table: a group owns the next-hop slots [`first_slot`, `first_slot + slot_count`)."""
     _check_count(slot_count, f"next-hop group {index}")
-    return P4TableEntry(
-        "nexthop_group_table",
-        match=P4TableMatch(nexthop_group=index),
-        action=P4TableAction("select_nexthop", first_slot=first_slot, slot_count=slot_count),
-    )
+    return of(NextHopGroupRow(index, first_slot, slot_count))
 
 
 def nexthop_slot(index: int, nexthop: int) -> P4TableEntry:
     """Next-hop slot table: the flows of a next-hop slot take this next hop."""
-    return P4TableEntry(
-        "nexthop_slot_table",
-        match=P4TableMatch(slot=index),
-        action=P4TableAction("set_nexthop", nexthop=nexthop),
-    )
+    return of(NextHopSlotRow(index, nexthop))
 
 
 def nexthop(
@@ -291,11 +265,7 @@ def nexthop(
     """
     if not MIN_MTU <= mtu <= 0xFFFF:
         raise ValueError(f"next hop {index}: MTU {mtu} is not within {MIN_MTU} to 65535")
-    return P4TableEntry(
-        "nexthop_table",
-        match=P4TableMatch(nexthop=index),
-        action=P4TableAction("forward", port=port, src_addr=source, dst_addr=destination, mtu=mtu),
-    )
+    return of(NextHopRow(index, port, _mac(source), _mac(destination), mtu))
 
 
 def vip_counter(address: IPv4Address) -> P4TableEntry:
@@ -323,10 +293,15 @@ def ingress_port(packet: P4PacketIn) -> int:
     return int(packet["ingress_port"])
 
 
-def _route(prefix: IPv4Network, action: P4TableAction) -> P4TableEntry:
-    # P4Runtime has the prefix of length 0 as a field left out.
-    match = P4TableMatch(dst_addr=prefix) if prefix.prefixlen else P4TableMatch()
-    return P4TableEntry("route_table", match=match, action=action)
+def _value(value: object) -> Any:
+    """Return an attribute of a row as finsy takes it."""
+    if isinstance(value, Protocol):
+        return value.number
+    return int(value) if isinstance(value, bool) else value
+
+
+def _mac(address: MACAddress | str | int) -> int:
+    return int(MACAddress(address)) if isinstance(address, str) else int(address)
 
 
 def _check_count(slot_count: int, where: str) -> None:

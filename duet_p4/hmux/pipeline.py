@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 from finsy import P4Schema
+
+from duet_p4.hmux.rows import Row
 
 P4_SOURCES = Path(__file__).parents[1] / "p4src"
 """The folder of hmux.p4: in the clone a link, in a wheel what it leads to."""
@@ -19,23 +22,6 @@ DEVICE_CONFIG = P4_SOURCES / "build" / "hmux.json"
 CPU_PORT = 510
 """The `--cpu-port` that hmux.p4 is compiled for (types.p4)."""
 
-TABLES = (
-    "acl_table",
-    "backstop_table",
-    "ecmp_table",
-    "host_table",
-    "nexthop_group_table",
-    "nexthop_slot_table",
-    "nexthop_table",
-    "pinned_flow_table",
-    "port_table",
-    "punt_table",
-    "route_table",
-    "source_table",
-    "tunneling_table",
-)
-"""Every table with entries; the configuration is `switch_table`'s default action."""
-
 
 @functools.cache
 def schema() -> P4Schema:
@@ -45,6 +31,10 @@ def schema() -> P4Schema:
 
 @functools.cache
 def sizes() -> dict[str, int]:
-    """Return how many entries each table holds, by table name, as P4Info says."""
-    tables = schema().tables
-    return {name: tables[name].size for name in TABLES}
+    """Return how many entries each table with a key holds, by table name, as P4Info says."""
+    return {table.alias: table.size for table in schema().tables if table.match_fields}
+
+
+def sizes_of(rows: Iterable[type[Row]]) -> dict[str, int]:
+    """Return how many entries there are for each class of rows, by the name that `Row.table` is."""
+    return {row.table: sizes()[row.P4.table] for row in rows}

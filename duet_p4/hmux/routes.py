@@ -87,17 +87,6 @@ class Place:
         return any(prefix.subnet_of(muxes) for muxes in self.muxes)
 
 
-@dataclass(frozen=True)
-class RouteSizes:
-    """How many entries each table of the underlay has."""
-
-    route: int
-    backstop: int
-    nexthop_group: int
-    nexthop_slot: int
-    nexthop: int
-
-
 def fill(gateways: frozenset[Gateway], alive: frozenset[Gateway]) -> tuple[Gateway, ...]:
     """Return the owner of each slot of a group, given which of its gateways are alive.
 
@@ -126,8 +115,10 @@ class RouteTables:
     switch has taken, and `settle` that it has taken a whole plan.
     """
 
-    def __init__(self, sizes: RouteSizes, rows: Iterable[UnderlayRow] = (), place: Place = Place()) -> None:
-        """Start from the `rows` that a switch holds, wanting nothing yet.
+    def __init__(
+        self, sizes: Mapping[str, int], rows: Iterable[UnderlayRow] = (), place: Place = Place()
+    ) -> None:
+        """Start from the `rows` that a switch holds, wanting nothing yet; `sizes` by `Row.table`.
 
         State every prefix and adjacency before the first `plan`: it keeps of `rows` what serves.
         """
@@ -245,7 +236,7 @@ class RouteTables:
 
     def used(self) -> dict[str, tuple[int, int]]:
         """Return, per table, how many entries are used and how many there are."""
-        return {table: (self._used[table], size) for table, size in vars(self._sizes).items()}
+        return {table: (self._used[table], size) for table, size in self._sizes.items()}
 
     def rows(self) -> list[UnderlayRow]:
         """Return every row, in no particular order."""
@@ -262,7 +253,7 @@ class _Draft:
 
     def __init__(
         self,
-        sizes: RouteSizes,
+        sizes: Mapping[str, int],
         place: Place,
         rows: Mapping[Key, UnderlayRow],
         used: Mapping[str, int],
@@ -276,10 +267,10 @@ class _Draft:
         self._adjacencies = adjacencies
         self._alive = frozenset(adjacencies)
         self.group_of = dict(group_of)
-        self._groups = Pool(NextHopGroupRow.table, sizes.nexthop_group)
-        self._slots = Pool(NextHopSlotRow.table, sizes.nexthop_slot)
-        self._nexthops = Pool(NextHopRow.table, sizes.nexthop)
-        self._room = sizes.route - used[RouteRow.table]
+        self._groups = Pool(NextHopGroupRow.table, sizes[NextHopGroupRow.table])
+        self._slots = Pool(NextHopSlotRow.table, sizes[NextHopSlotRow.table])
+        self._nexthops = Pool(NextHopRow.table, sizes[NextHopRow.table])
+        self._room = sizes[RouteRow.table] - used[RouteRow.table]
         self._nexthop_of: dict[tuple[int, Adjacency], int] = {}
         self._backed_up: set[int] = set()
         """Ports that have a backstop, which may be uplinks no more."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from duet_p4.allocation import Pool, TableFullError
@@ -26,17 +26,6 @@ from duet_p4.model import Group, MuxTip, MuxVip, PinnedFlow
 GroupRow = HostRow | AclRow
 
 
-@dataclass(frozen=True)
-class VipSizes:
-    """How many entries each table of the load balancer has."""
-
-    host: int
-    acl: int
-    ecmp: int
-    tunneling: int
-    pinned: int
-
-
 class AddressInUseError(Exception):
     """An address is held as a VIP and was put as a TIP, or the other way round."""
 
@@ -44,16 +33,16 @@ class AddressInUseError(Exception):
 class VipTables:
     """What the load balancer's tables of one switch hold."""
 
-    def __init__(self, sizes: VipSizes, rows: Iterable[VipRow] = ()) -> None:
-        """Start from the `rows` that a switch holds.
+    def __init__(self, sizes: Mapping[str, int], rows: Iterable[VipRow] = ()) -> None:
+        """Start from the `rows` that a switch holds, whose tables have these `sizes`, by `Row.table`.
 
         Rows may be in any state, as after a crash between two writes: slots that are missing are
         written when their VIP is put again, and `sweep` plans the removal of what nothing leads to.
         """
         self._sizes = sizes
         self._rows: dict[Key, VipRow] = {}
-        self._slots = Pool("ecmp", sizes.ecmp)
-        self._tunnels = Pool("tunneling", sizes.tunneling)
+        self._slots = Pool(SlotRow.table, sizes[SlotRow.table])
+        self._tunnels = Pool(TunnelRow.table, sizes[TunnelRow.table])
         self._tunnel_of: dict[IPv4Address, int] = {}
         self._references: Counter[int] = Counter()
         self._of_address: defaultdict[IPv4Address, set[Key]] = defaultdict(set)
@@ -81,8 +70,7 @@ class VipTables:
 
     def used(self) -> dict[str, tuple[int, int]]:
         """Return, per table, how many entries are used and how many there are."""
-        sizes = vars(self._sizes)
-        return {table: (self._counts[table], size) for table, size in sizes.items()}
+        return {table: (self._counts[table], size) for table, size in self._sizes.items()}
 
     def addresses(self) -> list[IPv4Address]:
         """Return the addresses of every VIP and TIP that a row leads from, in order."""

@@ -36,9 +36,9 @@ from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird
 from duet_p4.flows.service import FlowRecords
 from duet_p4.hmux import pipeline
-from duet_p4.hmux.routes import Place, RouteSizes, RouteTables
-from duet_p4.hmux.rows import VIP_ROWS
-from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.hmux.routes import Place, RouteTables
+from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS
+from duet_p4.hmux.tables import VipTables
 from duet_p4.reporter import PORT_REPORTS, reporter_of
 from duet_p4.rest.app import create_app
 from duet_p4.rest.routers import installed, trace
@@ -107,7 +107,7 @@ class SwitchAgent:
             self._announcer,
             self,
             self._terms,
-            _vip_sizes(),
+            pipeline.sizes_of(VIP_ROWS),
             config.drain_quiet_ms / 1000,
             config.drain_patience_ms / 1000,
             config.drain_least_ms / 1000,
@@ -239,7 +239,8 @@ class SwitchAgent:
 
     def underlay(self) -> dict[str, tuple[int, int]]:
         """Return how full the underlay tables are."""
-        return (self._fib.tables if self._fib else RouteTables(_route_sizes())).used()
+        tables = self._fib.tables if self._fib else RouteTables(pipeline.sizes_of(UNDERLAY_ROWS))
+        return tables.used()
 
     def suspect(self, why: str) -> None:
         """Have the switch's tables read back and repaired."""
@@ -332,12 +333,14 @@ class SwitchAgent:
         await switch.configure(admission(self._config))
         rows, self._foreign = await switch.read_rows()
         underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
-        self._fib = FibMirror(self._kernel, RouteTables(_route_sizes(), underlay, self._place), switch)
+        self._fib = FibMirror(
+            self._kernel, RouteTables(pipeline.sizes_of(UNDERLAY_ROWS), underlay, self._place), switch
+        )
         mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
         try:
             await self._remove_foreign(switch)
             await _until(self._fib.settled, lost, mirroring)
-            vips = VipTables(_vip_sizes(), [row for row in rows if isinstance(row, VIP_ROWS)])
+            vips = VipTables(pipeline.sizes_of(VIP_ROWS), [row for row in rows if isinstance(row, VIP_ROWS)])
             await self.service.attach(switch, vips, cold=self._cold)
             if self._cold:
                 self._cold = False
@@ -481,28 +484,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
     return agent.main(parser, argv, SwitchConfig, _run, detach)
-
-
-def _vip_sizes() -> VipSizes:
-    sizes = pipeline.sizes()
-    return VipSizes(
-        host=sizes["host_table"],
-        acl=sizes["acl_table"],
-        ecmp=sizes["ecmp_table"],
-        tunneling=sizes["tunneling_table"],
-        pinned=sizes["pinned_flow_table"],
-    )
-
-
-def _route_sizes() -> RouteSizes:
-    sizes = pipeline.sizes()
-    return RouteSizes(
-        route=sizes["route_table"],
-        backstop=sizes["backstop_table"],
-        nexthop_group=sizes["nexthop_group_table"],
-        nexthop_slot=sizes["nexthop_slot_table"],
-        nexthop=sizes["nexthop_table"],
-    )
 
 
 def _part(all_: Sized, refused: Sized) -> tuple[int, int]:

@@ -37,7 +37,7 @@ from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import ConflictError, ProblemError, UnavailableError
 from duet_p4.hmux.plan import Plan, Update
 from duet_p4.hmux.rows import AclRow, HostRow, TunnelRow, VipRow
-from duet_p4.hmux.tables import AddressInUseError, VipSizes, VipTables
+from duet_p4.hmux.tables import AddressInUseError, VipTables
 from duet_p4.holdings import Outcome, breathe
 from duet_p4.journal import Held
 from duet_p4.model import MuxTip, MuxVip
@@ -95,7 +95,7 @@ class HmuxService(MuxKeeper):
         announcer: Announcer,
         surroundings: Surroundings,
         terms: Terms,
-        sizes: VipSizes,
+        sizes: Mapping[str, int],
         quiet_s: float,
         patience_s: float,
         least_s: float = 0.0,

@@ -248,7 +248,7 @@ def states(schema: P4Schema) -> Iterator[State]:
     yield state(schema, "small MTU", full_world(mtu=120))
     default = full["route_table"] + [entries.route(IPv4Network("0.0.0.0/0"), 3)]
     yield state(schema, "default route", full | {"route_table": default})
-    for table in pipeline.TABLES:
+    for table in sorted(pipeline.sizes()):
         yield state(schema, f"empty {table}", without(full, table))
     router = ("host_table", "acl_table", "ecmp_table", "tunneling_table", "pinned_flow_table")
     yield state(schema, "router only", without(full, *router))

@@ -20,7 +20,8 @@ from typing import Self
 
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
-from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.hmux.rows import VIP_ROWS
+from duet_p4.hmux.tables import VipTables
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux.xdp import XdpDatapath
 from ptf_tests.conformance import headers as h
@@ -215,16 +216,7 @@ class Pair:
                 ],
             )
         )
-        sizes = pipeline.sizes()
-        tables = VipTables(
-            VipSizes(
-                host=sizes["host_table"],
-                acl=sizes["acl_table"],
-                ecmp=sizes["ecmp_table"],
-                tunneling=sizes["tunneling_table"],
-                pinned=sizes["pinned_flow_table"],
-            )
-        )
+        tables = VipTables(pipeline.sizes_of(VIP_ROWS))
         codec = Codec(schema)
         for entry in (*self.world.tips, *self.world.vips):
             plan = tables.put_vip(entry) if isinstance(entry, MuxVip) else tables.put_tip(entry)

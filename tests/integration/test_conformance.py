@@ -48,7 +48,7 @@ def test_the_vectors_are_many_and_cover_every_table_and_every_drop_reason() -> N
     counters = set().union(*(recording.counters for recording in recordings))
     assert counters >= {f"drop_counter[{reason}]" for reason in DropReason}
     names = {recording.state.name for recording in recordings}
-    assert names >= {"full", "empty", *(f"empty {table}" for table in pipeline.TABLES)}
+    assert names >= {"full", "empty", *(f"empty {table}" for table in pipeline.sizes())}
 
 
 def test_half_of_the_vectors_or_so_leave_the_switch() -> None:

@@ -26,6 +26,7 @@ from duet_p4.hmux.rows import (
 from duet_p4.model import Protocol
 
 CODEC = Codec(pipeline.schema())
+ACTIONS = [action.id for action in pipeline.schema().actions]
 addresses = st.integers(0, 2**32 - 1).map(IPv4Address)
 prefixes = st.tuples(addresses, st.integers(0, 32)).map(lambda t: IPv4Network(t, strict=False))
 words = st.integers(0, 65535)
@@ -95,4 +96,35 @@ def test_an_entry_of_a_table_without_rows_is_none() -> None:
     }
     for entry in others.values():
         assert CODEC.row(entry.encode(pipeline.schema()).table_entry) is None
-    assert len(CODEC.table_ids) == len(set(pipeline.TABLES) - set(others))
+    assert len(CODEC.table_ids) == len(set(pipeline.sizes()) - set(others))
+
+
+@pytest.mark.parametrize("protocol", [1, 132])
+def test_an_acl_entry_of_a_protocol_that_no_vip_has_is_none(protocol: int) -> None:
+    entry = entries.port_group(VIP, Protocol.TCP, 80, 0, 1).encode(pipeline.schema()).table_entry
+    field = next(field for field in entry.match if field.exact.value == bytes([Protocol.TCP.number]))
+    field.exact.value = bytes([protocol])
+    assert CODEC.row(entry) is None
+
+
+@given(rows, st.data())
+def test_whatever_others_have_written_is_a_row_or_none(row: Row, data: st.DataObject) -> None:
+    """Values, kinds, fields and parameters as no agent writes them: what is read as a row is that entry."""
+    entry = CODEC.update(Update(Op.INSERT, row)).entity.table_entry
+    values = st.binary(max_size=7)
+    for field in data.draw(st.lists(st.sampled_from(entry.match)) if entry.match else st.just([])):
+        field.exact.value = data.draw(values)
+    for param in entry.action.action.params:
+        if data.draw(st.booleans()):
+            param.value = data.draw(values)
+    if data.draw(st.booleans()) and entry.match:
+        del entry.match[data.draw(st.integers(0, len(entry.match) - 1))]
+    if data.draw(st.booleans()):
+        entry.action.action.action_id = data.draw(st.sampled_from([0, 1, *ACTIONS]))
+    if data.draw(st.booleans()):
+        entry.table_id = data.draw(st.sampled_from(CODEC.table_ids))
+    found = CODEC.row(entry)
+    if found is not None:
+        again = CODEC.update(Update(Op.INSERT, found)).entity.table_entry
+        assert again.table_id == entry.table_id
+        assert again.action.action.action_id == entry.action.action.action_id

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from duet_p4.hmux.rows import HostRow, SlotRow, VipRow
-from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.hmux.tables import VipTables
 from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, PortGroup, Protocol, Vip
 from mininet_topos.experiments.convergence import Tunnels, programmed, spelled_out
 
@@ -29,7 +29,7 @@ TIP = MuxTip(address="20.0.0.1", group=Group.of((Dip(address="100.0.0.4"), Dip(a
 
 
 def rows() -> list[VipRow]:
-    tables = VipTables(VipSizes(host=4, acl=4, ecmp=64, tunneling=8, pinned=4))
+    tables = VipTables({"host": 4, "acl": 4, "ecmp": 64, "tunneling": 8, "pinned": 4})
     tables.apply(tables.put_vip(VIP))
     tables.apply(tables.put_tip(TIP))
     return tables.rows()

@@ -6,12 +6,12 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from duet_p4.hmux.plan import Op, Plan, Update
-from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteSizes, RouteTables, Target
+from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteTables, Target
 from duet_p4.hmux.rows import BackstopRow, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow
 from duet_p4.switch_agent.fib import FibMirror
 from duet_p4.switch_agent.p4client import WriteError
 
-SIZES = RouteSizes(route=8, backstop=8, nexthop_group=8, nexthop_slot=32, nexthop=8)
+SIZES = {"route": 8, "backstop": 8, "nexthop_group": 8, "nexthop_slot": 32, "nexthop": 8}
 GATEWAY = Gateway(1, IPv4Address("172.31.0.1"))
 PREFIX = IPv4Network("10.0.0.0/16")
 

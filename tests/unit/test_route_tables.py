@@ -8,7 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from duet_p4.hmux.plan import Op, Plan, Update
-from duet_p4.hmux.routes import Adjacency, Gateway, Local, Place, RouteSizes, RouteTables, Target, fill
+from duet_p4.hmux.routes import Adjacency, Gateway, Local, Place, RouteTables, Target, fill
 from duet_p4.hmux.rows import (
     BackstopRow,
     Key,
@@ -19,7 +19,7 @@ from duet_p4.hmux.rows import (
     UnderlayRow,
 )
 
-SIZES = RouteSizes(route=6, backstop=4, nexthop_group=16, nexthop_slot=128, nexthop=16)
+SIZES = {"route": 6, "backstop": 4, "nexthop_group": 16, "nexthop_slot": 128, "nexthop": 16}
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 GATEWAYS = [Gateway(port, IPv4Address(f"172.31.0.{port}")) for port in range(1, 5)]
 COVERING = IPv4Network("10.0.0.0/16")
@@ -225,7 +225,7 @@ def test_a_gateways_death_moves_only_its_own_slots(
 
 
 def test_the_death_of_a_gateway_costs_as_many_writes_for_many_prefixes_as_for_one() -> None:
-    roomy = RouteSizes(route=2000, backstop=4, nexthop_group=16, nexthop_slot=128, nexthop=16)
+    roomy = {"route": 2000, "backstop": 4, "nexthop_group": 16, "nexthop_slot": 128, "nexthop": 16}
     tables = RouteTables(roomy)
     both = frozenset(GATEWAYS[:2])
     tables.want({IPv4Network((0x0A000000 + n, 32)): both for n in range(1000)})

@@ -14,7 +14,7 @@ from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import HostRow, Key, VipRow
-from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.hmux.tables import VipTables
 from duet_p4.journal import Journal, JournalError
 from duet_p4.model import Dip, Group, MuxVip
 from duet_p4.switch_agent.p4client import WriteError
@@ -22,7 +22,7 @@ from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.switch_agent.service import HmuxService
 from duet_p4.term import Terms
 
-SIZES = VipSizes(host=8, acl=8, ecmp=128, tunneling=16, pinned=8)
+SIZES = {"host": 8, "acl": 8, "ecmp": 128, "tunneling": 16, "pinned": 8}
 VIP = IPv4Address("10.0.0.1")
 
 

@@ -13,11 +13,11 @@ from duet_p4.allocation import TableFullError
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.rows import AclRow, HostRow, Key, PinnedRow, SlotRow, TunnelRow, VipRow
-from duet_p4.hmux.tables import AddressInUseError, VipSizes, VipTables
+from duet_p4.hmux.tables import AddressInUseError, VipTables
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol
 
-SIZES = VipSizes(host=4, acl=4, ecmp=64, tunneling=10, pinned=6)
-ROOMY = VipSizes(host=4, acl=8, ecmp=512, tunneling=32, pinned=12)
+SIZES = {"host": 4, "acl": 4, "ecmp": 64, "tunneling": 10, "pinned": 6}
+ROOMY = {"host": 4, "acl": 8, "ecmp": 512, "tunneling": 32, "pinned": 12}
 VIPS = [IPv4Address(f"10.0.0.{n}") for n in range(1, 6)]
 CLIENTS = [IPv4Address(f"192.0.2.{n}") for n in range(1, 4)]
 PORTS = (80, 21, 9)
@@ -28,7 +28,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 class Pipeline:
     """The P4 pipeline as a dict of rows; refuses what a P4Runtime server would refuse."""
 
-    sizes: VipSizes = SIZES
+    sizes: dict[str, int] = SIZES
     rows: dict[Key, VipRow] = field(default_factory=dict)
 
     def write(self, update: Update[VipRow]) -> None:

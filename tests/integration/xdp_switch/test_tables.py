@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from duet_p4.xdp_switch.dataplane import Call, MatchValues, NoRoomError, UnsupportedError
+from duet_p4.xdp_switch.dataplane import (
+    Call,
+    GroupHandle,
+    MatchValues,
+    MemberHandle,
+    NoRoomError,
+    UnsupportedError,
+)
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 from tests.integration.xdp_switch import programs
 from tests.integration.xdp_switch.programs import Json
@@ -231,3 +238,27 @@ def test_const_entries_may_have_64_masks_and_more_are_refused() -> None:
         programs.running(stated(65)),
     ):
         pass
+
+
+@pytest.mark.parametrize("reference", [MemberHandle(1), GroupHandle(0)], ids=["member", "group"])
+def test_a_packet_whose_member_goes_away_meanwhile_runs_no_action(
+    reference: MemberHandle | GroupHandle,
+) -> None:
+    """It has read the reference, and finds nothing behind it: not the action whose number is 0."""
+    made = document([("c", "exact")], "exact")
+    inputs = [programs.field("input", "a")]
+    selector = {"algo": "crc16", "input": inputs}
+    made["pipelines"][0]["action_profiles"] = [
+        {"name": "members", "id": 0, "max_size": 8, "selector": selector}
+    ]
+    table = made["pipelines"][0]["tables"][-1]
+    del table["default_entry"]
+    table |= {"type": "indirect_ws", "action_profile": "members"}
+    with programs.running(made) as pipeline:
+        pipeline.set_member("members", 1, Call("found", (7, 0)))
+        pipeline.set_group("members", 0, [1])
+        pipeline.insert("tested", (5,), 0, reference)
+        frame = programs.pack(INPUTS, {"c": 5}) + bytes(9)
+        assert programs.unpack(OUTPUTS, pipeline.replay(frame, 1)[0][1])["number"] == 7
+        pipeline.delete_member("members", 1)
+        assert programs.unpack(OUTPUTS, pipeline.replay(frame, 1)[0][1])["number"] == 0, "missed: MISS"

@@ -9,6 +9,7 @@ import pytest
 
 from duet_p4 import flow_hash, p4c
 from duet_p4.hmux import entries, pipeline
+from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS
 from duet_p4.model import Protocol
 
 ROOT = Path(__file__).parents[3]
@@ -84,7 +85,10 @@ def test_numbers_are_those_of_the_p4_program():
 
 
 def test_tables_are_those_of_the_p4_program():
-    assert {*pipeline.TABLES, "switch_table"} == {table.alias for table in pipeline.schema().tables}
+    with_rows = {row.P4.table for row in (*VIP_ROWS, *UNDERLAY_ROWS)}
+    configured = {"port_table", "punt_table", "source_table"}
+    assert with_rows | configured == set(pipeline.sizes())
+    assert {*pipeline.sizes(), "switch_table"} == {table.alias for table in pipeline.schema().tables}
 
 
 def test_sizes_are_the_papers():
