@@ -19,8 +19,7 @@ from google.protobuf import text_format
 from duet_p4 import collector
 from duet_p4.bpf.errors import BpfError
 from duet_p4.signals import told_to_end
-from duet_p4.xdp_switch import cli, sample_service, shaping, trace_service
-from duet_p4.xdp_switch.dataplane import Device
+from duet_p4.xdp_switch import cli, drops, sample_service, shaping, trace_service
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
@@ -90,12 +89,11 @@ def _rates(options: cli.Options) -> dict[int, Rate]:
     return rates
 
 
-async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> None:
+async def _serve(options: cli.Options, device: XdpDevice, stop: asyncio.Event) -> None:
     service = P4RuntimeService(device, options.device_id)
     server = create_server(service)
-    if isinstance(device, XdpDevice):
-        trace_service.add_to(server, device)
-        sample_service.add_to(server, device)
+    trace_service.add_to(server, device)
+    sample_service.add_to(server, device)
     _listen(server, options)
     service.start()
     if options.config is not None:
@@ -106,9 +104,11 @@ async def _serve(options: cli.Options, device: Device, stop: asyncio.Event) -> N
             raise cli.StartError(f"{options.config}: {error}") from error
     await server.start()
     _log.info("device %d: Server listening on %s", options.device_id, options.address)
+    watching = asyncio.create_task(drops.watch(device), name="dropped packets")
     try:
         await stop.wait()
     finally:
+        watching.cancel()
         # Clients may be gone before gRPC has told them that their streams end, which it complains of.
         logging.getLogger("grpc").setLevel(logging.CRITICAL)
         service.stop()

@@ -21,8 +21,8 @@ from duet_p4.xdp_switch.queues import DEPTH, Rate
 
 PROGRAM = "duet-xdp-switch"
 DEFAULT_ADDRESS = "0.0.0.0:9559"
-MINIMUM_KERNEL = (5, 18)
-"""The first with bpf_loop, bpf_xdp_load_bytes and atomic compare-and-exchange all there."""
+MINIMUM_KERNEL = (6, 1)
+"""The oldest that programs were loaded on; bpf_loop and bpf_xdp_load_bytes came with 5.17 and 5.18."""
 _P4INFO_SUFFIXES = (".p4info.txtpb", ".p4info.txt", ".p4info.pb.txt")
 CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 39: "CAP_BPF"}
 

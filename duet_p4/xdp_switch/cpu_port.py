@@ -18,6 +18,7 @@ _SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCSIFTXQLEN, _IFF_UP = 0x8914, 0x8922, 0x8943, 1
 _MTU = 3000
 _QUEUE = 4096
 _MAX_FRAME = 65536
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 class CpuPort:
@@ -72,7 +73,7 @@ def _open() -> tuple[int, str]:
 def _silence(interface: str) -> None:
     """Keep the kernel from sending anything itself, so that all that is read is packet-in."""
     try:
-        Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")
+        (_IPV6 / interface / "disable_ipv6").write_text("1")
     except OSError as error:
         # A kernel without IPv6 has no such file, and nothing to silence.
         if error.errno != errno.ENOENT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
@@ -33,6 +32,7 @@ from duet_p4.xdp_switch.dataplane import (
 )
 from duet_p4.xdp_switch.detours import Detours
 from duet_p4.xdp_switch.digests import Digests
+from duet_p4.xdp_switch.drop_reasons import COUNTED, QUEUE
 from duet_p4.xdp_switch.inner_ports import InnerPorts
 from duet_p4.xdp_switch.matching import Hit
 from duet_p4.xdp_switch.meters import MeterArray
@@ -344,13 +344,12 @@ class XdpPipeline:
 
     def drops(self) -> dict[str, int]:
         """Return how many packets did not leave, by reason."""
-        names = _drop_reasons()
-        cells = self._object.map("drops").lookup_range(0, len(names))
+        cells = self._object.map("drops").lookup_range(0, len(COUNTED))
         counts = {
             name: sum(int.from_bytes(v, "little") for v in cell)
-            for name, cell in zip(names, cells, strict=True)
+            for name, cell in zip(COUNTED, cells, strict=True)
         }
-        return counts | {"queue": self._queues.dropped if self._queues is not None else 0}
+        return counts | {QUEUE: self._queues.dropped if self._queues is not None else 0}
 
     def close(self) -> None:
         """Free the program, its tables and its state."""
@@ -399,12 +398,6 @@ class XdpPipeline:
 
 
 @cache
-def _drop_reasons() -> list[str]:
-    """Return why packets do not leave, in the order of the program's counters."""
-    enumerators = re.findall(r"^ +DROP_(\w+),", (INCLUDE / "packet.h").read_text(), re.MULTILINE)
-    return [name.lower() for name in enumerators if name != "REASONS"]
-
-
 def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:
     """Return by table the actions that none of its entries may run."""
     names = {action.preamble.id: action.preamble.name for action in info.actions}

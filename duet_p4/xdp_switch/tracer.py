@@ -24,19 +24,8 @@ from duet_p4.xdp_switch.compiler import Compiled, ir
 from duet_p4.xdp_switch.compiler.layout import Layout
 from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of, wanted
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
+from duet_p4.xdp_switch.drop_reasons import COUNTED
 from duet_p4.xdp_switch.matching import Hit
-
-DROPS = {
-    "by_program": "the program marked it to drop",
-    "port_unknown": "it came by an interface that is no port",
-    "no_room": "there was no room for the headers added, or fewer than 14 bytes were left",
-    "no_egress": "its egress port does not exist",
-    "passes": "it passed too many times",
-    "assertion": "an assert or assume of the program was false",
-    "changed": "it was held up in a lookup while the table was changed twice",
-}
-"""Why a packet does not leave, by the switch's counter of it (`enum drop_reason`)."""
-
 
 Snapshot = dict[str, tuple[int, int]]
 """Value and width of every field that there is at a moment."""
@@ -140,7 +129,7 @@ class _Reader:
                 frame_out = self._frame(record)
             elif kind is Kind.DROP:
                 verdict, egress, frame_out = "dropped", None, None
-                reason = f"{DROPS[step.name]} (counter drops.{step.name})"
+                reason = f"{COUNTED[step.name]} (counter drops.{step.name})"
         if verdict == "dropped":
             counted = [name for step in steps for name in step.counters if "drop" in name.lower()]
             reason = "; ".join([str(reason), *(f"counted as {name}" for name in counted)])
@@ -195,7 +184,7 @@ class _Reader:
             return Step(kind="done", name="egress" if number else "ingress", changes=changes)
         if kind is Kind.SENT:
             return Step(kind="sent", name=str(number))
-        return Step(kind="drop", name=list(DROPS)[number])
+        return Step(kind="drop", name=list(COUNTED)[number])
 
     def _table(self, table: ir.Table, record: bytes, now: Snapshot, changes: tuple[Changed, ...]) -> Step:
         hit = bool(self._number(record, "trace_a", 8))

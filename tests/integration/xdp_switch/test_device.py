@@ -21,9 +21,10 @@ from duet_p4.xdp_switch.compiler import Compiled
 from duet_p4.xdp_switch.compiler.ir import CounterArray, RegisterArray
 from duet_p4.xdp_switch.dataplane import Call, UnsupportedError
 from duet_p4.xdp_switch.device import RunMode, XdpDevice
+from duet_p4.xdp_switch.drops import Drops
 from duet_p4.xdp_switch.pipeline import XdpPipeline, build
 from tests.integration import netns
-from tests.integration.xdp_switch import copies
+from tests.integration.xdp_switch import copies, programs
 from tests.integration.xdp_switch.programs import assign, field, info_of, number
 
 pytestmark = [
@@ -206,6 +207,19 @@ def test_kill_9_detaches_and_leaves_nothing_behind(wire: Wire) -> None:
         select.select([], [], [], 0.05)
     assert "prog/xdp" not in netns.ip("link show port1")
     assert "p4cpu" not in netns.ip("link show")
+
+
+def test_a_frame_of_fewer_than_14_bytes_is_dropped_counted_and_told() -> None:
+    fields = [("value", 112)]
+    made = programs.program(fields, [("rest", 8)], [], [])
+    drops = Drops()
+    with programs.running(made) as pipeline:
+        assert pipeline.replay(bytes(14 + 13), 1) == [(1, bytes(14))]
+        assert drops.look(pipeline) == ""
+        assert pipeline.replay(bytes(14 + 12), 1) == []
+        assert pipeline.drops()["no_room"] == 1
+        assert drops.look(pipeline).startswith("1 because there was no room")
+        assert drops.look(pipeline) == ""
 
 
 @pytest.mark.parametrize("changes", [1, 2])

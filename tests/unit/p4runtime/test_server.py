@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 import grpc
 import pytest
@@ -38,6 +40,36 @@ def test_a_client_that_pings_often_is_not_sent_away(client: Client) -> None:
         while time.monotonic() < deadline:
             stub.Capabilities(p4r.CapabilitiesRequest(), timeout=5)
             time.sleep(0.5)
+
+
+def test_malformed_messages_leave_nothing_behind(client: Client) -> None:
+    """Not even the tracebacks of the errors that they got, which keep frames and all that is in them."""
+
+    def send(method: str) -> grpc.StatusCode:
+        path = f"/p4.v1.P4Runtime/{method}"
+        try:
+            if method == "StreamChannel":
+                list(client.channel.stream_stream(path)(iter([b"\xff\xff\xff"]), timeout=10))
+            else:
+                client.channel.unary_unary(path)(b"\xff\xff\xff", timeout=10)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    def tracebacks() -> int:
+        gc.collect()
+        return sum(isinstance(item, TracebackType) for item in gc.get_objects())
+
+    methods = ("StreamChannel", "Write")
+    assert {send(method) for method in methods} == {grpc.StatusCode.INVALID_ARGUMENT}
+    before = tracebacks()
+    for _ in range(100):
+        for method in methods:
+            send(method)
+    deadline = time.monotonic() + 10
+    while (more := tracebacks() - before) > 20:
+        assert time.monotonic() < deadline, f"{more} tracebacks more than before 200 malformed messages"
+        time.sleep(0.05)
 
 
 def test_a_65th_controller_of_a_role_is_resource_exhausted() -> None:
