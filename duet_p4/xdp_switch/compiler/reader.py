@@ -12,17 +12,8 @@ from duet_p4.xdp_switch.compiler.ir import Source, unsupported
 
 Json = Any
 
-CONTRADICTIONS = (
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-)
-"""What a JSON that is no compiler's output runs into, sooner or later."""
+_MISSHAPEN = (KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading runs into where a JSON has not the shape of a compiler's output. `check` finds the rest."""
 
 
 def read(config: bytes) -> ir.Program:
@@ -40,7 +31,7 @@ def read(config: bytes) -> ir.Program:
         raise ValueError(f"BMv2 JSON of version {version} is unknown, 2.x is expected")
     try:
         return _program(document)
-    except CONTRADICTIONS as error:
+    except _MISSHAPEN as error:
         raise ValueError(f"the BMv2 JSON contradicts itself: {error!r}") from error
 
 
