@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 from finsy.proto import p4i, p4r, rpc_code
 from hypothesis import given
@@ -11,11 +12,27 @@ from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.names import names_in
 from duet_p4.xdp_switch.p4runtime.p4info import Schema
 from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError, Translation
-from tests.unit.p4runtime.client import INSERT, Client, Stream
+from tests.unit.p4runtime.client import INSERT, Client, Stream, codes, direct, exact
 from tests.unit.p4runtime.memory import MemoryDevice
 from tests.unit.p4runtime.test_entities import CONFIG, NAMES, entities, named, named_exact
 
 __all__ = ["entities"]
+
+
+def test_a_field_of_type_error_has_the_data_planes_width(client: Client) -> None:
+    """p4c writes no width into the P4Info for it."""
+    pushed = p4r.ForwardingPipelineConfig()
+    pushed.CopyFrom(client.config)
+    host = next(table for table in pushed.p4info.tables if table.preamble.alias == "host")
+    host.match_fields[0].bitwidth = 0
+    client.push(config=pushed)
+    action = direct(client.names.action("drop"))
+    entry = client.names.entry("host", exact(1, (1 << 32) - 1), action=action)
+    client.write((INSERT, entry))
+    assert client.read(client.names.entry("host")) == [entry]
+    with pytest.raises(grpc.RpcError) as refused:
+        client.write((INSERT, client.names.entry("host", exact(1, 1 << 32), action=action)))
+    assert codes(refused.value) == [rpc_code.OUT_OF_RANGE]
 
 
 def test_the_cpu_port_has_the_specifications_name(client: Client, device: MemoryDevice) -> None:
