@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -397,7 +396,6 @@ class XdpPipeline:
         return entries
 
 
-@cache
 def _default_only(info: p4i.P4Info) -> dict[str, frozenset[str]]:
     """Return by table the actions that none of its entries may run."""
     names = {action.preamble.id: action.preamble.name for action in info.actions}
