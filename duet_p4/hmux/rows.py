@@ -261,10 +261,10 @@ VipRow: TypeAlias = HostRow | AclRow | SlotRow | TunnelRow | PinnedRow
 UnderlayRow: TypeAlias = RouteRow | BackstopRow | NextHopGroupRow | NextHopSlotRow | NextHopRow
 Row: TypeAlias = VipRow | UnderlayRow
 
-VIP_ROWS: tuple[type[VipRow], ...] = (HostRow, AclRow, SlotRow, TunnelRow, PinnedRow)
+VIP_ROWS = (HostRow, AclRow, SlotRow, TunnelRow, PinnedRow)
 """The rows of the load balancer."""
 
-UNDERLAY_ROWS: tuple[type[UnderlayRow], ...] = (
+UNDERLAY_ROWS = (
     RouteRow,
     BackstopRow,
     NextHopGroupRow,

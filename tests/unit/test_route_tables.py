@@ -47,7 +47,7 @@ class Pipeline:
         if update.op is Op.INSERT:
             assert held is None, f"{update.row} is there already"
             used = sum(row.table == update.row.table for row in self.rows.values())
-            assert used < vars(SIZES)[update.row.table], f"{update.row.table} is full"
+            assert used < SIZES[update.row.table], f"{update.row.table} is full"
         else:
             assert held is not None, f"{update.row} is not there"
             assert held == update.before

@@ -28,7 +28,7 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 class Pipeline:
     """The P4 pipeline as a dict of rows; refuses what a P4Runtime server would refuse."""
 
-    sizes: dict[str, int] = SIZES
+    sizes: dict[str, int] = field(default_factory=lambda: SIZES)
     rows: dict[Key, VipRow] = field(default_factory=dict)
 
     def write(self, update: Update[VipRow]) -> None:
@@ -36,7 +36,7 @@ class Pipeline:
         if update.op is Op.INSERT:
             assert held is None, f"{update.row} is there already"
             used = sum(row.table == update.row.table for row in self.rows.values())
-            assert used < vars(self.sizes)[update.row.table], f"{update.row.table} is full"
+            assert used < self.sizes[update.row.table], f"{update.row.table} is full"
             self.rows[update.row.key] = update.row
         else:
             assert held is not None, f"{update.row} is not there"
@@ -286,7 +286,7 @@ def test_vips_share_the_tunnels_of_their_common_dips() -> None:
     assert tables.used()["tunneling"] == (2, 10)
     for vip in VIPS[1:3]:
         tables.apply(tables.delete(vip))
-    assert {name: used for name, (used, _) in tables.used().items()} == dict.fromkeys(vars(SIZES), 0)
+    assert {name: used for name, (used, _) in tables.used().items()} == dict.fromkeys(SIZES, 0)
 
 
 @pytest.mark.parametrize(
