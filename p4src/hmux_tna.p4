@@ -1,5 +1,5 @@
 // HMux for Tofino 1 and 2: the controls of hmux.p4, which draws them, between Tofino's parsers and deparsers.
-// docs/tofino.md has the table of what differs, and says how far the compiler gets: not to the end yet.
+// docs/tofino.md has the table of what differs, and what it takes of a chip.
 //
 //   frame ──> parser ──> ingress: from the CPU's port to its egress port, or
 //                          admission, flow_hash, vips, ecmp, tunneling, routing: port, next hop, reasons to drop

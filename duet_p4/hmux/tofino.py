@@ -1,8 +1,8 @@
 """Compiles hmux_tna.p4 for Tofino with p4c-barefoot, and reads what that says of the chip's resources.
 
 p4c-barefoot is built from p4c's `backends/tofino`; it is in no package registry, so what it makes of the
-program is committed in `p4src/build/tofino1` and `tofino2`: P4Info, BF Runtime schema, and `resources.json`,
-what its report says of each stage.
+program is committed in `p4src/build/tofino1` and `tofino2`: P4Info, BF Runtime schema, `resources.json`,
+what its report says of each stage, and `flow_hash.bfa`, the assembly that the flow hashes have become.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from finsy import P4Schema
-from finsy.proto import p4i
-from google.protobuf import text_format
 
 from duet_p4 import p4c
 from duet_p4.hmux.pipeline import P4_SOURCES
@@ -33,6 +31,20 @@ CHIPS: Final = {"tofino1": ("tofino", "tna"), "tofino2": ("tofino2", "t2na")}
 P4INFO: Final = "hmux_tna.p4info.txtpb"
 SCHEMA: Final = "bf-rt.json"
 RESOURCES: Final = "resources.json"
+FLOW_HASH: Final = "flow_hash.bfa"
+
+_HASHING: Final = re.compile(
+    r"p4: \{ name: HmuxIngress\.(flow_hash|routing\.mix)\.|- set routing_hash_value, meta\.flow_hash"
+)
+"""What marks a table that makes a flow hash. The second is of the copy that `mix` starts from."""
+_HASHED: Final = re.compile(
+    r"  (meta\.(flow\w*(\.\w+)?|tip_hash|underlay_seed)|flow_hash_\w+|routing_(hash|mix)_\w+): "
+)
+"""What marks the place of a field that a flow hash is made of."""
+
+
+_UNCONVERTED: Final = "warning: No known conversion to standard P4Info for 'DynHash' extern type\n"
+"""Hash units are not for the control plane."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,8 @@ def resources(chip: str) -> Resources:
 
 
 def schema(chip: str) -> P4Schema:
-    """Return the tables and actions for a chip of `CHIPS`, for a `Codec`.
-
-    Counters and hash units are of types of the compiler's own, which no other reader of P4Info knows: they
-    are left out.
-    """
-    text = (outputs(chip) / P4INFO).read_text()
-    text = re.sub(r"^externs \{\n.*?^\}\n", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^  direct_resource_ids: \d+\n", "", text, flags=re.MULTILINE)
-    return P4Schema(text_format.Parse(text, p4i.P4Info()))
+    """Return the tables, actions and counters for a chip of `CHIPS`, as P4Info has them."""
+    return P4Schema(outputs(chip) / P4INFO)
 
 
 def digest() -> str:
@@ -115,7 +120,7 @@ def digest() -> str:
     return p4c.digest(SOURCE, ("include", "tna"))
 
 
-def compile_for(chip: str) -> tuple[Resources, Path]:
+def compile_for(chip: str, sources_folder: Path = P4_SOURCES) -> tuple[Resources, Path]:
     """Compile for a chip, in a temporary folder that is returned beside the report; the caller removes it.
 
     The report may have more stages than the chip: then the program does not fit. Raises FileNotFoundError
@@ -130,16 +135,24 @@ def compile_for(chip: str) -> tuple[Resources, Path]:
     command = [
         *(COMPILER, "--std", "p4-16", "--target", target, "--arch", architecture, "-g"),
         "--Wdisable=unknown",  # Of `controller_header`, which is for P4Info.
+        "--p4runtime-force-std-externs",  # Else only the SDE's own tools understand its counters.
         *("-o", str(folder / "out"), "--p4runtime-files", str(folder / P4INFO)),
         *("--bf-rt-schema", str(folder / SCHEMA)),
-        str(SOURCE.relative_to(P4_SOURCES.parent)),
+        f"{sources_folder.name}/{SOURCE.name}",
     ]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=P4_SOURCES.parent, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=sources_folder.parent, check=False)
     said = run.stdout + run.stderr
-    if run.returncode or "warning:" in said:
+    if run.returncode or "warning:" in said.replace(_UNCONVERTED, ""):
         shutil.rmtree(folder)
         raise CompileError(said)
     return _report(chip, folder), folder
+
+
+def tried(chip: str) -> Resources:
+    """Compile for a chip and keep nothing but the report. Raises as `compile_for` does."""
+    report, made = compile_for(chip)
+    shutil.rmtree(made)
+    return report
 
 
 def build(chip: str) -> Resources:
@@ -153,9 +166,32 @@ def build(chip: str) -> Resources:
     for name in (P4INFO, SCHEMA):
         shutil.copy(made / name, folder / name)
     report.save(folder / RESOURCES)
+    (folder / FLOW_HASH).write_text(flow_hash(next(made.glob("**/*.bfa")).read_text()))
     (folder / "hmux_tna.sha256").write_text(f"{digest()}\n")
     shutil.rmtree(made)
     return report
+
+
+def flow_hash(assembly: str) -> str:
+    """Return what of a program's assembly makes the flow hashes: places of fields, and tables by stage."""
+    kept: list[str] = []
+    phv = assembly[assembly.index("phv ingress:\n") :]
+    kept += [line for line in phv[: phv.index("  context_json:")].splitlines() if _HASHED.match(line)]
+    for stage in re.split(r"^(?=stage \d+ ingress:)", assembly, flags=re.MULTILINE)[1:]:
+        heading = stage.splitlines()[0]
+        # Until the next part of the file, which is not indented.
+        body = re.match(r"(?:[ \t].*\n|\n)*", stage[len(heading) + 1 :])
+        tables = re.split(r"^(?=  \w+ [\w$.-]+(?: \d+)?:$)", body[0] if body else "", flags=re.MULTILINE)
+        names = {_name(table) for table in tables if _HASHING.search(table)}
+        hashing = [table.rstrip() for table in tables if _name(table) in names]
+        kept += [heading, *hashing] if hashing else []
+    return "\n".join(kept) + "\n"
+
+
+def _name(table: str) -> str:
+    """Return the name of a table of the assembly; a ternary one has a second half."""
+    match = re.match(r"  \w+ ([\w.-]+)", table)
+    return match[1] if match else ""
 
 
 def _report(chip: str, folder: Path) -> Resources:

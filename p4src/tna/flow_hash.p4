@@ -45,7 +45,13 @@ control FlowHash(inout metadata_t meta) {
             meta.flow_words = meta.flow.src_addr ^ meta.flow.dst_addr ^ (meta.flow.src_port ++ meta.flow.dst_port);
         }
     END_STEP(words)
-    STEP(give_seed) @in_hash { tip_seeded = meta.flow_crc ^ meta.flow_key ^ TIP_SEED; } END_STEP(give_seed)
+    STEP(give_seed)
+        // In halves: p4c-barefoot forgets the upper bits of a constant that a hash unit is to XOR with a whole word.
+        @in_hash {
+            tip_seeded = (meta.flow_crc[31:16] ^ meta.flow_key[31:16] ^ TIP_SEED[31:16])
+                ++ (meta.flow_crc[15:0] ^ meta.flow_key[15:0] ^ TIP_SEED[15:0]);
+        }
+    END_STEP(give_seed)
     STEP(rotate) @in_hash { tip_rotated = ROTATED(meta.flow_words, 11); } END_STEP(rotate)
     STEP(give_key) meta.flow_crc = meta.flow_crc ^ meta.flow_key; END_STEP(give_key)
     STEP(add) sum = meta.flow_crc + meta.flow_words; END_STEP(add)
