@@ -45,6 +45,7 @@ from controller.updater.operations import Operations
 from controller.updater.reads import Placement
 from controller.updater.service import Updater
 from controller.web.page import add_page
+from duet_p4 import slots
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health
 from duet_p4.api.service import State as ServiceState
@@ -310,6 +311,7 @@ async def running(config: ControllerConfig) -> AsyncIterator[str]:
     credentials = identify(config)
     inventory = Inventory.from_file(config.inventory)
     use_key(config.flow_key)
+    slots.use_powers_of_two(config.power_of_two_slots)
     async with AsyncExitStack() as stack:
         name = config.cluster.name if config.cluster is not None else "controller"
         await stack.enter_async_context(exporting(config.telemetry, "controller", name))

@@ -70,6 +70,9 @@ class ControllerConfig(Model):
     credentials: Path | None = Field(default=None, description="Folder with its key and certificate")
     insecure: bool = Field(default=False, description="Plain HTTP, and everybody may do everything")
     flow_key: FlowKey = 0
+    power_of_two_slots: bool = Field(
+        default=False, description="groups get a power of two of slots, which switches that are Tofinos need"
+    )
     telemetry: TelemetryConfig = TelemetryConfig()
     modules: tuple[Module, ...] = tuple(Module)
     elsewhere: dict[Module, str] = Field(default_factory=dict)

@@ -345,8 +345,10 @@ class Group(Model):
         """Return the group with `dips` as members, moving no slot that need not move.
 
         A removed DIP's slots go to the rest; an added DIP takes only its share. A group that has outgrown
-        its slots gets a multiple of them.
+        its slots gets a multiple of them. One whose number of slots is not usable any more begins afresh.
         """
+        if not slots.is_usable(len(self.slots)):
+            return type(self).of(dips)
         old = {dip.address: index for index, dip in enumerate(self.members)}
         new = {dip.address: index for index, dip in enumerate(dips)}
         owners = [new.get(self.members[owner].address) for owner in self.slots]

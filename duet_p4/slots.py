@@ -17,17 +17,35 @@ from math import gcd
 SLOTS_PER_MEMBER = 8
 """Slots per member by default: 512 DIPs x 8 slots fill an ECMP table of 4096."""
 
+_powers_of_two = False
+
+
+def use_powers_of_two(use: bool) -> None:
+    """Have this process's groups get a power of two of slots, for switches that cannot divide, or not.
+
+    Shares are then exact to one slot only.
+    """
+    global _powers_of_two
+    _powers_of_two = use
+
+
+def is_usable(count: int) -> bool:
+    """Whether a group may have so many slots."""
+    return not _powers_of_two or count.bit_count() == 1
+
 
 def default_count(weights: Sequence[int]) -> int:
     """Return how many slots a group of these weights gets.
 
     At most `SLOTS_PER_MEMBER` per member, and a multiple of the reduced weight sum where that
-    fits, so that the shares are exact.
+    fits, so that the shares are exact; or the largest power of two that this allows (`use_powers_of_two`).
     """
     _check(weights)
     divisor = gcd(*weights)
     total = sum(weights) // divisor
     limit = SLOTS_PER_MEMBER * sum(1 for weight in weights if weight)
+    if _powers_of_two:
+        return _power_of_two(limit)
     return limit // total * total if total <= limit else limit
 
 
@@ -76,7 +94,15 @@ def widened(owners: Sequence[int | None], weights: Sequence[int]) -> list[int | 
     """
     _check(weights)
     limit = SLOTS_PER_MEMBER * sum(1 for weight in weights if weight)
-    return [*owners] * max(1, limit // len(owners)) if 2 * len(owners) < limit else [*owners]
+    if 2 * len(owners) >= limit:
+        return [*owners]
+    times = limit // len(owners)
+    return [*owners] * (_power_of_two(times) if _powers_of_two else times)
+
+
+def _power_of_two(limit: int) -> int:
+    """Return the largest power of two that is at most `limit`."""
+    return 1 << limit.bit_length() - 1
 
 
 def _fill(table: list[int | None], weights: Sequence[int]) -> list[int]:
