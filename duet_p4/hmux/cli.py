@@ -9,13 +9,16 @@ from typing import Final
 import click
 
 from duet_p4 import results
-from duet_p4.hmux import tofino
+from duet_p4.hmux import tofino, tofino_sizes
 from duet_p4.hmux.pipeline import P4_SOURCES
 from duet_p4.hmux.tofino import Resources
 from duet_p4.p4c import CompileError
 
 DRAWING: Final = "resources"
 """The stem of the drawing's file names; SVG and PNG."""
+
+_ROOMY: Final = "tofino2"
+"""The chip that the program fits, so that there is room to look for."""
 
 _ROWS: Final = (
     ("sram", "SRAM blocks"),
@@ -28,21 +31,41 @@ _ROWS: Final = (
 
 @click.command()
 @click.option("--compile", "again", is_flag=True, help="Compile again and write p4src/build.")
+@click.option(
+    "--try",
+    "chip",
+    type=click.Choice(list(tofino.CHIPS)),
+    help="Compile p4src as it is now for one chip, and write nothing.",
+)
+@click.option(
+    "--largest",
+    "table",
+    type=click.Choice(tofino_sizes.TABLES),
+    help="Compile for Tofino 2 with ever more entries of a table, until it no longer fits.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def resources(again: bool, as_json: bool) -> None:
+def resources(again: bool, chip: str | None, table: str | None, as_json: bool) -> None:
     """What hmux_tna.p4 takes of a Tofino, stage by stage.
 
     Prints the compiler's report that is committed; with --compile, p4c-barefoot on PATH makes it anew, with
-    P4Info, BF Runtime schema and drawing.
+    P4Info, BF Runtime schema and drawing. With --try it says what the sources that you are at work on take.
     """
+    if sum(map(bool, (again, chip, table))) > 1:
+        raise click.UsageError("--compile, --try and --largest exclude each other")
     try:
-        reports = [tofino.build(chip) if again else tofino.resources(chip) for chip in tofino.CHIPS]
+        if table:
+            _grow(_ROOMY, table)
+        if chip:
+            reports = [tofino.tried(chip)]
+        else:
+            reports = [tofino.build(one) if again else tofino.resources(one) for one in tofino.CHIPS]
     except (CompileError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     if again:
         draw(reports, P4_SOURCES / "build")
+    largest = {report.chip: _largest(report) for report in reports}
     if as_json:
-        click.echo(results.to_json({report.chip: asdict(report) for report in reports}))
+        click.echo(results.to_json({r.chip: asdict(r) | {"largest": largest[r.chip]} for r in reports}))
         return
     for report in reports:
         click.echo(
@@ -55,6 +78,25 @@ def resources(again: bool, as_json: bool) -> None:
         for stage in report.per_stage:
             counts = ", ".join(f"{getattr(stage, field)} {name}" for field, name in _ROWS)
             click.echo(f"  stage {stage.number:2}: {counts}")
+        for name, (fits, too_many) in largest[report.chip].items():
+            limit = f"{too_many:,} do not" if too_many else "more were not tried"
+            click.echo(f"  {name}: {fits:,} entries fit, {limit}")
+
+
+def _grow(chip: str, table: str) -> None:
+    """Search for the largest size of a table, and say after each compilation what is known."""
+    for sizes in tofino_sizes.search(chip, table, tofino_sizes.stages_with):
+        size = list(sizes)[-1]
+        stages = sizes[size]
+        click.echo(f"{table} of {size:,}: {'no way to place it' if stages is None else f'{stages} stages'}")
+
+
+def _largest(report: Resources) -> dict[str, tuple[int, int | None]]:
+    """Return, by table, the largest size that fits, and the least above it that does not."""
+    return {
+        table: tofino_sizes.bounds(sizes, report.stages_available)
+        for table, sizes in tofino_sizes.tried(report.chip).items()
+    }
 
 
 def draw(reports: list[Resources], folder: Path) -> None:

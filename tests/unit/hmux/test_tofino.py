@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from duet_p4.hmux import cli, codec, pipeline, tofino
+from duet_p4.hmux import cli, codec, pipeline, tofino, tofino_sizes
 from duet_p4.hmux.plan import Op, Update
 from duet_p4.hmux.rows import (
     AclRow,
@@ -27,6 +31,8 @@ from duet_p4.model import Protocol
 
 A = IPv4Address
 PAPER = {"host_table": 16_384, "ecmp_table": 4_096, "tunneling_table": 512, "route_table": 16_384}
+COMMITTED = tofino.resources("tofino2")
+SCHEMA = tofino.schema("tofino2")
 MADE = [chip for chip in tofino.CHIPS if tofino.outputs(chip).is_dir()]
 ROWS = [
     HostRow(A("10.0.0.1"), 8, 8),
@@ -82,6 +88,53 @@ def test_the_command_prints_the_committed_report():
     assert {chip: found[chip]["stages"] for chip in found} == {
         c: tofino.resources(c).stages for c in tofino.CHIPS
     }
+    for table, (fits, too_many) in found["tofino2"]["largest"].items():
+        assert fits >= tofino.schema("tofino2").tables[table].size
+        assert too_many is None or too_many > fits
+
+
+def test_options_that_compile_exclude_each_other():
+    run = CliRunner().invoke(cli.resources, ["--compile", "--try", "tofino2"])
+    assert (run.exit_code, "exclude each other" in run.output) == (2, True)
+
+
+@given(st.integers(0, 100_000), st.integers(0, 100_000))
+@settings(max_examples=30, deadline=None)
+def test_a_search_ends_with_bounds_a_quarter_apart_and_goes_on_from_what_was_tried(limit, placeable):
+    folder = Path(tempfile.mkdtemp())
+    compiled: list[int] = []
+
+    def stages(chip: str, table: str, size: int) -> int | None:
+        compiled.append(size)
+        if size <= 2_048 + limit:
+            return 18
+        return 21 if size <= 2_048 + limit + placeable else None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tofino_sizes.tofino, "outputs", lambda chip: folder)
+        patched.setattr(tofino_sizes.tofino, "resources", lambda chip: COMMITTED)
+        patched.setattr(tofino_sizes.tofino, "schema", lambda chip: SCHEMA)
+        patched.setattr(tofino_sizes.tofino, "digest", lambda: "these sources")
+        *_, first = tofino_sizes.search("tofino2", "source_table", stages)
+        fits, too_many = tofino_sizes.bounds(first, COMMITTED.stages_available)
+        assert fits <= 2_048 + limit < too_many
+        assert too_many - fits <= max(1, fits // tofino_sizes.FINENESS)
+        assert tofino_sizes.tried("tofino2") == {"source_table": first}
+        tried = len(compiled)
+        assert list(tofino_sizes.search("tofino2", "source_table", stages)) == []
+        assert len(compiled) == tried, "what is known was compiled again"
+    shutil.rmtree(folder)
+
+
+def test_a_table_whose_entries_a_field_counts_does_not_grow_by_itself():
+    with pytest.raises(ValueError, match="ecmp_table cannot grow by itself"):
+        next(tofino_sizes.search("tofino2", "ecmp_table", lambda chip, table, size: 1))
+
+
+def test_the_sources_state_the_size_of_every_table_that_may_grow():
+    stated = (tofino.P4_SOURCES / "include" / "sizes.p4").read_text()
+    for table in tofino_sizes.TABLES:
+        assert f"#define {table.upper()}_SIZE " in stated
 
 
 def test_without_the_compiler_it_says_what_is_missing(monkeypatch):
