@@ -35,6 +35,7 @@ def sizes() -> dict[str, int]:
     return {table.alias: table.size for table in schema().tables if table.match_fields}
 
 
-def sizes_of(rows: Iterable[type[Row]]) -> dict[str, int]:
-    """Return how many entries there are for each class of rows, by the name that `Row.table` is."""
-    return {row.table: sizes()[row.P4.table] for row in rows}
+def sizes_of(rows: Iterable[type[Row]], of: P4Schema | None = None) -> dict[str, int]:
+    """Return how many entries a pipeline, by default hmux.p4, has for each class of rows, by `Row.table`."""
+    tables = (of or schema()).tables
+    return {row.table: tables[row.P4.table].size for row in rows}

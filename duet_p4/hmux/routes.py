@@ -87,8 +87,13 @@ class Place:
         return any(prefix.subnet_of(muxes) for muxes in self.muxes)
 
 
-def fill(gateways: frozenset[Gateway], alive: frozenset[Gateway]) -> tuple[Gateway, ...]:
+def fill(
+    gateways: frozenset[Gateway], alive: frozenset[Gateway], *, masked: bool = False
+) -> tuple[Gateway, ...]:
     """Return the owner of each slot of a group, given which of its gateways are alive.
+
+    There are as many slots for each; where hashes are `masked`, a power of two in all, so that some may have
+    one more.
 
     The order is fixed, so a restarted agent fills a group as its predecessor did. A dead gateway's
     slots are dealt out to the living in turn; those of the living do not move.
@@ -97,6 +102,8 @@ def fill(gateways: frozenset[Gateway], alive: frozenset[Gateway]) -> tuple[Gatew
     if not living:
         return ()
     count = len(everyone) * (_SHARES if len(everyone) > 1 else 1)
+    if masked:
+        count = 1 << (count - 1).bit_length()
     owners = []
     orphans = 0
     for slot in range(count):
@@ -116,13 +123,20 @@ class RouteTables:
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], rows: Iterable[UnderlayRow] = (), place: Place = Place()
+        self,
+        sizes: Mapping[str, int],
+        rows: Iterable[UnderlayRow] = (),
+        place: Place = Place(),
+        *,
+        masked: bool = False,
     ) -> None:
         """Start from the `rows` that a switch holds, wanting nothing yet; `sizes` by `Row.table`.
 
-        State every prefix and adjacency before the first `plan`: it keeps of `rows` what serves.
+        State every prefix and adjacency before the first `plan`: it keeps of `rows` what serves. A `masked`
+        switch picks slots by a mask, and gets a power of two of them.
         """
         self._sizes = sizes
+        self._masked = masked
         self._place = place
         self._rows: dict[Key, UnderlayRow] = {}
         self._used: Counter[str] = Counter()
@@ -175,6 +189,7 @@ class RouteTables:
             self._references,
             self._adjacencies,
             self._group_of,
+            self._masked,
         )
         groups, prefixes = set(self._dirty_groups), set(self._dirty_prefixes)
         if self._suspect:
@@ -200,7 +215,14 @@ class RouteTables:
         """
         alive = {gateway: how for gateway, how in self._adjacencies.items() if gateway.port != port}
         draft = _Draft(
-            self._sizes, self._place, self._rows, self._used, self._references, alive, self._group_of
+            self._sizes,
+            self._place,
+            self._rows,
+            self._used,
+            self._references,
+            alive,
+            self._group_of,
+            self._masked,
         )
         touched = [group for group in self._users if any(gateway.port == port for gateway in group)]
         draft.place_groups({group: self._users[group] for group in touched})
@@ -260,7 +282,9 @@ class _Draft:
         references: Mapping[int, int],
         adjacencies: Mapping[Gateway, Adjacency],
         group_of: Mapping[frozenset[Gateway], int],
+        masked: bool,
     ) -> None:
+        self._masked = masked
         self._place = place
         self._rows = rows
         self._references = references
@@ -297,7 +321,7 @@ class _Draft:
 
     def place_groups(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
         """Have each group that has users and living gateways in the tables, and no other of them."""
-        needed = {group: fill(group, self._alive) for group, prefixes in users.items() if prefixes}
+        needed = {group: self._fill(group) for group, prefixes in users.items() if prefixes}
         wanted = {group: owners for group, owners in needed.items() if owners}
         self._adopt({group: users[group] for group in wanted if group not in self.group_of})
         for group, owners in wanted.items():
@@ -387,6 +411,9 @@ class _Draft:
             return []
         return updates
 
+    def _fill(self, group: frozenset[Gateway]) -> tuple[Gateway, ...]:
+        return fill(group, self._alive, masked=self._masked)
+
     def _adopt(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
         """Keep groups of an earlier agent that are as wanted, best those that routes lead to already."""
         owned = set(self.group_of.values())
@@ -397,7 +424,7 @@ class _Draft:
         if not strays:
             return
         for group, prefixes in users.items():
-            matching = strays[self._wanted_content(fill(group, self._alive))]
+            matching = strays[self._wanted_content(self._fill(group))]
             if matching:
                 led = Counter(
                     r.group for p in prefixes if isinstance(r := self._rows.get(("route", p)), RouteRow)

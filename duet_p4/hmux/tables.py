@@ -30,16 +30,24 @@ class AddressInUseError(Exception):
     """An address is held as a VIP and was put as a TIP, or the other way round."""
 
 
+class SlotCountError(Exception):
+    """A group has a number of slots that the switch cannot pick from."""
+
+
 class VipTables:
     """What the load balancer's tables of one switch hold."""
 
-    def __init__(self, sizes: Mapping[str, int], rows: Iterable[VipRow] = ()) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], rows: Iterable[VipRow] = (), *, masked: bool = False
+    ) -> None:
         """Start from the `rows` that a switch holds, whose tables have these `sizes`, by `Row.table`.
 
         Rows may be in any state, as after a crash between two writes: slots that are missing are
-        written when their VIP is put again, and `sweep` plans the removal of what nothing leads to.
+        written when their VIP is put again, and `sweep` plans the removal of what nothing leads to. A
+        `masked` switch picks slots by a mask where others divide: of a power of two of them that is the same.
         """
         self._sizes = sizes
+        self._masked = masked
         self._rows: dict[Key, VipRow] = {}
         self._slots = Pool(SlotRow.table, sizes[SlotRow.table])
         self._tunnels = Pool(TunnelRow.table, sizes[TunnelRow.table])
@@ -79,7 +87,7 @@ class VipTables:
     def put_vip(self, vip: MuxVip) -> Plan[VipRow]:
         """Return the plan after which the switch holds `vip` exactly.
 
-        Raises `TableFullError`, and `AddressInUseError` where the address is a TIP's.
+        Raises `TableFullError`, `AddressInUseError` where the address is a TIP's, and `SlotCountError`.
         """
         flag = bool(vip.pinned)
         count = len(vip.group.slots) if vip.group else 0
@@ -182,6 +190,10 @@ class VipTables:
         self, what: str, old: Mapping[Key, GroupRow], new: Mapping[Key, tuple[GroupRow, Group | None]]
     ) -> None:
         for row, _ in new.values():
+            if self._masked and row.count & row.count - 1:
+                raise SlotCountError(
+                    f"{what} has a group of {row.count} slots: this switch takes powers of two"
+                )
             for held in old.values():
                 is_tip = isinstance(row, HostRow) and row.tip
                 if is_tip != (isinstance(held, HostRow) and held.tip):

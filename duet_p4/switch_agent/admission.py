@@ -15,16 +15,17 @@ ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST = 100, 50
 """What a port's senders may cause (RFC 1812, 4.3.2.8)."""
 
 
-def admission(config: SwitchConfig) -> Iterator[P4TableEntry | P4MeterEntry]:
+def admission(config: SwitchConfig, *, answers: bool = True) -> Iterator[P4TableEntry | P4MeterEntry]:
     """Yield the entries that hold as long as the configuration does.
 
     Behind a port with prefixes are hosts, which send as themselves or, in answers, as a VIP. From outside may
-    come what is none of ours. Neither sends tunnels.
+    come what is none of ours. Neither sends tunnels. A switch that `answers` sends ICMP errors, not too many.
     """
     yield entries.configuration(config.address, config.seed, config.flow_key, config.fragment_mux)
     yield entries.punt()
     for port in config.ports:
-        yield entries.icmp_error_limit(port.number, ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST)
+        if answers:
+            yield entries.icmp_error_limit(port.number, ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST)
         guarded = port.prefixes or port.outside
         yield entries.port(port.number, port.mac, PortKind.HOST if guarded else PortKind.FABRIC)
         if guarded:

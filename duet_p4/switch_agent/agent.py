@@ -35,7 +35,6 @@ from duet_p4.backoff import Backoff
 from duet_p4.bird import status
 from duet_p4.bird.daemon import Bird
 from duet_p4.flows.service import FlowRecords
-from duet_p4.hmux import pipeline
 from duet_p4.hmux.routes import Place, RouteTables
 from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS
 from duet_p4.hmux.tables import VipTables
@@ -62,6 +61,7 @@ from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.switch_agent.ports import Ports
 from duet_p4.switch_agent.sampling import Sampling
 from duet_p4.switch_agent.service import HmuxService
+from duet_p4.switch_agent.targets import target_of
 from duet_p4.switch_agent.tracing import follower
 from duet_p4.telemetry import exporting
 from duet_p4.term import Terms
@@ -94,8 +94,11 @@ class SwitchAgent:
         # The P4 switch forwards, not the kernel.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n", encoding="ascii")
         netdev.set_own_address(config.address)
+        self._target = target_of(config.p4)
         self._hostifs = HostInterfaces(
-            config.ports, {neighbor.interface for neighbor in config.bird.neighbors}
+            config.ports,
+            {neighbor.interface for neighbor in config.bird.neighbors},
+            self._target.cpu_interface,
         )
         self._kernel = Kernel(config, self._hostifs.indices)
         self._announcer = Announcer(config.bird.announce_table)
@@ -107,7 +110,7 @@ class SwitchAgent:
             self._announcer,
             self,
             self._terms,
-            pipeline.sizes_of(VIP_ROWS),
+            self._target.sizes_of(VIP_ROWS),
             config.drain_quiet_ms / 1000,
             config.drain_patience_ms / 1000,
             config.drain_least_ms / 1000,
@@ -239,7 +242,7 @@ class SwitchAgent:
 
     def underlay(self) -> dict[str, tuple[int, int]]:
         """Return how full the underlay tables are."""
-        tables = self._fib.tables if self._fib else RouteTables(pipeline.sizes_of(UNDERLAY_ROWS))
+        tables = self._fib.tables if self._fib else RouteTables(self._target.sizes_of(UNDERLAY_ROWS))
         return tables.used()
 
     def suspect(self, why: str) -> None:
@@ -294,7 +297,8 @@ class SwitchAgent:
 
     def _p4_switch(self) -> Switch:
         p4 = self._config.p4
-        return Switch(p4.address, p4.device_id, None if p4.private else self._credentials)
+        credentials = None if p4.private else self._credentials
+        return Switch(p4.address, p4.device_id, credentials, self._target.schema)
 
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""
@@ -330,17 +334,18 @@ class SwitchAgent:
         """Bring the switch's tables in line, and keep them so; yields the task that mirrors routes."""
         self._suspected.clear()
         await self.service.quiet()
-        await switch.configure(admission(self._config))
+        await switch.configure(admission(self._config, answers=self._target.answers))
         rows, self._foreign = await switch.read_rows()
         underlay = [row for row in rows if not isinstance(row, VIP_ROWS)]
-        self._fib = FibMirror(
-            self._kernel, RouteTables(pipeline.sizes_of(UNDERLAY_ROWS), underlay, self._place), switch
-        )
+        masked = self._target.masks_hashes
+        routes = RouteTables(self._target.sizes_of(UNDERLAY_ROWS), underlay, self._place, masked=masked)
+        self._fib = FibMirror(self._kernel, routes, switch)
         mirroring = asyncio.create_task(self._fib.run(), name="FIB mirror")
         try:
             await self._remove_foreign(switch)
             await _until(self._fib.settled, lost, mirroring)
-            vips = VipTables(pipeline.sizes_of(VIP_ROWS), [row for row in rows if isinstance(row, VIP_ROWS)])
+            held = [row for row in rows if isinstance(row, VIP_ROWS)]
+            vips = VipTables(self._target.sizes_of(VIP_ROWS), held, masked=masked)
             await self.service.attach(switch, vips, cold=self._cold)
             if self._cold:
                 self._cold = False
@@ -477,7 +482,8 @@ def _run(config: SwitchConfig) -> None:
 def detach(config: SwitchConfig) -> None:
     """End the BIRD and remove the host interfaces that an agent has left."""
     asyncio.run(Bird(config.routing(), config.state_dir).stop())
-    HostInterfaces(config.ports, {neighbor.interface for neighbor in config.bird.neighbors}).close()
+    speakers = {neighbor.interface for neighbor in config.bird.neighbors}
+    HostInterfaces(config.ports, speakers, target_of(config.p4).cpu_interface).close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

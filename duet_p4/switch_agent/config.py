@@ -13,6 +13,7 @@ from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
+from duet_p4.hmux.tofino_config import Server
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
 
@@ -63,8 +64,31 @@ class PortConfig(Model):
         return self
 
 
+TOFINO = "tofino2"
+"""The `target` that is a chip."""
+_FRONT_PANEL = range(8, 72)
+_PORTS_OF_A_PIPE = 128
+
+
+class TofinoConfig(Model):
+    """A Tofino 2 that runs hmux_tna.p4.
+
+    `conf` is what the compiler wrote for bf_switchd, beside the program's binary, which `server` is pushed;
+    `cpu_interface` is the network device of the chip's CPU port, as the driver's kernel module makes it.
+    """
+
+    conf: Path
+    cpu_interface: str = Field(pattern=r"^[^\s\"/]{1,15}$")
+    server: Server = Server.BF_SWITCHD
+
+    @staticmethod
+    def is_front_panel(port: int) -> bool:
+        """Whether a number is a port's with a cable: 128 to a pipe, of which the first 8 lead to CPUs."""
+        return port % _PORTS_OF_A_PIPE in _FRONT_PANEL
+
+
 class P4Config(Model):
-    """How the P4 switch below is reached; `target` only names it in the status.
+    """How the P4 switch below is reached; `target` names it in the status, and `tofino2` has a `tofino`.
 
     `address` is the Unix socket (`unix:PATH`, private to the node's owner) that it listens on, or HOST:PORT.
     Over TCP both sides show certificates of an authority that the agent's credentials believe, unless it is
@@ -78,6 +102,16 @@ class P4Config(Model):
     target: str = "xdp"
     log: Path | None = None
     events: Path | None = None
+    tofino: TofinoConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.target.startswith("tofino") and self.target != TOFINO:
+            raise ValueError(f"hmux_tna.p4 fits {TOFINO} only, not {self.target}")
+        if (self.target == TOFINO) != (self.tofino is not None):
+            missing = "needs" if self.tofino is None else "has no use for"
+            raise ValueError(f"target {self.target} {missing} `tofino`, where a chip's program is")
+        return self
 
     @property
     def private(self) -> bool:
@@ -147,6 +181,13 @@ class SwitchConfig(AgentConfig):
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(f"two ports have the {what} {value}")
+        if self.p4.tofino is not None:
+            for number in (port.number for port in self.ports):
+                if not TofinoConfig.is_front_panel(number):
+                    raise ValueError(
+                        f"port {number} has no cable on a Tofino 2: "
+                        "its ports are 8 to 71 of each 128, which are a pipe's"
+                    )
         known = {port.interface: port for port in self.ports}
         for neighbor in self.bird.neighbors:
             port = known.get(neighbor.interface)

@@ -72,13 +72,17 @@ def make_cpu_port(netlink: IPRoute) -> None:
 class HostInterfaces:
     """The host interfaces of all ports: made, or taken over from an agent that died."""
 
-    def __init__(self, ports: Sequence[PortConfig], speakers: Collection[str] = ()) -> None:
+    def __init__(
+        self, ports: Sequence[PortConfig], speakers: Collection[str] = (), cpu_interface: str = CPU_STACK
+    ) -> None:
         """Have them there, without carrier if they are new, and passing frames.
 
-        `speakers` are the ports, by interface, at whose other end BGP is spoken. Raises OSError naming the
-        interface that is not there or cannot be made, and BpfError.
+        `speakers` are the ports, by interface, at whose other end BGP is spoken; `cpu_interface` is the
+        stack's end of the CPU port. Raises OSError naming the interface that is not there or cannot be made,
+        and BpfError.
         """
-        cpu = netdev.index(CPU_STACK)
+        self._cpu_interface = cpu_interface
+        cpu = netdev.index(cpu_interface)
         self._asic_ends = {port.number: f"{port.hostif}-asic" for port in ports}
         self._padding_bits = 16 - _port_bits()
         with IPRoute() as netlink:
@@ -88,7 +92,7 @@ class HostInterfaces:
         self.echoes = self._object.map("echoes").mapped().cast("Q")
         """By port number, the token of the last echo that came back by it."""
         self._cpu = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK)
-        self._cpu.bind((CPU_STACK, 0))
+        self._cpu.bind((cpu_interface, 0))
         self.indices = {netdev.index(port.hostif): port.number for port in ports}
 
     def set_carrier(self, port: int, up: bool) -> None:
@@ -107,7 +111,7 @@ class HostInterfaces:
         self._cpu.close()
         self._object.close()
         with IPRoute() as netlink:
-            netlink.link("set", index=netdev.index(CPU_STACK), xdp_fd=-1)
+            netlink.link("set", index=netdev.index(self._cpu_interface), xdp_fd=-1)
             for name in self._asic_ends.values():
                 netlink.link("del", index=netdev.index(name))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
-from finsy import P4ClientError, P4MeterEntry, P4TableEntry
+from finsy import P4ClientError, P4MeterEntry, P4Schema, P4TableEntry
 from finsy.proto import p4r
 
 from duet_p4 import detour
@@ -32,16 +32,25 @@ class WriteError(Exception):
 
 
 class Switch(Session):
-    """A session with a switch of hmux.p4. `writes` counts the updates that the switch has taken."""
+    """A session with a switch of hmux.p4. `writes` counts the updates that the switch has taken.
 
-    def __init__(self, address: str, device_id: int, credentials: Credentials | None = None) -> None:
+    `schema` is the pipeline that it is to run, by default hmux.p4's own.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        device_id: int,
+        credentials: Credentials | None = None,
+        schema: P4Schema | None = None,
+    ) -> None:
         super().__init__(address, device_id, credentials)
-        self._schema = pipeline.schema()
+        self._schema = schema or pipeline.schema()
         self._codec = Codec(self._schema)
         self.writes = 0
 
     async def ensure_pipeline(self) -> bool:
-        """Have the switch run hmux.p4; return whether it had to be pushed, which empties all tables."""
+        """Have the switch run the pipeline; return whether it had to be pushed, which empties all tables."""
         wanted = self._schema.get_pipeline_config()
         wanted.cookie.cookie = int.from_bytes(
             hashlib.sha256(

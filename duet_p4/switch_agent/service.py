@@ -37,7 +37,7 @@ from duet_p4.api.ports import HostPort
 from duet_p4.api.problems import ConflictError, ProblemError, UnavailableError
 from duet_p4.hmux.plan import Plan, Update
 from duet_p4.hmux.rows import AclRow, HostRow, TunnelRow, VipRow
-from duet_p4.hmux.tables import AddressInUseError, VipTables
+from duet_p4.hmux.tables import AddressInUseError, SlotCountError, VipTables
 from duet_p4.holdings import Outcome, breathe
 from duet_p4.journal import Held
 from duet_p4.model import MuxTip, MuxVip
@@ -335,6 +335,9 @@ class HmuxService(MuxKeeper):
             except AddressInUseError as error:
                 outcome.problems[address] = ConflictError(str(error), "address-in-use")
                 continue
+            except SlotCountError as error:
+                outcome.problems[address] = ConflictError(str(error), "slot-count")
+                continue
             tables.apply(plan)
             batch.append(_Planned(address, plan))
             if sum(len(planned.plan) for planned in batch) >= _BATCH_ROWS:
@@ -455,7 +458,7 @@ class HmuxService(MuxKeeper):
         address = held.entry.address
         try:
             await self._write(_plan(tables, address, held.entry))
-        except (TableFullError, AddressInUseError, ConflictError) as error:
+        except (TableFullError, AddressInUseError, SlotCountError, ConflictError) as error:
             logger.error("%s cannot be restored: %s", address, error)
             self._unplaced[address] = str(error)
             restated = {address: self._restated(address, announced=False)}

@@ -263,11 +263,12 @@ def test_a_full_route_table_keeps_the_short_prefixes_and_says_what_is_missing() 
         max_size=len(PREFIXES),
     ),
     st.sampled_from(GATEWAYS),
+    st.booleans(),
 )
 def test_a_detour_leads_packets_where_the_plan_for_the_dead_port_would(
-    routes: dict[IPv4Network, frozenset[Gateway]], dying: Gateway
+    routes: dict[IPv4Network, frozenset[Gateway]], dying: Gateway, masked: bool
 ) -> None:
-    tables = RouteTables(SIZES, place=PLACE)
+    tables = RouteTables(SIZES, place=PLACE, masked=masked)
     tables.want(dict(routes))
     tables.reach({gateway: adjacency(gateway) for gateway in GATEWAYS})
     pipeline = Pipeline()
@@ -306,3 +307,22 @@ def test_the_way_to_a_silent_neighbour_itself_stays() -> None:
         tables.settle()
         assert {row.prefix for row in tables.rows() if isinstance(row, RouteRow)} == left
     assert sum(isinstance(row, NextHopRow) for row in tables.rows()) == 1, "both ways share a next hop"
+
+
+@given(st.integers(1, 70), st.sets(st.integers(0, 69)))
+def test_a_switch_that_masks_hashes_gets_a_power_of_two_of_slots_that_differ_by_one_at_most(
+    number: int, dead: set[int]
+) -> None:
+    everyone = [Gateway(port, IPv4Address("172.31.0.0") + port) for port in range(number)]
+    owners = fill(frozenset(everyone), frozenset(everyone), masked=True)
+    assert len(owners).bit_count() == 1
+    shares = [owners.count(gateway) for gateway in everyone]
+    assert max(shares) - min(shares) <= 1
+    living = frozenset(gateway for gateway in everyone if gateway.port not in dead)
+    left = fill(frozenset(everyone), living, masked=True)
+    if living:
+        moved = [before for before, after in zip(owners, left, strict=True) if before != after]
+        assert set(left) == living or len(living) > len(left)
+        assert not living & set(moved), "slots of the living have moved"
+    else:
+        assert left == ()

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from duet_p4.switch_agent.config import SwitchConfig
 
+TOFINO = {"conf": "/opt/hmux_tna.conf", "cpu_interface": "ens1"}
+
 
 def port(number: int = 1, **changes: Any) -> dict[str, Any]:
     return {
@@ -77,6 +79,14 @@ def test_a_configuration_survives_json() -> None:
         ({"credentials": None}, "no credentials"),
         ({"insecure": True}, "choose one"),
         ({"p4": {"address": "unix:here"}}, "unix:here"),
+        ({"p4": {"address": "unix:/p4", "target": "tofino2"}}, "target tofino2 needs `tofino`"),
+        ({"p4": {"address": "unix:/p4", "tofino": TOFINO}}, "target xdp has no use for `tofino`"),
+        (
+            {"p4": {"address": "unix:/p4", "target": "tofino1", "tofino": TOFINO}},
+            "fits tofino2 only, not tofino1",
+        ),
+        ({"p4": {"address": "unix:/p4", "target": "tofino2", "tofino": TOFINO}}, "port 1 has no cable"),
+        ({"p4": {"address": "unix:/p4", "target": "tofino2", "tofino": TOFINO | {"server": "x"}}}, "server"),
         ({"colour": "red"}, "colour"),
     ],
 )

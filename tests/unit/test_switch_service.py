@@ -118,10 +118,10 @@ class Bench:
             "tor-1", "fake", state, announcer, self.surroundings, Terms(), SIZES, quiet_s, patience_s, least_s
         )
 
-    async def attach(self, rows: Sequence[VipRow] = ()) -> int:
+    async def attach(self, rows: Sequence[VipRow] = (), *, masked: bool = False) -> int:
         switch: Any = self.switch
         self.switch.rows = {row.key: row for row in rows}
-        return await self.service.attach(switch, VipTables(SIZES, rows))
+        return await self.service.attach(switch, VipTables(SIZES, rows, masked=masked))
 
 
 def vip(*last: int, address: IPv4Address = VIP) -> MuxVip:
@@ -216,6 +216,32 @@ def test_a_change_that_the_switch_refuses_half_way_is_taken_back(tmp_path: Path,
         assert not bench.surroundings.suspected
         change = await bench.service.put(vip(1, 2, 3), announce=True)
         assert change.updates > 20
+
+    asyncio.run(run())
+
+
+def test_a_switch_that_masks_hashes_refuses_a_group_that_is_no_power_of_two_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        bench = Bench(tmp_path)
+        await bench.attach(masked=True)
+        await bench.service.put(vip(1, 2), announce=True)
+        before = dict(bench.switch.rows)
+        with pytest.raises(ConflictError, match=r"VIP 10\.0\.0\.2 has a group of 24 slots") as refused:
+            await bench.service.put(vip(1, 2, 3, address=VIP + 1), announce=True)
+        assert refused.value.problem.kind == "slot-count"
+        assert bench.switch.rows == before
+        await bench.service.put(vip(1, 2, 3, 4, address=VIP + 1), announce=True)
+
+        # On a switch of another kind it was held; here it cannot be restored, and is not announced.
+        elsewhere = Bench(tmp_path / "other")
+        await elsewhere.attach()
+        await elsewhere.service.put(vip(1, 2, 3), announce=True)
+        moved = Bench(tmp_path / "other")
+        await moved.attach(masked=True)
+        assert moved.announcer.announced() == set()
+        assert "24 slots" in moved.service.problem
 
     asyncio.run(run())
 

@@ -1,0 +1,66 @@
+"""What an agent has to know of the kind of P4 switch below it.
+
+`xdp` and `bmv2` run hmux.p4. A Tofino 2 runs hmux_tna.p4, which takes the same rows: but the slots of each
+group are a power of two, there are no ICMP errors to limit, and the CPU port is a device of the driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from finsy import P4Schema
+
+from duet_p4.hmux import pipeline, tofino
+from duet_p4.hmux.rows import Row
+from duet_p4.hmux.tofino_config import CompiledProgram
+from duet_p4.switch_agent.config import P4Config, TofinoConfig
+from duet_p4.switch_agent.hostif import CPU_STACK
+
+TOFINO_CHIP: Final = "tofino2"
+"""The one that hmux_tna.p4 fits."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A P4 switch's program, the stack's end of its CPU port, and what the program leaves out."""
+
+    schema: P4Schema
+    cpu_interface: str = CPU_STACK
+    masks_hashes: bool = False
+    """Whether slots are picked by a mask, so that only a power of two of them does."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it sends ICMP errors, which are metered."""
+        return self.schema.meters.get("icmp_error_meter") is not None
+
+    def sizes_of(self, rows: Iterable[type[Row]]) -> dict[str, int]:
+        """Return how many entries there are for each class of rows, by `Row.table`."""
+        return pipeline.sizes_of(rows, self.schema)
+
+
+def target_of(config: P4Config) -> Target:
+    """Return what the configuration says is below.
+
+    Raises ValueError where a Tofino's program was not compiled from the sources that its P4Info is of, and
+    OSError where its files are missing.
+    """
+    if config.tofino is None:
+        return Target(pipeline.schema())
+    return Target(_pipeline(config.tofino), config.tofino.cpu_interface, masks_hashes=True)
+
+
+def _pipeline(config: TofinoConfig) -> P4Schema:
+    program = CompiledProgram.read(config.conf)
+    described = tofino.schema(TOFINO_CHIP)
+    found = program.tables()
+    for table in described.p4info.tables:
+        name, number = table.preamble.name, table.preamble.id
+        if found.get(name) != number:
+            raise ValueError(
+                f"{config.conf} is of other sources than {tofino.outputs(TOFINO_CHIP)}: "
+                f"table {name} is {found.get(name)}, not {number}"
+            )
+    return P4Schema(described.p4info, program.packed(config.server))
