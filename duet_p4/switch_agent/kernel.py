@@ -115,6 +115,8 @@ class Kernel:
         """Prefixes whose routes are being read: what is told of them may be listed already. None: all."""
         self._told: set[IPv4Network] = set()
         """Doubtful prefixes that something was told of since their routes were asked for."""
+        self._by_objects = False
+        """Whether any route has been seen whose hops are a nexthop object's."""
         self.resyncs = 0
         """How often everything was read anew."""
 
@@ -235,8 +237,9 @@ class Kernel:
     async def _resync(self) -> None:
         """Read everything anew.
 
-        What waits to be read is older than that, and is thrown away first. Links and neighbours are followed
-        again at once: packets may be being lost. A change of routes that is told while they are listed may be
+        What waits to be read is older than that, and is thrown away first. The list of links waits until the
+        kernel has done with a change that it has told of already. Links and neighbours are followed again at
+        once: packets may be being lost. A change of routes that is told while they are listed may be
         in the list or not, so those prefixes are listed again, until nothing is told of them meanwhile.
         """
         loop = asyncio.get_running_loop()
@@ -279,6 +282,7 @@ class Kernel:
         listed = Routes()
         for message in messages:
             if isinstance(message, netlink.Route) and message.table == self._fib_table:
+                self._by_objects = self._by_objects or bool(message.nexthop)
                 listed.listed(message)
         if self._doubtful is None:
             changed = {*self._routes.prefixes(), *listed.prefixes()}
@@ -305,12 +309,7 @@ class Kernel:
         try:
             for message in messages:
                 changed = self._take_one(message)
-                if (
-                    isinstance(message, netlink.Link)
-                    and message.index in self._hostifs
-                    and not message.enabled
-                ):
-                    # The kernel says nothing of the routes that go with an interface.
+                if self._takes_routes_along(message):
                     self._lost.set()
                 if isinstance(changed, IPv4Network):
                     prefixes.add(changed)
@@ -322,6 +321,19 @@ class Kernel:
             if any(self._ports[gateway.port].prefixes for gateway in gateways):
                 self.on_port_change()
 
+    def _takes_routes_along(self, message: netlink.Message) -> bool:
+        """Whether routes may have gone with what a message tells of: the kernel says nothing of each.
+
+        Nexthop objects go with their interface's carrier, routes that have their hops themselves do not.
+        """
+        match message:
+            case netlink.Link():
+                gone = not message.enabled or (self._by_objects and not message.up)
+                return gone and message.index in self._hostifs
+            case netlink.NexthopChange():
+                return self._by_objects
+        return False
+
     def _take_one(self, message: netlink.Message) -> IPv4Network | Collection[Gateway]:
         """Note a message; return the prefix or the gateways that it changes."""
         match message:
@@ -329,6 +341,9 @@ class Kernel:
                 return self._take_neighbor(message)
             case netlink.Link():
                 return self._take_link(message)
+            case netlink.NexthopChange():
+                return []
+        self._by_objects = self._by_objects or bool(message.nexthop)
         if message.table != self._fib_table:
             return []
         if self._doubtful is None or message.prefix in self._doubtful:

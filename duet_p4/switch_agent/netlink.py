@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
-_GROUPS = 0x1 | 0x4 | 0x40  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE
+_GROUPS = 0x1 | 0x4 | 0x40 | 1 << 31  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE; RTNLGRP_NEXTHOP
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 16 << 20
 _MESSAGE_SIZE = 1 << 18
@@ -33,7 +33,7 @@ _ERROR = struct.Struct("=i")
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
-_NLM_F_REPLACE, _NLM_F_APPEND = 0x100, 0x800
+_NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_APPEND = 0x100, 0x200, 0x800
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
 _A_TURN = 500
 """Messages that are read before others have their turn."""
@@ -42,7 +42,9 @@ _REST_S = 0.01
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
+_RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
+_RTA_NH_ID = 30
 _NDA_DST, _NDA_LLADDR = 1, 2
 _TYPE_MASK = 0x3FFF
 _RTN_UNICAST = 1
@@ -59,7 +61,9 @@ class Route:
     `hops` are interface index and gateway of what can be sent to: a route of another `kind` than unicast
     (a blackhole, say) has none. Of routes with one prefix and metric the first is used: a new one comes
     first, unless it `replaces` that or comes `last`. That a hop is marked dead says nothing: the kernel does
-    not tell when that changes, and whether it can be sent to is known from its link and neighbour.
+    not tell when that changes, and whether it can be sent to is known from its link and neighbour. `nexthop`
+    is the object (`ip nexthop`) that has its hops, which the kernel lists all the same unless somebody has
+    turned net.ipv4.nexthop_compat_mode off; 0 where the route has them itself.
     """
 
     new: bool
@@ -70,6 +74,7 @@ class Route:
     kind: int
     replaces: bool = False
     last: bool = False
+    nexthop: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,12 @@ class Link:
     enabled: bool
 
 
-Message: TypeAlias = Route | Neighbor | Link
+@dataclass(frozen=True, slots=True)
+class NexthopChange:
+    """A nexthop object is another one now, or gone. Of routes that go with it the kernel says nothing."""
+
+
+Message: TypeAlias = Route | Neighbor | Link | NexthopChange
 
 
 class LostEventsError(Exception):
@@ -207,6 +217,8 @@ def decode(data: bytes) -> Iterator[Message]:
             _, index, state, _ = _LINK.unpack_from(body)
             there = kind == _RTM_NEWLINK
             message = Link(index, there and bool(state & _IFF_LOWER_UP), there and bool(state & _IFF_UP))
+        elif kind == _RTM_DELNEXTHOP or (kind == _RTM_NEWNEXTHOP and not flags & _NLM_F_EXCL):
+            message = NexthopChange()
         else:
             continue
         if message is not None:
@@ -252,7 +264,7 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
     family, length, _, tos, table, _, _, kind, state = _ROUTE.unpack_from(body)
     if family != socket.AF_INET or tos or state & _RTM_F_CLONED:
         return None
-    destination = metric = 0
+    destination = metric = nexthop = 0
     index, gateway = 0, None
     hops: list[tuple[int, IPv4Address]] = []
     for attribute, value in _attributes(body[_ROUTE.size :]):
@@ -266,6 +278,8 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
             index = _U32.unpack(value)[0]
         elif attribute == _RTA_GATEWAY:
             gateway = IPv4Address(bytes(value))
+        elif attribute == _RTA_NH_ID:
+            nexthop = _U32.unpack(value)[0]
         elif attribute == _RTA_MULTIPATH:
             hops += _multipath(value)
     if gateway is not None:
@@ -279,6 +293,7 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
         kind,
         replaces=bool(flags & _NLM_F_REPLACE),
         last=bool(flags & _NLM_F_APPEND),
+        nexthop=nexthop,
     )
 
 

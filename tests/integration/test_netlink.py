@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def by_pyroute2(table: int = 254) -> set[Message]:
         for route in library.get_routes(family=socket.AF_INET, table=table):
             prefix = IPv4Network((route.get("RTA_DST") or 0, route["dst_len"]))
             metric = route.get("RTA_PRIORITY") or 0
-            found.add(Route(True, route.get("RTA_TABLE"), prefix, metric, tuple(hops(route)), route["type"]))
+            known = Route(True, route.get("RTA_TABLE"), prefix, metric, tuple(hops(route)), route["type"])
+            found.add(replace(known, nexthop=route.get("RTA_NH_ID") or 0))
     return found
 
 
@@ -254,6 +256,57 @@ def test_what_is_told_while_routes_are_listed_counts_once(
                 kernel.stop()
 
     asyncio.run(run())
+
+
+OBJECTS = (
+    "nexthop add id 1 via {one} dev one",
+    "nexthop add id 2 via {two} dev two",
+    "nexthop add id 10 group 1/2,3",
+    "nexthop add id 11 blackhole",
+    "route add 10.1.0.0/16 nhid 1",
+    "route add 10.2.0.0/16 nhid 10",
+    "route add 10.3.0.0/16 nhid 11 metric 5",
+    "route add 10.3.0.0/16 via {one} metric 9",
+    "route add 10.4.0.0/16 nhid 2",
+    "nexthop replace id 1 via {two} dev two",
+    "nexthop del id 11",
+    "route replace 10.1.0.0/16 nhid 10",
+    "nexthop replace id 1 via {one} dev one",
+    "route append 10.1.0.0/16 nhid 2",
+    "nexthop replace id 2 via 172.31.0.9 dev two onlink",
+    "nexthop del id 2",
+    "nexthop del id 1",
+    "nexthop add id 3 via {one} dev one",
+    "route add 10.5.0.0/16 nhid 3",
+    "link set two down",
+)
+"""Of most of what nexthop objects do to routes, the kernel tells nothing but that the object is another."""
+
+
+def test_routes_by_nexthop_objects_are_followed(namespace: str) -> None:
+    async def run() -> None:
+        async with AsyncIPRoute() as routing:
+            kernel = mirror(16 << 20)
+            await kernel.start(routing)
+            following = asyncio.create_task(kernel.follow())
+            try:
+                for command in OBJECTS:
+                    ip(command.format_map(PEERS), namespace)
+                    wanted = await asyncio.to_thread(wanted_targets)
+                    try:
+                        async with asyncio.timeout(5):
+                            while held_targets(kernel) != wanted:  # noqa: ASYNC110
+                                await asyncio.sleep(0.01)
+                    except TimeoutError:
+                        pytest.fail(f"after `ip {command}`: {held_targets(kernel)}, but the kernel: {wanted}")
+                    numbers[command] = len(wanted)
+            finally:
+                following.cancel()
+                kernel.stop()
+
+    numbers: dict[str, int] = {}
+    asyncio.run(run())
+    assert list(numbers.values()) == [0, 0, 0, 0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 4, 4, 3, 1, 1, 2, 1]
 
 
 def held_targets(kernel: Kernel) -> dict[IPv4Network, Target]:
