@@ -36,8 +36,8 @@ class ReachMap(Model):
     adjacency is down, or whose switch carries nothing. `dead` are switches and SMuxes to which no switch has
     carrier, `links_down` links without carrier, or that lost their BGP session. `pins` is how many pinned
     flows switches hold at most, as they say. `restarted` has, by node and process, when (Unix time) one that
-    had ended was last seen to be there again. `suspect` says in words why monitoring suspects itself, not the
-    devices; empty where it does not.
+    had ended was last seen to be there again, `troubles` what devices say is wrong with them. `suspect` says
+    in words why monitoring suspects itself, not the devices; empty where it does not.
     """
 
     devices: dict[str, Reach]
@@ -46,4 +46,5 @@ class ReachMap(Model):
     links_down: tuple[tuple[str, str], ...] = ()
     pins: dict[str, int] = Field(default_factory=dict)
     restarted: dict[str, dict[str, float]] = Field(default_factory=dict)
+    troubles: dict[str, str] = Field(default_factory=dict)
     suspect: str = ""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pydantic import Field
 
 from controller.reach import Reach
-from duet_p4.api.service import State
+from duet_p4.api.service import Health, State
 from duet_p4.model import Model
 from duet_p4.rest.client import RestClient, RestError
 
@@ -26,12 +26,14 @@ _PARALLEL = 128
 class AgentState(Model):
     """One agent as monitoring sees it; `since` is a Unix time.
 
-    `restarted` has when processes of its node were last seen to be others than before.
+    `trouble` is what it says is wrong with what it has done before, while it answers so. `restarted` has when
+    processes of its node were last seen to be others than before.
     """
 
     name: str
     reach: Reach = Reach.UNKNOWN
     detail: str = ""
+    trouble: str = ""
     since: float = Field(default_factory=time.time)
     restarted: dict[str, float] = Field(default_factory=dict)
 
@@ -91,15 +93,24 @@ class AgentWatch:
         missed = 0
         while True:
             async with self._limit:
-                reach, detail, processes = await _ask(client)
+                reach, detail, health = await _ask(client)
             missed = missed + 1 if reach is Reach.UNREACHABLE else 0
-            self._note_processes(name, processes)
+            if health is not None:
+                self._note_processes(name, health.processes)
+                self._note_trouble(name, health)
             state = self.states[name]
             if reach is not state.reach and (reach is not Reach.UNREACHABLE or missed >= self._misses):
                 update = {"reach": reach, "detail": detail, "since": time.time()}
                 self.states[name] = state.model_copy(update=update)
                 self._changed(self.states[name])
             await asyncio.sleep(self._interval_s)
+
+    def _note_trouble(self, name: str, health: Health) -> None:
+        """Note what an agent says is wrong, in its words of now."""
+        trouble = health.detail if health.state is State.DEGRADED else ""
+        state = self.states[name]
+        if trouble != state.trouble:
+            self.states[name] = state.model_copy(update={"trouble": trouble, "detail": health.detail})
 
     def _note_processes(self, name: str, processes: dict[str, int]) -> None:
         """Note which processes of a node are others than when they were last told of."""
@@ -111,17 +122,20 @@ class AgentWatch:
             self.states[name] = state.model_copy(update={"restarted": state.restarted | now})
 
 
-async def _ask(client: RestClient) -> tuple[Reach, str, dict[str, int]]:
-    """Ask an agent how it is. Whatever goes wrong with that is the agent's, and says nothing of others."""
+async def _ask(client: RestClient) -> tuple[Reach, str, Health | None]:
+    """Ask an agent how it is; None where it does not say.
+
+    Whatever goes wrong with that is the agent's, and says nothing of others.
+    """
     try:
         async with asyncio.timeout(_ANSWER_S):
             health = await client.health()
     except RestError as error:
-        return Reach.UNREACHABLE, str(error), {}
+        return Reach.UNREACHABLE, str(error), None
     except TimeoutError:
-        return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s", {}
+        return Reach.UNREACHABLE, f"no answer in {_ANSWER_S:g} s", None
     except Exception as error:
         logger.exception("%s cannot be asked how it is", client.url)
-        return Reach.UNREACHABLE, f"{type(error).__name__}: {error}", {}
+        return Reach.UNREACHABLE, f"{type(error).__name__}: {error}", None
     reach = Reach.READY if health.state is State.READY else Reach.UNWELL
-    return reach, health.detail, health.processes
+    return reach, health.detail, health

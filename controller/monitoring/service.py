@@ -239,6 +239,7 @@ class Monitoring:
             restarted={
                 name: state.restarted for name, state in self._watch.states.items() if state.restarted
             },
+            troubles={name: state.trouble for name, state in self._watch.states.items() if state.trouble},
             suspect=suspect,
         )
         if now == self._told and time.monotonic() < self._told_at + _TELL_S:

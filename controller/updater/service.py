@@ -77,6 +77,7 @@ class Updater:
         self._live_flows = live_flows
         self._links_down: set[tuple[str, str]] = set()
         self._restarted: dict[str, dict[str, float]] = {}
+        self._troubles: dict[str, str] = {}
         self.suspect = ""
         self._dead: frozenset[str] = frozenset()
         self.admission = Admission(state, inventory)
@@ -361,6 +362,7 @@ class Updater:
         self._note_nodes(frozenset(told.dead))
         self._note_links(set(told.links_down))
         self._note_restarts(told.restarted)
+        self._note_troubles(told.troubles)
         for device, reach in told.devices.items():
             if device in self.reconciler.lanes:  # Where monitoring is another process, it may know others.
                 self.reconciler.set_reach(device, reach)
@@ -382,6 +384,16 @@ class Updater:
                 if known.get(process, 0.0) < at:
                     known[process] = at
                     self._events.add("restarted", node, process=process)
+
+    def _note_troubles(self, troubles: Mapping[str, str]) -> None:
+        """Record what devices say is wrong with them, when they say something else, and when it is over."""
+        for device in sorted(troubles.keys() | self._troubles.keys()):
+            why = troubles.get(device)
+            if why and why != self._troubles.get(device):
+                self._events.add("device-degraded", device, why=why)
+            elif not why:
+                self._events.add("device-well", device)
+        self._troubles = dict(troubles)
 
     def _note_nodes(self, dead: frozenset[str]) -> None:
         """Record which switches and SMuxes were cut off, and which are back."""

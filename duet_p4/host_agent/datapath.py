@@ -54,6 +54,8 @@ _TRANSLATION = struct.Struct("=4s2sBxQQ")
 _FIN, _RST = 1, 2
 _METER = struct.Struct("=QQQQ")
 _TCP, _ICMP, _UDP = 6, 1, 17
+_EXHAUSTED = struct.Struct("!4s4sHBx")
+_TIME = struct.Struct("=Q")
 _NANOSECONDS = 1_000_000_000
 _SETTLED_LIVES_S = 300
 _NOVICE_LIVES_S = 30
@@ -67,6 +69,22 @@ class Idle:
     outward: tuple[bytes, ...]
     busy: frozenset[IPv4Address]
     live: int
+
+
+@dataclass(frozen=True, order=True)
+class Exhausted:
+    """A DIP that found no source port (SNAT) for a connection to a destination; `port` is 0 for pings."""
+
+    dip: IPv4Address
+    remote: IPv4Address
+    port: int
+    protocol: int
+
+    def __str__(self) -> str:
+        """Say so in words."""
+        if self.protocol == _ICMP:
+            return f"DIP {self.dip} to {self.remote} (ping)"
+        return f"DIP {self.dip} to {self.remote}:{self.port} ({'tcp' if self.protocol == _TCP else 'udp'})"
 
 
 class HostDatapath:
@@ -117,7 +135,7 @@ class HostDatapath:
         self.inbound = self._object.program("inbound")
         self.outbound = self._object.program("outbound")
         names = ("locals", "owners", "snats", "snat_reserved", "pinned", "services", "shared_ends", "slots")
-        self._maps = {name: self._object.map(name) for name in (*names, *_STATE)}
+        self._maps = {name: self._object.map(name) for name in (*names, "exhausted", *_STATE)}
         self._states = self._object.map("states").mapped().cast("Q")
         self.samples = FlowSamples(self._object)
         self._links: list[bpf.Link | bpf.Filter] = []
@@ -276,6 +294,16 @@ class HostDatapath:
     def snat_connections(self) -> int:
         """Return how many outgoing connections are known."""
         return len(self._maps["snat_in"].entries())
+
+    def exhausted(self, within_s: float) -> list[Exhausted]:
+        """Return who found no port for an outgoing connection in the last `within_s`, and where to."""
+        since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - within_s * _NANOSECONDS
+        return sorted(
+            Exhausted(IPv4Address(dip), IPv4Address(remote), port, protocol)
+            for key, value in self._maps["exhausted"].entries()
+            if _TIME.unpack(value)[0] > since
+            for dip, remote, port, protocol in [_EXHAUSTED.unpack(key)]
+        )
 
     def idle(self, timeouts: SnatTimeouts, *, pressed: bool = False) -> Idle:
         """Find outgoing connections that have been idle for long; changes nothing, so any thread may.

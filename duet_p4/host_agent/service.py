@@ -19,7 +19,7 @@ from duet_p4.health.monitor import HealthMonitor, Target
 from duet_p4.holdings import Holdings, Keeper, Outcome, Wish
 from duet_p4.host_agent.config import HostConfig
 from duet_p4.host_agent.connections import live_connections
-from duet_p4.host_agent.datapath import EXITS, HostDatapath
+from duet_p4.host_agent.datapath import EXITS, Exhausted, HostDatapath
 from duet_p4.journal import Held, Journal
 from duet_p4.model import Checked
 from duet_p4.term import Terms
@@ -29,6 +29,11 @@ logger = logging.getLogger(__name__)
 
 _PRESSED_S = 60.0
 """How long ports for outgoing connections count as scarce after the last one was not found."""
+
+_LATELY_S = 10.0
+"""Who found no port within it is told of; longer than between two looks."""
+
+_TOLD = 3
 
 
 class HostService(Keeper[HostVip]):
@@ -52,13 +57,13 @@ class HostService(Keeper[HostVip]):
         self._outgoing = 0
         self._full = datapath.exits()["DROP_SNAT_FULL"].packets
         self._full_since = -_PRESSED_S
+        self._scarce = ""
         self._restore()
 
     @property
     def problem(self) -> str:
         """What of the data path or the journal was lost or has no room, or nothing."""
-        full = "outgoing connections (SNAT) find no free port: too many to one destination"
-        bare = [full] if self._is_pressed else []
+        bare = [self._scarce] if self._is_pressed else []
         bare += [
             f"the data path is not on {name} any more: packets to DIPs get lost"
             for name in self._config.interfaces
@@ -139,8 +144,9 @@ class HostService(Keeper[HostVip]):
         now = time.monotonic()
         full = self._datapath.exits()["DROP_SNAT_FULL"].packets
         if full > self._full:
-            if now - self._full_since > _PRESSED_S:
-                logger.warning("outgoing connections (SNAT) find no free port: too many to one destination")
+            if not self._is_pressed:
+                self._scarce = _scarce(self._datapath.exhausted(_LATELY_S))
+                logger.warning("%s", self._scarce)
             self._full, self._full_since = full, now
         idle = await asyncio.to_thread(
             self._datapath.idle, self._config.snat_timeouts, pressed=self._is_pressed
@@ -241,6 +247,13 @@ class HostService(Keeper[HostVip]):
         """Refuse: a server announces nothing."""
         for address in addresses:
             outcome.problems[address] = ConflictError(f"{address} is not announced by a server: delete it")
+
+
+def _scarce(found: Sequence[Exhausted]) -> str:
+    """Say that ports run out, and who found none."""
+    some = ", ".join(map(str, found[:_TOLD]))
+    more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    return f"outgoing connections (SNAT) find no free port, too many are to one destination: {some}{more}"
 
 
 def _change(address: IPv4Address, updates: int, elapsed_ms: float, *, announced: bool = True) -> Change:

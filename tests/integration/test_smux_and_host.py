@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from scipy.stats import chisquare
@@ -17,9 +18,11 @@ from scipy.stats import chisquare
 from duet_p4.api.host import HostVip, Snat
 from duet_p4.bpf import libbpf
 from duet_p4.flow_hash import Flow, flow_hash
-from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.config import HostConfig, SnatTimeouts
 from duet_p4.host_agent.connections import live_connections
-from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Vip
+from duet_p4.host_agent.service import HostService
+from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip, PinnedFlow, Vip
+from duet_p4.term import Terms
 from tests.integration.balanced import (
     CLIENT,
     DIPS,
@@ -497,17 +500,42 @@ def test_a_dip_without_slots_connects_out_as_itself(snat: tuple[Balanced, MuxVip
     assert network.hosts["server1"].exits()["OUT_OWN"].packets == 1
 
 
-def test_snat_without_a_port_left_says_so(snat: tuple[Balanced, MuxVip]) -> None:
+def test_snat_without_a_port_left_says_so(snat: tuple[Balanced, MuxVip], tmp_path: Path) -> None:
     network, vip = snat
     host = network.hosts["server1"]
+    config = HostConfig(
+        name="server1",
+        interfaces=(UPLINK,),
+        muxes=ANYBODY,
+        state_dir=tmp_path,
+        listen=IPv4Address("127.0.0.1"),
+        insecure=True,
+    )
     # One port, and each slot that it may hash to is another's for one peer or the other.
     network.put_vip("10.0.0.20", ALL, group=vip.group, snat=Snat(first_port=65_535))
-    with inside(network.servers["server1"]), udp(0.05) as out:
-        out.bind((str(ALL[0]), 0))
-        for port in range(1, 61):
-            out.sendto(b"x", (str(REMOTE), port))
+
+    async def connect_out() -> tuple[str, str]:
+        service = HostService(config, host, Terms(tmp_path / "term"))
+        before = service.problem
+        with udp() as out:
+            out.bind((str(ALL[0]), 0))
+            for port in range(1, 61):
+                out.sendto(b"x", (str(REMOTE), port))
+        await service.expire()
+        after = service.problem
+        await service.close()
+        return before, after
+
+    with inside(network.servers["server1"]):
+        before, after = asyncio.run(connect_out())
+    assert before == ""
+    assert "find no free port" in after and f"DIP {ALL[0]} to {REMOTE}:" in after, after
     full = host.exits()["DROP_SNAT_FULL"].packets
     assert 30 < full < 60, f"{full} of 60 found no port: a sixth or so hashes home"
+    told = host.exhausted(within_s=60.0)
+    assert len(told) == full and {(one.dip, one.remote) for one in told} == {(ALL[0], REMOTE)}
+    assert str(told[0]) == f"DIP {ALL[0]} to {REMOTE}:{told[0].port} (udp)"
+    assert host.exhausted(within_s=-60.0) == []
 
 
 def test_snat_of_fragmented_datagrams_goes_both_ways(snat: tuple[Balanced, MuxVip]) -> None:

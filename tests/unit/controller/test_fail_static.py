@@ -340,6 +340,30 @@ def test_vips_that_share_a_port_of_a_dip_are_told_of_by_name(tmp_path: Path) -> 
     run(tmp_path, scenario)
 
 
+def test_what_a_device_says_is_wrong_is_an_event_once_and_so_is_its_end(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        said: list[dict[str, str]] = [
+            {},
+            {"s1": "no port"},
+            {"s1": "no port"},
+            {"s1": "no room", "m1": "no BIRD"},
+        ]
+        for troubles in (*said, {}):
+            await net.updater.set_reach(ReachMap(devices={}, troubles=troubles))
+        await net.events.flush()
+        events = await net.events.page(None, 1000)
+        told = [(e.kind, e.subject, e.detail) for e in events if e.kind in ("device-degraded", "device-well")]
+        assert told == [
+            ("device-degraded", "s1", {"why": "no port"}),
+            ("device-degraded", "m1", {"why": "no BIRD"}),
+            ("device-degraded", "s1", {"why": "no room"}),
+            ("device-well", "m1", {}),
+            ("device-well", "s1", {}),
+        ]
+
+    run(tmp_path, scenario)
+
+
 def test_what_had_ended_is_an_event_once(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         for at in (1.0, 1.0, 2.0):

@@ -233,6 +233,40 @@ def test_what_monitoring_knows_is_told_again_until_the_updater_has_heard_it() ->
     asyncio.run(run())
 
 
+def test_what_an_agent_says_is_wrong_is_told_in_its_words_of_now() -> None:
+    health = Health(state=State.STARTING, detail="not yet")
+
+    class Asked:
+        url = "http://server1"
+
+        async def health(self) -> Health:
+            return health
+
+    async def run() -> None:
+        nonlocal health
+        agents: Any = {"server1": Asked()}
+        watch = AgentWatch(agents, lambda state: None, interval_s=0.001, misses=3)
+        watching = asyncio.create_task(watch.run())
+        found = []
+        for state, detail in (
+            (State.STARTING, "not yet"),
+            (State.DEGRADED, "no port"),
+            (State.DEGRADED, "no room"),
+            (State.READY, ""),
+        ):
+            health = Health(state=state, detail=detail)
+            async with asyncio.timeout(10):
+                while (known := watch.states["server1"]).detail != detail or (  # noqa: ASYNC110
+                    known.reach is not (Reach.READY if state is State.READY else Reach.UNWELL)
+                ):
+                    await asyncio.sleep(0)
+            found.append(known.trouble)
+        watching.cancel()
+        assert found == ["", "no port", "no room", ""]
+
+    asyncio.run(run())
+
+
 def test_a_process_that_was_there_again_before_anybody_missed_it_is_told_of() -> None:
     pids = {"agent": 10, "bird": 11}
 
