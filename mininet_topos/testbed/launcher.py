@@ -26,10 +26,10 @@ from mininet_topos import addresses, fattree, shipped
 from mininet_topos.testbed import wiring
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.names import hint
-from mininet_topos.testbed.network import Network
-from mininet_topos.testbed.nodes import controller_names, processes
+from mininet_topos.testbed.nodes import controller_names, plan_processes
 from mininet_topos.testbed.plan import Plan, Target
 from mininet_topos.testbed.protocol import Answer, Progress, Request
+from mininet_topos.testbed.routing import passwords
 from mininet_topos.testbed.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Launcher:
         wiring.prepare_root(folder.root, plan.controllers)
         if plan.controllers > 1:
             self._add_controllers(plan.controllers)
-        Network(self.graph, folder, create=True, controllers=plan.controllers)
+        wiring.build(folder, self.graph, plan.controllers)
         if plan.target is Target.BMV2:
             switches = [node for node in fattree.nodes(self.graph) if node.is_switch]
             wiring.enable_napi(
@@ -65,10 +65,11 @@ class Launcher:
             )
         report(Progress(step="programs"))
         _make_objects()
-        wanted = processes(self.graph, folder, plan, page)
-        self.supervisor = Supervisor(wanted, self._open_descriptors)
+        wanted = plan_processes(self.graph, folder, plan, passwords(self.graph), page)
+        wanted.write()
+        self.supervisor = Supervisor(wanted.processes, self._open_descriptors)
         self.listener = _listen(folder.socket)
-        report(Progress(step="processes", total=len(wanted)))
+        report(Progress(step="processes", total=len(wanted.processes)))
         self.supervisor.start()
 
     def run(self) -> None:

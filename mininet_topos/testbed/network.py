@@ -1,7 +1,7 @@
-"""The FatTree as a Mininet network.
+"""A running testbed as a Mininet network, for Mininet's CLI and scripts.
 
-Mininet's objects come in two ways: the launcher's make namespaces and links, a shell's only attach to
-those there are. Shells inside nodes start when a command is first sent to the node, not with it.
+Nothing is made here: `wiring` has made namespaces and links, and Mininet's objects attach to them. Shells
+inside nodes start when a command is first sent to the node, not with it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
 from typing import Any
 
 import networkx as nx
@@ -20,8 +18,7 @@ from mininet.net import Mininet
 from mininet.node import Node
 from mininet.topo import Topo
 
-from mininet_topos import addresses, fattree
-from mininet_topos.testbed import namespaces, wiring
+from mininet_topos import fattree
 from mininet_topos.testbed.folder import Folder
 
 _END_OF_OUTPUT = b"\x7f"
@@ -40,9 +37,7 @@ class NamespaceNode(Node):  # type: ignore[misc]
         super().__init__(name, **(params | {"inNamespace": False}))
 
     def startShell(self, mnopts: str | None = None) -> None:  # noqa: N802
-        """Make the namespace, unless it is there; the shell can wait."""
-        if not namespaces.is_bound(self.path):
-            namespaces.create(self.path)
+        """Start none: the shell can wait."""
 
     def open_shell(self) -> None:
         """Start the shell that Mininet's `cmd` and CLI talk to, unless it runs; a command may end it."""
@@ -107,15 +102,11 @@ class NamespaceIntf(Intf):  # type: ignore[misc]
 
 
 class VethLink(Link):  # type: ignore[misc]
-    """A link of the FatTree; `root` is the namespace to make it from, None if it is there already."""
+    """A link of the FatTree."""
 
     def __init__(
         self, node1: NamespaceNode, node2: NamespaceNode, *, link: fattree.Link, **params: Any
     ) -> None:
-        root = params.pop("root", None)
-        if root is not None:
-            one, other = (node1, node2) if link.ends[0].node == node1.name else (node2, node1)
-            wiring.connect(root, one.path, other.path, link)
         near, far = link.port(node1.name), link.port(node2.name)
         super().__init__(
             node1,
@@ -132,14 +123,14 @@ class VethLink(Link):  # type: ignore[misc]
 
     @classmethod
     def makeIntfPair(cls, *args: Any, **kwargs: Any) -> None:  # noqa: N802
-        """Do nothing: the pair was made with the link."""
+        """Do nothing: the pair is there."""
 
 
 class FatTreeTopo(Topo):  # type: ignore[misc]
     """The graph of `fattree.fattree` for Mininet."""
 
-    def build(self, graph: nx.Graph, folder: Folder, create: bool) -> None:
-        """Add every node and link; with `create`, building the network makes them."""
+    def build(self, graph: nx.Graph, folder: Folder) -> None:
+        """Add every node and link."""
         for node in fattree.nodes(graph):
             if node.is_switch:
                 self.addSwitch(node.name, cls=NamespaceSwitch, spec=node, folder=folder)
@@ -147,29 +138,18 @@ class FatTreeTopo(Topo):  # type: ignore[misc]
                 self.addHost(node.name, cls=NamespaceNode, spec=node, folder=folder)
         for link in fattree.links(graph):
             one, other = link.ends
-            root = folder.root if create else None
-            self.addLink(one.node, other.node, cls=VethLink, link=link, root=root)
+            self.addLink(one.node, other.node, cls=VethLink, link=link)
 
 
 class Network(Mininet):  # type: ignore[misc]
-    """A testbed's network for Mininet's CLI and scripts."""
+    """A testbed's network."""
 
-    def __init__(self, graph: nx.Graph, folder: Folder, *, create: bool, controllers: int = 1) -> None:
+    def __init__(self, graph: nx.Graph, folder: Folder) -> None:
         self.graph = graph
         self.folder = folder
-        topo = FatTreeTopo(graph=graph, folder=folder, create=create)
+        topo = FatTreeTopo(graph=graph, folder=folder)
         super().__init__(topo=topo, controller=None, link=VethLink, build=False)
         self.build()
-        if create:
-            self._configure(addresses.managers(controllers))
-
-    def _configure(self, managers: Sequence[IPv4Address]) -> None:
-        for node in fattree.nodes(self.graph):
-            path = self.folder.namespace(node.name)
-            wiring.attach_management(self.folder.root, path, node)
-            wiring.configure(path, node, fattree.links(self.graph, node.name), managers)
-        nodes = fattree.nodes(self.graph)
-        wiring.know_management(self.folder.root, [node.management.ip for node in nodes if node.management])
 
     def configHosts(self) -> None:  # noqa: N802
         """Leave hosts as they are."""

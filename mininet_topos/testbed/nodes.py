@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -29,7 +29,8 @@ from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.testbed import agents, rights
 from mininet_topos.testbed.folder import ROOT_NODE, Folder
 from mininet_topos.testbed.plan import Plan, Target
-from mininet_topos.testbed.routing import bird_of, passwords
+from mininet_topos.testbed.process_plan import File, ProcessPlan, StateFolder
+from mininet_topos.testbed.routing import bird_of
 from mininet_topos.testbed.supervisor import Process
 
 CONTROLLER = "controller"
@@ -53,13 +54,19 @@ _HOLD_S = {True: 30.0, False: 1.0}
 where there is one."""
 
 
-def processes(graph: nx.Graph, folder: Folder, plan: Plan, page: int | None = None) -> list[Process]:
-    """Write every configuration, and return every process, in the order in which to start them.
+def plan_processes(
+    graph: nx.Graph,
+    folder: Folder,
+    plan: Plan,
+    passwords: Mapping[frozenset[str], str],
+    page: int | None = None,
+) -> ProcessPlan:
+    """Return every process of a testbed and what it finds; nothing is written yet.
 
-    `page` is the descriptor of the bound socket that the web page is served on, if it is.
+    `passwords` are those of BGP sessions, by link (`routing.passwords`), `page` is the descriptor of the
+    bound socket that the web page is served on, if it is.
     """
-    found = list(_Nodes(graph, folder, plan).processes())
-    return found if page is None else [*found, _page_process(folder, page)]
+    return _Nodes(graph, folder, plan, passwords).plan_all(page)
 
 
 def _page_process(folder: Folder, descriptor: int) -> Process:
@@ -164,15 +171,36 @@ def _entering(graph: nx.Graph, node: fattree.Node) -> tuple[IPv4Network, ...]:
 
 
 class _Nodes:
-    def __init__(self, graph: nx.Graph, folder: Folder, plan: Plan) -> None:
+    """A plan in the making."""
+
+    def __init__(
+        self, graph: nx.Graph, folder: Folder, plan: Plan, passwords: Mapping[frozenset[str], str]
+    ) -> None:
         self.graph = graph
         self._echo = echo_of(graph) if plan.target is Target.XDP else _BMV2_ECHO
         self.folder = folder
         self.plan = plan
-        self.passwords = passwords(graph)
+        self.passwords = passwords
         self.by_name = {node.name: node for node in fattree.nodes(graph)}
+        self._states: list[StateFolder] = []
+        self._files: list[File] = []
+        self._links: list[tuple[Path, Path]] = []
+        self._given: list[tuple[Path, int]] = []
 
-    def processes(self) -> Iterator[Process]:
+    def plan_all(self, page: int | None) -> ProcessPlan:
+        """Return the plan."""
+        found = list(self._processes())
+        if page is not None:
+            found.append(_page_process(self.folder, page))
+        return ProcessPlan(
+            processes=tuple(found),
+            states=tuple(self._states),
+            files=tuple(self._files),
+            links=tuple(self._links),
+            given=tuple(self._given),
+        )
+
+    def _processes(self) -> Iterator[Process]:
         for switch in fattree.nodes(self.graph, *SWITCHES):
             yield self._switch_process(switch)
         for switch in fattree.nodes(self.graph, *SWITCHES):
@@ -194,7 +222,9 @@ class _Nodes:
                 yield self._configured(server.name, "host-agent", "duet_p4.host_agent.agent:main", host, may)
 
         if self.plan.controller:
-            self.folder.inventory.write_text(inventory_of(self.graph).model_dump_json(indent=2))
+            user = rights.controller(self.folder.path).user
+            text = inventory_of(self.graph).model_dump_json(indent=2)
+            self._files.append(File(self.folder.inventory, text, user))
             for number, name in enumerate(controller_names(self.plan.controllers)):
                 if self.plan.controllers > 1:
                     yield self._etcd(number)
@@ -205,10 +235,7 @@ class _Nodes:
 
     def _configured(self, node: str, name: str, function: str, config: BaseModel, may: Rights) -> Process:
         path = self.folder.config(node, name)
-        path.write_text(config.model_dump_json(indent=2))
-        path.chmod(0o600)
-        if may.user is not None:
-            rights.give(path, may.user)
+        self._files.append(File(path, config.model_dump_json(indent=2), may.user))
         return self._process(node, name, function, "--config", str(path), may=may)
 
     def _process(self, node: str, name: str, function: str | None, *arguments: str, may: Rights) -> Process:
@@ -344,11 +371,11 @@ class _Nodes:
         """Return the configuration of a controller: with a database, or one of several with an etcd."""
         name = controller_names(number + 1)[number]
         state = self.folder.state(name)
-        state.mkdir(parents=True, exist_ok=True)
-        self.folder.controller_socket(name).symlink_to(state / "socket")
-        if (user := rights.controller(state).user) is not None:
-            rights.give(state, user)
-            rights.give(self.folder.identity(name), user)
+        user = rights.controller(state).user
+        self._states.append(StateFolder(state, user))
+        self._links.append((self.folder.controller_socket(name), state / "socket"))
+        if user is not None:
+            self._given.append((self.folder.identity(name), user))
         several = self.plan.controllers > 1
         endpoints = list(_etcd_urls(self.plan.controllers, _ETCD_PORT).values())
         own_first = (*endpoints[number:], *endpoints[:number])
@@ -368,11 +395,8 @@ class _Nodes:
         peers = _etcd_urls(self.plan.controllers, _ETCD_PEER_PORT)
         name = list(peers)[number]
         state = self.folder.state(name)
-        state.mkdir(parents=True, exist_ok=True)
-        state.chmod(0o700)
         may = rights.controller(state)
-        if may.user is not None:
-            rights.give(state, may.user)
+        self._states.append(StateFolder(state, may.user))
         client = _etcd_urls(self.plan.controllers, _ETCD_PORT)[name]
         files = self.folder.identity(controller_names(number + 1)[number])
         command = etcd_command(name, state, client, peers, files)
@@ -389,7 +413,7 @@ class _Nodes:
         """Return what every agent's configuration has."""
         assert node.management is not None
         state = self.folder.state(node.name)
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._states.append(StateFolder(state))
         return {
             "name": node.name,
             "state_dir": state,
@@ -403,9 +427,11 @@ class _Nodes:
     def _bird_process(self, node: fattree.Node) -> Process:
         """Return the BIRD of a client that has several ways in: the border of the network outside."""
         state = self.folder.state(node.name)
-        state.mkdir(parents=True, exist_ok=True)
+        self._states.append(StateFolder(state))
         config = self.folder.configs / f"{node.name}.bird.conf"
-        config.write_text(render(bird_of(self.graph, node, self.passwords), state / "bird.log"))
+        self._files.append(
+            File(config, render(bird_of(self.graph, node, self.passwords), state / "bird.log"))
+        )
         command = ["bird", "-f", "-c", str(config), "-s", str(state / "bird.ctl")]
         return self._process(node.name, "bird", None, *command, may=rights.bird(state))
 

@@ -51,7 +51,7 @@ The testbed's shell. Some things to try (TAB completes, `help` lists everything,
 def interact(folder: Folder, *, leaving: str) -> None:
     """Run the shell of a running testbed until the user leaves it; `leaving` says what becomes of it then."""
     setLogLevel("output")
-    network = Network(fattree.fattree(Plan.load(folder).size), folder, create=False)
+    network = Network(fattree.fattree(Plan.load(folder).size), folder)
     print(_INTRO.format(leaving=leaving))
     try:
         Shell(network, folder)

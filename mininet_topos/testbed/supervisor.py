@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from duet_p4.backoff import Backoff
 from duet_p4.confinement import Rights, confine
 from duet_p4.model import Model
 from duet_p4.title import set_title
@@ -28,7 +29,7 @@ from mininet_topos.testbed import namespaces
 
 logger = logging.getLogger(__name__)
 
-_RESTART_WAITS_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+_FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 5.0
 _GOOD_RUN_S = 10.0
 _TAIL_LINES = 12
 
@@ -111,7 +112,7 @@ class _Running:
         self.pid: int | None = None
         self.pidfd: int | None = None
         self.started = 0.0
-        self.failures = 0
+        self.backoff = Backoff(_FIRST_RESTART_S, _LONGEST_RESTART_S)
         self.restarts = 0
         self.wanted = False
         self.exit: str | None = None
@@ -211,10 +212,9 @@ class Supervisor:
         if not running.wanted:
             return None
         running.exit = _ending(status)
-        good = time.monotonic() - running.started > _GOOD_RUN_S
-        running.failures = 1 if good else running.failures + 1
-        wait = _RESTART_WAITS_S[min(running.failures, len(_RESTART_WAITS_S)) - 1]
-        self._due[running.process.id] = time.monotonic() + wait
+        if time.monotonic() - running.started > _GOOD_RUN_S:
+            running.backoff.succeeded()
+        self._due[running.process.id] = time.monotonic() + running.backoff.failed()
         process = running.process
         crash = Crash(
             at=time.time(),

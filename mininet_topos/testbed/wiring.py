@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
+import networkx as nx
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
@@ -22,6 +23,7 @@ from duet_p4.switch_agent.hostif import make_cpu_port
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
 from mininet_topos.testbed import namespaces
+from mininet_topos.testbed.folder import Folder
 
 BRIDGE = "mgmt"
 MANAGEMENT_PORT = "mgmt"
@@ -58,6 +60,21 @@ def prepare_root(path: Path, controllers: int) -> None:
             netlink.link("add", ifname=BRIDGE, kind="bridge", br_stp_state=0, br_forward_delay=0)
             _address(netlink, BRIDGE, IPv4Interface((own, addresses.MANAGEMENT.prefixlen)))
             _up(netlink, BRIDGE)
+
+
+def build(folder: Folder, graph: nx.Graph, controllers: int = 1) -> None:
+    """Make the namespace of every node and every link; the root namespace is prepared."""
+    root, nodes = folder.root, fattree.nodes(graph)
+    managers = addresses.managers(controllers)
+    for node in nodes:
+        namespaces.create(folder.namespace(node.name))
+    for link in fattree.links(graph):
+        one, other = link.ends
+        connect(root, folder.namespace(one.node), folder.namespace(other.node), link)
+    for node in nodes:
+        attach_management(root, folder.namespace(node.name), node)
+        configure(folder.namespace(node.name), node, fattree.links(graph, node.name), managers)
+    know_management(root, [node.management.ip for node in nodes if node.management])
 
 
 def add_controller(root: Path, path: Path, address: IPv4Address, neighbors: Iterable[IPv4Address]) -> None:
