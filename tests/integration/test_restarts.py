@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -34,6 +35,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and eBPF"),
 ]
 VIP, DIP, PORT = IPv4Address("10.0.0.1"), DIPS["server1"][0], 9000
+OTHER, IDLE_PORT = IPv4Address("10.0.0.2"), 9001
 TIMEOUT_S, START_TIMEOUT_S = 20.0, 60.0
 LINE = b"a line that nobody asked for\n"
 
@@ -43,13 +45,18 @@ class Agent:
 
     def __init__(self, module: str, namespace: str, config: HostConfig | SmuxConfig, folder: Path) -> None:
         self.namespace = namespace
-        path = folder / f"{config.name}.json"
-        path.write_text(config.model_dump_json())
+        self._config = config
+        self._path = folder / f"{config.name}.json"
+        self._path.write_text(config.model_dump_json())
         self._log = folder / f"{config.name}.log"
         self._command = [
             *("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", module),
-            *("--config", str(path)),
+            *("--config", str(self._path)),
         ]
+
+    def reconfigure(self, **options: int) -> None:
+        """Have the next one started with other options, as an upgrade brings."""
+        self._path.write_text(self._config.model_copy(update=options).model_dump_json())
 
     def start(self) -> None:
         with self._log.open("ab") as log:
@@ -115,6 +122,37 @@ class Pushing:
             made.close()
 
 
+class Idle:
+    """Connections on which nobody says anything, until the server does."""
+
+    def __init__(self, network: Balanced, count: int) -> None:
+        with (
+            inside(network.servers["server1"]),
+            socket.create_server((str(DIP), IDLE_PORT), backlog=count) as at,
+        ):
+            with inside(network.client):
+                self._clients = [
+                    socket.create_connection((str(OTHER), IDLE_PORT), TIMEOUT_S) for _ in range(count)
+                ]
+            self._served = [at.accept()[0] for _ in range(count)]
+
+    def speak(self) -> None:
+        """Have the server say a line on each, which must arrive."""
+        for served in self._served:
+            served.sendall(LINE)
+        silent = 0
+        for client in self._clients:
+            try:
+                silent += client.recv(4096) != LINE
+            except OSError:
+                silent += 1
+        assert not silent, f"{silent} of {len(self._clients)} connections are dead"
+
+    def close(self) -> None:
+        for one in (*self._clients, *self._served):
+            one.close()
+
+
 class Download:
     """A client that only listens."""
 
@@ -134,7 +172,7 @@ class Download:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Balanced, Agent]]:
-    """A VIP with one DIP, whose server has a real host agent."""
+    """Two VIPs with one DIP, whose server has a real host agent."""
     with balanced() as network, closing(Pushing(network.servers["server1"])):
         network.hosts["server1"].close()
         config = HostConfig(
@@ -149,8 +187,10 @@ def served(tmp_path: Path) -> Iterator[tuple[Balanced, Agent]]:
         agent = Agent("duet_p4.host_agent", network.servers["server1"], config, tmp_path)
         try:
             agent.start()
-            network.mux.put_vip(MuxVip(address=VIP, group=Group.of((Dip(address=DIP),))))
-            agent.put(HostVip(address=VIP, dips=(HostDip(address=DIP),)))
+            # Two VIPs on the DIP: whose a reply is, only the agent's tables of flows say.
+            for vip in (VIP, OTHER):
+                network.mux.put_vip(MuxVip(address=vip, group=Group.of((Dip(address=DIP),))))
+                agent.put(HostVip(address=vip, dips=(HostDip(address=DIP),)))
             yield network, agent
         finally:
             agent.process.kill()
@@ -164,9 +204,22 @@ def within(seconds: float, check: Callable[[], None]) -> None:
         check()
 
 
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Room for both ends of a thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_downloads_outlive_the_host_agent(served: tuple[Balanced, Agent], how: signal.Signals) -> None:
+@pytest.mark.usefixtures("descriptors")
+def test_downloads_and_idle_connections_outlive_the_host_agent_and_its_upgrade(
+    served: tuple[Balanced, Agent], how: signal.Signals
+) -> None:
     network, agent = served
+    idle = Idle(network, 1000)
     downloads = [Download(network.client) for _ in range(12)]
 
     def all_go_on() -> None:
@@ -174,13 +227,17 @@ def test_downloads_outlive_the_host_agent(served: tuple[Balanced, Agent], how: s
             download.goes_on()
 
     all_go_on()
-    for _ in range(2):
+    for flows in (65_536, 32_768):
         agent.end(how)
         within(0.3, all_go_on)
+        idle.speak()
         downloads.append(Download(network.client))
         all_go_on()
+        agent.reconfigure(flows=flows)
         agent.start()
         all_go_on()
+        idle.speak()
+    idle.close()
     agent.end(how)
     agent.detach()
     with inside(network.client), pytest.raises(OSError, match=r"timed out|No route to host"):
