@@ -268,26 +268,6 @@ class Vip(Model):
         own = [group.dips for group in self.ports if (group.protocol, group.port) == (protocol, port)]
         return own[0] if own else self.dips
 
-    def collides(self, other: Vip, dip: IPv4Address) -> bool:
-        """Whether a DIP serves one port for both VIPs.
-
-        There a client that uses one source port for both at once has a connection to the first only: the DIP
-        cannot tell them apart.
-        """
-        own, theirs = self._named(dip), other._named(dip)
-        if own & theirs:
-            return True
-        default = any(member.address == dip for member in self.dips)
-        theirs_default = any(member.address == dip for member in other.dips)
-        return (
-            (default and theirs_default)
-            or (default and bool(theirs - {group.name for group in self.ports}))
-            or (theirs_default and bool(own - {group.name for group in other.ports}))
-        )
-
-    def _named(self, dip: IPv4Address) -> set[str]:
-        return {group.name for group in self.ports if any(member.address == dip for member in group.dips)}
-
     def by_check(self) -> dict[str, set[IPv4Address]]:
         """Return the DIPs that each check decides about; there are some of the VIP's even if it has none."""
         found = {VIP_CHECK: {dip.address for dip in self.dips}}

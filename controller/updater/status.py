@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 from controller.reach import Reach
 from controller.records import Carried, VipRecord
-from controller.state import State
 from controller.updater.service import Updater
 from duet_p4.model import Model
 
@@ -128,7 +126,7 @@ def why(updater: Updater, address: IPv4Address) -> Why:
         returning=record.returning,
         leaving=record.leaving,
         held=record.held,
-        reasons=(*_reasons(record), *_collisions(updater.state, record)),
+        reasons=tuple(_reasons(record)),
         waits_for=tuple(_waits(updater, record)),
         problems=tuple(last.problems()) if last else (),
         retry_in_s=reconciler.queue.retry_in(record.address),
@@ -143,22 +141,6 @@ def _reasons(record: VipRecord) -> list[str]:
         found.append(f"{len(record.layout.pinned)} live flows are pinned to their DIP")
     found += record.out_of_service()
     return found
-
-
-def _collisions(state: State, record: VipRecord) -> Iterator[str]:
-    """Say with which VIPs it shares DIPs on one port (see `Vip.collides`)."""
-    found: dict[IPv4Address, list[IPv4Address]] = {}
-    for dip in sorted({dip.address for dip in record.spec.all_dips()}):
-        for vip in state.with_dip(dip) - {record.address}:
-            other = state.get(vip)
-            if other is not None and record.spec.collides(other.spec, dip):
-                found.setdefault(vip, []).append(dip)
-    for vip, dips in sorted(found.items()):
-        some = f"{dips[0]} and {len(dips) - 1} more DIPs are" if len(dips) > 1 else f"DIP {dips[0]} is"
-        yield (
-            f"{some} also {vip}'s, for a port that both have: a client that connects to both from one source "
-            "port has the first connection only"
-        )
 
 
 def _where(carried: Carried, what: str) -> str:

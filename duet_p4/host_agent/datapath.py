@@ -11,7 +11,7 @@ import time
 from collections import ChainMap, Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,8 @@ EXITS = read_exits(_BPF_FOLDER / "counters.h")
 
 SLOTS = 262_144
 _STATE = (
-    *("flows", "probation", "choices", "snat_in", "snat_out", "fragments"),
+    *("flows", "probation", "choices", "ports_at_dip", "ports_at_client"),
+    *("snat_in", "snat_out", "fragments"),
     *("meters", "metered", "sources", "counters"),
 )
 _INDEX = struct.Struct("=I")
@@ -123,6 +124,8 @@ class HostDatapath:
             "flows": flows,
             "choices": flows,
             "probation": max(64, flows // 4),
+            "ports_at_dip": max(64, flows // 4),
+            "ports_at_client": max(64, flows // 4),
             "snat_in": snat_connections,
             "snat_out": snat_connections,
             "slots": SLOTS,
@@ -262,7 +265,7 @@ class HostDatapath:
         return self._origin(flow, *found.values())
 
     def live_flows(self, connections: Iterable[Flow]) -> Iterator[tuple[Flow, IPv4Address, int]]:
-        """Yield the live flows that go through a VIP, as their DIP sees them, with the VIP and its port.
+        """Yield the live flows that go through a VIP, with their DIP, and with the VIP and its port.
 
         Of TCP those of `connections`, the server's own sockets; of UDP those that had packets lately. It
         reads whole tables: nothing for an event loop.
@@ -270,10 +273,13 @@ class HostDatapath:
         settled, novices, outgoing = (
             dict(self._maps[name].entries()) for name in ("flows", "probation", "snat_out")
         )
+        own_ports = dict(self._maps["ports_at_client"].entries())
         for flow in connections:
             key = _key(flow)
             origin = self._origin(flow, outgoing.get(key), settled.get(key), novices.get(key))
             if origin:
+                if own := own_ports.get(key):
+                    flow = replace(flow, source_port=int.from_bytes(own[:2]))
                 yield flow, *origin
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for key in {*settled, *novices, *outgoing}:

@@ -160,6 +160,33 @@ def test_several_vips_of_one_dip_are_told_apart(client: Balanced) -> None:
             assert sock.recvfrom(2048)[1] == (vip, ECHO)
 
 
+def test_a_client_connects_to_two_vips_of_one_dip_from_one_port(client: Balanced) -> None:
+    vips = ("10.0.0.40", "10.0.0.41")
+    for vip in vips:
+        client.put_vip(vip, ALL[:1])
+
+    def connect(vip: str, port: int) -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((str(CLIENT), port))
+        made.settimeout(TIMEOUT_S)
+        made.connect((vip, HTTP))
+        return made
+
+    def port_at_dip(sock: socket.socket, *fields: str) -> int:
+        sock.sendall("\r\n".join(("GET / HTTP/1.1", "Host: vip", *fields, "", "")).encode())
+        return int(json.loads(sock.recv(4096).partition(b"\r\n\r\n")[2])["client"].partition(":")[2])
+
+    with connect(vips[0], 23_456) as first, connect(vips[1], 23_456) as second:
+        ports = [port_at_dip(sock) for sock in (first, second, first, second)]
+    assert ports[:2] == ports[2:] and ports[0] == 23_456 != ports[1]
+    for vip in (*vips, *vips):
+        # One after the other, each ended by the server: it waits a minute for what may be left of it.
+        with connect(vip, 23_457) as again:
+            port_at_dip(again, "Connection: close")
+            assert not again.recv(100)
+
+
 def test_a_large_vip_is_spread_over_both_levels(client: Balanced) -> None:
     for number, dips in enumerate((ALL[:3], ALL[3:]), start=1):
         group = Group.of(tuple(Dip(address=dip) for dip in dips))

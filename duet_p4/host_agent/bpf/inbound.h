@@ -106,6 +106,36 @@ static __always_inline bool disguise(struct iphdr *ip, void *end, __be32 address
     return true;
 }
 
+/* Change the client's port of an inner TCP segment. */
+static __always_inline bool change_client_port(struct iphdr *ip, void *end, __be16 port)
+{
+    struct tcphdr *tcp = (void *)ip + ip->ihl * 4;
+
+    if ((void *)(tcp + 1) > end)
+        return false;
+    tcp->check = checksum_replace(tcp->check, tcp->source, port);
+    tcp->source = port;
+    return true;
+}
+
+/* The same for the packet that an ICMP error quotes: there the client is the destination. */
+static __always_inline bool change_quoted_client_port(struct iphdr *ip, void *end, __be16 port)
+{
+    struct icmphdr *icmp = (void *)ip + ip->ihl * 4;
+    struct iphdr *quoted = icmp_quoted(ip, end);
+
+    if (!quoted || (void *)(icmp + 1) > end)
+        return false;
+
+    __be16 *field = (void *)quoted + quoted->ihl * 4 + offsetof(struct tcphdr, dest);
+
+    if ((void *)(field + 1) > end)
+        return false;
+    icmp->checksum = checksum_replace(icmp->checksum, *field, port);
+    *field = port;
+    return true;
+}
+
 /* Change the source of the packet that an ICMP error quotes. The header's own checksum makes up for the
  * address, so that only a port changes the ICMP checksum.
  */
@@ -216,6 +246,49 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
 static __always_inline bool is_known(const struct flow *flow)
 {
     return bpf_map_lookup_elem(&flows, flow) || bpf_map_lookup_elem(&probation, flow);
+}
+
+#define PORTS_TRIED 4
+#define FIRST_CLIENT_PORT 1024
+
+/* Find a port of the client's that it has no connection from at the DIP, and have a connection keep it. */
+static __noinline __u32 take_another_port(const struct flow *at_mux, const struct flow *flow)
+{
+    struct client_port own = {.port = flow->source_port}, other = {};
+    struct flow free = *flow;
+
+    for (int i = 0; i < PORTS_TRIED; i++) {
+        __u32 draw = bpf_get_prandom_u32();
+
+        free.source_port = bpf_htons(FIRST_CLIENT_PORT + draw % (65536 - FIRST_CLIENT_PORT));
+        if (is_known(&free) || bpf_map_update_elem(&ports_at_client, &free, &own, BPF_NOEXIST))
+            continue;
+        other.port = free.source_port;
+        bpf_map_update_elem(&ports_at_dip, at_mux, &other, BPF_ANY);
+        return other.port;
+    }
+    return 0;
+}
+
+/* The client's port that a connection has at the DIP, if that is not its own: a client may connect to two VIPs from
+ * one port, and one DIP may serve both. Only what is proven to be a connection there is made way for, so that nobody
+ * who forges takes the place of such ports.
+ */
+static __always_inline __be16 port_at_dip(const struct flow *at_mux, const struct flow *flow, enum flow_kind kind,
+                                          __be32 vip)
+{
+    struct client_port *other = bpf_map_lookup_elem(&ports_at_dip, at_mux);
+
+    if (other)
+        return other->port;
+    if (kind != FLOW_TCP_SYN)
+        return 0;
+
+    struct origin *known = bpf_map_lookup_elem(&flows, flow);
+
+    if ((!known || known->vip == vip) && !bpf_map_lookup_elem(&ports_at_client, flow))
+        return 0;
+    return take_another_port(at_mux, flow);
 }
 
 /* The answer to an outgoing connection, if it is one. */
@@ -452,7 +525,7 @@ static __always_inline int receive(struct xdp_md *ctx)
 
     __be32 vip = inner->daddr, client = inner->saddr;
     struct target target = {};
-    __be16 port = 0;
+    __be16 port = 0, client_port = flow.source_port;
     bool has_port = false;
     enum host_counter how = IN_TUNNELED;
     struct translation *answer = answers(&flow, kind);
@@ -477,7 +550,11 @@ static __always_inline int receive(struct xdp_md *ctx)
     if (ipv4_is_first_fragment(inner))
         lead_the_others(fragment_of(inner), target.dip, target.meter, 0);
     if (kind == FLOW_ICMP_ERROR) {
+        struct client_port *other = answer ? 0 : bpf_map_lookup_elem(&ports_at_dip, &flow);
+
         how = IN_ICMP_ERROR;
+        if (other && !change_quoted_client_port(inner, end, other->port))
+            return drop(DROP_MALFORMED, length);
         if (!redirect_quoted(inner, end, target.dip, port, has_port) ||
             !redirect(inner, end, target.dip, 0, false))
             return drop(DROP_MALFORMED, length);
@@ -496,7 +573,13 @@ static __always_inline int receive(struct xdp_md *ctx)
             } else if (kind != FLOW_FRAGMENT && local) {
                 const struct tcphdr *tcp = tcp_of(inner, end);
                 struct owner owner = owner_of(local, &flow);
+                __be16 other = tcp && owner.vip != vip ? port_at_dip(&at_mux, &flow, kind, vip) : 0;
 
+                if (other) {
+                    if (!change_client_port(inner, end, other))
+                        return drop(DROP_MALFORMED, length);
+                    flow.source_port = other;
+                }
                 if (owner.vip != vip || target.shared || (kind == FLOW_TCP_SYN && is_known(&flow)))
                     learn(&flow, target.shared && !target.chosen ? &at_mux : 0, tcp, kind, vip, target.meter);
             }
@@ -516,6 +599,7 @@ static __always_inline int receive(struct xdp_md *ctx)
     meter_in(target.meter, length);
     meter_source(vip, target.dip, client, length);
     flow.source = client;
+    flow.source_port = client_port;
     flow.destination = vip;
     sample_flow(&flow, target.dip, length);
     count(how, length);

@@ -102,6 +102,11 @@ struct novice {
 #define NOVICE_ANSWERED 1  /* the DIP has answered, and not refused it */
 #define NOVICE_MIDSTREAM 2 /* a TCP connection that was there before it was known */
 
+struct client_port {
+    __be16 port;
+    __u16 padding;
+};
+
 struct choice {
     __be32 dip;
     __u32 meter;
@@ -244,6 +249,23 @@ struct {
     __type(key, struct flow);
     __type(value, struct novice);
 } probation SEC(".maps");
+
+/* TCP connections that have another port of the client's at the DIP than their own, which a connection to another
+ * VIP has there: by the flow as muxes see it, and by the flow as the DIP sees it.
+ */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1);
+    __type(key, struct flow);
+    __type(value, struct client_port);
+} ports_at_dip SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 1);
+    __type(key, struct flow);
+    __type(value, struct client_port);
+} ports_at_client SEC(".maps");
 
 /* Which of the DIPs behind a tunnel end has a flow, as muxes see that. */
 struct {

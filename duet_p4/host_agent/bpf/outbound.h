@@ -155,6 +155,29 @@ static __always_inline int quote_as(struct __sk_buff *skb, const struct departin
     return error | bpf_skb_store_bytes(skb, at, &quoted, sizeof(quoted), 0);
 }
 
+/* Have a packet to a client, or the one of the client's that an ICMP error quotes, have the client's own port. */
+static __always_inline int give_back_port(struct __sk_buff *skb, struct departing *packet, __be16 port)
+{
+    __be16 at_dip = packet->flow.source_port;
+    int error = 0;
+
+    packet->flow.source_port = port;
+    if (packet->kind == FLOW_ICMP_ERROR) {
+        int at = packet->l4 + sizeof(struct icmphdr);
+        struct iphdr quoted;
+
+        if (bpf_skb_load_bytes(skb, at, &quoted, sizeof(quoted)))
+            return -1;
+        error |= bpf_l4_csum_replace(skb, packet->l4 + offsetof(struct icmphdr, checksum), at_dip, port,
+                                     sizeof(port));
+        at += quoted.ihl * 4 + offsetof(struct tcphdr, source);
+        return error | bpf_skb_store_bytes(skb, at, &port, sizeof(port), 0);
+    }
+    error |= bpf_l4_csum_replace(skb, packet->l4 + offsetof(struct tcphdr, check), at_dip, port, sizeof(port));
+    return error |
+           bpf_skb_store_bytes(skb, packet->l4 + offsetof(struct tcphdr, dest), &port, sizeof(port), 0);
+}
+
 /* Hand a reply to the DIP of this server that the VIP stood for as a client, as if it had come from outside. */
 static __always_inline int hand_back(struct __sk_buff *skb, const struct departing *packet,
                                      const struct origin *origin)
@@ -430,6 +453,14 @@ static __always_inline struct origin origin_of(const struct local *local, const 
     return (struct origin){.vip = owner.vip, .meter = owner.meter};
 }
 
+/* The port that a connection has at its client, where that is another than at the DIP (see `port_at_dip`). */
+static __always_inline struct client_port *port_at_client(const struct local *local, const struct departing *packet)
+{
+    if (packet->flow.protocol != IPPROTO_TCP || packet->portless || owner_of(local, &packet->flow).vip)
+        return 0;
+    return bpf_map_lookup_elem(&ports_at_client, &packet->flow);
+}
+
 static __always_inline int transmit(struct __sk_buff *skb)
 {
     struct departing packet = {};
@@ -474,6 +505,13 @@ static __always_inline int transmit(struct __sk_buff *skb)
             lead_the_others(departing_fragment_of(&packet.ip), origin.vip, origin.meter, origin.client);
         if (origin.client)
             return hand_back(skb, &packet, &origin);
+
+        struct client_port *own = port_at_client(local, &packet);
+
+        if (own && give_back_port(skb, &packet, own->port)) {
+            count(DROP_INTERNAL, skb->len);
+            return DROP;
+        }
         return depart(skb, &packet, origin.vip, 0, false, origin.meter, OUT_REPLY);
     }
     if (ipv4_is_first_fragment(&packet.ip)) {

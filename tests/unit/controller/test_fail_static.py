@@ -319,27 +319,6 @@ def test_dips_that_come_back_together_return_by_one_detour(tmp_path: Path) -> No
     run(tmp_path, scenario)
 
 
-def test_vips_that_share_a_port_of_a_dip_are_told_of_by_name(tmp_path: Path) -> None:
-    one, two, three = dips(3)
-    web, ftp = (PortGroup(protocol=Protocol.TCP, port=port, dips=(two, three)) for port in (80, 21))
-
-    async def scenario(net: Network) -> None:
-        await net.add(Vip(address=VIP, dips=(one, two)), "s1")
-        await net.add(Vip(address=OTHER, ports=(web,)), "s1")
-        await net.add(Vip(address=OTHER + 1, dips=(one,), ports=(ftp,)), "s1")
-
-        def told(vip: IPv4Address) -> list[str]:
-            return [why for why in status.why(net.updater, vip).reasons if "source port" in why]
-
-        assert [why.partition(",")[0] for why in told(VIP)] == [
-            f"DIP {two.address} is also {OTHER}'s",
-            f"{one.address} and 1 more DIPs are also {OTHER + 1}'s",
-        ]
-        assert [why.partition(",")[0] for why in told(OTHER)] == [f"DIP {two.address} is also {VIP}'s"]
-
-    run(tmp_path, scenario)
-
-
 def test_what_a_device_says_is_wrong_is_an_event_once_and_so_is_its_end(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         said: list[dict[str, str]] = [

@@ -459,17 +459,74 @@ def ambiguous(host: Host) -> Host:
     return host
 
 
-def test_two_vips_of_one_dip_are_told_apart_and_a_live_connection_stays_its_vips(ambiguous: Host) -> None:
+def test_two_vips_of_one_dip_are_told_apart(ambiguous: Host) -> None:
     shake_hands(ambiguous, 1000)
     shake_hands(ambiguous, 1001, vip="10.0.0.2")
     assert leaves_as(ambiguous, push(1000)) == VIP
     assert leaves_as(ambiguous, push(1001)) == "10.0.0.2"
-    # The same ports to the other VIP, while the first connection lives: its socket challenges the SYN.
-    ambiguous.arrive(tunneled(IP(src=CLIENT, dst="10.0.0.2") / TCP(sport=1000, dport=80, flags="S")))
-    assert leaves_as(ambiguous, push(1000)) == VIP
-    # Once that is closed, the DIP accepts the other.
-    shake_hands(ambiguous, 1000, vip="10.0.0.2")
-    assert leaves_as(ambiguous, push(1000)) == "10.0.0.2"
+
+
+def at_dip(host: Host, vip: str, source_port: int = 1000, **tcp: object) -> int:
+    """Have a client's segment arrive; return the client's port as the DIP sees it. All else is as it was."""
+
+    def segment(destination: str, port: int) -> Packet:
+        return IP(src=CLIENT, dst=destination) / TCP(sport=port, dport=80, **tcp) / Raw(b"odd")
+
+    verdict, out = host.arrive(tunneled(segment(vip, source_port)))
+    assert verdict == XDP_PASS
+    port = int(IP(out[14:])[TCP].sport)
+    assert out == bytes(Ether(src=TOR_MAC, dst=MAC) / fresh(segment(DIP, port)))
+    return port
+
+
+def test_one_port_of_a_client_has_a_connection_to_each_vip_of_a_dip(ambiguous: Host) -> None:
+    second = "10.0.0.2"
+    shake_hands(ambiguous, 1000)
+    port = at_dip(ambiguous, second, flags="S", seq=7)
+    assert port != 1000, "the DIP has a connection from that port already"
+    assert at_dip(ambiguous, second, flags="S", seq=7) == port
+
+    def answer(source: str, to: int, **tcp: object) -> Packet:
+        return IP(src=source, dst=CLIENT) / TCP(sport=80, dport=to, **tcp) / Raw(b"odd")
+
+    for tcp in ({"flags": "SA", "seq": 1000, "ack": 8}, {"flags": "PA", "seq": 1001, "ack": 8}):
+        ambiguous.expect_out(answer(DIP, port, **tcp), answer(second, 1000, **tcp))
+        assert at_dip(ambiguous, second, flags="A", seq=8, ack=1001) == port
+    ambiguous.expect_out(answer(DIP, 1000, flags="A"), answer(VIP, 1000, flags="A"))
+    assert at_dip(ambiguous, VIP, flags="A", seq=8, ack=1001) == 1000
+    for connection, seen in ((port, 1000), (1000, 1000)):
+        flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, connection, 80)
+        ((found, vip, _),) = ambiguous.path.live_flows([flow])
+        assert (found.source_port, str(vip)) == (seen, second if connection == port else VIP)
+
+    # Whoever has the port that was taken, as its own, has another there, too.
+    third = at_dip(ambiguous, second, source_port=port, flags="S", seq=7)
+    assert third not in (port, 1000)
+
+
+def test_errors_about_a_connection_with_another_port_at_the_dip_name_each_sides_own(ambiguous: Host) -> None:
+    shake_hands(ambiguous, 1000)
+    port = at_dip(ambiguous, "10.0.0.2", flags="S", seq=7)
+
+    def too_big(source: str, to: int) -> Packet:
+        quoted = bytes(IP(src=source, dst=CLIENT, id=7) / TCP(sport=80, dport=to, seq=99))[:28]
+        return ICMP(type=3, code=4, nexthopmtu=1300) / Raw(quoted)
+
+    def refused(destination: str, source_port: int) -> Packet:
+        quoted = bytes(IP(src=CLIENT, dst=destination) / TCP(sport=source_port, dport=80, seq=7))[:28]
+        return ICMP(type=3, code=13) / Raw(quoted)
+
+    router = "172.31.0.9"
+    for vip, at in (("10.0.0.2", port), (VIP, 1000)):
+        ambiguous.expect_in(
+            tunneled(IP(src=router, dst=vip) / too_big(vip, 1000)), IP(src=router, dst=DIP) / too_big(DIP, at)
+        )
+    ambiguous.depart(IP(src=DIP, dst=CLIENT) / TCP(sport=80, dport=port, flags="SA", seq=1000, ack=8))
+    at_dip(ambiguous, "10.0.0.2", flags="A", seq=8, ack=1001)
+    ambiguous.expect_out(
+        IP(src=DIP, dst=CLIENT) / refused(DIP, port),
+        IP(src="10.0.0.2", dst=CLIENT) / refused("10.0.0.2", 1000),
+    )
 
 
 def test_a_packet_of_no_connection_is_refused_as_its_vip_though_the_ports_have_one_to_another(
