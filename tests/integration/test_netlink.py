@@ -99,6 +99,38 @@ def test_a_dump_is_what_pyroute2_reads(routed: str) -> None:
     assert {str(m.prefix) for m in dumped(1000) if isinstance(m, Route)} == {"100.0.0.0/8"}
 
 
+class Cutting:
+    """A netlink socket whose first answer the kernel says is cut into by changes."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self.asked = 0
+
+    def send(self, data: bytes) -> int:
+        self.asked += 1
+        return self._real.send(data)
+
+    def recv(self, size: int) -> bytes:
+        data = bytearray(self._real.recv(size))
+        if self.asked == 1:
+            data[6] |= 0x10  # NLM_F_DUMP_INTR
+        return bytes(data)
+
+
+def test_a_list_that_changes_cut_into_is_asked_for_again(
+    routed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = netlink.Dump()
+    cutting = Cutting(dump._socket)
+    with monkeypatch.context() as patched:
+        patched.setattr(dump, "_socket", cutting)
+        found = dump.routes(254)
+    dump.close()
+    assert cutting.asked == 2
+    assert len(found) == len(set(found)) and set(found) <= by_pyroute2()
+    assert len([message for message in found if isinstance(message, Route)]) == len(found) > 4
+
+
 def test_the_kernel_finds_nothing_wrong_with_what_it_is_asked(routed: str) -> None:
     before = kernel_log()
     dumped()
