@@ -252,7 +252,7 @@ static __always_inline bool is_known(const struct flow *flow)
 #define FIRST_CLIENT_PORT 1024
 
 /* Find a port of the client's that it has no connection from at the DIP, and have a connection keep it. */
-static __noinline __u32 take_another_port(const struct flow *at_mux, const struct flow *flow)
+static __noinline __u32 take_another_port(const struct flow_at *at_mux, const struct flow *flow)
 {
     struct client_port own = {.port = flow->source_port}, other = {};
     struct flow free = *flow;
@@ -277,7 +277,8 @@ static __noinline __u32 take_another_port(const struct flow *at_mux, const struc
 static __always_inline __be16 port_at_dip(const struct flow *at_mux, const struct flow *flow, enum flow_kind kind,
                                           __be32 vip)
 {
-    struct client_port *other = bpf_map_lookup_elem(&ports_at_dip, at_mux);
+    struct flow_at key = {.flow = *at_mux, .dip = flow->destination};
+    struct client_port *other = bpf_map_lookup_elem(&ports_at_dip, &key);
 
     if (other)
         return other->port;
@@ -288,7 +289,7 @@ static __always_inline __be16 port_at_dip(const struct flow *at_mux, const struc
 
     if ((!known || known->vip == vip) && !bpf_map_lookup_elem(&ports_at_client, flow))
         return 0;
-    return take_another_port(at_mux, flow);
+    return take_another_port(&key, flow);
 }
 
 /* The answer to an outgoing connection, if it is one. */
@@ -550,7 +551,8 @@ static __always_inline int receive(struct xdp_md *ctx)
     if (ipv4_is_first_fragment(inner))
         lead_the_others(fragment_of(inner), target.dip, target.meter, 0);
     if (kind == FLOW_ICMP_ERROR) {
-        struct client_port *other = answer ? 0 : bpf_map_lookup_elem(&ports_at_dip, &flow);
+        struct flow_at key = {.flow = flow, .dip = target.dip};
+        struct client_port *other = answer ? 0 : bpf_map_lookup_elem(&ports_at_dip, &key);
 
         how = IN_ICMP_ERROR;
         if (other && !change_quoted_client_port(inner, end, other->port))

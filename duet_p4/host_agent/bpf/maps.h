@@ -107,6 +107,12 @@ struct client_port {
     __u16 padding;
 };
 
+/* A flow as muxes see it, at one of the DIPs that it may go to. */
+struct flow_at {
+    struct flow flow;
+    __be32 dip;
+};
+
 struct choice {
     __be32 dip;
     __u32 meter;
@@ -251,12 +257,12 @@ struct {
 } probation SEC(".maps");
 
 /* TCP connections that have another port of the client's at the DIP than their own, which a connection to another
- * VIP has there: by the flow as muxes see it, and by the flow as the DIP sees it.
+ * VIP has there: by the flow as muxes see it and the DIP, and by the flow as the DIP sees it.
  */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, 1);
-    __type(key, struct flow);
+    __type(key, struct flow_at);
     __type(value, struct client_port);
 } ports_at_dip SEC(".maps");
 

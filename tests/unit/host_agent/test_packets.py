@@ -466,16 +466,16 @@ def test_two_vips_of_one_dip_are_told_apart(ambiguous: Host) -> None:
     assert leaves_as(ambiguous, push(1001)) == "10.0.0.2"
 
 
-def at_dip(host: Host, vip: str, source_port: int = 1000, **tcp: object) -> int:
+def at_dip(host: Host, vip: str, source_port: int = 1000, dip: str = DIP, **tcp: object) -> int:
     """Have a client's segment arrive; return the client's port as the DIP sees it. All else is as it was."""
 
     def segment(destination: str, port: int) -> Packet:
         return IP(src=CLIENT, dst=destination) / TCP(sport=port, dport=80, **tcp) / Raw(b"odd")
 
-    verdict, out = host.arrive(tunneled(segment(vip, source_port)))
+    verdict, out = host.arrive(tunneled(segment(vip, source_port), to=dip))
     assert verdict == XDP_PASS
     port = int(IP(out[14:])[TCP].sport)
-    assert out == bytes(Ether(src=TOR_MAC, dst=MAC) / fresh(segment(DIP, port)))
+    assert out == bytes(Ether(src=TOR_MAC, dst=MAC) / fresh(segment(dip, port)))
     return port
 
 
@@ -498,6 +498,11 @@ def test_one_port_of_a_client_has_a_connection_to_each_vip_of_a_dip(ambiguous: H
         flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, connection, 80)
         ((found, vip, _),) = ambiguous.path.live_flows([flow])
         assert (found.source_port, str(vip)) == (seen, second if connection == port else VIP)
+
+    # At the server's other DIP it is no connection, and is refused by the port that it has.
+    both = (HostDip(address=DIP), HostDip(address=OTHER_DIP))
+    ambiguous.path.put_vip(HostVip(address=second, dips=both))
+    assert at_dip(ambiguous, second, dip=OTHER_DIP, flags="A", seq=8, ack=1001) == 1000
 
     # Whoever has the port that was taken, as its own, has another there, too.
     third = at_dip(ambiguous, second, source_port=port, flags="S", seq=7)
