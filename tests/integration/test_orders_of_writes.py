@@ -28,8 +28,8 @@ from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.codec import Codec
 from duet_p4.hmux.plan import Plan
-from duet_p4.hmux.rows import VipRow
-from duet_p4.hmux.tables import VipSizes, VipTables
+from duet_p4.hmux.rows import VIP_ROWS, VipRow
+from duet_p4.hmux.tables import VipTables
 from duet_p4.model import Dip, Group, MuxTip, MuxVip
 from duet_p4.smux.xdp import XdpDatapath
 from ptf_tests.conformance import headers as h
@@ -65,10 +65,7 @@ class HMux:
 
     def __init__(self, switch: Xdp, loopback: IPv4Address, ports: int) -> None:
         self._switch = switch
-        sizes = pipeline.sizes()
-        tables = ("host", "acl", "ecmp", "tunneling")
-        rooms = {name: sizes[f"{name}_table"] for name in tables}
-        self.tables = VipTables(VipSizes(**rooms, pinned=sizes["pinned_flow_table"]))
+        self.tables = VipTables(pipeline.sizes_of(VIP_ROWS))
         self._codec = Codec(PROGRAM.schema)
         self.write(entries.configuration(loopback, 7))
         for port in range(1, ports + 1):
