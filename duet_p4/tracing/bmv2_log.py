@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from duet_p4.api.trace import Changed, Matched, PacketTrace, Step, Value
+from duet_p4.api.trace import Changed, PacketTrace, Step, Value
 from duet_p4.xdp_switch.compiler import ir
-from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of
+from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of, lookup
 
 BYTES_KEPT = 256
 """How much of a frame a trace shows."""
@@ -212,7 +212,8 @@ class Reader:
         elif text.startswith("Looking up key:"):
             told.key = [value for _, value in _FIELD.findall(text)]
         elif found := _TABLE.match(text):
-            told.steps.append(self._table(self._tables[found[1]], told.key, found[2] == "hit"))
+            values = [int(value, 16) for value in told.key]
+            told.steps.append(lookup(self._tables[found[1]], values, hit=found[2] == "hit"))
         elif text.startswith("Dumping entry"):
             told.amend(self._with_entry(told.steps[-1], text))
         elif found := _ACTION.match(text):
@@ -226,19 +227,6 @@ class Reader:
             told.steps.append(Step(kind="done", name=found[1]))
         elif found := _DEPARSES.match(text):
             told.deparsed.append(found[1])
-
-    def _table(self, table: ir.Table, values: Sequence[str], hit: bool) -> Step:
-        key = [
-            Matched(field=one.name, kind=one.kind, value=hexadecimal(int(value, 16), one.width))
-            for one, value in zip(table.keys, values, strict=False)
-        ]
-        return Step(
-            kind="table",
-            name=table.name,
-            line=line_of(table.source),
-            key=tuple(key),
-            hit=hit if table.keys else None,
-        )
 
     def _with_entry(self, step: Step, text: str) -> Step:
         keys = self._tables[step.name].keys

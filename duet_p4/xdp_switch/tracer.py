@@ -12,17 +12,11 @@ from pathlib import Path
 
 from duet_p4 import bpf
 from duet_p4.api.installed import Installed
-from duet_p4.api.trace import (
-    Changed,
-    Matched,
-    PacketTrace,
-    Step,
-    Value,
-)
+from duet_p4.api.trace import Changed, PacketTrace, Step, Value
 from duet_p4.tracing.variant import OWN_MAPS, Variant, shared_maps
 from duet_p4.xdp_switch.compiler import Compiled, ir
 from duet_p4.xdp_switch.compiler.layout import Layout
-from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of, wanted
+from duet_p4.xdp_switch.compiler.shown import header_order, hexadecimal, line_of, lookup, wanted
 from duet_p4.xdp_switch.compiler.tracing import BYTES_KEPT, Kind, offsets
 from duet_p4.xdp_switch.drop_reasons import COUNTED
 from duet_p4.xdp_switch.matching import Hit
@@ -133,7 +127,9 @@ class _Reader:
         if verdict == "dropped":
             counted = [name for step in steps for name in step.counters if "drop" in name.lower()]
             reason = "; ".join([str(reason), *(f"counted as {name}" for name in counted)])
-        parsed = next((r for r in records if self.kind(r) is Kind.PARSED), first)
+        told = zip(records, shots, strict=True)
+        parsed = next((now for record, now in told if self.kind(record) is Kind.PARSED), shots[0])
+        left = self._number(last, "trace_a", 8)
         return PacketTrace(
             began_ns=self._number(first, "trace_ns", 8),
             ended_ns=self._number(last, "trace_ns", 8),
@@ -141,7 +137,7 @@ class _Reader:
             frame=self._frame(first),
             length=self._number(first, "trace_a", 8),
             headers_in=self._headers(parsed, header_order(self._program)) if detail else (),
-            headers_out=self._headers(last, self._program.deparser) if detail and verdict == "sent" else (),
+            headers_out=self._headers_left(shots[-1], left) if detail and verdict == "sent" else (),
             steps=tuple(steps),
             verdict=verdict,
             egress=egress,
@@ -191,21 +187,15 @@ class _Reader:
         handle = self._number(record, "trace_b", 8)
         values = [self._key_value(one, now) for one in table.keys]
         entry = self._hit(table.name, handle, values) if hit and now else None
-        key = []
-        for place, (one, value) in enumerate(zip(table.keys, values, strict=True)):
-            want = wanted(entry.match[place], one) if entry is not None else None
-            key.append(
-                Matched(field=one.name, kind=one.kind, value=hexadecimal(value, one.width), wanted=want)
-            )
-        return Step(
-            kind="table",
-            name=table.name,
-            line=line_of(table.source),
-            key=tuple(key),
-            hit=hit if table.keys else None,
-            priority=entry.priority or None if entry is not None else None,
-            installed=Installed(at=entry.at) if entry is not None and entry.at is not None else None,
-            changes=changes,
+        if entry is None:
+            return lookup(table, values, hit=hit).model_copy(update={"changes": changes})
+        wants = [wanted(match, one) for match, one in zip(entry.match, table.keys, strict=True)]
+        return lookup(table, values, hit=hit, wants=wants).model_copy(
+            update={
+                "priority": entry.priority or None,
+                "installed": Installed(at=entry.at) if entry.at is not None else None,
+                "changes": changes,
+            }
         )
 
     def _key_value(self, key: ir.KeyField, now: Snapshot) -> int:
@@ -270,15 +260,25 @@ class _Reader:
                     now[f"{header.name}.{member.name}"] = (value, member.width)
         return now
 
-    def _headers(self, record: bytes, order: Sequence[str]) -> tuple[Value, ...]:
+    def _headers(self, now: Snapshot, order: Sequence[str]) -> tuple[Value, ...]:
         """Return the fields of the valid headers, in the order of the packet."""
-        now = self.snapshot(record)
         return tuple(
             Value(name=f"{header}.{field}", value=hexadecimal(*now[f"{header}.{field}"]), width=member.width)
             for header in order
             if now[header][0]
             for field, member in self._program.headers[header].type.fields.items()
         )
+
+    def _headers_left(self, now: Snapshot, length: int) -> tuple[Value, ...]:
+        """Return the fields of the headers that left whole: a program may cut a packet off within them."""
+        whole: list[str] = []
+        for header in (name for name in self._program.deparser if now[name][0]):
+            kind = self._program.headers[header].type
+            length -= (kind.bits - (kind.varbit.width if kind.varbit else 0)) // 8
+            if length < 0:
+                break
+            whole.append(header)
+        return self._headers(now, whole)
 
 
 def _changes(before: Snapshot, after: Snapshot) -> tuple[Changed, ...]:

@@ -1,8 +1,11 @@
-"""How traces show what is a P4 program's: values as wide as their fields, lines, what entries want."""
+"""How traces show what is a P4 program's: values as wide as their fields, lines, lookups, entries."""
 
 from __future__ import annotations
 
-from duet_p4.api.trace import Line
+from collections.abc import Sequence
+from itertools import repeat
+
+from duet_p4.api.trace import Line, Matched, Step
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC
 from duet_p4.xdp_switch.dataplane import FieldValue
@@ -16,6 +19,21 @@ def hexadecimal(value: int, width: int) -> str:
 def line_of(source: ir.Source) -> Line | None:
     """Return where something stands, None where p4c did not say."""
     return Line(file=source.file, line=source.line, text=source.fragment) if source.line else None
+
+
+def lookup(table: ir.Table, values: Sequence[int], *, hit: bool, wants: Sequence[str] | None = None) -> Step:
+    """Return the step of a lookup with `values`; `wants` is what the entry that was hit asks of each."""
+    told = zip(table.keys, values, wants or repeat(None), strict=False)
+    return Step(
+        kind="table",
+        name=table.name,
+        line=line_of(table.source),
+        key=tuple(
+            Matched(field=one.name, kind=one.kind, value=hexadecimal(value, one.width), wanted=want)
+            for one, value, want in told
+        ),
+        hit=hit if table.keys else None,
+    )
 
 
 def wanted(value: FieldValue, key: ir.KeyField) -> str:
