@@ -139,10 +139,7 @@ def _ways(program: Program) -> bool:
     told = [
         line
         for recording in recorded.recordings
-        for line in (
-            *paths.compare(program, recording, ways.by_state[recording.state.name]),
-            *paths.compare_traces(program, recording, traces[recording.state.name]),
-        )
+        for line in paths.compare(program, recording, ways, traces=traces[recording.state.name])
     ]
     number = sum(len(found) for found in ways.by_state.values())
     print(

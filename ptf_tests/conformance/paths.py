@@ -2,8 +2,9 @@
 
 BMv2 tells them in its log, as `duet_p4.tracing.bmv2_log` reads it; the xdp target's instrumented variant
 in its records. A program's file has them as BMv2 went, for the frames of its vectors: JSON under xz with
-`digest` (`Program.digest`), `oracle`, `elements` (each step there is, once), and in `states`, by state, a
-list of indices of elements for each frame.
+`digest` (`Program.digest`), `oracle`, `elements` (each step there is, once), in `states`, by state, a list
+of indices of elements for each frame, and in `told`, by state, for each frame a digest of all else that
+BMv2's trace tells.
 
 | element | meaning |
 | --- | --- |
@@ -13,12 +14,14 @@ list of indices of elements for each frame.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from duet_p4.api.trace import PacketTrace
 from duet_p4.tracing.bmv2_log import Messages, Passages, Reader
@@ -33,17 +36,20 @@ Way = tuple[str, ...]
 UNTRACED = ("copies",)
 """Programs that make more than one packet of one, which no trace follows."""
 
+_DIGEST_BYTES = 4
+
 SHOWN = 3
 """Differences of a state that are shown in full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What BMv2 did with the frames of a program's vectors, by state."""
+    """What BMv2 did with the frames of a program's vectors, by state; `told` are digests of its traces."""
 
     digest: str
     oracle: str
     by_state: dict[str, list[Way]]
+    told: dict[str, list[str]]
 
 
 def path_of(program: Program) -> Path:
@@ -58,7 +64,8 @@ def record(program: Program, recorded: Vectors) -> tuple[Ways, dict[str, list[Pa
     """
     traces = {r.state.name: observe(program, r) for r in recorded.recordings}
     ways = {name: [way_of(trace) for trace in found] for name, found in traces.items()}
-    return Ways(program.digest(), recorded.oracle, ways), traces
+    digests = {name: digests_of(program, found) for name, found in traces.items()}
+    return Ways(program.digest(), recorded.oracle, ways, digests), traces
 
 
 def observe(program: Program, recording: Recording) -> list[PacketTrace]:
@@ -89,7 +96,13 @@ def write(path: Path, ways: Ways) -> None:
         name: [[elements.setdefault(e, len(elements)) for e in way] for way in found]
         for name, found in ways.by_state.items()
     }
-    whole = {"digest": ways.digest, "oracle": ways.oracle, "elements": list(elements), "states": states}
+    whole = {
+        "digest": ways.digest,
+        "oracle": ways.oracle,
+        "elements": list(elements),
+        "states": states,
+        "told": ways.told,
+    }
     path.write_bytes(lzma.compress(json.dumps(whole, separators=(",", ":")).encode(), preset=9))
 
 
@@ -100,28 +113,45 @@ def read(path: Path) -> Ways:
     by_state = {
         name: [tuple(elements[e] for e in way) for way in found] for name, found in whole["states"].items()
     }
-    return Ways(whole["digest"], whole["oracle"], by_state)
+    return Ways(whole["digest"], whole["oracle"], by_state, whole["told"])
 
 
-def compare(program: Program, recording: Recording, expected: list[Way]) -> list[str]:
-    """Return a description of every frame that goes another way on xdp, or leaves otherwise when traced."""
+def compare(
+    program: Program,
+    recording: Recording,
+    ways: Ways,
+    *,
+    every: int = 1,
+    traces: Sequence[PacketTrace] | None = None,
+) -> list[str]:
+    """Return a description of every frame that goes another way on xdp, or leaves otherwise when traced.
+
+    Of every so manieth frame, all that the traces tell is compared; BMv2's own `traces` say in what they
+    differ.
+    """
     told = []
+    name, whole = recording.state.name, _whole(program)
+    frames = zip(recording.cases, ways.by_state[name], ways.told[name], recording.expected, strict=True)
     with Xdp(program) as target:
         target.write(recording.state.updates)
-        for number, (case, way, left) in enumerate(
-            zip(recording.cases, expected, recording.expected, strict=True)
-        ):
-            sent, trace = target.trace((case.port, case.frame))
-            got = way_of(trace)
-            if got != way:
-                told.append(
-                    f"{program.name}, state {recording.state.name!r}, frame {number}: {_differ(way, got)}"
-                )
+        for number, (case, way, digest, left) in enumerate(frames):
+            detail = number % every == 0
+            sent, trace = target.trace((case.port, case.frame), detail=detail)
+            where = f"{program.name}, state {name!r}, frame {number}"
+            if (got := way_of(trace)) != way:
+                told.append(f"{where}: {_differ(way, got)}")
             elif sent != left:
-                told.append(
-                    f"{program.name}, state {recording.state.name!r}, frame {number}: leaves otherwise"
-                )
+                told.append(f"{where}: leaves otherwise")
+            elif detail and _digest(trace, whole) != digest:
+                differs = _difference(trace, traces[number], whole) if traces else "`ways` says in what"
+                told.append(f"{where} is told of otherwise: {differs}")
     return told[:SHOWN] + ([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])
+
+
+def digests_of(program: Program, traces: Sequence[PacketTrace]) -> list[str]:
+    """Return a digest for each trace, of all that both targets tell."""
+    whole = _whole(program)
+    return [_digest(trace, whole) for trace in traces]
 
 
 def way_of(trace: PacketTrace) -> Way:
@@ -138,25 +168,24 @@ def way_of(trace: PacketTrace) -> Way:
     return tuple(way)
 
 
-def compare_traces(program: Program, recording: Recording, traces: list[PacketTrace]) -> list[str]:
-    """Return a description of every frame that xdp's trace and BMv2's tell of otherwise."""
-    told = []
+def _whole(program: Program) -> bool:
+    """Say whether BMv2 tells where all headers end: not where a length varies, nor of unions."""
     compiled = read_program(program.device_config.read_bytes())
-    # BMv2 does not say where such headers end.
-    whole = not compiled.unions and all(one.type.varbit is None for one in compiled.headers.values())
-    with Xdp(program) as target:
-        target.write(recording.state.updates)
-        for number, (case, expected) in enumerate(zip(recording.cases, traces, strict=True)):
-            _, trace = target.trace((case.port, case.frame), detail=True)
-            differs = [
-                f"{one} on xdp, {other} on BMv2"
-                for one, other in zip_longest(_facts(trace, whole), _facts(expected, whole))
-                if one != other
-            ]
-            if differs:
-                where = f"{program.name}, state {recording.state.name!r}, frame {number}"
-                told.append(f"{where}: {differs[0]}")
-    return told[:SHOWN] + ([f"and {len(told) - SHOWN} more"] if len(told) > SHOWN else [])
+    return not compiled.unions and all(one.type.varbit is None for one in compiled.headers.values())
+
+
+def _digest(trace: PacketTrace, whole: bool) -> str:
+    def plain(model: Any) -> Any:
+        return model.model_dump(exclude_defaults=True)
+
+    facts = json.dumps(list(_facts(trace, whole)), default=plain)
+    return hashlib.blake2b(facts.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _difference(trace: PacketTrace, expected: PacketTrace, whole: bool) -> str:
+    both = zip_longest(_facts(trace, whole), _facts(expected, whole))
+    one, other = next((one, other) for one, other in both if one != other)
+    return f"{one} on xdp, {other} on BMv2"
 
 
 def _facts(trace: PacketTrace, whole: bool) -> Iterator[tuple[object, ...]]:
