@@ -26,6 +26,7 @@ from controller.updater.outcome import Report
 from controller.updater.plan import Plan
 from controller.updater.reads import PAGE, Assignment, Placement
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why
+from duet_p4.api.mux import Draining
 from duet_p4.model import VIP_CHECK, Vip
 from duet_p4.rest.client import BULK_TIMEOUT_S, RestClient, RestError
 
@@ -136,6 +137,11 @@ class UpdaterClient(RestClient):
         """Give a DIP no new flows."""
         path = f"/v1/vips/{vip}/dips/{dip}/drain"
         return await self.call("POST", path, VipRecord, headers=_if_match(revision))
+
+    async def drain_smux(self, name: str, *, draining: bool) -> None:
+        """Have other SMuxes preferred to one, or no longer."""
+        body = Draining(draining=draining)
+        await self.call("PUT", f"/v1/devices/{name}/draining", type(None), body=body)
 
     async def set_dip_health(
         self,

@@ -108,7 +108,7 @@ class Root(LazyGroup):
             "controller.cli.assignment:assignment", "Which switch carries which VIP, and why."
         ),
         "certificates": Lazy("mininet_topos.testbed.certificates:certificates", "Who has one, and new ones."),
-        "drain": Lazy("mininet_topos.testbed.maintenance:drain", "Have other SMuxes preferred to one."),
+        "drain": Lazy("controller.cli.drain:drain", "Have other SMuxes preferred to one."),
         "controller": Lazy("controller.__main__:command", "Run the controller, or one of its modules."),
         "events": Lazy("controller.cli.status:events", "What happened."),
         "experiment": Lazy("mininet_topos.experiments.cli:experiment", "The paper's testbed experiments."),

@@ -1,4 +1,4 @@
-"""What the shell offers for values on TAB: VIPs, DIPs and switches, as the controller tells.
+"""What the shell offers for values on TAB: VIPs, DIPs, switches and other devices, as the controller tells.
 
 Where it does not answer at once, or may not be asked, nothing is offered.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from controller.cli.session import RUN
+from controller.client import local_socket
 from controller.records import ON_SMUXES
 from duet_p4.rest.http import HttpError, Wire
 
@@ -24,7 +25,12 @@ _OFFERED = 200
 
 def vips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
     """Offer VIPs."""
-    listing = _ask(context, "/v1/listing") or {}
+    return vips_at(_socket(context), text)
+
+
+def vips_at(socket: Path, text: str) -> list[str]:
+    """Offer the VIPs of the controller at a Unix socket."""
+    listing = _ask_at(socket, "/v1/listing") or {}
     return _fitting((vip["address"] for vip in listing.get("vips", ())), text)
 
 
@@ -33,6 +39,19 @@ def switches(context: click.Context, _: click.Parameter, text: str) -> list[str]
     inventory = _ask(context, "/v1/inventory") or {}
     names = [switch["name"] for switch in inventory.get("switches", ())]
     return _fitting([*names, *([ON_SMUXES] if names else [])], text)
+
+
+def smuxes(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer SMuxes."""
+    inventory = _ask(context, "/v1/inventory") or {}
+    return _fitting((smux["name"] for smux in inventory.get("smuxes", ())), text)
+
+
+def devices(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer whoever has an agent: switches, SMuxes and servers."""
+    inventory = _ask(context, "/v1/inventory") or {}
+    kinds = (inventory.get(kind, ()) for kind in ("switches", "smuxes", "servers"))
+    return _fitting((device["name"] for kind in kinds for device in kind), text)
 
 
 def dips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
@@ -54,11 +73,18 @@ def _fitting(values: Iterable[str], text: str) -> list[str]:
     return [value for value in dict.fromkeys(values) if value.startswith(text)][:_OFFERED]
 
 
-def _ask(context: click.Context, path: str) -> Any:
+def _socket(context: click.Context) -> Path:
     params = context.params
-    socket = params.get("socket") or RUN.parent / (params.get("testbed") or RUN.name) / "controller.sock"
+    return Path(params.get("socket") or local_socket(RUN.parent / (params.get("testbed") or RUN.name)))
+
+
+def _ask(context: click.Context, path: str) -> Any:
+    return _ask_at(_socket(context), path)
+
+
+def _ask_at(socket: Path, path: str) -> Any:
     try:
-        return asyncio.run(_get(Path(socket), path))
+        return asyncio.run(_get(socket, path))
     except (HttpError, OSError, ValueError):
         return None
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from controller.cli import complete
 from controller.cli.session import ADDRESS, Session, with_session
 from controller.monitoring.flows import Flows, Wanted
 from duet_p4.api.flows import FlowRecord
@@ -21,9 +22,11 @@ _EVERY_S = 2.0
 
 
 @click.command(short_help="Flows that pass muxes and reach servers, live.")
-@click.option("--vip", type=ADDRESS, help="Of one VIP.")
-@click.option("--dip", type=ADDRESS, help="Of one DIP (or host of DIPs).")
-@click.option("--device", help="Seen by one switch, SMux or server.")
+@click.option("--vip", type=ADDRESS, shell_complete=complete.vips, help="Of one VIP.")
+@click.option(
+    "--dip", type=ADDRESS, shell_complete=complete.server_dips, help="Of one DIP (or host of DIPs)."
+)
+@click.option("--device", shell_complete=complete.devices, help="Seen by one switch, SMux or server.")
 @click.option("--source", type=ADDRESS, help="From one client.")
 @click.option("--protocol", type=click.Choice(list(_PROTOCOLS)))
 @click.option("--limit", type=click.IntRange(1, 10_000), default=30, show_default=True)

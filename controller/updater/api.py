@@ -25,6 +25,7 @@ from controller.updater.reads import Assignment, with_tag
 from controller.updater.service import Updater
 from controller.updater.status import DeviceStatus, UpdaterStatus, Why, device_status, updater_status, why
 from duet_p4.api.host import LiveFlow
+from duet_p4.api.mux import Draining
 from duet_p4.api.problems import InvalidError
 from duet_p4.model import VIP_CHECK, Checked, Model, Vip
 from duet_p4.rest.app import problem_responses
@@ -221,6 +222,13 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
     async def plan_assignment(body: Assignment) -> Plan:
         """Return what carrying an assignment out would do, without doing it."""
         return updater.plan(body.placements)
+
+    @api.put(
+        "/devices/{name}/draining", tags=["devices"], status_code=204, responses=problem_responses(404, 503)
+    )
+    async def set_draining(name: str, body: Draining) -> None:
+        """Have other SMuxes preferred to one, for maintenance, or no longer; it serves on meanwhile."""
+        await updater.drain_smux(name, draining=body.draining)
 
     @api.post("/audit", tags=["events"], status_code=204, responses=problem_responses(422))
     async def note(body: Noted) -> None:

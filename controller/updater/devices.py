@@ -128,6 +128,12 @@ class MuxDevice:
         """See `Device`."""
         await self.client.confirm(digest)
 
+    async def drain(self, *, draining: bool) -> bool:
+        """Have neighbours of an SMux prefer others, or no longer; return whether they were before."""
+        before = await self.client.draining()
+        await self.client.drain(draining=draining)
+        return before
+
 
 class ServerDevice:
     """A server's host agent."""

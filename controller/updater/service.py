@@ -23,7 +23,7 @@ from controller.state import State
 from controller.store import StaleError
 from controller.updater import desired
 from controller.updater.admission import Admission
-from controller.updater.devices import Device
+from controller.updater.devices import Device, MuxDevice
 from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
 from controller.updater.operations import Progress
@@ -310,6 +310,21 @@ class Updater:
             steps += plan.steps
         order = list(Wave)
         return Plan(steps=tuple(sorted(steps, key=lambda step: (order.index(step.wave), step.device))))
+
+    async def drain_smux(self, name: str, *, draining: bool) -> None:
+        """Have every neighbour prefer other SMuxes to one (RFC 8326), or no longer; it serves on meanwhile.
+
+        The SMux itself remembers it. Raises `UnknownError`, and `RestError` where it does not answer.
+        """
+        smuxes = {
+            lane.name: lane.device
+            for lane in self.reconciler.lanes.values()
+            if lane.kind is DeviceKind.SMUX and isinstance(lane.device, MuxDevice)
+        }
+        if name not in smuxes:
+            raise UnknownError(f"no SMux is called {name!r}; there are {', '.join(sorted(smuxes)[:_TOLD])}")
+        before = await smuxes[name].drain(draining=draining)
+        Audit(self._events).note(name, self.state.version, {"draining": before}, {"draining": draining})
 
     # What happens to it
 

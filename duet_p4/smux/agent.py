@@ -18,7 +18,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from duet_p4 import agent, durable, netdev
-from duet_p4.api.mux import Draining, PortStatus, SessionStatus
+from duet_p4.api.mux import PortStatus, SessionStatus
 from duet_p4.api.problems import UnavailableError
 from duet_p4.api.service import Health, State
 from duet_p4.backoff import Backoff
@@ -31,7 +31,7 @@ from duet_p4.flows.service import FlowConfig, FlowRecords
 from duet_p4.identity import Credentials
 from duet_p4.reporter import HEALTH_REPORTS, Reporter, reporter_of
 from duet_p4.rest.app import create_app
-from duet_p4.rest.routers import installed, trace
+from duet_p4.rest.routers import draining, installed, trace
 from duet_p4.rest.routers.flows import router as flow_records
 from duet_p4.rest.routers.metrics import mux_router as mux_metrics
 from duet_p4.rest.routers.mux import router
@@ -223,16 +223,9 @@ async def run(config: SmuxConfig) -> None:
         flows = FlowRecords(config.name, "smux", _flow_config(config), lambda: _samples(datapath))
         app = application(config, service, datapath, terms, credentials, traces, flows, bird)
 
-        @app.get("/v1/draining", tags=["status"])
-        async def get_draining() -> Draining:
-            """Say whether neighbours are asked to prefer other SMuxes."""
-            return Draining(draining=_drain_file(config).exists())
-
-        @app.put("/v1/draining", tags=["status"], status_code=204)
-        async def set_draining(body: Draining) -> None:
-            """Have other SMuxes preferred to this one, for maintenance, or no longer; it serves on."""
-            await _drain(config, bird, body.draining)
-
+        app.include_router(
+            draining.router(_drain_file(config).exists, lambda wanted: _drain(config, bird, wanted))
+        )
         tasks = Tasks()
         tasks.start("running BIRD", bird.supervise)
         tasks.start("recording flows", flows.run)

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 import click
 import networkx as nx
 
+from controller.cli import complete as controller
+from controller.client import local_socket
 from mininet_topos import fattree
+from mininet_topos.addresses import Kind
 from mininet_topos.testbed.folder import DEFAULT_NAME, ROOT_NODE, Folder, TestbedError
 from mininet_topos.testbed.plan import Plan
 from mininet_topos.testbed.protocol import Request, ask
@@ -16,6 +19,16 @@ from mininet_topos.testbed.protocol import Request, ask
 def nodes(context: click.Context, _: click.Parameter, text: str) -> list[str]:
     """Offer nodes."""
     return _fitting([*_graph(context), ROOT_NODE], text)
+
+
+def clients(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer clients."""
+    return _fitting((node.name for node in fattree.nodes(_graph(context), Kind.CLIENT)), text)
+
+
+def vips(context: click.Context, _: click.Parameter, text: str) -> list[str]:
+    """Offer the VIPs of the testbed's controller."""
+    return controller.vips_at(local_socket(_folder(context).path), text)
 
 
 def nodes_and_links(context: click.Context, _: click.Parameter, text: str) -> list[str]:

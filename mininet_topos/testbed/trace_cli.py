@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from duet_p4.api.installed import Installed
 from duet_p4.api.trace import Changed, Line, Step, Value
-from mininet_topos.testbed import tracing
+from mininet_topos.testbed import complete, tracing
 from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
 from mininet_topos.testbed.tracing import Hop, Journey, TracedPacket
 
@@ -48,8 +48,8 @@ class _Target(click.ParamType[tuple[IPv4Address, int | None]]):
 
 
 @click.command(short_help="One packet's way, step by step.")
-@click.argument("client")
-@click.argument("target", type=_Target(), metavar="VIP[:PORT]")
+@click.argument("client", shell_complete=complete.clients)
+@click.argument("target", type=_Target(), metavar="VIP[:PORT]", shell_complete=complete.vips)
 @click.option("--protocol", type=click.Choice(list(_PORTS)), default="tcp", show_default=True)
 @click.option(
     "--source-port", type=click.IntRange(1, 65535), help="By default any; of a ping, its identifier."

@@ -19,6 +19,7 @@ from duet_p4.journal import Held
 from duet_p4.model import MuxVip
 from duet_p4.mux_keeper import MuxKeeper
 from duet_p4.rest.app import create_app
+from duet_p4.rest.routers import draining
 from duet_p4.rest.routers.mux import router
 from duet_p4.rest.server import serve
 from duet_p4.term import Terms
@@ -39,6 +40,7 @@ class MemoryMux(MuxKeeper):
         self.size = size
         self.away = False
         self.sessions: tuple[SessionStatus, ...] = ()
+        self.draining = False
         self.asked = 0
         self.answers = asyncio.Event()
         self.answers.set()
@@ -68,6 +70,11 @@ class MemoryMux(MuxKeeper):
     async def change(self, changes: Changes) -> Changed:
         await self.answers.wait()
         return await super().change(changes)
+
+    async def drain(self, wanted: bool) -> None:
+        """Have neighbours prefer others, or no longer."""
+        self._be_here()
+        self.draining = wanted
 
     def _be_here(self) -> None:
         if self.away:
@@ -154,6 +161,7 @@ class MemoryMux(MuxKeeper):
             tables={},
             ports=(),
             sessions=self.sessions,
+            draining=self.draining,
             writes=len(self.log),
         )
 
@@ -166,5 +174,6 @@ async def served(mux: MemoryMux, port: int = 0) -> AsyncIterator[str]:
     """Serve `mux` on a loopback port, any unless one is given; yields its URL."""
     app = create_app(mux.name, access=None, terms=mux.terms)
     app.include_router(router(mux))
+    app.include_router(draining.router(lambda: mux.draining, mux.drain))
     async with serve(app, "127.0.0.1", port, None) as url:
         yield url

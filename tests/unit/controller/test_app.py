@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 from fastapi import FastAPI
 
 from controller.app import running
@@ -29,6 +30,7 @@ from duet_p4.rest import problems
 from duet_p4.rest.client import RefusedError, UnreachableError
 from duet_p4.rest.server import serve
 from duet_p4.telemetry import TelemetryConfig
+from mininet_topos.cli import main
 from tests.unit.controller.memory_mux import MemoryMux, served
 
 VIP = IPv4Address("10.0.0.1")
@@ -318,6 +320,40 @@ def test_draining_the_last_dip_is_refused(tmp_path: Path) -> None:
         assert [dip.address for dip in drained.layout.group.used()] == [dips(2)[1].address]
         with pytest.raises(RefusedError, match="the last one"):
             await testbed.client.drain(VIP, dips(2)[1].address)
+
+    run(tmp_path, scenario)
+
+
+def test_an_smux_is_drained_and_no_longer_and_the_audit_log_says_so(tmp_path: Path) -> None:
+    async def scenario(testbed: Testbed) -> None:
+        client, smux = testbed.client, testbed.muxes["smux1"]
+
+        def duet(*words: str) -> Result:
+            return CliRunner().invoke(main, ["drain", *words, "--socket", str(testbed.socket)])
+
+        said = await asyncio.to_thread(duet, "smux1")
+        assert said.output == "smux1 is drained: others are preferred to it\n"
+        assert smux.draining
+        said = await asyncio.to_thread(duet, "smux1", "--end", "--json")
+        assert json.loads(said.output) == {"smux": "smux1", "draining": False}
+        assert not smux.draining
+        for name in ("tor1", "smux9"):
+            said = await asyncio.to_thread(duet, name)
+            assert (said.exit_code, name in said.output) == (1, True), said.output
+            assert "there are smux1" in said.output
+        smux.away = True
+        said = await asyncio.to_thread(duet, "smux1")
+        assert (said.exit_code, "smux1 is away" in said.output) == (1, True), said.output
+
+        async def told() -> bool:
+            return len(await client.audit()) == 2
+
+        await testbed.until(told)
+        changes = [cast(dict[str, Any], event.detail) for event in await client.audit()]
+        assert [(change["before"], change["after"]) for change in changes] == [
+            ({"draining": False}, {"draining": True}),
+            ({"draining": True}, {"draining": False}),
+        ]
 
     run(tmp_path, scenario)
 
