@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
@@ -14,6 +15,7 @@ NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chro
 PICTURES = Path(__file__).parents[2] / "results" / "journeys"
 WAIT_MS = 60_000.0
 """How long a journey waits for what shall be on the page: this machine may be busy with ninety processes."""
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def executable() -> str | None:
@@ -36,7 +38,7 @@ def browsing() -> Iterator[Browser]:
 
 
 class Journey:
-    """A page that is to be without errors, and is looked at as a picture in the end.
+    """A page that is to be without errors, and is looked at as a picture in the end, and for its contrasts.
 
     What the browser itself says of answers that are errors (4xx, 5xx) is no error of the page.
     """
@@ -57,6 +59,10 @@ class Journey:
     ) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{self.name}.png", animations="disabled")
+        if kind is None:
+            for scheme in SCHEMES:
+                self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                assert self.page.evaluate(CONTRASTS) == [], f"{self.name}, {scheme}"
         self.page.close()
         if kind is None:
             assert self.errors == []

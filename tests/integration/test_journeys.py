@@ -72,7 +72,8 @@ vips:
   - {address: 10.0.0.1, name: shop, switch: agg1, dips: [100.1.1.17, 100.2.1.17]}
   - {address: 10.0.0.2, name: search, switch: core1, dips: [{address: 100.1.2.17, weight: 3}, 100.2.2.17]}
   - {address: 10.0.0.3, name: mail, switch: smux, dips: [100.1.1.33, 100.2.1.33],
-     health: {kind: http, port: 80, path: /health}}
+     health: {kind: http, port: 80, path: /health},
+     ports: [{protocol: udp, port: 7, dips: [100.2.1.33], health: {kind: tcp, port: 80}}]}
 """
 MANY = 30_000
 
@@ -325,6 +326,8 @@ def test_the_living_network_is_seen_at_once(page: Page, testbed: Folder) -> None
     sees(page, "all ready")
     sees(page, "20/20")
     expect(page.get_by_role("link", name="agg1, ready, 1 VIP or TIP")).to_be_visible()
+    # That neighbours ask each other whether they are there is no traffic to look at.
+    expect(page.locator(".topology .flow")).to_have_count(0)
     client = ["nsenter", f"--net={testbed.namespace('client4')}", "ping", "-q", "-s", "1000", "-i", "0.005"]
     with subprocess.Popen([*client, "-c", "2000", "10.0.0.1"], stdout=subprocess.DEVNULL) as ping:
         expect(page.locator(".topology a[href*='tor4'] .flow").first).to_be_attached()
@@ -354,13 +357,29 @@ def test_a_switch_fails_and_its_vip_lives_on(page: Page, testbed: Folder) -> Non
 
 def test_a_cut_cable_is_seen(page: Page) -> None:
     page.goto(page.url.split("#")[0] + "#/network/link/tor2-agg2")
+    ends = page.get_by_role("complementary").get_by_role("row", name=re.compile(r"^(tor2|agg2) eth\d"))
+    expect(ends).to_have_count(2)
+    expect(ends.filter(has_text=re.compile(r"up\s*established"))).to_have_count(2)
     page.get_by_role("button", name="Fail tor2-agg2").click()
     sees(page, "failed on purpose")
+    expect(ends.filter(has_text=re.compile(r"^\S+ \S+\s*down"))).to_have_count(2)
     expect(page.locator(".topology .link.down").first).to_be_attached()
     event = page.locator(".events li", has_text="link down").filter(has_text="tor2-agg2").first
     expect(event).to_be_visible()
     page.get_by_role("button", name="Restore tor2-agg2").click()
     expect(page.locator(".topology .link.down")).to_have_count(0)
+
+
+def test_an_smux_is_drained(page: Page) -> None:
+    page.goto(page.url.split("#")[0] + "#/network/node/smux2")
+    page.get_by_role("button", name="Drain smux2").click()
+    expect(page.get_by_role("complementary").get_by_text("draining", exact=True)).to_be_visible()
+    expect(page.locator(".topology .node.smux.draining")).to_have_count(1)
+    event = page.locator(".events li", has_text="smux2").filter(has_text="after draining true")
+    expect(event.first).to_be_visible()
+    page.screenshot(path=browsers.PICTURES / "an-smux-is-drained.png")
+    page.get_by_role("button", name="End the drain of smux2").click()
+    expect(page.locator(".topology .node.draining")).to_have_count(0)
 
 
 def test_a_vip_is_migrated_and_released(page: Page) -> None:
@@ -404,10 +423,14 @@ def test_a_vip_is_changed_a_dip_drained_and_the_vip_removed(page: Page) -> None:
     sees(page, "draining")
     page.get_by_role("link", name="Change").click()
     expect(page.get_by_label("DIPs", exact=True)).to_have_value(re.compile(r"100\.1\.1\.33\*0"))
-    page.get_by_label("Name").fill("post")
+    page.get_by_label("Health check").select_option("dns")
+    expect(page.get_by_label("Name asked for")).to_have_value("localhost")
+    page.get_by_label("Health check").select_option("http")
+    page.get_by_label("Name", exact=True).fill("post")
     page.get_by_role("button", name="Change it").click()
     expect(page.get_by_role("heading", name="10.0.0.3 post")).to_be_visible()
     sees(page, re.compile("Checked by http on port 80, /health"))
+    sees(page, re.compile("Those of udp/7 by tcp on port 80"))
     page.get_by_role("button", name="Remove").click()
     page.get_by_role("button", name="Remove it").click()
     expect(page.get_by_label("Search VIPs")).to_be_visible()
@@ -549,6 +572,10 @@ def test_events_are_scrubbed_to_what_the_network_was(page: Page) -> None:
     sees(page, re.compile("The network at"))
     page.screenshot(path=browsers.PICTURES / "the-network-as-it-was.png")
     expect(page.locator(".topology .node.agg.unreachable, .topology .node.agg.lost")).to_have_count(1)
+    drained = next(n for n, e in enumerate(ids) if e["detail"].get("after") == {"draining": True})
+    moment.fill(str(drained))
+    expect(page.locator(".topology .node.draining")).to_have_count(1)
+    expect(page.locator(".events")).not_to_contain_text("[object")
     page.get_by_role("button", name="Now").click()
     sees(page, "The network now")
     expect(page.locator(".topology .node.agg.ready")).to_have_count(4)

@@ -47,12 +47,36 @@ export function isAddress(text: string): boolean {
 /** Names with their numbers in order: tor2 before tor10. */
 export const byName = new Intl.Collator("en", { numeric: true }).compare;
 
+const LISTED = 8;
+
+/** A DIP as the form and the command line take it. */
+export function dipText(dip: { address: string; weight?: number; host?: string | null }): string {
+  const weight = dip.weight === undefined || dip.weight === 1 ? "" : `*${dip.weight}`;
+  return `${dip.address}${weight}${dip.host ? `@${dip.host}` : ""}`;
+}
+
+function isNothing(value: unknown): boolean {
+  return value === null || value === "" || (typeof value === "object" && !Object.keys(value).length);
+}
+
+function text(value: unknown): string {
+  if (typeof value === "number" && !Number.isInteger(value)) return value.toFixed(3);
+  if (Array.isArray(value)) {
+    const more = value.length > LISTED ? ` and ${count(value.length - LISTED)} more` : "";
+    return value.slice(0, LISTED).map(text).join(" ") + more;
+  }
+  if (typeof value !== "object" || value === null) return String(value);
+  if ("address" in value) return dipText(value as { address: string });
+  return Object.entries(value)
+    .filter(([, one]) => !isNothing(one))
+    .map(([key, one]) => `${key.replaceAll("_", " ")} ${text(one)}`)
+    .join(" ");
+}
+
+/** What an event says beside its kind and subject. */
 export function detail(values: Record<string, unknown>): string {
   return Object.entries(values)
-    .filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length))
-    .map(([key, value]) => {
-      const text = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value);
-      return `${key.replaceAll("_", " ")} ${text}`;
-    })
+    .filter(([, value]) => !isNothing(value))
+    .map(([key, value]) => `${key.replaceAll("_", " ")} ${text(value)}`)
     .join(", ");
 }

@@ -44,8 +44,14 @@ export function pictureAt(known: Known, time: number): Picture & { placed: Map<s
   const reach = new Map<string, Reach>([...known.agents.keys()].map((name) => [name, "ready"]));
   const down = new Set<string>();
   const cutOff = new Set<string>();
+  const stated = { failed: new Set<string>(), draining: new Set<string>() };
   for (const event of known.events) {
     if (event.time > time) break;
+    const after = event.kind === "stated" ? (event.detail.after as Record<string, unknown>) : {};
+    for (const what of ["failed", "draining"] as const) {
+      if (after[what] === true) stated[what].add(event.subject);
+      else if (after[what] === false) stated[what].delete(event.subject);
+    }
     const reached = REACHED[event.kind];
     if (reached) reach.set(event.subject, reached);
     else if (event.kind === "link-down") down.add(event.subject);
@@ -68,11 +74,10 @@ export function pictureAt(known: Known, time: number): Picture & { placed: Map<s
         { ...link, bps: [0, 0] as [number, number], up: !down.has(link.ends.join("-")) },
       ]),
     ),
-    failed: new Set(),
     cutOff,
-    draining: new Set(),
     vipsOn,
     placed,
+    ...stated,
   };
 }
 

@@ -100,10 +100,15 @@ export interface Dip {
   weight?: number;
   host?: string | null;
 }
+export type CheckKind = "tcp" | "http" | "https" | "udp" | "dns" | "grpc";
 export interface HealthCheck {
-  kind: "tcp" | "http";
+  kind: CheckKind;
   port: number;
   path?: string;
+  name?: string;
+  service?: string;
+  send?: string;
+  expect?: string;
   interval_ms?: number;
   timeout_ms?: number;
   fall?: number;
@@ -113,6 +118,7 @@ export interface PortGroup {
   protocol: "tcp" | "udp";
   port: number;
   dips: Dip[];
+  health?: HealthCheck | null;
 }
 export interface VipSpec {
   address: string;

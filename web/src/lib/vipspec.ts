@@ -1,16 +1,20 @@
 // A VIP as people write it in the form, and as the controller takes it.
 
-import { isAddress } from "./format";
-import type { Dip, HealthCheck, PortGroup, VipSpec } from "./types";
+import { dipText, isAddress } from "./format";
+import type { CheckKind, Dip, HealthCheck, PortGroup, VipSpec } from "./types";
 
 export interface Draft {
   address: string;
   name: string;
   dips: string;
   ports: string;
-  check: "none" | "tcp" | "http";
+  check: "none" | CheckKind;
   checkPort: string;
-  checkPath: string;
+  path: string;
+  asked: string;
+  service: string;
+  send: string;
+  expect: string;
   snat: boolean;
   place: string;
 }
@@ -24,15 +28,26 @@ export const EMPTY: Draft = {
   ports: "",
   check: "none",
   checkPort: "80",
-  checkPath: "/",
+  path: "/",
+  asked: "localhost",
+  service: "",
+  send: "",
+  expect: "",
   snat: false,
   place: "",
 };
 
-function dipText(dip: Dip): string {
-  const weight = dip.weight === undefined || dip.weight === 1 ? "" : `*${dip.weight}`;
-  return `${dip.address}${weight}${dip.host ? `@${dip.host}` : ""}`;
-}
+export type CheckOption = "path" | "asked" | "service" | "send" | "expect";
+
+/** What a check of a kind asks for, beside its port: the field of the form, of the check, and its label. */
+export const CHECKS: Record<CheckKind, { about: string; options: [CheckOption, keyof HealthCheck, string][] }> = {
+  tcp: { about: "TCP connection", options: [] },
+  http: { about: "HTTP request", options: [["path", "path", "Path"]] },
+  https: { about: "HTTPS request", options: [["path", "path", "Path"]] },
+  udp: { about: "UDP packet", options: [["send", "send", "It sends"], ["expect", "expect", "It expects"]] },
+  dns: { about: "DNS question", options: [["asked", "name", "Name asked for"]] },
+  grpc: { about: "gRPC health", options: [["service", "service", "Service"]] },
+};
 
 export function draftOf(spec: VipSpec): Draft {
   return {
@@ -43,7 +58,11 @@ export function draftOf(spec: VipSpec): Draft {
     ports: spec.ports.map((group) => `${group.protocol}/${group.port} ${group.dips.map(dipText).join(" ")}`).join("\n"),
     check: spec.health?.kind ?? "none",
     checkPort: String(spec.health?.port ?? 80),
-    checkPath: spec.health?.path ?? "/",
+    path: spec.health?.path ?? EMPTY.path,
+    asked: spec.health?.name ?? EMPTY.asked,
+    service: spec.health?.service ?? EMPTY.service,
+    send: spec.health?.send ?? EMPTY.send,
+    expect: spec.health?.expect ?? EMPTY.expect,
     snat: spec.snat ?? false,
   };
 }
@@ -94,14 +113,17 @@ export function specOf(draft: Draft, before: VipSpec | null): { spec: VipSpec | 
   if (!isAddress(address)) wrong.address = address ? `${address} is no IPv4 address` : "A VIP needs an address";
   if (draft.name && !/^[A-Za-z0-9._-]{1,64}$/.test(draft.name)) wrong.name = "Up to 64 of A-Z, a-z, 0-9, point, dash, underscore";
   const dips = read("dips", () => words(draft.dips).map(readDip));
-  const ports = read("ports", () => draft.ports.split("\n").filter((line) => line.trim()).map(readGroup));
+  const ports = read("ports", () => draft.ports.split("\n").filter((line) => line.trim()).map(readGroup))?.map((group) => {
+    const old = before?.ports.find((one) => one.protocol === group.protocol && one.port === group.port);
+    return old?.health ? { ...group, health: old.health } : group;
+  });
   if (dips && ports && !dips.length && !ports.length) wrong.dips = "A VIP needs a DIP";
   let health: HealthCheck | null | undefined = null;
   if (draft.check !== "none") {
     const port = read("checkPort", () => readPort(draft.checkPort.trim()));
     const old = before?.health?.kind === draft.check ? before.health : {};
-    health = port === undefined ? undefined : { ...old, kind: draft.check, port };
-    if (health && draft.check === "http") health.path = draft.checkPath || "/";
+    const options = CHECKS[draft.check].options.map(([field, name]) => [name, draft[field] || EMPTY[field]]);
+    health = port === undefined ? undefined : { ...old, ...Object.fromEntries(options), kind: draft.check, port };
   }
   if (Object.keys(wrong).length || !dips || !ports) return { spec: null, wrong };
   return { spec: { address, name: draft.name || null, dips, ports, snat: draft.snat, health: health ?? null }, wrong };

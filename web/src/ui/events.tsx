@@ -13,7 +13,9 @@ function subject(event: DuetEvent) {
     return vip ? <a href={to("vips", vip)}>{name}</a> : name;
   }
   if (kind.startsWith("link-")) return <a href={to("network", "link", name)}>{name}</a>;
-  if (/^(device|server|node)-/.test(kind)) return <a href={to("network", "node", name)}>{name}</a>;
+  const after = kind === "stated" ? Object.keys(event.detail.after as object) : [];
+  if (after.includes("failed") && name.includes("-")) return <a href={to("network", "link", name)}>{name}</a>;
+  if (/^(device|server|node)-/.test(kind) || after.includes("failed") || after.includes("draining")) return <a href={to("network", "node", name)}>{name}</a>;
   return name;
 }
 

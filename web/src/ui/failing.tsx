@@ -7,7 +7,7 @@ import { Button, Failure } from "./parts";
 export function FailRestore({ what, failed }: { what: string; failed: boolean }) {
   const [error, setError] = useState<unknown>(null);
   return (
-    <div class="actions">
+    <>
       {failed ? (
         <Button kind="primary" does={() => call("POST", "/testbed/v1/restore", { what })} failed={setError}>
           Restore {what}
@@ -23,6 +23,6 @@ export function FailRestore({ what, failed }: { what: string; failed: boolean })
         </Button>
       )}
       <Failure error={error} />
-    </div>
+    </>
   );
 }

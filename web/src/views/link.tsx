@@ -1,12 +1,13 @@
 // One link: what travels on it, and what can be done to it.
 
-import { rate } from "../lib/format";
+import { count, rate } from "../lib/format";
+import { peerOf, sessionOver } from "../lib/ports";
 import { to } from "../lib/router";
 import { useKnown } from "../lib/store";
 import { Capture } from "../ui/capture";
 import { FailRestore } from "../ui/failing";
 import { Badge, Bar, Empty } from "../ui/parts";
-import { Fact, PanelHead } from "./node";
+import { Fact, PanelHead, PortCells } from "./node";
 
 export function LinkPanel({ name, close }: { name: string; close: () => void }) {
   const known = useKnown();
@@ -27,7 +28,11 @@ export function LinkPanel({ name, close }: { name: string; close: () => void }) 
         )}
       </PanelHead>
       {!link && !port && <Empty>There is no link {name}.</Empty>}
-      {port && <FailRestore what={failed ?? name} failed={Boolean(failed)} />}
+      {port && (
+        <div class="actions">
+          <FailRestore what={failed ?? name} failed={Boolean(failed)} />
+        </div>
+      )}
       <dl class="facts">
         <Fact name="Ends">
           <a href={to("network", "node", one)}>{one}</a> and <a href={to("network", "node", other)}>{other}</a>
@@ -63,6 +68,7 @@ export function LinkPanel({ name, close }: { name: string; close: () => void }) 
           </tbody>
         </table>
       )}
+      <Ends ends={[one, other]} />
       {port && (
         <>
           <h3>Packets</h3>
@@ -70,5 +76,45 @@ export function LinkPanel({ name, close }: { name: string; close: () => void }) 
         </>
       )}
     </aside>
+  );
+}
+
+/** What the muxes at the ends say of their ports: state, sessions, counters. */
+function Ends({ ends }: { ends: [string, string] }) {
+  const known = useKnown();
+  const rows = [ends, [ends[1], ends[0]] as const].flatMap(([name, peer]) => {
+    const mux = known.muxes.get(name);
+    const port = mux?.ports.find((each) => peerOf(mux, each, known.layout) === peer);
+    return mux && port ? [{ name, port, session: sessionOver(mux, port) }] : [];
+  });
+  if (!rows.length) return null;
+  return (
+    <>
+      <h3>Ports</h3>
+      <table>
+        <thead>
+          <tr>
+            <th>Port</th>
+            <th>Link</th>
+            <th>BGP</th>
+            <th>BFD</th>
+            <th class="number">Bytes out</th>
+            <th class="number">Bytes in</th>
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map(({ name, port, session }) => (
+            <tr key={name}>
+              <td>
+                {name} {port.name}
+              </td>
+              <PortCells port={port} session={session} />
+              <td class="number">{count(port.sent_bytes)}</td>
+              <td class="number">{count(port.received_bytes)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </>
   );
 }

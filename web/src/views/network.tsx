@@ -8,7 +8,7 @@ import { type Known, useKnown } from "../lib/store";
 import { useHighlight } from "../lib/record";
 import { EventList } from "../ui/events";
 import { Badge, Card } from "../ui/parts";
-import { Topology } from "../ui/topology";
+import { LOADED_BPS, Topology } from "../ui/topology";
 import { LinkPanel } from "./link";
 import { NodePanel } from "./node";
 
@@ -151,7 +151,7 @@ function Legend({ following }: { following: boolean }) {
         <i class="dot lost" /> does not answer, lost
       </li>
       <li>
-        <i class="stroke flow" /> {following ? "traffic of the VIP" : "traffic, by the ports' counters"}
+        <i class="stroke flow" /> {following ? "traffic of the VIP" : `traffic, by the ports' counters, from ${rate(LOADED_BPS)} on`}
       </li>
       <li>
         <i class="stroke down" /> link down

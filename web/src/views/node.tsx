@@ -3,10 +3,12 @@
 import { useEffect, useState } from "preact/hooks";
 import { get } from "../lib/api";
 import { ago, count, rate } from "../lib/format";
+import { type BgpSession, peerOf, type Port, sessionOver } from "../lib/ports";
 import { to } from "../lib/router";
 import { type Known, useKnown } from "../lib/store";
 import type { Log, MuxCounters, MuxStatus, Reach, VipRecord } from "../lib/types";
 import { Capture } from "../ui/capture";
+import { DrainSmux } from "../ui/draining";
 import { Badge, Bar, Button, Empty, Failure, Tabs, type Tone } from "../ui/parts";
 import { FailRestore } from "../ui/failing";
 import { Shell } from "../ui/shell";
@@ -64,7 +66,10 @@ export function NodePanel({ name, close }: { name: string; close: () => void }) 
         )}
         {mux?.draining && <Badge tone="warn">draining</Badge>}
       </PanelHead>
-      {there && kind !== "client" && <FailRestore what={name} failed={failed} />}
+      <div class="actions">
+        {there && kind !== "client" && <FailRestore what={name} failed={failed} />}
+        {mux?.kind === "smux" && <DrainSmux smux={name} draining={mux.draining} />}
+      </div>
       <Tabs names={names} now={tab} choose={setTab} />
       <div class="tab" role="tabpanel" aria-label={tab}>
         {tab === "Overview" && <Overview name={name} known={known} mux={mux} />}
@@ -253,8 +258,6 @@ function TableUse({ mux }: { mux: MuxStatus }) {
 }
 
 function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
-  const byAddress = new Map(mux.sessions.map((session) => [session.neighbor, session]));
-  const there = known.layout?.nodes.find((node) => node.name === mux.name)?.ports ?? {};
   return (
     <>
       <h3>Ports</h3>
@@ -271,8 +274,8 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
         </thead>
         <tbody>
           {mux.ports.map((port) => {
-            const session = port.peer ? byAddress.get(port.peer) : mux.sessions[port.number - 1];
-            const peer = there[port.name] ?? session?.name ?? port.peer ?? "";
+            const session = sessionOver(mux, port);
+            const peer = peerOf(mux, port, known.layout);
             const link = known.links.find((one) => one.ends.includes(mux.name) && one.ends.includes(peer));
             const forth = link ? link.bps[link.ends[0] === mux.name ? 0 : 1] : null;
             const back = link ? link.bps[link.ends[0] === mux.name ? 1 : 0] : null;
@@ -282,23 +285,32 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
                 <td>
                   <a href={to("network", "link", `${mux.name}-${peer}`)}>{peer}</a>
                 </td>
-                <td>
-                  <Badge tone={port.up ? "good" : "bad"}>{port.up ? "up" : "down"}</Badge>
-                </td>
-                <td>
-                  {session && (
-                    <span title={session.since && `since ${session.since}`}>
-                      <Badge tone={session.established ? "good" : "bad"}>{session.state.split(" ")[0]!.toLowerCase()}</Badge>
-                    </span>
-                  )}
-                </td>
-                <td>{session?.bfd && <Badge tone={session.bfd === "Up" ? "good" : "bad"}>{session.bfd.toLowerCase()}</Badge>}</td>
+                <PortCells port={port} session={session} />
                 <td class="number">{forth === null || back === null ? "" : `${rate(forth)} / ${rate(back)}`}</td>
               </tr>
             );
           })}
         </tbody>
       </table>
+    </>
+  );
+}
+
+/** Whether a port is up, and how its sessions stand: three cells of a row. */
+export function PortCells({ port, session }: { port: Port; session: BgpSession | undefined }) {
+  return (
+    <>
+      <td>
+        <Badge tone={port.up ? "good" : "bad"}>{port.up ? "up" : "down"}</Badge>
+      </td>
+      <td>
+        {session && (
+          <span title={session.since && `since ${session.since}`}>
+            <Badge tone={session.established ? "good" : "bad"}>{session.state.split(" ")[0]!.toLowerCase()}</Badge>
+          </span>
+        )}
+      </td>
+      <td>{session?.bfd && <Badge tone={session.bfd === "Up" ? "good" : "bad"}>{session.bfd.toLowerCase()}</Badge>}</td>
     </>
   );
 }

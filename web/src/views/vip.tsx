@@ -8,7 +8,7 @@ import { pictureOf } from "../lib/picture";
 import { useHighlight, useRecord } from "../lib/record";
 import { go, to } from "../lib/router";
 import { type Known, mayWrite, useKnown } from "../lib/store";
-import type { Connections, Group, Report, VipRecord, Why } from "../lib/types";
+import type { Connections, Group, HealthCheck, Report, VipRecord, Why } from "../lib/types";
 import { EventList } from "../ui/events";
 import { FlowsCard, protocolName } from "../ui/flows";
 import { Badge, Button, Card, Dialog, Empty, Failure } from "../ui/parts";
@@ -307,16 +307,23 @@ function Dips({ record, known, failed }: { record: VipRecord; known: Known; fail
           Show all {count(dips.length)}
         </button>
       )}
-      {record.spec.health && (
-        <p class="hint">
-          Checked by {record.spec.health.kind} on port {record.spec.health.port}
-          {record.spec.health.kind === "http" ? `, ${record.spec.health.path ?? "/"}` : ""}, every{" "}
-          {record.spec.health.interval_ms ?? 1000} ms.
-        </p>
+      {record.spec.health && <p class="hint">Checked by {checkText(record.spec.health)}.</p>}
+      {record.spec.ports.map(
+        (group) =>
+          group.health && (
+            <p key={`${group.protocol}${group.port}`} class="hint">
+              Those of {group.protocol}/{group.port} by {checkText(group.health)}.
+            </p>
+          ),
       )}
       {record.spec.snat && <p class="hint">Its DIPs connect out with the VIP as source (SNAT).</p>}
     </Card>
   );
+}
+
+function checkText(check: HealthCheck): string {
+  const path = ["http", "https"].includes(check.kind) ? `, ${check.path ?? "/"}` : "";
+  return `${check.kind} on port ${check.port}${path}, every ${check.interval_ms ?? 1000} ms`;
 }
 
 function Flows({ vip, dip }: { vip: string; dip: string }) {

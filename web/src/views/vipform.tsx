@@ -5,7 +5,7 @@ import { ApiError, call } from "../lib/api";
 import { useRecord } from "../lib/record";
 import { go, to } from "../lib/router";
 import { refresh, useKnown } from "../lib/store";
-import { type Draft, draftOf, EMPTY, specOf, type Wrong } from "../lib/vipspec";
+import { type CheckOption, CHECKS, type Draft, draftOf, EMPTY, specOf, type Wrong } from "../lib/vipspec";
 import { Card, Failure, Field } from "../ui/parts";
 
 export function VipForm({ address }: { address?: string }) {
@@ -50,7 +50,7 @@ export function VipForm({ address }: { address?: string }) {
   }
 
   if (address && !record) return <Card title={address}>{unread ? <Failure error={unread} /> : <p class="loading">Reading…</p>}</Card>;
-  const text = (name: "address" | "name" | "checkPort" | "checkPath", extra: Record<string, unknown> = {}) => (id: string, about: string | undefined) => (
+  const text = (name: "address" | "name" | "checkPort" | CheckOption, extra: Record<string, unknown> = {}) => (id: string, about: string | undefined) => (
     <input
       id={id}
       value={draft[name]}
@@ -104,8 +104,11 @@ export function VipForm({ address }: { address?: string }) {
             {(id) => (
               <select id={id} value={draft.check} onChange={(event) => set("check")(event.currentTarget.value as Draft["check"])}>
                 <option value="none">none</option>
-                <option value="tcp">TCP connection</option>
-                <option value="http">HTTP request</option>
+                {Object.entries(CHECKS).map(([kind, { about }]) => (
+                  <option key={kind} value={kind}>
+                    {about}
+                  </option>
+                ))}
               </select>
             )}
           </Field>
@@ -114,7 +117,12 @@ export function VipForm({ address }: { address?: string }) {
               {text("checkPort", { inputMode: "numeric", size: 6 })}
             </Field>
           )}
-          {draft.check === "http" && <Field label="Path">{text("checkPath")}</Field>}
+          {draft.check !== "none" &&
+            CHECKS[draft.check].options.map(([field, , label]) => (
+              <Field key={field} label={label}>
+                {text(field)}
+              </Field>
+            ))}
         </div>
         {!address && (
           <Field label="Where" hint="By hand it stays there, until it is released to the engine">
