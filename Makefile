@@ -43,6 +43,7 @@ journeys: root setup  ## What people do on the web page, in a real browser; take
 	@$(SUDO) $(PYTHON) -m pytest -q -rs tests/integration/test_journeys.py
 	@cat results/journeys/figures.json
 	@for picture in docs/pictures/*.png; do cp "results/journeys/$${picture##*/}" "$$picture"; done
+	@cp controller/web/static/sources.sha256 docs/pictures/
 
 ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
 	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)

@@ -24,7 +24,7 @@ Stated = Annotated[dict[str, Value], Field(max_length=32)]
 
 
 class Noted(Model):
-    """A change that was made elsewhere than here, such as a drained SMux, as who made it reports it."""
+    """A change that was made elsewhere than here, such as a node made to fail, as who made it reports it."""
 
     subject: Annotated[str, Field(min_length=1, max_length=64)]
     before: Stated

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 DOCS = Path(__file__).parent
 _METHODS = ("get", "put", "post", "delete")
@@ -57,9 +57,11 @@ def rest() -> str:
     ]
     for title, app in (
         ("Controller", _controller()),
+        ("Every agent", _every_agent()),
         ("Switch agents and SMux agents", _mux()),
-        ("Switch agents alone", _switch()),
+        ("SMux agents alone", _smux()),
         ("Host agents", _host()),
+        ("The page of a testbed", _testbed()),
     ):
         parts += ["", f"## {title}", "", "| request | what it does |", "| --- | --- |"]
         paths: dict[str, Any] = app.openapi()["paths"]
@@ -99,30 +101,52 @@ def _controller() -> FastAPI:
         return asyncio.run(build(Path(folder)))
 
 
+def _every_agent() -> FastAPI:
+    from duet_p4.rest.routers import flows, installed, trace
+
+    service: Any = None
+    return _app(trace.router(service), flows.router(service), installed.router(service))
+
+
 def _mux() -> FastAPI:
-    from duet_p4.rest.app import create_app
     from duet_p4.rest.routers.mux import router
 
-    app = create_app("Mux agent", access=None)
-    app.include_router(router(None))  # type: ignore[arg-type]
-    return app
+    service: Any = None
+    return _app(router(service), bare=True)
 
 
-def _switch() -> FastAPI:
-    from duet_p4.rest.app import create_app
-    from duet_p4.rest.routers.trace import router
+def _smux() -> FastAPI:
+    from duet_p4.rest.routers.draining import router
 
-    app = create_app("Switch agent", access=None)
-    app.include_router(router(None))  # type: ignore[arg-type]
-    return app
+    service: Any = None
+    return _app(router(service, service), bare=True)
 
 
 def _host() -> FastAPI:
-    from duet_p4.rest.app import create_app
     from duet_p4.rest.routers.host import router
 
-    app = create_app("Host agent", access=None)
-    app.include_router(router(None))  # type: ignore[arg-type]
+    service: Any = None
+    return _app(router(service), bare=True)
+
+
+def _testbed() -> FastAPI:
+    from mininet_topos.fattree import FatTree, fattree
+    from mininet_topos.testbed.folder import Folder
+    from mininet_topos.testbed.plan import Plan
+    from mininet_topos.testbed.web import experiments, service, traces
+
+    folder, size = Folder("example"), FatTree()
+    routers = service.router(folder, fattree(size), Plan(size=size)), traces.router(folder)
+    return _app(*routers, experiments.router(experiments.Bench(folder)), bare=True)
+
+
+def _app(*routers: APIRouter, bare: bool = False) -> FastAPI:
+    """Return a service of these paths, and of those that every service has unless it is to be `bare`."""
+    from duet_p4.rest.app import create_app
+
+    app = FastAPI() if bare else create_app("Agent", access=None)
+    for router in routers:
+        app.include_router(router)
     return app
 
 

@@ -232,7 +232,7 @@ def router(updater: Updater, events: EventLog, operations: Operations) -> APIRou
 
     @api.post("/audit", tags=["events"], status_code=204, responses=problem_responses(422))
     async def note(body: Noted) -> None:
-        """Have the audit log say what the caller has changed elsewhere: a drained SMux, a failed node."""
+        """Have the audit log say what the caller has changed elsewhere, as by making a node fail."""
         audit.note(body.subject, updater.state.version, body.before, body.after)
 
     @api.post("/resync", tags=["assignment"])

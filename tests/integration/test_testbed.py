@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -450,12 +451,16 @@ class TestCommands:
         assert "tor1.agent.log" in shown
         assert "tor1.switch.log" in shown
 
-    def test_capture_shows_the_encapsulated_packet(self, testbed: Folder, graph: nx.Graph) -> None:
+    def test_capture_shows_the_encapsulated_packet_until_ctrl_c(
+        self, testbed: Folder, graph: nx.Graph
+    ) -> None:
         capture = subprocess.Popen(
             [sys.executable, "-m", "mininet_topos.cli", "testbed", "capture", "server1", "eth1"],
             env=os.environ | {"DUET_TESTBED": testbed.name},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         shown: list[str] = []
         reader = threading.Thread(target=lambda: shown.extend(capture.stdout or ()))
@@ -466,9 +471,16 @@ class TestCommands:
             while not any(f"> {PLAIN}" in line and "IP 172.30.0." in line for line in shown):
                 assert time.monotonic() < deadline, "".join(shown)
                 from_client(testbed, graph, "client2", 8, PLAIN)
+            os.killpg(capture.pid, signal.SIGINT)  # as a terminal does
+            code = capture.wait(30)
         finally:
             capture.kill()
             reader.join()
+        assert capture.stderr is not None
+        said = capture.stderr.read()
+        assert code == 0, said
+        assert re.search(r"^\d+ packets$", said, re.MULTILINE), said
+        assert not re.search("error|interrupted|traceback", said, re.IGNORECASE), said
 
     @pytest.mark.parametrize("command", ["fail", "exec", "logs", "capture"])
     def test_a_node_that_is_not_there_is_named(self, testbed: Folder, command: str) -> None:

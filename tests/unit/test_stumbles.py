@@ -1,4 +1,8 @@
-"""What newcomers stumbled over: each is one clean line now."""
+"""What newcomers stumbled over: each is one clean line now.
+
+What takes a network to see is elsewhere: a cut cable in `duet status` and on the page (`test_links.py`, the
+journey `test_a_cut_cable_is_seen`), Ctrl-C in a capture and a node that is not there (`test_testbed.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ import errno
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
@@ -22,13 +29,29 @@ from controller.records import VipRecord
 from duet_p4.model import Dip, Group, MuxVip, Vip
 from duet_p4.rest.client import UnansweredError
 from mininet_topos.cli import main
+from mininet_topos.testbed import cli as testbed_cli
 from mininet_topos.testbed import folder as folder_module
-from mininet_topos.testbed import protocol
+from mininet_topos.testbed import namespaces, protocol, tables
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.names import hint
-from mininet_topos.testbed.protocol import Request, ask
+from mininet_topos.testbed.plan import Plan
+from mininet_topos.testbed.protocol import Answer, Request, ask
+from mininet_topos.testbed.supervisor import Crash
 
 NODES = [*(f"tor{n}" for n in range(1, 5)), *(f"server{n}" for n in range(1, 61)), "agg1", "agg2", "root"]
+
+
+class Closed:
+    """A socket that root alone may connect."""
+
+    def __init__(self, *_: object) -> None: ...
+    def __enter__(self) -> Closed:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def settimeout(self, _: float) -> None: ...
+    def connect(self, _: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_an_unknown_node_is_answered_with_those_that_look_alike() -> None:
@@ -72,32 +95,82 @@ def test_a_configuration_that_is_not_there_is_named() -> None:
     assert result.output == "Error: /nonexistent/c.json: No such file or directory\n"
 
 
-def test_without_root_a_testbed_says_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> Any:
-        raise PermissionError(errno.EACCES, "Permission denied", "/run/duet/paper/netns/tor1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["exec", "tor1", "true"],
+        ["logs", "tor1"],
+        ["down"],
+        ["check"],
+        ["shell"],
+        ["status"],
+        ["capture", "tor1", "eth1"],
+        ["fail", "tor1"],
+        ["restore"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_root_a_testbed_says_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def refusing(looks: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Path, *more: Any, **options: Any) -> Any:
+            if tmp_path in path.parents:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return looks(path, *more, **options)
+
+        return look
 
     monkeypatch.setattr(folder_module, "ROOT", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    monkeypatch.setattr(Path, "stat", refused)
-    monkeypatch.setattr(Path, "glob", refused)
-    for words in (["exec", "tor1", "true"], ["logs", "tor1"], ["down"]):
-        result = CliRunner().invoke(main, ["testbed", *words])
-        assert result.exit_code == 1, words
-        assert "use sudo" in result.output, words
-        assert len(result.output.strip().splitlines()) == 1, words
+    monkeypatch.setattr(protocol.socket, "socket", Closed)
+    for looks in ("stat", "glob", "open"):
+        monkeypatch.setattr(Path, looks, refusing(getattr(Path, looks)))
+    result = CliRunner().invoke(main, ["testbed", *words])
+    assert result.exit_code == 1
+    assert "use sudo" in result.output
+    assert len(result.output.strip().splitlines()) == 1, result.output
+
+
+def test_in_a_node_that_has_failed_nothing_is_run_and_it_is_said_how_it_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "ROOT", tmp_path)
+    monkeypatch.setattr(namespaces, "is_bound", lambda _: True)
+    monkeypatch.setattr(namespaces, "enter", lambda _: pytest.fail("it was entered"))
+    monkeypatch.setattr(testbed_cli, "ask", lambda *_: Answer(failed=("client1",)))
+    result = CliRunner().invoke(main, ["testbed", "exec", "client1", "true"])
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: client1 has failed, so nothing runs there: `duet testbed restore client1` brings it back\n"
+    )
+
+
+def test_what_ended_long_ago_does_not_stand_in_the_status_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(process: str, ago_s: float) -> Crash:
+        at = time.time() - ago_s
+        log = Path(f"root.{process}.log")
+        return Crash(node="root", process=process, exit="killed by SIGKILL", at=at, tail=(), log=log)
+
+    async def seen(_: Folder, graph: nx.Graph, launcher: Answer) -> tables.View:
+        return tables.View(graph, {}, (), launcher)
+
+    folder = Folder("dt")
+    monkeypatch.setattr(folder_module, "ROOT", tmp_path)
+    folder.path.mkdir()
+    folder.plan.write_text(Plan().model_dump_json())
+    told = Answer(crashes=(crash("controller", 600), crash("etcd", 3)))
+    monkeypatch.setattr(testbed_cli, "ask", lambda *_: told)
+    monkeypatch.setattr(tables, "view", seen)
+    result = CliRunner().invoke(main, ["testbed", "status", "--name", "dt"])
+    assert result.exit_code == 0, result.output
+    assert "etcd ended by itself" in result.output
+    assert "controller ended by itself" not in result.output
 
 
 def test_a_launcher_that_may_not_be_asked_is_not_said_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Closed:
-        def __init__(self, *_: object) -> None: ...
-        def __enter__(self) -> Closed:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def settimeout(self, _: float) -> None: ...
-        def connect(self, _: str) -> None:
-            raise PermissionError(errno.EACCES, "Permission denied")
-
     monkeypatch.setattr(protocol.socket, "socket", Closed)
     with pytest.raises(TestbedError, match=r"testbed 'paper' is root's: use sudo"):
         ask(Folder("paper"), Request(do="status"))

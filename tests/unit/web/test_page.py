@@ -47,3 +47,9 @@ def test_every_picture_of_the_tour_is_taken_by_a_journey() -> None:
     assert shown
     assert shown <= taken
     assert shown == {path.stem for path in (ROOT / "docs" / "pictures").glob("*.png")}
+
+
+def test_the_pictures_of_the_tour_are_of_the_page_as_it_is() -> None:
+    taken = (ROOT / "docs" / "pictures" / "sources.sha256").read_text()
+    built = (STATIC / "sources.sha256").read_text()
+    assert taken == built, "the page has changed since the tour's pictures were taken: run `make journeys`"
