@@ -34,7 +34,11 @@ def web(session: Session, read_only: bool, port: int | None) -> None:
     """
     rights = Rights.READER if read_only else Rights.OPERATOR
     there = session.socket.with_name("web.sock")
-    if there.exists() and os.access(there, os.W_OK):
+    try:
+        by_testbed = there.exists() and os.access(there, os.W_OK)
+    except PermissionError as error:
+        raise click.ClickException(f"{error.filename} is the operator's alone: use sudo") from error
+    if by_testbed:
         try:
             click.echo(asyncio.run(new_address(there, rights)))
         except RestError as error:

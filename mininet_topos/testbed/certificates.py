@@ -17,7 +17,7 @@ from duet_p4.rest.client import RestClient, RestError
 from mininet_topos import fattree
 from mininet_topos.testbed import agents
 from mininet_topos.testbed.audit import note
-from mininet_topos.testbed.folder import DEFAULT_NAME, OPERATOR, Folder, TestbedError
+from mininet_topos.testbed.folder import DEFAULT_NAME, OPERATOR, Folder, TestbedError, in_the_way
 from mininet_topos.testbed.nodes import controller_names
 from mininet_topos.testbed.plan import Plan
 
@@ -41,7 +41,9 @@ def show(name: str, as_json: bool) -> None:
     """List whose certificates there are, and how long they are good for."""
     try:
         held = holders(_folder(name).credentials).values()
-    except (OSError, CredentialsError, TestbedError) as error:
+    except OSError as error:
+        raise click.ClickException(in_the_way(error)) from error
+    except (CredentialsError, TestbedError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         rows = [
@@ -74,7 +76,9 @@ def rotate_all(name: str, as_json: bool) -> None:
     say: Callable[[str], None] = (lambda _: None) if as_json else lambda step: click.echo(f"everybody {step}")
     try:
         silent = asyncio.run(renew(_folder(name), say))
-    except (OSError, CredentialsError, RotationError, RestError, TestbedError) as error:
+    except OSError as error:
+        raise click.ClickException(in_the_way(error)) from error
+    except (CredentialsError, RotationError, RestError, TestbedError) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps({"ok": True, "silent": silent}))

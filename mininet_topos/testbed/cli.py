@@ -26,7 +26,7 @@ from mininet_topos.addresses import CONTROLLERS
 from mininet_topos.fattree import PAPER, FatTree
 from mininet_topos.testbed import complete
 from mininet_topos.testbed.audit import note
-from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
+from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError, in_the_way
 from mininet_topos.testbed.names import hint
 from mininet_topos.testbed.plan import Plan, SmuxPath, Target
 from mininet_topos.testbed.protocol import Progress, Request, ask
@@ -54,9 +54,7 @@ class _Group(click.Group):
         except PermissionError as error:
             if os.geteuid() == 0:
                 raise
-            raise click.ClickException(
-                f"{error.filename} is root's, as all of a testbed: use sudo"
-            ) from error
+            raise click.ClickException(in_the_way(error)) from error
 
 
 class _Tors(click.ParamType[tuple[int, ...]]):

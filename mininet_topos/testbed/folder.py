@@ -176,6 +176,13 @@ class Folder:
             folder.chmod(0o710)
 
 
+def in_the_way(error: OSError) -> str:
+    """Say what was in a command's way, and what to do where that is a want of rights."""
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return f"{error.filename} is root's, as all of a testbed: use sudo"
+    return str(error)
+
+
 def existing() -> list[Folder]:
     """Return every testbed that left a folder on this machine."""
     if not ROOT.is_dir():

@@ -18,7 +18,7 @@ from rich.tree import Tree
 from duet_p4.api.installed import Installed
 from duet_p4.api.trace import Changed, Line, Step, Value
 from mininet_topos.testbed import complete, tracing
-from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError
+from mininet_topos.testbed.folder import DEFAULT_NAME, Folder, TestbedError, in_the_way
 from mininet_topos.testbed.tracing import Hop, Journey, TracedPacket
 
 _WIDTH = 120
@@ -83,7 +83,7 @@ def trace(
     except TestbedError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"cannot trace in testbed {name!r}: {error}") from error
+        raise click.ClickException(f"cannot trace in testbed {name!r}: {in_the_way(error)}") from error
     if as_json:
         click.echo(journey.model_dump_json())
         return

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import networkx as nx
@@ -98,36 +100,44 @@ def test_a_configuration_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["exec", "tor1", "true"],
-        ["logs", "tor1"],
-        ["down"],
-        ["check"],
-        ["shell"],
-        ["status"],
-        ["capture", "tor1", "eth1"],
-        ["fail", "tor1"],
-        ["restore"],
+        "testbed exec tor1 true",
+        "testbed logs tor1",
+        "testbed down",
+        "testbed check",
+        "testbed shell",
+        "testbed status",
+        "testbed capture tor1 eth1",
+        "testbed fail tor1",
+        "testbed restore",
+        "trace client1 10.0.0.1",
+        "certificates list",
+        "certificates rotate",
+        "web",
+        "status",
+        "drain smux1",
+        "flows",
     ],
-    ids=lambda words: words[0],
 )
 def test_without_root_a_testbed_says_sudo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     def refusing(looks: Callable[..., Any]) -> Callable[..., Any]:
         def look(path: Path, *more: Any, **options: Any) -> Any:
-            if tmp_path in path.parents:
+            if tmp_path / "paper" in path.parents:
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
             return looks(path, *more, **options)
 
         return look
 
+    (tmp_path / "paper").mkdir()
     monkeypatch.setattr(folder_module, "ROOT", tmp_path)
+    monkeypatch.setattr(sessions, "RUN", tmp_path / "paper")
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
-    monkeypatch.setattr(protocol.socket, "socket", Closed)
-    for looks in ("stat", "glob", "open"):
+    monkeypatch.setattr(protocol, "socket", SimpleNamespace(**vars(socket) | {"socket": Closed}))
+    for looks in ("stat", "open"):
         monkeypatch.setattr(Path, looks, refusing(getattr(Path, looks)))
-    result = CliRunner().invoke(main, ["testbed", *words])
-    assert result.exit_code == 1
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 1, result.output
     assert "use sudo" in result.output
     assert len(result.output.strip().splitlines()) == 1, result.output
 
@@ -171,7 +181,7 @@ def test_what_ended_long_ago_does_not_stand_in_the_status_for_ever(
 
 
 def test_a_launcher_that_may_not_be_asked_is_not_said_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol.socket, "socket", Closed)
+    monkeypatch.setattr(protocol, "socket", SimpleNamespace(**vars(socket) | {"socket": Closed}))
     with pytest.raises(TestbedError, match=r"testbed 'paper' is root's: use sudo"):
         ask(Folder("paper"), Request(do="status"))
 
