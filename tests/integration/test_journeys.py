@@ -472,6 +472,9 @@ def test_flows_of_a_vip_are_seen_where_they_pass(page: Page, testbed: Folder) ->
     with subprocess.Popen(client, stdout=subprocess.DEVNULL) as ping:
         row = page.locator(".records tr", has_text=re.compile("ICMP 100.2.2.1:"))
         expect(row.first).to_contain_text("agg1")
+        row.first.get_by_role("link", name="agg1").click()
+        page.get_by_role("tab", name="Flows").click()
+        expect(page.get_by_role("complementary").locator(row).first).to_contain_text("10.0.0.1")
         ping.terminate()
 
 
@@ -552,6 +555,8 @@ def test_the_engine_is_asked_and_its_assignment_carried_out(page: Page) -> None:
     page.get_by_text("Why every VIP goes where it goes").click()
     sees(page, re.compile("10.0.0.2"))
     sees(page, "Busiest links")
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=browsers.PICTURES / "an-assignment-is-computed.png")
     page.get_by_role("button", name="Compare all").click()
     expect(page.get_by_role("row", name=re.compile("^sticky"))).to_be_visible()
     page.get_by_label("Strategy").select_option("balanced")
@@ -647,6 +652,11 @@ def test_on_a_small_screen(browser: Browser, testbed: Folder, origin: str, schem
                 page.screenshot(path=browsers.PICTURES / f"small-{where.replace('/', '-')}.png")
 
 
+ASK = """([method, path, body]) => fetch(path, {
+  method, body: JSON.stringify(body), headers: {'Content-Type': 'application/json'}
+}).then((reply) => reply.status)"""
+
+
 def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, origin: str) -> None:
     with (
         entered(browser, testbed, Rights.READER) as context,
@@ -657,14 +667,21 @@ def test_who_may_only_look_changes_nothing(browser: Browser, testbed: Folder, or
         expect(page.get_by_role("button", name="Fail tor1")).to_be_disabled()
         page.get_by_role("tab", name="Shell").click()
         sees(page, "A shell needs an operator's rights.")
-        for where, button in (("trace", "Send and trace"), ("experiments", re.compile("^Start "))):
+        for where, button in (
+            ("trace", "Send and trace"),
+            ("experiments", re.compile("^Start ")),
+            ("assignment", "Compute"),
+            ("network/node/smux1", "Drain smux1"),
+            ("vips/10.0.0.1", re.compile("^Drain$")),
+            ("vips/10.0.0.1", "Migrate"),
+        ):
             page.goto(f"{origin}/#/{where}")
-            expect(page.get_by_role("button", name=button)).to_be_disabled()
-        status = page.evaluate(
-            "fetch('/testbed/v1/fail', {method: 'POST', headers: {'Content-Type': 'application/json'},"
-            ' body: \'{"what": "tor1"}\'}).then((reply) => reply.status)'
-        )
-        assert status == 403
+            expect(page.get_by_role("button", name=button).first).to_be_disabled()
+        for method, path, body in (
+            ("PUT", "/v1/devices/smux1/draining", {"draining": True}),
+            ("POST", "/testbed/v1/fail", {"what": "tor1"}),
+        ):
+            assert page.evaluate(ASK, [method, path, body]) == 403, path
         paths = ["/testbed/v1/nodes/client1/capture?port=eth1", "/testbed/v1/shells/1/output"]
         for path in paths:
             assert page.evaluate("(path) => fetch(path).then((reply) => reply.status)", path) == 403

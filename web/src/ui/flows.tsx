@@ -1,4 +1,4 @@
-// Flows of a VIP as switches, SMuxes and servers have sampled them, live.
+// Flows of a VIP, or those that pass a device, as switches, SMuxes and servers have sampled them, live.
 
 import { useEffect, useState } from "preact/hooks";
 import { ApiError, get } from "../lib/api";
@@ -13,7 +13,8 @@ const PROTOCOLS: Record<number, string> = { 1: "ICMP", 6: "TCP", 17: "UDP" };
 
 export const protocolName = (number: number) => PROTOCOLS[number] ?? String(number);
 
-const ends = (one: FlowRecord) => `${one.protocol} ${one.source}:${one.source_port} ${one.destination_port}`;
+const ends = (one: FlowRecord) =>
+  `${one.protocol} ${one.source}:${one.source_port} ${one.destination}:${one.destination_port}`;
 
 /** Records of the same flow at several devices as one row each flow. */
 function flowsOf(records: FlowRecord[]): FlowRecord[][] {
@@ -23,13 +24,14 @@ function flowsOf(records: FlowRecord[]): FlowRecord[][] {
   return [...found.values()].sort((a, b) => last(b) - last(a));
 }
 
-export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string, string> }) {
+/** What is known of flows that a query (of `/v1/flow-records`) names, looked at again and again. */
+function useFlows(query: string) {
   const [found, setFound] = useState<FlowRecords | null>(null);
   const [error, setError] = useState<unknown>(null);
   useEffect(() => {
     let wanted = true;
     const look = () =>
-      get<FlowRecords>(`/v1/flow-records?vip=${vip}&limit=500`).then(
+      get<FlowRecords>(`/v1/flow-records?${query}&limit=500`).then(
         (answer) => wanted && (setFound(answer), setError(null)),
         (thrown: unknown) => wanted && !(thrown instanceof ApiError && thrown.status >= 500) && setError(thrown),
       );
@@ -39,8 +41,12 @@ export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string
       wanted = false;
       clearInterval(timer);
     };
-  }, [vip]);
-  const flows = flowsOf(found?.records ?? []);
+  }, [query]);
+  return { found, error, flows: flowsOf(found?.records ?? []) };
+}
+
+export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string, string> }) {
+  const { found, error, flows } = useFlows(`vip=${vip}`);
   return (
     <Card title={<>Flows <small>{flows.length ? `${count(flows.length)}, sampled` : "sampled"}</small></>}>
       <Failure error={error} />
@@ -70,6 +76,44 @@ export function FlowsCard({ vip, serverOf }: { vip: string; serverOf: Map<string
       {flows.length > SHOWN && <p class="hint">The latest {SHOWN} of {count(flows.length)}.</p>}
       {found && found.unreachable.length > 0 && <p class="hint">{found.unreachable.join(", ")} did not answer.</p>}
     </Card>
+  );
+}
+
+/** The flows that pass one switch or SMux, or reach one server. */
+export function DeviceFlows({ device }: { device: string }) {
+  const { found, error, flows } = useFlows(`device=${device}`);
+  if (!found) return error ? <Failure error={error} /> : <p class="loading">Reading…</p>;
+  if (!flows.length) return <Empty>No flow was seen here lately.</Empty>;
+  return (
+    <div class="scroll" tabIndex={0}>
+      <table class="records">
+        <thead>
+          <tr>
+            <th>From</th>
+            <th>To VIP</th>
+            <th>DIP</th>
+            <th class="number">About</th>
+            <th class="number">Last</th>
+          </tr>
+        </thead>
+        <tbody>
+          {flows.slice(0, SHOWN).map(([one]) => (
+            <tr key={ends(one!)}>
+              <td>
+                {protocolName(one!.protocol)} {one!.source}:{one!.source_port}
+              </td>
+              <td>
+                <a href={to("vips", one!.destination)}>{one!.destination}</a>:{one!.destination_port}
+              </td>
+              <td>{one!.dip ?? "–"}</td>
+              <td class="number">{count(one!.packets)} packets</td>
+              <td class="number">{ago(Date.now() / 1000 - one!.last)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      <p class="hint">Estimated: 1 packet in {flows[0]![0]!.sampling} is looked at.</p>
+    </div>
   );
 }
 

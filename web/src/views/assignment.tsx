@@ -55,11 +55,10 @@ export function AssignmentView() {
                 ))}
               </select>
             </label>
-            <Button kind="primary" looks does={() => look(strategy)} failed={setFailure}>
+            <Button kind="primary" does={() => look(strategy)} failed={setFailure}>
               Compute
             </Button>
             <Button
-              looks
               failed={setFailure}
               title="One after the other"
               does={async () => {

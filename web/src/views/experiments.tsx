@@ -71,6 +71,7 @@ function Start({ experiment, run, look }: { experiment: Experiment; run: Experim
   const [said, setSaid] = useState<Said>({});
   const [failure, setFailure] = useState<unknown>(null);
   const going = run !== null && run.ended === null;
+  const here = experiment.options.some((option) => option.kind === "here" && said[option.name] === true);
   async function start() {
     const options: Record<string, number | boolean | string> = {};
     for (const option of experiment.options) {
@@ -97,8 +98,8 @@ function Start({ experiment, run, look }: { experiment: Experiment; run: Experim
       <Failure error={failure} />
       {mayWrite() && (
         <p class="hint">
-          In a testbed of its own, which comes and goes. It shares this machine with the testbed that you see: for figures to keep, run{" "}
-          <code>duet experiment {experiment.name}</code> alone.
+          {here ? "In the testbed that you see. " : "In a testbed of its own, which comes and goes. It shares this machine with the testbed that you see. "}
+          For figures to keep, run <code>duet experiment {experiment.name}</code> alone.
         </p>
       )}
     </>

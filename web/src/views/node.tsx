@@ -11,6 +11,7 @@ import { Capture } from "../ui/capture";
 import { DrainSmux } from "../ui/draining";
 import { Badge, Bar, Button, Empty, Failure, Tabs, type Tone } from "../ui/parts";
 import { FailRestore } from "../ui/failing";
+import { DeviceFlows } from "../ui/flows";
 import { Shell } from "../ui/shell";
 
 export const REACH_TONE: Record<Reach, Tone> = {
@@ -29,7 +30,7 @@ const KINDS: Record<string, string> = {
   client: "Client",
 };
 
-type Tab = "Overview" | "Counters" | "Logs" | "Capture" | "Shell";
+type Tab = "Overview" | "Counters" | "Flows" | "Logs" | "Capture" | "Shell";
 
 function kindOf(name: string, known: Known): string {
   const there = known.layout?.nodes.find((node) => node.name === name);
@@ -46,7 +47,9 @@ export function NodePanel({ name, close }: { name: string; close: () => void }) 
   const failed = known.life?.failed.includes(name) ?? false;
   const kind = kindOf(name, known);
   const isMux = ["core", "agg", "tor", "smux"].includes(kind);
-  const names: Tab[] = ["Overview", ...(isMux ? (["Counters"] as Tab[]) : [])];
+  const names: Tab[] = ["Overview"];
+  if (isMux) names.push("Counters");
+  if (agent) names.push("Flows");
   if (there) names.push("Logs", "Capture", "Shell");
   if (!there && !agent) {
     return (
@@ -74,6 +77,7 @@ export function NodePanel({ name, close }: { name: string; close: () => void }) 
       <div class="tab" role="tabpanel" aria-label={tab}>
         {tab === "Overview" && <Overview name={name} known={known} mux={mux} />}
         {tab === "Counters" && <Counters name={name} />}
+        {tab === "Flows" && <DeviceFlows device={name} />}
         {tab === "Logs" && <Logs name={name} />}
         {tab === "Capture" && there && <Capture node={name} ports={there.ports} />}
         {tab === "Shell" && <Shell node={name} />}
