@@ -55,7 +55,7 @@ export function AssignmentView() {
                 ))}
               </select>
             </label>
-            <Button kind="primary" does={() => look(strategy)} failed={setFailure}>
+            <Button kind="primary" title="As duet assignment plan does" does={() => look(strategy)} failed={setFailure}>
               Compute
             </Button>
             <Button
@@ -189,7 +189,7 @@ function Result(props: { outcome: Outcome; carryOut: () => Promise<void>; failed
         </ul>
       </details>
       <div class="actions">
-        <Button kind="primary" does={props.carryOut} failed={props.failed} disabled={!moves.length}>
+        <Button kind="primary" title="As duet assignment run does" does={props.carryOut} failed={props.failed} disabled={!moves.length}>
           Carry out
         </Button>
       </div>

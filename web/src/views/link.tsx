@@ -84,8 +84,9 @@ function Ends({ ends }: { ends: [string, string] }) {
   const known = useKnown();
   const rows = [ends, [ends[1], ends[0]] as const].flatMap(([name, peer]) => {
     const mux = known.muxes.get(name);
-    const port = mux?.ports.find((each) => peerOf(mux, each, known.layout) === peer);
-    return mux && port ? [{ name, port, session: sessionOver(mux, port) }] : [];
+    if (!mux) return [];
+    const port = mux.ports.find((each) => peerOf(mux, each, known.layout) === peer);
+    return port ? [{ name, port, session: sessionOver(mux, port) }] : [];
   });
   if (!rows.length) return null;
   return (
