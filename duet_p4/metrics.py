@@ -35,6 +35,9 @@ def of_mux(status: MuxStatus, counters: MuxCounters) -> Iterable[Metric]:
     for kind, number in (("vip", status.vips), ("tip", status.tips), ("announced", status.announced)):
         held.add_metric([kind], number)
     yield held
+    yield GaugeMetricFamily(
+        "duet_mux_draining", "Whether neighbours are asked to prefer other SMuxes", value=status.draining
+    )
     used = GaugeMetricFamily("duet_mux_table_used", "Entries of a table", labels=["table"])
     size = GaugeMetricFamily("duet_mux_table_size", "Entries that a table has room for", labels=["table"])
     for table, use in sorted(status.tables.items()):

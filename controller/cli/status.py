@@ -96,6 +96,7 @@ def status(session: Session) -> None:
             "out_of_order": [a.model_dump(mode="json") for a in agents if a.reach.value != "ready"],
             "restarted": {agent.name: agent.restarted for agent in agents if agent.restarted},
             "links_down": ["-".join(ends) for ends in network.links_down],
+            "draining": list(network.draining),
             **updater.model_dump(mode="json"),
         }
 
@@ -118,6 +119,8 @@ def status(session: Session) -> None:
             for process, at in processes.items():
                 if (ago := time.time() - at) < _LATELY_S:
                     yield f"  {name}: its {process} had ended, and was there again {ago:.0f} s ago"
+        if drained := found["draining"]:
+            yield f"  drained, so that others are preferred: {_some(drained)} (`duet drain SMUX --end`)"
         if found["links_down"]:
             yield f"  links down: {_some(found['links_down'])}"
         if found["cut_off"]:

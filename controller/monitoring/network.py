@@ -21,7 +21,8 @@ class NetworkState(Model):
     `version` grows with every change. `tables` has how many entries each table of a switch holds, by the
     table's short name; `routes` how many of its route table the underlay takes, VIPs and TIPs not counted.
     `links_down` are links without a BGP session, as those of their ends say that answer. `lost` switches
-    carry nothing; `closed` ones cannot be asked, keep what they have, and get nothing new.
+    carry nothing; `closed` ones cannot be asked, keep what they have, and get nothing new. `draining` SMuxes
+    ask their neighbours to prefer any other.
     """
 
     version: int = 0
@@ -31,6 +32,7 @@ class NetworkState(Model):
     links_down: tuple[tuple[str, str], ...] = ()
     lost: tuple[str, ...] = ()
     closed: tuple[str, ...] = ()
+    draining: tuple[str, ...] = ()
 
 
 class NetworkView:
@@ -83,6 +85,7 @@ class NetworkView:
             closed=tuple(
                 sorted(n for n in self._switches() if reach.get(n) in (Reach.UNREACHABLE, Reach.UNWELL))
             ),
+            draining=tuple(sorted(name for name, status in statuses.items() if status.draining)),
         )
         if now != self.state:
             self.state = now.model_copy(update={"version": self.state.version + 1})

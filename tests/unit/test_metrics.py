@@ -57,6 +57,7 @@ def test_a_mux_tells_what_its_status_and_counters_say() -> None:
         ("duet_agent_ok",): 0,
         ("duet_agent_writes_total",): 9,
         ("duet_mux_entries", "vip"): 2,
+        ("duet_mux_draining",): 0,
         ("duet_mux_table_used", "tunneling"): 7,
         ("duet_mux_table_size", "tunneling"): 512,
         ("duet_mux_port_up", "eth1"): 1,

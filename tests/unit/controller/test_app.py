@@ -23,7 +23,7 @@ from controller.engine.live.api import AssignmentRequest
 from controller.inventory import Inventory, Link, Role, Server, SMux, Switch
 from controller.reach import Reach
 from controller.updater.reads import Placement
-from duet_p4.api.mux import SessionStatus
+from duet_p4.api.mux import MuxStatus, SessionStatus
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
 from duet_p4.rest import problems
@@ -334,6 +334,14 @@ def test_an_smux_is_drained_and_no_longer_and_the_audit_log_says_so(tmp_path: Pa
         said = await asyncio.to_thread(duet, "smux1")
         assert said.output == "smux1 is drained: others are preferred to it\n"
         assert smux.draining
+
+        async def seen() -> bool:
+            await client.call("GET", "/v1/muxes", list[MuxStatus])  # has it look
+            return (await client.network()).draining == ("smux1",)
+
+        await testbed.until(seen)
+        status = ["status", "--socket", str(testbed.socket)]
+        assert "preferred: smux1" in (await asyncio.to_thread(CliRunner().invoke, main, status)).output
         said = await asyncio.to_thread(duet, "smux1", "--end", "--json")
         assert json.loads(said.output) == {"smux": "smux1", "draining": False}
         assert not smux.draining
