@@ -89,6 +89,8 @@ def capture(link: Sequence[End], output: IO[bytes], count: int | None, seconds: 
     written = 0
     with ExitStack() as stack, suppress(KeyboardInterrupt, BrokenPipeError):
         found = {source.descriptor: source for source in (stack.enter_context(_source(end)) for end in link)}
+        for source in found.values():
+            list(source.read())  # What came before both ends were listened to is of one way only.
         output.write(_PCAP_HEAD)
         output.flush()
         poll = select.poll()

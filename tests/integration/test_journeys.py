@@ -377,7 +377,7 @@ def test_an_smux_is_drained(page: Page) -> None:
     expect(page.locator(".topology .node.smux.draining")).to_have_count(1)
     event = page.locator(".events li", has_text="smux2").filter(has_text="after draining true")
     expect(event.first).to_be_visible()
-    page.screenshot(path=browsers.PICTURES / "an-smux-is-drained.png")
+    page.screenshot(path=browsers.PICTURES / "smux2-is-drained.png")
     page.get_by_role("button", name="End the drain of smux2").click()
     expect(page.locator(".topology .node.draining")).to_have_count(0)
 

@@ -40,9 +40,10 @@ def wanted(value: FieldValue, key: ir.KeyField) -> str:
     """Return what an entry wants of a field."""
     if value is None:
         return "any"
-    if isinstance(value, int):
+    if isinstance(value, int) and key.kind != "ternary":
         return hexadecimal(value, key.width)
-    first, second = value
+    # An optional field is a ternary one to BMv2, of which all bits matter.
+    first, second = (value, (1 << key.width) - 1) if isinstance(value, int) else value
     if key.kind == "ternary" and not second:
         return "any"
     if key.kind == "lpm":

@@ -353,11 +353,15 @@ def test_an_smux_is_drained_and_no_longer_and_the_audit_log_says_so(tmp_path: Pa
         said = await asyncio.to_thread(duet, "smux1")
         assert (said.exit_code, "smux1 is away" in said.output) == (1, True), said.output
 
+        async def audit() -> list[dict[str, Any]]:
+            noted = [event for event in await client.audit() if event.subject == "smux1"]
+            return [cast(dict[str, Any], event.detail) for event in noted]
+
         async def told() -> bool:
-            return len(await client.audit()) == 2
+            return len(await audit()) == 2
 
         await testbed.until(told)
-        changes = [cast(dict[str, Any], event.detail) for event in await client.audit()]
+        changes = await audit()
         assert [(change["before"], change["after"]) for change in changes] == [
             ({"draining": False}, {"draining": True}),
             ({"draining": True}, {"draining": False}),

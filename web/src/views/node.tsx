@@ -273,7 +273,7 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
             <th>Link</th>
             <th>BGP</th>
             <th>BFD</th>
-            <th class="number">Load, out / in</th>
+            <th class="number">Out, in</th>
           </tr>
         </thead>
         <tbody>
@@ -290,7 +290,15 @@ function Ports({ mux, known }: { mux: MuxStatus; known: Known }) {
                   <a href={to("network", "link", `${mux.name}-${peer}`)}>{peer}</a>
                 </td>
                 <PortCells port={port} session={session} />
-                <td class="number">{forth === null || back === null ? "" : `${rate(forth)} / ${rate(back)}`}</td>
+                <td class="number">
+                  {forth !== null && back !== null && (
+                    <>
+                      {rate(forth)}
+                      <br />
+                      {rate(back)}
+                    </>
+                  )}
+                </td>
               </tr>
             );
           })}
