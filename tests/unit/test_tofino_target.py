@@ -18,6 +18,7 @@ from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS, NextHopGroupRow, Row
 from duet_p4.hmux.tables import VipTables
 from duet_p4.hmux.tofino_config import CompiledProgram, Server
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol
+from duet_p4.switch_agent import p4session
 from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.config import P4Config, SwitchConfig, TofinoConfig
 from duet_p4.switch_agent.p4client import Switch
@@ -119,7 +120,12 @@ def underlay(tables: RouteTables) -> Any:
     return tables.plan()
 
 
-def test_an_agent_pushes_configures_fills_and_reads_back(conf: Path, target: Target):
+def test_an_agent_pushes_configures_fills_and_reads_back(
+    conf: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+):
+    # How long a busy machine takes is not what is asked here.
+    monkeypatch.setattr(p4session, "_CONNECT_TIMEOUT_S", 120.0)
+    monkeypatch.setattr(p4session, "_RPC_TIMEOUT_S", 120.0)
     config, peer = tofino_switch(conf), BfSwitchd()
     vips = VipTables(target.sizes_of(VIP_ROWS), masked=target.masks_hashes)
     routes = RouteTables(
