@@ -27,8 +27,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from controller import records
 from controller.client import ControllerClient
-from controller.records import VipRecord
 from duet_p4 import results
 from mininet_topos import fattree
 from mininet_topos.addresses import SWITCHES, Kind
@@ -61,6 +61,7 @@ _CHANGE_S = 60.0
 _CONVERGED_S = 90.0
 _POLL_S = 0.2
 _TOLD = 20
+_TOLD_OF = "told"
 
 
 class Victim(StrEnum):
@@ -78,7 +79,7 @@ class Victim(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """A kill, a change, or discord: seconds since the start, what it was, what became of it."""
+    """A kill, a change, discord, or what was told of: seconds since the start, what it was, its end."""
 
     at_s: float
     kind: str
@@ -195,6 +196,14 @@ class _Chaos:
     def ended(self) -> float:
         """Return when the last kill was, or the last change was over (monotonic clock)."""
         return self.started + max((e.at_s + e.took_ms / 1000 for e in self.events), default=0.0)
+
+    def tell(self, events: Iterable[records.Event]) -> None:
+        """Note what the controllers say has happened; they count seconds since the epoch."""
+        epoch = time.time() - time.monotonic()
+        for event in events:
+            at_s = round(event.time - epoch - self.started, 3)
+            self.events.append(Event(at_s, _TOLD_OF, event.kind, event.subject, "", 0.0, str(event.detail)))
+        self.events.sort(key=lambda event: event.at_s)
 
     def _note(self, kind: str, what: str, subject: str, fate: str, began: float, detail: str = "") -> None:
         took_ms = round(1000 * (time.monotonic() - began), 3)
@@ -328,6 +337,7 @@ async def _play(
             say(f"{kills} kills, {len(chaos.events) - kills} changes and other events; quiet now")
             verdict = await _await_convergence(folder, graph, operator, chaos.ended())
         await operator.check()
+        chaos.tell(await operator.events())
     for line in (*operator.lost, *verdict.differences, *chaos.broken)[:_TOLD]:
         say(f"wrong: {line}")
     differ, lost = len(verdict.differences), len(operator.lost)
@@ -355,13 +365,13 @@ async def _differences(
 ) -> tuple[float, list[str]]:
     """Return what is not as wanted, the quickest look first, and the seconds from `began` to its end."""
     try:
-        records: list[VipRecord] = list((await operator.records()).values())
+        wanted = list((await operator.records()).values())
     except TimeoutError:
         return time.monotonic() - began, ["no controller answers"]
-    found = await convergence.amiss(folder, graph, records)
+    found = await convergence.amiss(folder, graph, wanted)
     converged_s = time.monotonic() - began
-    vips: list[IPv4Address] = [record.address for record in records]
-    found = found or await asyncio.to_thread(convergence.misprogrammed, folder, graph, records)
+    vips = [record.address for record in wanted]
+    found = found or await asyncio.to_thread(convergence.misprogrammed, folder, graph, wanted)
     found = found or await asyncio.to_thread(convergence.silent, folder, graph, vips)
     return converged_s, found
 
@@ -378,7 +388,7 @@ def _plot(out: Path, events: list[Event], verdict: _Verdict) -> None:
         changed = [e.at_s for e in events if e.kind == "change" and e.fate == what]
         colour = results.SERIES[3] if row < len(Victim) + len(Discord) else results.OURS
         axes.plot(killed + changed, np.full(len(killed + changed), row), "|", color=colour, markersize=9)
-    last = max(event.at_s for event in events)
+    last = max(event.at_s for event in events if event.kind != _TOLD_OF)
     axes.axvspan(last, last + verdict.converged_s, color=results.GREY, alpha=0.25, linewidth=0)
     axes.set_yticks(
         range(len(rows)),

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from itertools import cycle
+from typing import TypeVar
 
 from controller.client import ControllerClient
-from controller.records import VipRecord
+from controller.records import Event, VipRecord
 from duet_p4.hmux import pipeline
 from duet_p4.model import Dip, HealthCheck, PortGroup, Protocol, Vip
 from duet_p4.rest.client import RefusedError, RestError
@@ -37,6 +39,7 @@ _DIPS = (2, 4)
 _FIRST_VIP = 2000
 _ANSWER_S, _ONES_ANSWER_S = 60.0, 5.0
 _POLL_S = 0.1
+_EVENTS = 1000
 _LARGE_VIP = addresses.VIPS[_FIRST_VIP + VIPS]
 _LARGE_SHARE = 0.1
 _CHECK = HealthCheck(port=80, interval_ms=500)
@@ -45,6 +48,9 @@ _HOST, _FIRST_VM = 0, 1 + VIPS
 """Of each server's addresses, the one that VMs are behind, and the first of those that are second VMs."""
 _WITH_VMS = 3
 """So many of the VIPs may be of VMs: servers have no more addresses."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Form(StrEnum):
@@ -164,11 +170,18 @@ class Operator:
 
     async def records(self) -> dict[IPv4Address, VipRecord]:
         """Return what is wanted, as a controller tells that answers; waits for one. Raises TimeoutError."""
+        return {record.address: record for record in await self._asked(ControllerClient.vips)}
+
+    async def events(self) -> list[Event]:
+        """Return the newest events, as `records` does what is wanted."""
+        return await self._asked(partial(ControllerClient.events, limit=_EVENTS))
+
+    async def _asked(self, ask: Callable[[ControllerClient], Awaitable[Answer]]) -> Answer:
         async with asyncio.timeout(_ANSWER_S):
             for controller in cycle(self._controllers):
                 with suppress(RestError, TimeoutError):
                     async with asyncio.timeout(_ONES_ANSWER_S):
-                        return {record.address: record for record in await controller.vips()}
+                        return await ask(controller)
                 await asyncio.sleep(_POLL_S)
         raise AssertionError("a cycle has no end")
 
