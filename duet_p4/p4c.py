@@ -37,7 +37,7 @@ def compile_p4(source: Path, config: Path, p4info: Path | None = None, *options:
         [*command, str(source)], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
     )
     if done.returncode or not config.exists():
-        raise CompileError(f"{COMPILER} does not compile {source}: {done.stderr.strip()}")
+        raise CompileError(done.stderr.strip() or f"{COMPILER} ended with status {done.returncode}")
 
 
 def outputs(source: Path) -> tuple[Path, Path, Path]:

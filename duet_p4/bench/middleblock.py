@@ -60,8 +60,10 @@ def compiled(source: Path, folder: Path) -> P4Schema:
     config, info = folder / "middleblock.json", folder / "middleblock.p4info.txtpb"
     try:
         p4c.compile_p4(source, config, info)
-    except (FileNotFoundError, p4c.CompileError) as error:
-        raise BenchError(str(error)[-500:]) from error
+    except FileNotFoundError as error:
+        raise BenchError(str(error)) from error
+    except p4c.CompileError as error:
+        raise BenchError(f"{p4c.COMPILER} does not compile {source}: {str(error)[-500:]}") from error
     return P4Schema(info, config)
 
 
