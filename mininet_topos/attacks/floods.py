@@ -6,8 +6,9 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -24,6 +25,7 @@ book = Book()
 BUCKETS = "token buckets of the CPU port, by port and class"
 _LONG_S, _SHORT_S = 5.0, 0.5
 _BATCH = 64
+_BIRDS, _APART = "%H:%M:%S.%f", timedelta(seconds=0.1)
 
 
 def _flood(ground: Ground, sender: str, frames: Sequence[bytes], seconds: float) -> int:
@@ -52,11 +54,11 @@ def _cpu(ground: Ground, packets: Sequence[Packet], **ethernet: str) -> Outcome:
     client = ground.some(Kind.CLIENT)
     tor = ground.link(client.name)[1].node
 
-    async def look(agents: Agents) -> tuple[dict[str, str], dict[str, tuple[int, int]]]:
+    async def look(agents: Agents) -> tuple[dict[str, tuple[bool, str]], dict[str, tuple[int, int]]]:
         status, punted = await asyncio.gather(
             agents.muxes[tor].status(), agents.muxes[tor].call("GET", "/v1/cpu", list[Punted])
         )
-        sessions = {s.name: f"{s.established} since {s.since}" for s in status.sessions}
+        sessions = {s.name: (s.established, s.since) for s in status.sessions}
         totals: dict[str, tuple[int, int]] = {}
         for one in punted:
             passed, dropped = totals.get(one.kind, (0, 0))
@@ -67,7 +69,7 @@ def _cpu(ground: Ground, packets: Sequence[Packet], **ethernet: str) -> Outcome:
     frames = [ground.frame(client.name, packet, **ethernet) for packet in packets]
     rate = _flood(ground, client.name, frames, _SHORT_S if ground.small else _LONG_S)
     after, now = ground.operate(look)
-    if after != sessions:
+    if _changed(sessions, after):
         after, now = ground.operate(look)  # one that has ended has another beginning for good
     risen = {
         kind: (now[kind][0] - counts[kind][0], now[kind][1] - counts[kind][1])
@@ -77,9 +79,29 @@ def _cpu(ground: Ground, packets: Sequence[Packet], **ethernet: str) -> Outcome:
     seen = ", ".join(
         f"{kind}: {passed} passed, {dropped} dropped" for kind, (passed, dropped) in risen.items()
     )
-    ended = [f"{name} ({was}, now {after[name]})" for name, was in sessions.items() if was != after[name]]
+    ended = [f"{name} ({sessions[name]}, now {after[name]})" for name in _changed(sessions, after)]
     wrong = f"sessions with {', '.join(ended)} ended" if ended else ground.serves()
     return Outcome(bool(wrong), wrong or f"{rate:,} packets/s; {seen}; no session ended")
+
+
+def _changed(before: Mapping[str, tuple[bool, str]], after: Mapping[str, tuple[bool, str]]) -> list[str]:
+    """Return the sessions that ended, or began anew."""
+    return [
+        name
+        for name, (established, since) in before.items()
+        if (now := after.get(name)) is None or now[0] != established or not _same(now[1], since)
+    ]
+
+
+def _same(moment: str, other: str) -> bool:
+    """Whether two times told by BIRD are one: it tells each anew, give or take a millisecond."""
+    if moment == other:
+        return True
+    try:
+        apart = datetime.strptime(moment, _BIRDS) - datetime.strptime(other, _BIRDS)
+    except ValueError:
+        return False
+    return abs(apart) < _APART
 
 
 def _tor(ground: Ground) -> tuple[IPv4Address, IPv4Address, IPv4Address]:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from itertools import cycle
@@ -170,11 +169,11 @@ class Operator:
 
     async def records(self) -> dict[IPv4Address, VipRecord]:
         """Return what is wanted, as a controller tells that answers; waits for one. Raises TimeoutError."""
-        return {record.address: record for record in await self._asked(ControllerClient.vips)}
+        return {record.address: record for record in await self._asked(lambda one: one.vips())}
 
     async def events(self) -> list[Event]:
         """Return the newest events, as `records` does what is wanted."""
-        return await self._asked(partial(ControllerClient.events, limit=_EVENTS))
+        return await self._asked(lambda one: one.events(limit=_EVENTS))
 
     async def _asked(self, ask: Callable[[ControllerClient], Awaitable[Answer]]) -> Answer:
         async with asyncio.timeout(_ANSWER_S):
