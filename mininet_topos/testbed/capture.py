@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -87,18 +88,21 @@ def capture(link: Sequence[End], output: IO[bytes], count: int | None, seconds: 
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     written = 0
-    with ExitStack() as stack, suppress(KeyboardInterrupt, BrokenPipeError):
+    with _interruption() as interrupted, ExitStack() as stack, suppress(BrokenPipeError):
         found = {source.descriptor: source for source in (stack.enter_context(_source(end)) for end in link)}
         for source in found.values():
             list(source.read())  # What came before both ends were listened to is of one way only.
         output.write(_PCAP_HEAD)
         output.flush()
         poll = select.poll()
-        for descriptor in found:
+        for descriptor in (*found, interrupted):
             poll.register(descriptor, select.POLLIN)
-        while deadline is None or time.monotonic() < deadline:
+        ended = False
+        while not ended and (deadline is None or time.monotonic() < deadline):
             wait = None if deadline is None else 1000 * (deadline - time.monotonic())
-            ready = [packet for fd, _ in poll.poll(wait) for packet in found[fd].read()]
+            readable = [descriptor for descriptor, _ in poll.poll(wait)]
+            ended = interrupted in readable
+            ready = [packet for fd in readable if fd != interrupted for packet in found[fd].read()]
             for packet in sorted(ready, key=lambda packet: packet.nanoseconds):
                 if written == count:
                     return written
@@ -110,6 +114,20 @@ def capture(link: Sequence[End], output: IO[bytes], count: int | None, seconds: 
             if written == count:
                 return written
     return written
+
+
+@contextmanager
+def _interruption() -> Iterator[int]:
+    """Offer a descriptor that can be read once Ctrl-C was pressed, which then raises nothing anywhere."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.signal(signal.SIGINT, lambda *_: os.write(write, b"\0"))
+    try:
+        yield read
+    finally:
+        signal.signal(signal.SIGINT, before)
+        os.close(read)
+        os.close(write)
 
 
 def attached(end: End) -> tuple[Link, Program]:
