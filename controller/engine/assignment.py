@@ -188,9 +188,9 @@ class _Run:
             if so_far.at == len(batch.order) or so_far.left < 1:
                 break
             vip, left = int(batch.order[so_far.at]), so_far.left
+            self.worst = so_far.worst
             tips = demands.tips(vip)
             if 1 + len(tips) <= left:
-                self.worst = so_far.worst
                 placed = self._place_all(vip, tips)
                 if placed == STOP:
                     break

@@ -221,6 +221,24 @@ def test_the_compiled_rule_decides_as_the_interpreted_one(data: st.DataObject) -
     assert np.array_equal(results[0].ledger.links, results[1].ledger.links)
 
 
+def test_a_vip_for_which_no_routes_are_left_makes_nobody_forget_how_busy_the_network_is() -> None:
+    topology = replace(Topology.fat_tree(FatTreeShape(1, 2, 1, 1, 10 * GBPS, 10 * GBPS)), routes=2)
+
+    def vip(name: str, gbps: float, tips: int = 0) -> Demand:
+        dips = {"tor1.1": 1 / (1 + tips)}
+        behind = tuple(TipDemand(f"{name}.{n}", dips, TableUse(1, 2, 1)) for n in range(tips))
+        return Demand(name, gbps * GBPS, {INTERNET: 1.0}, dips, TableUse(1, 4, 1), behind)
+
+    # The last, of no traffic, costs less anywhere than the first did.
+    columns = Demands.of([vip("elephant", 3.25), vip("large", 0.1, tips=2), vip("last", 0)], topology)
+    for seed in range(8):
+        plain, interpreted = (
+            assign(topology, columns, way, None, ledger=FatTreeLedger(topology)).switch.tolist()
+            for way in (Mru(seed), Interpreted(Mru(seed)))
+        )
+        assert plain == interpreted
+
+
 @pytest.mark.parametrize(
     "strategy",
     [Mru(3), Mru(3, 0.05), RandomOrders(3), NearTies(0.01), Random(3), Balanced(), Greedy()],
