@@ -17,9 +17,6 @@ from duet_p4.p4c import CompileError
 DRAWING: Final = "resources"
 """The stem of the drawing's file names; SVG and PNG."""
 
-_ROOMY: Final = "tofino2"
-"""The chip that the program fits, so that there is room to look for."""
-
 _ROWS: Final = (
     ("sram", "SRAM blocks"),
     ("tcam", "TCAM blocks"),
@@ -54,7 +51,7 @@ def resources(again: bool, chip: str | None, table: str | None, as_json: bool) -
         raise click.UsageError("--compile, --try and --largest exclude each other")
     try:
         if table:
-            _grow(_ROOMY, table)
+            _grow(tofino.FITTING, table)
         if chip:
             reports = [tofino.tried(chip)]
         else:

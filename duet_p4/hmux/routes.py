@@ -181,16 +181,7 @@ class RouteTables:
 
     def plan(self) -> Plan[UnderlayRow]:
         """Return how to get from what the switch holds to what it should."""
-        self._draft = _Draft(
-            self._sizes,
-            self._place,
-            self._rows,
-            self._used,
-            self._references,
-            self._adjacencies,
-            self._group_of,
-            self._masked,
-        )
+        self._draft = self._begun(self._adjacencies)
         groups, prefixes = set(self._dirty_groups), set(self._dirty_prefixes)
         if self._suspect:
             groups.update(self._users)
@@ -204,6 +195,19 @@ class RouteTables:
         self._draft.free_nexthops()
         return self._draft.plan()
 
+    def _begun(self, adjacencies: Mapping[Gateway, Adjacency]) -> _Draft:
+        """Return a draft from what the switch holds, in which these gateways are alive."""
+        return _Draft(
+            self._sizes,
+            self._place,
+            self._rows,
+            self._used,
+            self._references,
+            adjacencies,
+            self._group_of,
+            self._masked,
+        )
+
     def ports(self) -> frozenset[int]:
         """Return the ports that gateways are behind."""
         return frozenset(gateway.port for gateway in self._adjacencies)
@@ -214,16 +218,7 @@ class RouteTables:
         Empty where nothing leads there, and where it takes more than that.
         """
         alive = {gateway: how for gateway, how in self._adjacencies.items() if gateway.port != port}
-        draft = _Draft(
-            self._sizes,
-            self._place,
-            self._rows,
-            self._used,
-            self._references,
-            alive,
-            self._group_of,
-            self._masked,
-        )
+        draft = self._begun(alive)
         touched = [group for group in self._users if any(gateway.port == port for gateway in group)]
         draft.place_groups({group: self._users[group] for group in touched})
         prefixes = set().union(*(self._users[group] for group in draft.rerouted))

@@ -28,6 +28,9 @@ SOURCE: Final = P4_SOURCES / "hmux_tna.p4"
 CHIPS: Final = {"tofino1": ("tofino", "tna"), "tofino2": ("tofino2", "t2na")}
 """Generations of Tofino: the compiler's target and architecture for each."""
 
+FITTING: Final = "tofino2"
+"""The one of `CHIPS` that the program fits."""
+
 P4INFO: Final = "hmux_tna.p4info.txtpb"
 SCHEMA: Final = "bf-rt.json"
 RESOURCES: Final = "resources.json"
@@ -148,9 +151,9 @@ def compile_for(chip: str, sources_folder: Path = P4_SOURCES) -> tuple[Resources
     return _report(chip, folder), folder
 
 
-def tried(chip: str) -> Resources:
+def tried(chip: str, sources_folder: Path = P4_SOURCES) -> Resources:
     """Compile for a chip and keep nothing but the report. Raises as `compile_for` does."""
-    report, made = compile_for(chip)
+    report, made = compile_for(chip, sources_folder)
     shutil.rmtree(made)
     return report
 

@@ -13,6 +13,7 @@ from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
+from duet_p4.hmux.tofino import FITTING
 from duet_p4.hmux.tofino_config import Server
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
@@ -64,8 +65,6 @@ class PortConfig(Model):
         return self
 
 
-TOFINO = "tofino2"
-"""The `target` that is a chip."""
 _FRONT_PANEL = range(8, 72)
 _PORTS_OF_A_PIPE = 128
 
@@ -106,9 +105,9 @@ class P4Config(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.target.startswith("tofino") and self.target != TOFINO:
-            raise ValueError(f"hmux_tna.p4 fits {TOFINO} only, not {self.target}")
-        if (self.target == TOFINO) != (self.tofino is not None):
+        if self.target.startswith("tofino") and self.target != FITTING:
+            raise ValueError(f"hmux_tna.p4 fits {FITTING} only, not {self.target}")
+        if (self.target == FITTING) != (self.tofino is not None):
             missing = "needs" if self.tofino is None else "has no use for"
             raise ValueError(f"target {self.target} {missing} `tofino`, where a chip's program is")
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from finsy import P4Schema
 
@@ -17,9 +16,6 @@ from duet_p4.hmux.rows import Row
 from duet_p4.hmux.tofino_config import CompiledProgram
 from duet_p4.switch_agent.config import P4Config, TofinoConfig
 from duet_p4.switch_agent.hostif import CPU_STACK
-
-TOFINO_CHIP: Final = "tofino2"
-"""The one that hmux_tna.p4 fits."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,13 @@ def target_of(config: P4Config) -> Target:
 
 def _pipeline(config: TofinoConfig) -> P4Schema:
     program = CompiledProgram.read(config.conf)
-    described = tofino.schema(TOFINO_CHIP)
+    described = tofino.schema(tofino.FITTING)
     found = program.tables()
     for table in described.p4info.tables:
         name, number = table.preamble.name, table.preamble.id
         if found.get(name) != number:
             raise ValueError(
-                f"{config.conf} is of other sources than {tofino.outputs(TOFINO_CHIP)}: "
+                f"{config.conf} is of other sources than {tofino.outputs(tofino.FITTING)}: "
                 f"table {name} is {found.get(name)}, not {number}"
             )
     return P4Schema(described.p4info, program.packed(config.server))

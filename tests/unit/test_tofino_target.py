@@ -22,7 +22,7 @@ from duet_p4.switch_agent import p4session
 from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.config import P4Config, SwitchConfig, TofinoConfig
 from duet_p4.switch_agent.p4client import Switch
-from duet_p4.switch_agent.targets import TOFINO_CHIP, Target, target_of
+from duet_p4.switch_agent.targets import Target, target_of
 from tests.unit.bf_switchd import STRATUM_CONFIG, BfSwitchd, serving
 from tests.unit.test_switch_config import config as switch_config
 
@@ -36,7 +36,7 @@ PORTS = (8, 9, 136)
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
     """What the compiler leaves for bf_switchd, with bytes in place of the assembler's."""
-    shutil.copy(tofino.outputs(TOFINO_CHIP) / tofino.SCHEMA, tmp_path / "bf-rt.json")
+    shutil.copy(tofino.outputs(tofino.FITTING) / tofino.SCHEMA, tmp_path / "bf-rt.json")
     (tmp_path / "pipe").mkdir()
     (tmp_path / "pipe" / "context.json").write_bytes(CONTEXT)
     (tmp_path / "pipe" / "tofino2.bin").write_bytes(BINARY)
