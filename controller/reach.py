@@ -33,15 +33,17 @@ class ReachMap(Model):
     """What monitoring knows of every device, each time anew: a report that gets lost does no harm.
 
     `cut_off` are servers that nothing can be sent to, as the switches before them say: whose port or
-    adjacency is down, or whose switch carries nothing. `dead` are switches and SMuxes to which no switch has
-    carrier, `links_down` links without carrier, or that lost their BGP session. `pins` is how many pinned
-    flows switches hold at most, as they say. `restarted` has, by node and process, when (Unix time) one that
-    had ended was last seen to be there again, `troubles` what devices say is wrong with them. `suspect` says
-    in words why monitoring suspects itself, not the devices; empty where it does not.
+    adjacency is down, or whose switch carries nothing; of those that are `unheard` of, nothing was told yet.
+    `dead` are switches and SMuxes to which no switch has carrier, `links_down` links without carrier, or that
+    lost their BGP session. `pins` is how many pinned flows switches hold at most, as they say. `restarted`
+    has, by node and process, when (Unix time) one that had ended was last seen to be there again, `troubles`
+    what devices say is wrong with them. `suspect` says in words why monitoring suspects itself, not the
+    devices; empty where it does not.
     """
 
     devices: dict[str, Reach]
     cut_off: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     links_down: tuple[tuple[str, str], ...] = ()
     pins: dict[str, int] = Field(default_factory=dict)

@@ -54,6 +54,11 @@ class VipRecord(Carried):
         default=False, description="An operator placed it by hand; the engine does not move it"
     )
     revision: int = 1
+    unsettled: bool = Field(
+        default=False,
+        description="Its layout changed while flows were live: those that began until every SMux had it may "
+        "be with other DIPs than its slots say, until servers have been asked once more",
+    )
 
     @property
     def address(self) -> IPv4Address:

@@ -43,6 +43,7 @@ class State:
         self._pins: dict[str, int] = defaultdict(int)
         self.freed: dict[str, int] = defaultdict(int)
         self.pinned: set[IPv4Address] = set()
+        self.unsettled: set[IPv4Address] = set()
         self.resting = dict(contents.resting)
         self._down: dict[IPv4Address, set[Checked]] = defaultdict(set)
         self.cut_off = set(contents.cut_off)
@@ -313,6 +314,8 @@ class State:
             self.pinned.add(vip)
             if record.switch is not None:
                 self._pins[record.switch] += len(record.layout.pinned)
+        if record.unsettled:
+            self.unsettled.add(vip)
         for dip in record.spec.all_dips():
             self._by_dip[dip.address].add(vip)
         self._index_servers(record)
@@ -340,6 +343,7 @@ class State:
             for switch in carried.leaving:
                 self._leaving[switch].discard(address)
         self.pinned.discard(old.address)
+        self.unsettled.discard(old.address)
         if old.switch is not None:
             self._pins[old.switch] -= len(old.layout.pinned)
         for dip in old.spec.all_dips():

@@ -57,6 +57,11 @@ class HostPorts:
                 }
         return found
 
+    def unheard(self, dead: Collection[str]) -> set[str]:
+        """Return the servers of which no switch has told anything yet, though theirs is not `dead`."""
+        silent = self._servers.keys() - self._ports.keys() - set(dead)
+        return {name for switch in silent for name, _ in self._servers[switch]}
+
     def _believed(self, switch: str, number: int, port: HostPort) -> bool:
         return (switch, number) in self._once or time.time() - port.since > PATIENCE_S
 

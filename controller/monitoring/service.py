@@ -230,9 +230,11 @@ class Monitoring:
             return name in reach and reach[name].answers
 
         dead = self._fabric.dead(answers)
+        carry_nothing = self._dead | dead
         now = ReachMap(
             devices=self._reach_of(reach),
-            cut_off=tuple(sorted(self._ports.cut_off(self._dead | dead))),
+            cut_off=tuple(sorted(self._ports.cut_off(carry_nothing))),
+            unheard=tuple(sorted(self._ports.unheard(carry_nothing))),
             dead=tuple(sorted(dead)),
             links_down=tuple(sorted({*self._view.links_lost(), *self._fabric.links_down(answers)})),
             pins={name: t[_PINNED] for name, t in self._view.state.tables.items() if _PINNED in t},

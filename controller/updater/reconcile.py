@@ -34,7 +34,7 @@ from controller.updater.wanted import Wanted, kinds_of, mux_entries
 from controller.updater.waves import Waves
 from duet_p4 import telemetry
 from duet_p4.api.host import LiveFlow
-from duet_p4.model import MuxVip
+from duet_p4.model import MuxVip, PinnedFlow
 from duet_p4.rest.client import RestError
 
 logger = logging.getLogger(__name__)
@@ -118,9 +118,10 @@ class Reconciler:
         self._refused: dict[IPv4Address, _Refusal] = {}
         self._told: dict[IPv4Address, str] = {}
         self._refresh: set[IPv4Address] = set()
-        self._restless: set[IPv4Address] = set()
         self._gate: set[IPv4Address] = set()
         self._silent_since: dict[IPv4Address, float] = {}
+        self._unknown: set[IPv4Address] = set()
+        """VIPs of which it was told that servers do not tell their flows."""
 
     def _lane(self, name: str, device: Device) -> Lane:
         def wanted() -> DeviceState:
@@ -149,8 +150,7 @@ class Reconciler:
         for record in self._state.records():
             down = self._down(record)
             waits = any(c.leaving or c.returning for c in record.carried().values())
-            if waits or not is_current(record, down):
-                self._restless.add(record.address)
+            if waits or record.unsettled or not is_current(record, down):
                 self.queue.add(record.address, Priority.REPAIR)
 
     def set_reach(self, device: str, reach: Reach) -> None:
@@ -202,10 +202,12 @@ class Reconciler:
             lane.set_cut_off(name in devices)
 
     def look_again(self, device: str) -> None:
-        """Have everything looked at that has to do with a switch, though it may hold what it should."""
+        """Have all looked at that has to do with a switch or SMux, though it may hold what it should."""
         state = self._state
         addresses = state.on(device) | state.waiting_for(device) | state.leaving(device)
         addresses |= {address for address, rest in state.resting.items() if device in rest.switches}
+        if device in self._smuxes:
+            addresses |= state.unsettled
         for address in addresses:
             self.queue.add(self.key(address), Priority.REPAIR)
 
@@ -327,7 +329,7 @@ class Reconciler:
         self._refused.pop(key, None)
         self._told.pop(key, None)
         self._silent_since.pop(key, None)
-        self._restless.discard(key)
+        self._unknown.discard(key)
 
     async def _apply(self, key: IPv4Address, record: VipRecord | None, priority: Priority) -> Outcome:
         """Bring the devices to a record, as far as they can be reached."""
@@ -391,13 +393,19 @@ class Reconciler:
         if new is not None:
             return await self._relaid(record, after, new, down)
         ready = self._ready(after)
-        if refresh or (ready and record.address in self._restless):
-            after = pinned(after, (await self._live_flows(after)).flows)
+        everywhere = self._is_on_smuxes(outcome)
+        if refresh or (record.unsettled and (ready or everywhere)):
+            after = pinned(after, await self._live_flows(after))
+            after = after.model_copy(update={"unsettled": record.unsettled and not everywhere})
             ready = self._ready(after)
-            self._restless.discard(record.address)
         if ready:
             after = desired.come_home(after, ready)
         return record if after == record else after
+
+    def _is_on_smuxes(self, outcome: Outcome) -> bool:
+        """Whether every SMux holds what was applied, so that no flow begins by an older layout any more."""
+        without = outcome.away | {step.device for step, _ in outcome.failed}
+        return not without & (set(self._smuxes) - self._lost)
 
     def _gone(self, record: VipRecord) -> dict[IPv4Address, set[str]]:
         return {
@@ -459,12 +467,12 @@ class Reconciler:
                 names = ", ".join(after.leaving)
                 raise _NotYet(f"VIP {record.address} changes once {names} has been seen to withdraw it")
             if disturbs(after, new, down.failed):
-                found = await self._live_flows(after)
-                self._restless.add(record.address)
-                new = pinned(new, found.flows)
+                new = pinned(new, await self._live_flows(after))
             else:
                 flows = await self._flows_now(after) if disturbs(after, new) else ()
                 new = pinned(new, (*after.layout.pinned, *flows))
+            if disturbs(after, new):
+                new = new.model_copy(update={"unsettled": True})
             if added:
                 homes = await self.homes_if_known(new)
                 new = desired.rehomed(new, [*added, *self._unplaced(new)], homes)
@@ -512,19 +520,27 @@ class Reconciler:
             self._events.add("flows-unknown", str(record.address), servers=[])
             return ()
 
-    async def _live_flows(self, record: VipRecord) -> Flows:
-        """Return a VIP's live flows. A server that does not tell is waited for, but not for ever."""
+    async def _live_flows(self, record: VipRecord) -> tuple[LiveFlow | PinnedFlow, ...]:
+        """Return a VIP's live flows. A server that does not tell is waited for, but not for ever.
+
+        After that, those that are pinned to its DIPs count as live.
+        """
         vip = record.address
         found = await self._flows(record, lambda name: self.lanes[name].open)
         if not found.silent:
             self._silent_since.pop(vip, None)
-            return found
+            self._unknown.discard(vip)
+            return found.flows
         since = self._silent_since.setdefault(vip, time.monotonic())
         silent = ", ".join(found.silent)
         if time.monotonic() - since < _PATIENCE_S:
             raise _NotYet(f"VIP {vip} waits for {silent} to tell its live flows")
-        self._events.add("flows-unknown", str(vip), servers=list(found.silent))
-        return found
+        if vip not in self._unknown:
+            self._unknown.add(vip)
+            self._events.add("flows-unknown", str(vip), servers=list(found.silent))
+        ends = {dip.address: self._inventory.server_at(dip.encap) for dip in record.spec.all_dips()}
+        silent_dips = {dip for dip, server in ends.items() if server and server.name in found.silent}
+        return (*found.flows, *(pin for pin in record.layout.pinned if pin.dip in silent_dips))
 
     def _ready(self, record: VipRecord) -> list[IPv4Address]:
         """Return what may return to the switch that it waits for."""

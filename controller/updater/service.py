@@ -383,7 +383,7 @@ class Updater:
                 self.reconciler.set_reach(device, reach)
         self.reconciler.set_cut_off({*told.dead, *told.cut_off})
         self.reconciler.pins = told.pins
-        await self._set_cut_off(set(told.cut_off))
+        await self._set_cut_off(set(told.cut_off), set(told.unheard))
 
     def _note_links(self, down: set[tuple[str, str]]) -> None:
         """Record which links went down, and which are back."""
@@ -416,10 +416,13 @@ class Updater:
             self._events.add("node-cut-off" if name in dead else "node-back", name)
         self._dead = dead
 
-    async def _set_cut_off(self, servers: set[str]) -> None:
-        """Take the DIPs of servers that nothing can be sent to out of service, and put them back."""
+    async def _set_cut_off(self, servers: set[str], unheard: set[str]) -> None:
+        """Take the DIPs of servers that nothing can be sent to out of service, and put them back.
+
+        A monitoring that has just begun does not know yet of all that are cut off: those stay so.
+        """
         changes = dict.fromkeys(servers - self.state.cut_off, True)
-        changes |= dict.fromkeys(self.state.cut_off - servers, False)
+        changes |= dict.fromkeys(self.state.cut_off - servers - unheard, False)
         if not changes:
             return
         await self.state.set_cut_off(changes)

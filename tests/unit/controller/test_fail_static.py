@@ -11,7 +11,7 @@ from controller.inventory import Inventory, Server
 from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
 from controller.store.sqlite import SqliteStore
-from controller.updater import status
+from controller.updater import reconcile, status
 from controller.updater.service import RevisionError, Updater
 from controller.updater.wanted import mux_entries
 from duet_p4.api.problems import ConflictError, UnknownError
@@ -441,6 +441,81 @@ def test_a_server_that_tells_no_flows_is_waited_for(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def all_kept(net: Network) -> bool:
+    """Whether every flow is where it was, on SMuxes that hold what is wanted."""
+    record = net.updater.vip(VIP)
+    return net.muxes["m1"].held.get(VIP) == record.layout and all(
+        dip_of(record, key_of(record, flow)) == flow.dip for flow in net.flows
+    )
+
+
+def test_flows_that_begin_while_an_smux_lacks_a_change_stay_where_they_are(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(2)), None)
+        net.muxes["m1"].away = True
+        await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+        assert net.updater.vip(VIP).layout != before.layout
+        net.flows = live_flows(before, 50)
+        net.muxes["m1"].away = False
+        await net.until(lambda: all_kept(net))
+        await net.until(lambda: not net.updater.vip(VIP).unsettled)
+        net.log.clear()
+        await net.reconciler.check_devices(everything=True)
+        await net.quiet()
+        assert "flows asked for" not in net.log, "what has settled is looked at again"
+
+    run(tmp_path, scenario, wait_s=0.1)
+
+
+def test_flows_that_begin_while_one_controller_follows_another_stay_where_they_are(tmp_path: Path) -> None:
+    before: list[VipRecord] = []
+
+    async def dies(net: Network) -> None:
+        before.append(await net.add(Vip(address=VIP, dips=dips(2)), None))
+        net.muxes["m1"].away = True
+        await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+
+    def begin(net: Network) -> None:
+        net.flows = live_flows(before[0], 50)
+
+    async def follows() -> None:
+        async with network(tmp_path, prepare=begin) as net:
+            await net.until(lambda: all_kept(net))
+
+    run(tmp_path, dies, wait_s=0.1)
+    asyncio.run(follows())
+
+
+def test_pinned_flows_of_a_server_that_tells_none_for_long_stay_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = tuple(
+        Server(name=f"server{n}", agent="http://x", switch="s1", dips=(dip.address,))
+        for n, dip in enumerate(dips(3))
+    )
+
+    async def scenario() -> None:
+        async with network(tmp_path, servers=servers) as net:
+            before = await net.add(Vip(address=VIP, dips=dips(2)), "s1")
+            net.flows = live_flows(before, 50)
+            await net.updater.change_vip(Vip(address=VIP, dips=dips(3)))
+            pins = net.updater.vip(VIP).layout.pinned
+            gone = dips(2)[1].address
+            assert {pin.dip for pin in pins} == {dip.address for dip in dips(2)}
+            monkeypatch.setattr(reconcile, "_PATIENCE_S", 0.0)
+            net.flows, net.silent = [], ("server1",)
+            for _ in range(2):
+                await net.settle()
+            left = net.updater.vip(VIP).layout.pinned
+            assert left == tuple(pin for pin in pins if pin.dip == gone)
+            assert (await net.kinds()).count("flows-unknown") == 1
+            net.silent = ()
+            await net.settle()
+            assert not net.updater.vip(VIP).layout.pinned
+
+    asyncio.run(scenario())
+
+
 def test_two_operators_do_not_overwrite_each_other(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         seen = (await net.add(Vip(address=VIP, dips=dips(2)), "s1")).revision
@@ -581,6 +656,10 @@ def test_servers_that_are_cut_off_take_their_dips_along_also_over_a_restart(tmp_
             added = await net.add(Vip(address=VIP + 1 + first, dips=dips(3)), "s1")
             assert served_by(added) == {dips(3)[2].address}
             if not first:
+                await net.updater.set_reach(
+                    ReachMap(devices=reach, unheard=("server0", "server1", "server2"))
+                )
+                assert "server-back" not in await net.kinds(), "nobody has told anything of them yet"
                 await net.updater.set_reach(ReachMap(devices=reach))
                 await net.until(lambda: len(served_by(net.updater.vip(VIP))) == 3)
                 assert (await net.kinds()).count("server-back") == 2

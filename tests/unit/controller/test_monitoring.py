@@ -319,9 +319,12 @@ SERVED = INVENTORY.model_copy(
 def test_servers_behind_a_port_without_a_neighbour_or_a_dead_switch_are_cut_off() -> None:
     ports = HostPorts(SERVED)
     assert ports.cut_off(()) == set(), "silence says nothing"
+    assert ports.unheard(()) == {"server1", "server2"}
+    assert ports.unheard({"tor1"}) == set(), "where the switch is dead, so much is known"
     ports.note("tor1", [port(1, adjacency=True), port(2, adjacency=True)])
     ports.note("tor1", [port(1, adjacency=False, since=time.time()), port(2, adjacency=True)])
     assert ports.cut_off(()) == {"server1"}
+    assert ports.unheard(()) == set()
     ports.note("tor1", [port(1, adjacency=True), port(2, adjacency=True)])
     assert ports.cut_off(()) == set()
     assert ports.cut_off({"tor1"}) == {"server1", "server2"}

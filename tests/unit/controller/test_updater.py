@@ -128,7 +128,11 @@ def inventory_of(urls: dict[str, str]) -> Inventory:
 
 @asynccontextmanager
 async def network(
-    path: Path, wait_s: float = 8.0, without: str = "", servers: tuple[Server, ...] = ()
+    path: Path,
+    wait_s: float = 8.0,
+    without: str = "",
+    servers: tuple[Server, ...] = (),
+    prepare: Callable[[Network], None] = lambda _: None,
 ) -> AsyncIterator[Network]:
     """Run an updater over three muxes; `without` one that left the inventory."""
     log: list[str] = []
@@ -150,6 +154,7 @@ async def network(
         state = State(store, contents, inventory)
         net = Network(state, EventLog(store, contents.last_event), muxes, urls)
         net.start(inventory, devices, wait_s)
+        prepare(net)
         net.reconciler.begin()
 
         async def repair() -> None:
