@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import ChainMap, Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -209,28 +209,24 @@ class HostDatapath:
         """Serve a VIP as stated and return how many entries were written. Raises TableFullError."""
         return self._change({vip.address: vip})
 
-    def replace(self, put: Iterable[HostVip], delete: Iterable[IPv4Address] = ()) -> int:
-        """Serve many VIPs as stated and others no more, all or nothing; raises and returns as `put_vip`."""
-        return self._change({**dict.fromkeys(delete), **{vip.address: vip for vip in put}})
+    def replace(
+        self,
+        put: Iterable[HostVip],
+        delete: Iterable[IPv4Address] = (),
+        connections: Callable[[], Iterable[Flow]] = tuple,
+    ) -> int:
+        """Serve many VIPs as stated and others no more, all or nothing; raises and returns as `put_vip`.
+
+        The TCP `connections` of the server stay whose they were, a VIP's or direct ones, though the ports of
+        their DIPs may be another VIP's, or several VIPs', from now on.
+        """
+        return self._change(
+            {**dict.fromkeys(delete), **{vip.address: vip for vip in put}}, connections=connections
+        )
 
     def delete_vip(self, address: IPv4Address) -> int:
         """Stop to serve a VIP. Returns entries written."""
         return self._change({address: None})
-
-    def leave_alone(self, connections: Iterable[Flow]) -> None:
-        """Take TCP connections that DIPs have had before they were DIPs for direct ones."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        for flow in connections:
-            dip = flow.destination
-            if tables.owner_of(self._tables.plain, dip, flow.destination_port, self._first_ephemeral):
-                with suppress(FileExistsError):
-                    self._maps["flows"].update(
-                        _key(flow), _ORIGIN.pack(dip.packed, 0, bytes(4), 0, now), bpf.NOEXIST
-                    )
-
-    def new_dips(self, vips: Iterable[HostVip]) -> set[IPv4Address]:
-        """Return the DIPs of `vips` that are none yet, and whose connections are thus direct ones."""
-        return {dip.address for vip in vips for dip in vip.dips if not self._tables.is_dip(dip.address)}
 
     def meters(self) -> list[Meter]:
         """Return what each VIP's DIPs received and sent; VIPs that are gone for long may be missing."""
@@ -365,13 +361,16 @@ class HostDatapath:
             vip = IPv4Address(novice[:4])
         elif flow.protocol == _TCP:
             port = flow.destination_port
-            vip = tables.owner_of(self._tables.plain, flow.destination, port, self._first_ephemeral)
+            vip = tables.owner_of(self._tables.row, flow.destination, port, self._first_ephemeral)
             if vip is None and novice is not None:
                 vip = IPv4Address(novice[:4])
         return None if vip in (None, flow.destination) else (vip, flow.destination_port)
 
     def _change(
-        self, vips: Mapping[IPv4Address, HostVip | None], addresses: Collection[IPv4Address] = ()
+        self,
+        vips: Mapping[IPv4Address, HostVip | None],
+        addresses: Collection[IPv4Address] = (),
+        connections: Callable[[], Iterable[Flow]] = tuple,
     ) -> int:
         """Have VIPs be others (None: no more), and look anew at the rows of addresses. All or nothing."""
         held = self._tables.vips
@@ -403,6 +402,12 @@ class HostDatapath:
                 for key, service in planned.services.items()
                 if isinstance(service, Several)
             }
+            owned = {table: planned.plain.get(table, {}) for table in tables.OWNED}
+            owned_before = {
+                table: {key: self._tables.row(table, key) for key in changes}
+                for table, changes in owned.items()
+            }
+            self._remember(connections, owned_before, owned)
             updates = self._write(planned, placed, numbers, rows)
         except (TableFullError, OSError):
             for name, first, count in taken:
@@ -411,8 +416,36 @@ class HostDatapath:
         self._meters.commit(meters, _metered(before) - _metered(after))
         self._numbers |= numbers
         self._tables.commit(planned)
+        self._remember(connections, owned_before, owned)  # Those that have begun meanwhile.
         self._release(planned, placed, rows)
         return updates
+
+    def _remember(
+        self, connections: Callable[[], Iterable[Flow]], was: tables.Rows, will: tables.Rows
+    ) -> None:
+        """Note whose TCP connections are that rows do not say rightly any more, once they are others."""
+        if was == will:
+            return
+
+        def owner(rows: tables.Rows, flow: Flow) -> IPv4Address | None:
+            def row(table: str, key: bytes) -> bytes | None:
+                return rows[table][key] if key in rows[table] else self._tables.row(table, key)
+
+            return tables.owner_of(row, flow.destination, flow.destination_port, self._first_ephemeral)
+
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for flow in connections():
+            vip = owner(was, flow)
+            if vip == owner(will, flow):
+                continue
+            if vip is None and (novice := self._maps["probation"].lookup(_key(flow))):
+                vip = IPv4Address(novice[:4])
+            whose = vip or flow.destination
+            meter = self._meters.held.get((whose, flow.destination), 0)
+            with suppress(FileExistsError):
+                self._maps["flows"].update(
+                    _key(flow), _ORIGIN.pack(whose.packed, meter, bytes(4), 0, now), bpf.NOEXIST
+                )
 
     def _check_room(self, planned: Planned) -> None:
         for name, rows in planned.plain.items():

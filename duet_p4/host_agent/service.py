@@ -164,14 +164,11 @@ class HostService(Keeper[HostVip]):
         self._holdings.close()
 
     def _replace(self, vips: Sequence[HostVip]) -> int:
-        """Have the data path serve VIPs; connections that their DIPs have already are none of theirs."""
-        new = self._datapath.new_dips(vips)
+        """Have the data path serve VIPs; connections that their DIPs have already stay whose they were."""
         with telemetry.span("BPF map writes", duet__vips=len(vips)) as span:
-            updates = self._datapath.replace(vips)
+            updates = self._datapath.replace(vips, connections=live_connections)
             if span is not None:
                 telemetry.put(span, bpf__updates=updates)
-        if new:
-            self._datapath.leave_alone(flow for flow in live_connections() if flow.destination in new)
         return updates
 
     def _restore(self) -> None:
@@ -230,7 +227,7 @@ class HostService(Keeper[HostVip]):
         """See `Keeper`."""
         await self._holdings.write_down(dict.fromkeys(addresses))
         began = time.perf_counter()
-        updates = self._datapath.replace([], addresses)
+        updates = self._datapath.replace([], addresses, live_connections)
         elapsed_ms = (time.perf_counter() - began) * 1e3
         self._writes += updates
         for address in addresses:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeVar
@@ -81,6 +81,12 @@ Row = TypeVar("Row", bytes, Service)
 PLAIN = ("pinned", "owners", "snat_reserved", "snats", "locals")
 """The tables that are written row by row as they are, in this order."""
 
+OWNED = ("locals", "owners")
+"""Those of them that say whose the TCP connections of a DIP's port are."""
+
+Rows = Mapping[str, Mapping[bytes, bytes | None]]
+"""Some rows of tables, by table and key; None for one that is not there."""
+
 _SERVICES = "services"
 _FIRST, _SECOND = slice(0, 4), slice(4, 8)
 _ABOUT = {"pinned": _SECOND, _SERVICES: _SECOND}
@@ -116,10 +122,9 @@ class Tables:
         versions = [version for vip, new in vips.items() for version in (self.vips.get(vip), new)]
         return {address for version in versions if version for address in _addresses(version)}
 
-    def is_dip(self, address: IPv4Address) -> bool:
-        """Return whether an address is a DIP of some VIP."""
-        row = self.plain["locals"].get(address.packed)
-        return row is not None and bool(_LOCAL.unpack(row)[0] & _DIP)
+    def row(self, table: str, key: bytes) -> bytes | None:
+        """Return the row of one of the `plain` tables at a key."""
+        return self.plain[table].get(key)
 
     def plan(
         self,
@@ -227,14 +232,17 @@ def slot_content(vip: HostVip, group: HostGroup, first: int) -> tuple[int, ...]:
 
 
 def owner_of(
-    plain: Mapping[str, Mapping[bytes, bytes]], dip: IPv4Address, port: int, first_ephemeral: int
+    row_of: Callable[[str, bytes], bytes | None], dip: IPv4Address, port: int, first_ephemeral: int
 ) -> IPv4Address | None:
-    """Return the VIP whose TCP connections a DIP's port has, where that needs no memory (bpf/common.h)."""
-    local = plain["locals"].get(dip.packed)
+    """Return the VIP whose TCP connections a DIP's port has, where that needs no memory (bpf/common.h).
+
+    `row_of` gives the row of a table (one of `OWNED`) at a key.
+    """
+    local = row_of("locals", dip.packed)
     if local is None:
         return None
     _, vip, _ = _LOCAL.unpack(local)
-    row = plain["owners"].get(_OWNER_KEY.pack(dip.packed, port, _TCP))
+    row = row_of("owners", _OWNER_KEY.pack(dip.packed, port, _TCP))
     if row is not None:
         vip, _ = _OWNER.unpack(row)
     elif port >= first_ephemeral:

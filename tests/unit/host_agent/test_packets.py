@@ -441,9 +441,24 @@ def test_direct_connections_stay_direct_and_a_port_may_change_sides(host: Host) 
 
 def test_connections_that_a_dip_had_before_it_was_one_stay_direct(host: Host) -> None:
     flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80)
-    host.path.leave_alone([flow])
+    host.path.delete_vip(IPv4Address(VIP))
+    vip = HostVip(address=VIP, dips=(HostDip(address=DIP),))
+    host.path.replace([vip], connections=lambda: [flow])
     assert leaves_as(host, push(1000)) == DIP
     assert leaves_as(host, push(1001)) == VIP
+
+
+def test_connections_stay_with_their_vip_when_others_come_to_share_its_dip_and_go_again(host: Host) -> None:
+    flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80)
+    other = HostVip(address="10.0.0.2", dips=(HostDip(address=DIP),))
+    told = (flow, IPv4Address(VIP), 80)
+    assert list(host.path.live_flows([flow])) == [told]
+    host.path.replace([other], connections=lambda: [flow])
+    assert list(host.path.live_flows([flow])) == [told], "whose it is was forgotten"
+    assert leaves_as(host, push(1000)) == VIP
+    host.path.replace([], [IPv4Address(VIP)], lambda: [flow])
+    assert leaves_as(host, push(1000)) == VIP
+    assert leaves_as(host, push(1001)) == "10.0.0.2"
 
 
 def test_an_outgoing_connection_from_a_services_port_is_no_reply(host: Host) -> None:
