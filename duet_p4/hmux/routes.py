@@ -138,9 +138,7 @@ class RouteTables:
         self._sizes = sizes
         self._masked = masked
         self._place = place
-        self._rows: dict[Key, UnderlayRow] = {}
-        self._used: Counter[str] = Counter()
-        self._references: Counter[int] = Counter()
+        self._held = _Held(sizes)
         self._targets: dict[IPv4Network, Target] = {}
         self._users: defaultdict[frozenset[Gateway], set[IPv4Network]] = defaultdict(set)
         self._adjacencies: dict[Gateway, Adjacency] = {}
@@ -185,7 +183,8 @@ class RouteTables:
         groups, prefixes = set(self._dirty_groups), set(self._dirty_prefixes)
         if self._suspect:
             groups.update(self._users)
-            prefixes.update(self._targets, (r.prefix for r in self._rows.values() if isinstance(r, RouteRow)))
+            held = self._held.rows.values()
+            prefixes.update(self._targets, (row.prefix for row in held if isinstance(row, RouteRow)))
         self._draft.place_groups({group: self._users[group] for group in groups})
         prefixes.update(*(self._users[group] for group in self._draft.rerouted))
         self._draft.place_routes({prefix: self._targets.get(prefix) for prefix in prefixes})
@@ -197,16 +196,7 @@ class RouteTables:
 
     def _begun(self, adjacencies: Mapping[Gateway, Adjacency]) -> _Draft:
         """Return a draft from what the switch holds, in which these gateways are alive."""
-        return _Draft(
-            self._sizes,
-            self._place,
-            self._rows,
-            self._used,
-            self._references,
-            adjacencies,
-            self._group_of,
-            self._masked,
-        )
+        return _Draft(self._held, self._place, adjacencies, self._group_of, self._masked)
 
     def ports(self) -> frozenset[int]:
         """Return the ports that gateways are behind."""
@@ -229,13 +219,7 @@ class RouteTables:
     def apply(self, updates: Iterable[Update[UnderlayRow]]) -> None:
         """Note updates that the switch has taken."""
         for update in updates:
-            row = update.row
-            old = self._rows.pop(row.key, None)
-            if old is not None:
-                self._count(old, -1)
-            if update.op is not Op.DELETE:
-                self._rows[row.key] = row
-                self._count(row, 1)
+            self._held.note(update)
         self._suspect = True
 
     def settle(self) -> None:
@@ -253,16 +237,62 @@ class RouteTables:
 
     def used(self) -> dict[str, tuple[int, int]]:
         """Return, per table, how many entries are used and how many there are."""
-        return {table: (self._used[table], size) for table, size in self._sizes.items()}
+        return {table: (self._held.used[table], size) for table, size in self._sizes.items()}
 
     def rows(self) -> list[UnderlayRow]:
         """Return every row, in no particular order."""
-        return list(self._rows.values())
+        return list(self._held.rows.values())
 
-    def _count(self, row: UnderlayRow, sign: int) -> None:
-        self._used[row.table] += sign
-        if isinstance(row, NextHopSlotRow):
-            self._references[row.nexthop] += sign
+
+class _Held:
+    """The rows that a switch holds, and what follows from them: who is to draft a plan reads it off."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.rows: dict[Key, UnderlayRow] = {}
+        self.used: Counter[str] = Counter()
+        self.route_size = sizes[RouteRow.table]
+        self.references: Counter[int] = Counter()
+        """How many slots lead to a next hop."""
+        self.groups, self.slots, self.nexthops = (
+            Pool(table, sizes[table])
+            for table in (NextHopGroupRow.table, NextHopSlotRow.table, NextHopRow.table)
+        )
+        self.group_rows: dict[int, NextHopGroupRow] = {}
+        self.nexthop_of: dict[tuple[int, Adjacency], int] = {}
+        self.backed_up: set[int] = set()
+        """Ports that have a backstop, which may be uplinks no more."""
+
+    def note(self, update: Update[UnderlayRow]) -> None:
+        """Note an update that the switch has taken."""
+        row = update.row
+        old = self.rows.pop(row.key, None)
+        if old is not None:
+            self._count(old, held=False)
+        if update.op is not Op.DELETE:
+            self.rows[row.key] = row
+            self._count(row, held=True)
+
+    def _count(self, row: UnderlayRow, *, held: bool) -> None:
+        self.used[row.table] += 1 if held else -1
+        match row:
+            case BackstopRow():
+                (self.backed_up.add if held else self.backed_up.discard)(row.port)
+            case NextHopGroupRow():
+                self.groups.mark(row.group, taken=held)
+                if held:
+                    self.group_rows[row.group] = row
+                else:
+                    del self.group_rows[row.group]
+            case NextHopSlotRow():
+                self.slots.mark(row.slot, taken=held)
+                self.references[row.nexthop] += 1 if held else -1
+            case NextHopRow():
+                self.nexthops.mark(row.nexthop, taken=held)
+                key = row.port, Adjacency(row.source, row.destination, row.mtu)
+                if held:
+                    self.nexthop_of[key] = row.nexthop
+                elif self.nexthop_of.get(key) == row.nexthop:
+                    del self.nexthop_of[key]
 
 
 class _Draft:
@@ -270,40 +300,26 @@ class _Draft:
 
     def __init__(
         self,
-        sizes: Mapping[str, int],
+        held: _Held,
         place: Place,
-        rows: Mapping[Key, UnderlayRow],
-        used: Mapping[str, int],
-        references: Mapping[int, int],
         adjacencies: Mapping[Gateway, Adjacency],
         group_of: Mapping[frozenset[Gateway], int],
         masked: bool,
     ) -> None:
         self._masked = masked
         self._place = place
-        self._rows = rows
-        self._references = references
+        self._rows = held.rows
+        self._group_rows = held.group_rows
+        self._references = held.references
         self._adjacencies = adjacencies
         self._alive = frozenset(adjacencies)
         self.group_of = dict(group_of)
-        self._groups = Pool(NextHopGroupRow.table, sizes[NextHopGroupRow.table])
-        self._slots = Pool(NextHopSlotRow.table, sizes[NextHopSlotRow.table])
-        self._nexthops = Pool(NextHopRow.table, sizes[NextHopRow.table])
-        self._room = sizes[RouteRow.table] - used[RouteRow.table]
-        self._nexthop_of: dict[tuple[int, Adjacency], int] = {}
-        self._backed_up: set[int] = set()
-        """Ports that have a backstop, which may be uplinks no more."""
-        for row in rows.values():
-            match row:
-                case BackstopRow():
-                    self._backed_up.add(row.port)
-                case NextHopGroupRow():
-                    self._groups.mark(row.group, taken=True)
-                case NextHopSlotRow():
-                    self._slots.mark(row.slot, taken=True)
-                case NextHopRow():
-                    self._nexthops.mark(row.nexthop, taken=True)
-                    self._nexthop_of[row.port, Adjacency(row.source, row.destination, row.mtu)] = row.nexthop
+        self._groups, self._slots, self._nexthops = (
+            pool.copy() for pool in (held.groups, held.slots, held.nexthops)
+        )
+        self._room = held.route_size - held.used[RouteRow.table]
+        self._nexthop_of = dict(held.nexthop_of)
+        self._backed_up = held.backed_up
         self._change: Counter[int] = Counter()
         self.rerouted: set[frozenset[Gateway]] = set()
         """Groups that came, went or got another number: the routes to them change."""
@@ -367,14 +383,13 @@ class _Draft:
 
     def sweep(self) -> None:
         """Free the groups and slots that an earlier agent, or a plan that failed, has left."""
-        owned = set(self.group_of.values())
         dropped = {update.row.key for update in self._freed}
         covered: set[int] = set()
-        for row in self._rows.values():
-            if isinstance(row, NextHopGroupRow):
-                covered.update(range(row.first, row.first + row.count))
-                if row.group not in owned and row.key not in dropped:
-                    self._drop_group(row.group)
+        for group in self._group_rows.values():
+            covered.update(range(group.first, group.first + group.count))
+        for stray in self._strays():
+            if stray.key not in dropped:
+                self._drop_group(stray.group)
         for row in self._rows.values():
             if isinstance(row, NextHopSlotRow) and row.slot not in covered:
                 self._freed.append(Update(Op.DELETE, row, row))
@@ -411,11 +426,9 @@ class _Draft:
 
     def _adopt(self, users: Mapping[frozenset[Gateway], set[IPv4Network]]) -> None:
         """Keep groups of an earlier agent that are as wanted, best those that routes lead to already."""
-        owned = set(self.group_of.values())
         strays: defaultdict[tuple[UnderlayRow | None, ...], list[int]] = defaultdict(list)
-        for row in self._rows.values():
-            if isinstance(row, NextHopGroupRow) and row.group not in owned:
-                strays[self._content(row)].append(row.group)
+        for row in self._strays():
+            strays[self._content(row)].append(row.group)
         if not strays:
             return
         for group, prefixes in users.items():
@@ -428,6 +441,11 @@ class _Draft:
                 matching.remove(best)
                 self.group_of[group] = best
                 self.rerouted.add(group)
+
+    def _strays(self) -> list[NextHopGroupRow]:
+        """Return the groups that the switch holds and no plan of this agent has made."""
+        owned = set(self.group_of.values())
+        return [row for number, row in self._group_rows.items() if number not in owned]
 
     def _content(self, row: NextHopGroupRow) -> tuple[UnderlayRow | None, ...]:
         """Return the next hops of a group, slot by slot; None where a row is missing."""

@@ -22,8 +22,11 @@ _GATHER_S = 0.003
 _LISTED = 50
 _DETOURS_S = 0.05
 """After the tables are as the kernel says, so long is waited before detours are prepared for them."""
-_DETOURS_SHARE, _LONGEST_WAIT_S = 10, 0.5
-"""So many times as long as they took last is waited, too, if not that long: they cost a tenth of the time."""
+_DETOURS_SHARE, _LONGEST_WAIT_S = 10, 10.0
+"""So many times as long as they took last is waited, too, if not that long: they cost a tenth of the time.
+
+On a machine that has too much to do they take long, and must not take it from what they wait for.
+"""
 _LONGEST_DETOUR = 2048
 """Updates of a detour at most: the switch takes them at once, and nothing else meanwhile."""
 

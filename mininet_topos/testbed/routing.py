@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 
 import networkx as nx
 
-from duet_p4.bird.config import BirdConfig, Neighbor
+from duet_p4.bird.config import BirdConfig, Neighbor, Timers
 from duet_p4.bird.policy import Origin, Policy, PrefixRange
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import Kind
@@ -37,6 +37,10 @@ ORIGINS = (
     Origin(value=4, ranges=LOOPBACKS),
     Origin(value=5, ranges=OUTSIDE),
 )
+
+_SESSION_ENDS = 200
+"""Of a machine's BGP sessions, so many ends are served in time as the timers of a single router are."""
+_LONGEST_HOLD_S = 90
 
 _TIERS = (Kind.SMUX, Kind.TOR, Kind.AGG, Kind.CORE)
 _DETOUR_HOPS = {Kind.TOR: 3, Kind.AGG: 4}
@@ -78,6 +82,7 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
             )
     return BirdConfig(
         router_id=node.address,
+        timers=timers_of(graph),
         asn=node.asn,
         neighbors=tuple(neighbors),
         space=SPACE,
@@ -88,6 +93,18 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
         originated=(addresses.OUTSIDE,) if node.kind is Kind.CLIENT else (),
         preferred_source=node.address if node.kind is Kind.CLIENT else None,
     )
+
+
+def timers_of(graph: nx.Graph) -> Timers:
+    """Return how patient BGP is: many routers on one machine come to word more seldom.
+
+    A neighbour that is gone is noticed without them: by its link's carrier, by echoes, or by BFD.
+    """
+    usual = Timers()
+    nodes = {node.name: node for node in fattree.nodes(graph)}
+    ends = sum(2 for one, other in graph.edges if nodes[one].asn is not None and nodes[other].asn is not None)
+    hold = max(usual.hold, min(_LONGEST_HOLD_S, round(usual.hold * ends / _SESSION_ENDS)))
+    return usual.model_copy(update={"hold": hold, "keepalive": hold // 3})
 
 
 def policy_for(graph: nx.Graph, node: fattree.Node, peer: fattree.Node) -> Policy:

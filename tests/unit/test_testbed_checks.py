@@ -10,6 +10,7 @@ from pathlib import Path
 from controller.records import VipRecord
 from controller.updater.layout import Down, change, lay_out
 from controller.updater.wanted import wanted_states
+from duet_p4.bird.config import Timers
 from duet_p4.confinement import Rights
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
@@ -18,6 +19,7 @@ from mininet_topos.testbed.checks import chi_square_z, expected_dip, processes, 
 from mininet_topos.testbed.holdings import undone, unsettled
 from mininet_topos.testbed.nodes import echo_of, inventory_of
 from mininet_topos.testbed.protocol import Answer
+from mininet_topos.testbed.routing import timers_of
 from mininet_topos.testbed.supervisor import ProcessStatus, State
 
 VIP = IPv4Address("10.0.0.1")
@@ -153,3 +155,10 @@ def test_the_more_switches_share_a_machine_the_more_seldom_they_ask_each_other()
     ends = 2 * (8 * 4 * 4 + 8 * 4 * 16)
     assert ends * 1000 / large.interval_ms <= 4000 < 1.1 * ends * 1000 / large.interval_ms
     assert large.hurry_ms < large.interval_ms
+
+
+def test_bgp_is_more_patient_where_many_routers_share_a_machine() -> None:
+    assert timers_of(fattree(PAPER)) == Timers()
+    large = timers_of(fattree(FatTree(containers=8, tors=4, aggs=4, cores=16, servers=2, dip_servers=2)))
+    assert large.keepalive * 3 <= large.hold and 45 <= large.hold <= 90
+    assert large.model_copy(update={"hold": 9, "keepalive": 3}) == Timers(), "what it takes to begin stays"
