@@ -135,6 +135,8 @@ class Operator:
         what, vip, after, send = self._choose()
         before = self.wanted.get(vip)
         leaving = _dips(before) - _dips(after)
+        # Whatever becomes of the request, from now on until it is over: nobody may hold on to these.
+        self._leave(vip, leaving)
         try:
             await send(self._rng.choice(self._controllers))
             fate, detail = Fate.ACKNOWLEDGED, ""
@@ -149,9 +151,11 @@ class Operator:
             fate = await self._resolve(vip, before, after)
         if fate in (Fate.ACKNOWLEDGED, Fate.TAKEN):
             self._note(vip, after)
-        # Whatever became of the request, and whenever: nobody may hold on to these.
-        self._left |= {(vip, dip): time.monotonic() for dip in leaving}
+        self._leave(vip, leaving)
         return Change(what, vip, fate, detail)
+
+    def _leave(self, vip: IPv4Address, dips: set[IPv4Address]) -> None:
+        self._left |= {(vip, dip): time.monotonic() for dip in dips}
 
     async def check(self) -> None:
         """Compare all that the controller holds with what was acknowledged."""

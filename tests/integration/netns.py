@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyroute2 import netns
 
@@ -32,22 +33,31 @@ def inside(namespace: str) -> Iterator[None]:
 
 @contextmanager
 def namespaces(*roles: str) -> Iterator[list[str]]:
-    """Create a namespace for each role; at the end, kill what runs in them and remove them."""
+    """Create a namespace for each role; at the end, kill what runs in them and remove them.
+
+    One that a test left which was killed, and had this process's number, goes.
+    """
     names = [f"dt{os.getpid()}{role}" for role in roles]
     created: list[str] = []
     try:
         for name in names:
+            if Path("/run/netns", name).exists():
+                _remove(name)
             ip(f"netns add {name}")
             created.append(name)
             ip("link set lo up", name)
         yield names
     finally:
         for name in created:
-            for pid in ip(f"netns pids {name}").split():
-                if int(pid) != os.getpid():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-            ip(f"netns del {name}")
+            _remove(name)
+
+
+def _remove(name: str) -> None:
+    for pid in ip(f"netns pids {name}").split():
+        if int(pid) != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    ip(f"netns del {name}")
 
 
 def link(a: str, a_end: str, b: str, b_end: str) -> None:

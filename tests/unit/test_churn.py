@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from ipaddress import IPv4Address
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
@@ -36,6 +38,10 @@ class Controller:
         if not self.answers:
             raise UnreachableError("the controller died")
 
+    async def remove_vip(self, vip: IPv4Address) -> None:
+        if self.takes:
+            del self.held[vip]
+
     async def vips(self) -> list[VipRecord]:
         return list(self.held.values())
 
@@ -60,6 +66,31 @@ def test_a_request_that_was_cut_off_is_resolved_by_asking(takes: bool, answers: 
     assert set(chaos.wanted) == set(controller.held)
     asyncio.run(chaos.check())
     assert chaos.lost == []
+
+
+def test_dips_leave_from_when_a_request_is_made_until_it_is_over() -> None:
+    began, held = time.monotonic(), asyncio.Event()
+
+    class Slow(Controller):
+        async def remove_vip(self, vip: IPv4Address) -> None:
+            await held.wait()
+            await super().remove_vip(vip)
+
+    async def removed() -> None:
+        chaos = operator(Slow())
+        vip = (await chaos.change()).vip
+        dip = chaos.wanted[vip].spec.dips[0].address
+        with patch.object(chaos, "_choose", lambda: ("remove", vip, None, lambda c: c.remove_vip(vip))):
+            change = asyncio.create_task(chaos.change())
+            await asyncio.sleep(0)
+            assert chaos.left_since(vip, dip, began), "it is being taken away"
+            later = time.monotonic()
+            assert not chaos.left_since(vip, dip, later)
+            held.set()
+            await change
+        assert chaos.left_since(vip, dip, later), "it may have had flows until now"
+
+    asyncio.run(removed())
 
 
 def test_an_acknowledged_change_that_is_gone_is_lost() -> None:
