@@ -28,10 +28,11 @@ QUIET = 0.9
 @click.option("--out", type=click.Path(path_type=Path), help="Write JSON and figure to this folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.option("--runs", type=click.IntRange(1, 100), help="Runs per frame size and subject.")
-def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) -> None:
+@click.option("--writes", is_flag=True, help="Only how fast tables are written, in some seconds.")
+def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None, writes: bool) -> None:
     """Measure what a packet costs: hmux.p4 on xdp, the SMux, and the least an XDP program can do.
 
-    Also packets per second, on bmv2 too, VIPs per second and the latency of one VIP. Uses network namespaces
+    Also packets per second, and how fast tables are written, on bmv2 too. Uses network namespaces
     of its own; needs root, trafgen and tcpreplay, and takes a few minutes. BMv2 is measured where
     simple_switch_grpc is on PATH.
     """
@@ -46,7 +47,7 @@ def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) ->
             bench = Bench(
                 plan, lambda text: status.update(text) if console.is_terminal else _print_line(text)
             )
-            summary = bench.run()
+            summary = bench.run_writes() if writes else bench.run()
     except (BenchError, BpfError) as error:
         raise click.ClickException(str(error)) from error
     share = bench.machine_share()
@@ -58,7 +59,10 @@ def dataplane(quick: bool, out: Path | None, as_json: bool, runs: int | None) ->
         )
     if out is not None:
         whole = {"command": "duet bench dataplane", "plan": plan, "machine": results.machine(), **summary}
-        paths = [results.write_json(out / f"{NAME}.json", whole), *draw(bench.rates, out / NAME)]
+        paths = [
+            results.write_json(out / f"{NAME}.json", whole),
+            *(draw(bench.rates, out / NAME) if bench.rates else []),
+        ]
         console.print("written: " + ", ".join(map(str, paths)))
     if as_json:
         click.echo(results.to_json(summary))
@@ -127,9 +131,13 @@ def _print(bench: Bench, summary: dict[str, object]) -> None:
     live = Table("subject", "kpps", title="Frames that the kernel makes and sends")
     for subject, pps in bench.live.items():
         live.add_row(subject, f"{pps / 1000:.0f}")
-    control = Table("target", "VIPs per second", "one VIP, ms (median)", title="Programming")
+    tables = list(bench.programming[0].per_s) if bench.programming else []
+    control = Table(
+        "target", *tables, "one VIP, ms", "routes swapped, ms", title="Entries written per second"
+    )
     for entry in bench.programming:
-        control.add_row(entry.target, f"{entry.vips_per_s:.0f}", f"{entry.vip_ms_median:.2f}")
+        rates_shown = [f"{rate:.0f}" for rate in entry.per_s.values()]
+        control.add_row(entry.target, *rates_shown, f"{entry.vip_ms_median:.2f}", f"{entry.swap_ms:.0f}")
     console = Console()
     console.print(packets, live, rates, control)
     for key in (

@@ -1,4 +1,4 @@
-"""How fast the HMux forwards, against the floor and against BMv2, and how fast VIPs are programmed.
+"""How fast the HMux forwards, against the floor and against BMv2, and how fast tables are written.
 
 What a packet costs a program is measured by itself (`packets.py`): over veths, generating a packet and
 handing it on takes many times as long as any of the programs, so that a rate tells little about them.
@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +25,10 @@ from duet_p4.bench import live
 from duet_p4.bench.floor import floor as floor_on
 from duet_p4.bench.line import BenchError, Line
 from duet_p4.bench.packets import Measured, measure
-from duet_p4.bench.switches import Switch, available, deletes, inserts
-from duet_p4.bench.tables import DIPS_PER_VIP, SLOTS_PER_VIP, Fill
+from duet_p4.bench.switches import Switch, available, inserts
+from duet_p4.bench.tables import Fill
 from duet_p4.bench.traffic import Generator, Sent
-from duet_p4.hmux import entries
+from duet_p4.bench.writes import Programming, program
 
 MAX_LOSS = 0.001
 KEPT_PACE = 0.95
@@ -43,8 +41,6 @@ FLAT_OUT_PPS = 400_000
 """About what one CPU does: a run flat out has this many packets for each second it should take."""
 LOWEST_PPS = 2000.0
 HIGHEST_PPS = 400_000.0
-MEASURED_VIP = IPv4Address("10.64.0.1")
-MEASURED_DIP = IPv4Address("100.64.0.1")
 
 Progress = Callable[[str], None]
 
@@ -129,20 +125,6 @@ class Pacer:
         return None
 
 
-@dataclass(slots=True)
-class Programming:
-    """How fast one target takes VIPs."""
-
-    target: str
-    vips_per_s: float
-    vip_ms: list[float]
-
-    @property
-    def vip_ms_median(self) -> float:
-        """Milliseconds from the first Write of a VIP with two DIPs to the last answer."""
-        return statistics.median(self.vip_ms)
-
-
 class Bench:
     """One benchmark and what it has found so far; `progress` is told what it does."""
 
@@ -173,6 +155,18 @@ class Bench:
     def run_live(self) -> None:
         """Measure packets per second of the kernel's own generator."""
         self.live = live.measure(self._progress, quick=self._plan.quickly)
+
+    def run_writes(self) -> dict[str, Any]:
+        """Measure nothing but how fast tables are written."""
+        for target in ("xdp", "bmv2"):
+            if not available(target):
+                self._progress(f"{target}: simple_switch_grpc is not on PATH, left out")
+                continue
+            with _workshop() as (stack, folder):
+                line = stack.enter_context(Line())
+                switch = stack.enter_context(Switch(target, line, folder))
+                self.programming.append(self._program(target, switch))
+        return self.summary()
 
     def run_xdp(self) -> None:
         """Measure the floor and xdp."""
@@ -215,6 +209,16 @@ class Bench:
             "write_ms_median": xdp_control and xdp_control.vip_ms_median,
             "bmv2_writes_per_s": bmv2_control and bmv2_control.vips_per_s,
             "bmv2_write_ms_median": bmv2_control and bmv2_control.vip_ms_median,
+            "writes": [
+                {
+                    "target": one.target,
+                    "per_s": one.per_s,
+                    "vip_ms": one.vip_ms_median,
+                    "swap_ms": one.swap_ms,
+                    "bytes_per_entry": one.bytes_per_entry,
+                }
+                for one in self.programming
+            ],
             "packets": [
                 {
                     "subject": one.subject,
@@ -289,6 +293,10 @@ class Bench:
             pps, loss = found.pps, found.loss
         self.rates.append(Rate(subject, fill or "one", size, pps, loss, sent))
 
+    def _program(self, target: str, switch: Switch) -> Programming:
+        self._progress(f"{target}: writes tables")
+        return program(target, switch, self._plan.vip_runs)
+
     def _measure_bmv2(self, stack: ExitStack, folder: Path) -> None:
         line = stack.enter_context(Line())
         switch = stack.enter_context(Switch("bmv2", line, folder))
@@ -311,25 +319,6 @@ class Bench:
                     continue
                 self.rates.append(Rate("bmv2", name, size, found.pps, found.loss, [found]))
 
-    def _program(self, target: str, switch: Switch) -> Programming:
-        """Time single VIPs in an almost empty switch, then fill it and time the VIPs of that."""
-        self._progress(f"{target}: programs VIPs")
-        fill = Fill.full()
-        switch.write(inserts([*Fill.one().underlay()]))
-        added, removed = one_vip()
-        milliseconds = []
-        for _ in range(self._plan.vip_runs):
-            began = time.perf_counter()
-            switch.write(added)
-            milliseconds.append(1000 * (time.perf_counter() - began))
-            switch.write(removed)
-        switch.push()
-        switch.write(inserts([*fill.underlay(), *fill.overlay()]))
-        hosts = inserts(fill.hosts())
-        began = time.perf_counter()
-        switch.write(hosts)
-        return Programming(target, fill.vips / (time.perf_counter() - began), milliseconds)
-
 
 @contextmanager
 def _workshop() -> Iterator[tuple[ExitStack, Path]]:
@@ -340,19 +329,7 @@ def _workshop() -> Iterator[tuple[ExitStack, Path]]:
 
 def fill_tables(switch: Switch, fill: Fill) -> None:
     """Write everything that a fill says."""
-    switch.write(inserts([*fill.underlay(), *fill.overlay(), *fill.hosts()]))
-
-
-def one_vip() -> tuple[list[Any], list[Any]]:
-    """Return the Writes that add a VIP with two DIPs, in dependent order, and those that remove it."""
-    tunnels = [entries.tunnel(n, MEASURED_DIP + n) for n in range(DIPS_PER_VIP)]
-    slots = [entries.slot(n, n % DIPS_PER_VIP) for n in range(SLOTS_PER_VIP)]
-    added = [
-        request
-        for step in (tunnels, slots, [entries.vip(MEASURED_VIP, 0, SLOTS_PER_VIP)])
-        for request in inserts(step)
-    ]
-    return added, deletes(added)
+    switch.write(inserts(fill.everything()))
 
 
 def _ratio(above: Rate | None, below: Rate | None) -> float | None:

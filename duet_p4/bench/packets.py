@@ -181,7 +181,7 @@ def switch(
             device.shared["egress_ports"].update(struct.pack("=I", number), struct.pack("=I", ifindex))
         device.shared["ingress_ports"].update(struct.pack("=I", ingress), struct.pack("=I", IN_PORT + 1))
         hosts = [*fill.hosts(), *_extras(fill)] if fill.vips == 1 else _everything(fill)
-        for request in inserts([*fill.underlay(), *fill.overlay(), *hosts]):
+        for request in inserts([*fill.all_but_hosts(), *hosts]):
             for update in request.updates:
                 staged.forwarding.write(update)
         yield staged.pipeline, list(device.shared.values())

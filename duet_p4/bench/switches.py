@@ -95,6 +95,11 @@ class Switch:
         for request in requests:
             self._stub.Write(request, timeout=PUSH_SECONDS)
 
+    def resident(self) -> int:
+        """Return the bytes of memory that the switch's process has."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         ready = grpc.channel_ready_future(self._channel)

@@ -50,28 +50,47 @@ class Fill:
         """Return the VIPs, as traffic is to be sent to them."""
         return [FIRST_VIP + number for number in range(self.vips)]
 
-    def underlay(self) -> Iterator[P4TableEntry]:
-        """Yield the configuration, and routes of which those to the DIPs lead out of the line.
+    def everything(self) -> Iterator[P4TableEntry]:
+        """Yield all entries, each after those that it refers to."""
+        yield from self.all_but_hosts()
+        yield from self.hosts()
 
-        A full table has a /32 for each DIP, as the longest prefix costs the most, and /32s beside.
-        """
+    def all_but_hosts(self) -> Iterator[P4TableEntry]:
+        """Yield the same without VIPs."""
+        yield from self.base()
+        yield from self.routes_to(1)
+        yield from self.tunnels_to_dips()
+        yield from self.slots_of_tunnels()
+
+    def base(self) -> Iterator[P4TableEntry]:
+        """Yield the configuration, and the groups of next hops 1 and 2, which lead out of the line."""
         yield entries.configuration(LOOPBACK, 0x5EED)
         yield entries.port(IN_PORT, SOURCE_MAC)
         yield entries.nexthop(1, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
         yield entries.nexthop_slot(0, 1)
         yield entries.nexthop_group(1, 0, 1)
+        yield entries.nexthop_group(2, 0, 1)
+
+    def routes_to(self, group: int) -> Iterator[P4TableEntry]:
+        """Yield the routes, those to the DIPs among them.
+
+        A full table has a /32 for each DIP, as the longest prefix costs the most, and /32s beside.
+        """
         if self.routes <= self.tunnels:
-            yield entries.route(IPv4Network((FIRST_DIP, 8)), 1)
+            yield entries.route(IPv4Network((FIRST_DIP, 8)), group)
             return
         for number in range(self.tunnels):
-            yield entries.route(IPv4Network((FIRST_DIP + number, 32)), 1)
+            yield entries.route(IPv4Network((FIRST_DIP + number, 32)), group)
         for number in range(self.routes - self.tunnels):
-            yield entries.route(IPv4Network((FIRST_ROUTE + number, 32)), 1)
+            yield entries.route(IPv4Network((FIRST_ROUTE + number, 32)), group)
 
-    def overlay(self) -> Iterator[P4TableEntry]:
-        """Yield tunnels and slots."""
+    def tunnels_to_dips(self) -> Iterator[P4TableEntry]:
+        """Yield the tunnels."""
         for number in range(self.tunnels):
             yield entries.tunnel(number, IPv4Address(FIRST_DIP + number))
+
+    def slots_of_tunnels(self) -> Iterator[P4TableEntry]:
+        """Yield the slots."""
         for number in range(self.slots):
             yield entries.slot(number, number % self.tunnels)
 

@@ -172,11 +172,18 @@ class Map:
     def update_batch(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Set many keys in one system call; in a per-CPU map, on every CPU."""
         pairs = list(items)
-        if not pairs:
+        self.update_joined(
+            b"".join(self._key(key) for key, _ in pairs), b"".join(self._spread(value) for _, value in pairs)
+        )
+
+    def update_joined(self, keys: bytes, values: bytes) -> None:
+        """Do the same with keys, and as many values as `write` takes, one after another."""
+        number, rest = divmod(len(keys), self.key_size)
+        if rest or len(values) != number * self._buffer_size:
+            raise ValueError(f"map {self.name}: {len(keys)} bytes of keys, {len(values)} of values")
+        if not number:
             return
-        keys = b"".join(self._key(key) for key, _ in pairs)
-        values = b"".join(self._spread(value) for _, value in pairs)
-        count = c.c_uint32(len(pairs))
+        count = c.c_uint32(number)
         options = libbpf.BatchOptions(sz=c.sizeof(libbpf.BatchOptions))
         if libbpf.library().bpf_map_update_batch(self.fd, keys, values, c.byref(count), c.byref(options)):
             raise self._error()

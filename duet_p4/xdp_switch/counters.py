@@ -37,10 +37,9 @@ class Counters:
         cells = slice(first, first + len(counts))
         self._ahead[cells] = np.array(counts, dtype=np.uint64) - self._cells[:, cells].sum(axis=0)
 
-    def reset(self, cell: int) -> None:
-        """Set a cell to nothing; often there was nothing."""
-        counted = self._cells[:, cell].sum(axis=0)
-        np.negative(counted, out=self._ahead[cell])
+    def reset(self, cells: Sequence[int]) -> None:
+        """Set cells to nothing."""
+        self._ahead[cells] = np.negative(self._cells[:, cells].sum(axis=0))
 
     def add(self, first: int, counts: Sequence[Count]) -> None:
         """Count so much more."""

@@ -15,14 +15,15 @@ Names are those of the P4Info. A key is a tuple with one element per match field
 | range | (low, high) | (0, 2**width - 1) |
 | optional | value or None | None |
 
-Every update is atomic for the packets: one sees the entry as it was or as it is.
+Every update is atomic for the packets: one sees the entry as it was or as it is. Those given together are
+not, among each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from finsy.proto import p4i
 
@@ -44,8 +45,7 @@ class UnsupportedError(Exception):
     """A P4 program uses what this switch does not support; the message names it and its P4 source line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """An action by name, with its arguments in the order of its parameters."""
 
     action: str
@@ -180,6 +180,15 @@ class Pipeline(Protocol):
 
     def delete(self, table: str, key: MatchValues, priority: int) -> None:
         """Remove an entry, and its direct counter with it."""
+
+    def insert_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Add entries of different keys, an action for each. Raises NoRoomError, with the table as it was."""
+
+    def modify_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Give entries other actions, as `modify` does."""
+
+    def delete_all(self, table: str, keys: Sequence[EntryKey]) -> None:
+        """Remove entries, as `delete` does."""
 
     def detour(
         self, port: int, changes: Mapping[str, Mapping[tuple[MatchValues, int], TargetAction | None]]

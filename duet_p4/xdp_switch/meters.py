@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.dataplane import MeterRates
@@ -35,6 +36,11 @@ class MeterArray:
             self._rates.pop(index, None)
         else:
             self._rates[index] = rates
+
+    def forget(self, indexes: Iterable[int]) -> None:
+        """Take the rates of meters away, where they have any."""
+        for index in self._rates.keys() & set(indexes):
+            self.configure(index, None)
 
     def read(self, index: int) -> MeterRates | None:
         """Return the rates of a meter, None for one that is not configured."""

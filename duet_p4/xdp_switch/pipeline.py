@@ -203,18 +203,30 @@ class XdpPipeline:
 
     def insert(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         """Add an entry."""
-        self._disarm(table)
-        self._tables[table].insert((key, priority), action)
+        self.insert_all(table, [(key, priority)], [action])
 
     def modify(self, table: str, key: MatchValues, priority: int, action: TargetAction) -> None:
         """Give an entry another action."""
-        self._disarm(table)
-        self._tables[table].modify((key, priority), action)
+        self.modify_all(table, [(key, priority)], [action])
 
     def delete(self, table: str, key: MatchValues, priority: int) -> None:
         """Remove an entry."""
+        self.delete_all(table, [(key, priority)])
+
+    def insert_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Add entries."""
         self._disarm(table)
-        self._tables[table].delete((key, priority))
+        self._tables[table].insert(keys, actions)
+
+    def modify_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Give entries other actions."""
+        self._disarm(table)
+        self._tables[table].modify(keys, actions)
+
+    def delete_all(self, table: str, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
+        self._disarm(table)
+        self._tables[table].delete(keys)
 
     def detour(self, port: int, changes: Mapping[str, Mapping[EntryKey, TargetAction | None]]) -> None:
         """Have entries changed, or taken away where None, once a port can send nothing."""

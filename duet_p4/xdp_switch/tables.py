@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.entries import DEFAULTS, GROUP_FLAG, TableLayout
@@ -25,20 +26,25 @@ from duet_p4.xdp_switch.meters import MeterArray
 
 
 class Table:
-    """One table: its store, its default, its counters, and which handle each entry has."""
+    """One table: its store, its default, its counters, and which handle each entry has.
+
+    Keys that are given together are all different.
+    """
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._layout = layout
         self._table = layout.table
         self._store: Store | None = make_store(layout, loaded)
         self._handles: dict[EntryKey, int] = {}
-        self._written = array("d", bytes(8 * (layout.table.size + 1)))
+        self._written = np.zeros(layout.table.size + 1)
         self._free = Numbers(layout.table.size + 1)
         self._counter = Counters(loaded.memory(layout.counter)) if layout.counter and self._store else None
         self._meter: MeterArray | None = None
         if layout.meter and self._store:
             self._meter = MeterArray(loaded.map(layout.meter), layout.table.meter or "", layout.capacity)
-        self._hits = loaded.memory(f"hits_{layout.symbol}").cast("Q") if layout.table.ages else None
+        self._hits: np.ndarray[tuple[int], np.dtype[np.uint64]] | None = None
+        if layout.table.ages:
+            self._hits = np.frombuffer(loaded.memory(f"hits_{layout.symbol}"), dtype=np.uint64)
         self._default: memoryview | None = None
         if not layout.table.default_const:
             self._default = loaded.memory(f"default_{layout.symbol}")
@@ -49,44 +55,44 @@ class Table:
                 number = layout.entry.numbers[layout.table.default_action]
                 self._write_default(layout.entry.pack(number, 0, layout.table.default_arguments))
 
-    def insert(self, key: EntryKey, action: TargetAction) -> None:
-        """Add an entry; NoRoomError where there is no room."""
-        if len(self._handles) >= self._table.size or self._store is None:
+    def insert(self, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Add entries; NoRoomError, and adds none, where there is no room for all."""
+        if len(self._handles) + len(keys) > self._table.size or self._store is None:
             raise NoRoomError(f"table {self._table.name} is full: it holds {self._table.size} entries")
-        handle = self._free.take()
+        handles = self._free.take(len(keys))
         try:
             if self._counter is not None:
-                self._counter.reset(handle)
-            if self._meter is not None and self._meter.read(handle) is not None:
-                self._meter.configure(handle, None)
+                self._counter.reset(handles)
+            if self._meter is not None:
+                self._meter.forget(handles)
             if self._hits is not None:
-                self._hits[handle] = time.monotonic_ns()
-            self._store.insert(key, self._pack(action, handle))
+                self._hits[handles] = time.monotonic_ns()
+            self._store.insert(keys, self._pack(actions, handles))
         except BaseException:
-            self._free.give_back(handle)
+            self._free.give_back(handles)
             raise
-        self._handles[key] = handle
-        self._written[handle] = time.time()
+        self._handles.update(zip(keys, handles, strict=True))
+        self._written[handles] = time.time()
 
-    def modify(self, key: EntryKey, action: TargetAction) -> None:
-        """Give an entry another action."""
+    def modify(self, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Give entries other actions."""
         assert self._store is not None
-        handle = self._handles[key]
-        self._store.modify(key, self._pack(action, handle))
-        self._written[handle] = time.time()
+        handles = [self._handles[key] for key in keys]
+        self._store.modify(keys, self._pack(actions, handles))
+        self._written[handles] = time.time()
 
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
         assert self._store is not None
-        self._store.delete(key)
-        self._free.give_back(self._handles.pop(key))
+        self._store.delete(keys)
+        self._free.give_back([self._handles.pop(key) for key in keys])
 
     def words(self, changes: Mapping[EntryKey, TargetAction | None]) -> dict[int, int]:
         """Return what words of memory become others when entries change; see `Store.words`."""
         if self._store is None:
             raise ValueError(f"table {self._table.name} has no entries but the default one")
         packed = {
-            key: None if action is None else self._pack(action, self._handles[key])
+            key: None if action is None else self._pack([action], [self._handles[key]])
             for key, action in changes.items()
         }
         try:
@@ -141,7 +147,7 @@ class Table:
         if self._hits is None:
             raise ValueError(f"table {self._table.name} has no idle timeout")
         now = time.monotonic_ns()
-        return [max(now - self._hits[self._handles[key]], 0) / 1e9 for key in keys]
+        return [max(now - int(self._hits[self._handles[key]]), 0) / 1e9 for key in keys]
 
     def hit(self, handle: int, values: Sequence[int]) -> Hit | None:
         """Return the entry that has a handle now, or, where entries have none (0), what the values hit."""
@@ -149,18 +155,23 @@ class Table:
             key = next((key for key, known in self._handles.items() if known == handle), None)
         else:
             key = hit_of(self._handles, values, self._table.keys)
-        return Hit(*key, self._written[self._handles[key]] or None) if key is not None else None
+        return Hit(*key, float(self._written[self._handles[key]]) or None) if key is not None else None
 
-    def _pack(self, action: TargetAction, handle: int) -> bytes:
-        if isinstance(action, Call):
-            number = self._layout.entry.by_name[action.action]
-            return self._layout.pack(self._layout.entry.actions[number], handle, action.arguments)
-        reference = action.handle | (GROUP_FLAG if isinstance(action, GroupHandle) else 0)
-        return reference.to_bytes(4, "little") + handle.to_bytes(4, "little")
+    def _pack(self, actions: Sequence[TargetAction], handles: Sequence[int]) -> bytes:
+        """Return the bytes of entries, one after another."""
+        calls = [action for action in actions if isinstance(action, Call)]
+        if len(calls) == len(actions) and len({call.action for call in calls}) == 1:
+            action = self._layout.entry.actions[self._layout.entry.by_name[calls[0].action]]
+            arguments = list(zip(*[call.arguments for call in calls], strict=True))
+            return self._layout.pack(action, handles, arguments)
+        if len(actions) > 1:
+            each = zip(actions, handles, strict=True)
+            return b"".join(self._pack([action], [handle]) for action, handle in each)
+        return _reference(actions[0], handles[0])
 
     def _pack_default(self, action: TargetAction) -> bytes:
         if not isinstance(action, Call):
-            return self._pack(action, 0)
+            return _reference(action, 0)
         return self._layout.entry.pack(self._layout.entry.by_name[action.action], 0, action.arguments)
 
     def _write_default(self, data: bytes) -> None:
@@ -170,6 +181,13 @@ class Table:
         at = size * self._next_default
         self._default[at : at + len(data)] = data
         self._default_at[0] = self._next_default
+
+
+def _reference(action: TargetAction, handle: int) -> bytes:
+    """Return the bytes of an entry that refers to a member or a group."""
+    assert not isinstance(action, Call)
+    reference = action.handle | (GROUP_FLAG if isinstance(action, GroupHandle) else 0)
+    return reference.to_bytes(4, "little") + handle.to_bytes(4, "little")
 
 
 class UnreachedTable:
@@ -182,20 +200,22 @@ class UnreachedTable:
         self._rates: dict[EntryKey, MeterRates | None] = {}
         self._since: dict[EntryKey, int] = {}
 
-    def insert(self, key: EntryKey, action: TargetAction) -> None:
-        """Add an entry; NoRoomError where there is no room."""
-        if len(self._counts) >= self._size:
+    def insert(self, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Add entries; NoRoomError, and adds none, where there is no room for all."""
+        if len(self._counts) + len(keys) > self._size:
             raise NoRoomError(f"table {self._name} is full: it holds {self._size} entries")
-        self._counts[key] = (0, 0)
-        self._since[key] = time.monotonic_ns()
+        for key in keys:
+            self._counts[key] = (0, 0)
+            self._since[key] = time.monotonic_ns()
 
-    def modify(self, key: EntryKey, action: TargetAction) -> None:
-        """Give an entry another action."""
+    def modify(self, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        """Give entries other actions."""
 
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
-        del self._counts[key], self._since[key]
-        self._rates.pop(key, None)
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
+        for key in keys:
+            del self._counts[key], self._since[key]
+            self._rates.pop(key, None)
 
     def set_default(self, action: TargetAction | None) -> None:
         """Set the default action."""

@@ -16,9 +16,13 @@ long that this may be something else by now.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import struct
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import repeat
+from operator import lshift, or_
 
 from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
@@ -70,6 +74,13 @@ class ActionSet:
             (s.size for s, a in zip(self.arguments, self.actions, strict=True) if a.parameters), default=0
         )
         self.profile = profile
+        self._pack = [
+            self._packer(action, layout) for action, layout in zip(self.actions, self.arguments, strict=True)
+        ]
+
+    def _packer(self, action: ir.Action, layout: Struct) -> Callable[..., bytes]:
+        used = 8 + layout.size if action.parameters else 8
+        return struct.Struct(f"=II{layout.format if action.parameters else ''}{self.size - used}x").pack
 
     def _parameter(self, action: ir.Action, parameter: ir.Parameter) -> str:
         if parameter.width > MAX_ARITHMETIC:
@@ -82,10 +93,12 @@ class ActionSet:
 
     def pack(self, number: int, handle: int, arguments: Sequence[int]) -> bytes:
         """Return the bytes of an entry that runs action `number`."""
-        data = number.to_bytes(4, "little") + handle.to_bytes(4, "little")
-        if arguments:
-            data += self.arguments[number].pack(arguments)
-        return data.ljust(self.size, b"\0")
+        return self.pack_all(number, (handle,), [(argument,) for argument in arguments])
+
+    def pack_all(self, number: int, handles: Sequence[int], arguments: Sequence[Sequence[int]]) -> bytes:
+        """Return the bytes of entries that run action `number`, one after another; a column per parameter."""
+        parts = self.arguments[number].parts(arguments) if arguments else ()
+        return b"".join(map(self._pack[number], repeat(number), handles, *parts))
 
     def declaration(self, name: str) -> Iterator[str]:
         """Yield the C declaration of the entry."""
@@ -128,16 +141,19 @@ class Packing:
     def _first(self) -> int:
         return 1 + self.number_bits + self.handle_bits
 
-    def pack(self, action: ir.Action, handle: int, arguments: Sequence[int]) -> int:
-        """Return the word of an entry."""
-        word = 1 | self.actions.index(action) << 1
+    def pack(
+        self, action: ir.Action, handles: Sequence[int], arguments: Sequence[Sequence[int]]
+    ) -> Iterable[int]:
+        """Return the words of entries that run an action; a column of arguments per parameter."""
+        number = next(n for n, known in enumerate(self.actions) if known.id == action.id)
+        words: Iterable[int] = repeat(1 | number << 1, len(handles))
         if self.handle_bits:
-            word |= handle << 1 + self.number_bits
+            words = map(or_, words, map(lshift, handles, repeat(1 + self.number_bits)))
         at = self._first
-        for parameter, value in zip(action.parameters, arguments, strict=True):
-            word |= value << at
+        for parameter, column in zip(action.parameters, arguments, strict=True):
+            words = map(or_, words, map(lshift, column, repeat(at)))
             at += parameter.width
-        return word
+        return words
 
     def number(self, word: str) -> str:
         """Return C for the number of the action, among `actions`."""
@@ -175,11 +191,14 @@ class TableLayout:
     inserted: tuple[ir.Action, ...]
     packing: Packing | None = None
 
-    def pack(self, action: ir.Action, handle: int, arguments: Sequence[int]) -> bytes:
-        """Return the bytes of an entry as the table holds it."""
+    def pack(self, action: ir.Action, handles: Sequence[int], arguments: Sequence[Sequence[int]]) -> bytes:
+        """Return the bytes of entries that run an action as the table holds them, one after another.
+
+        Each column of `arguments` has all values of one parameter.
+        """
         if self.packing is not None:
-            return self.packing.pack(action, handle, arguments).to_bytes(8, "little")
-        return self.entry.pack(self.entry.numbers[action.id], handle, arguments)
+            return array("Q", self.packing.pack(action, handles, arguments)).tobytes()
+        return self.entry.pack_all(self.entry.numbers[action.id], handles, arguments)
 
     @property
     def guarded(self) -> bool:

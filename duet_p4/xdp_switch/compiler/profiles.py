@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.calculations import Calculations
@@ -97,17 +99,17 @@ class Members:
         old = self._member_at[handle]
         try:
             data = self._actions.pack(self._actions.by_name[action.action], handle, action.arguments)
-            self._member_at[handle] = self._places.add(data)
+            (self._member_at[handle],) = self._places.add(data).tolist()
         except IndexError:
             raise self._full() from None
         if old:
-            self._places.remove(old)
+            self._places.remove(np.array([old], dtype=np.uint64))
 
     def delete_member(self, handle: int) -> None:
         """Remove a member."""
         old = self._member_at[handle]
         self._member_at[handle] = 0
-        self._places.remove(old)
+        self._places.remove(np.array([old], dtype=np.uint64))
 
     def set_group(self, handle: int, members: Sequence[int]) -> None:
         """Add or change a group."""

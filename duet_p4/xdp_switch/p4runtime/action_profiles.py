@@ -11,7 +11,7 @@ from collections import Counter as Multiset
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from finsy.proto import p4r
 
@@ -34,8 +34,7 @@ ItemT = TypeVar("ItemT")
 Weighted = p4r.ActionProfileGroup.Member | p4r.ActionProfileAction
 
 
-@dataclass(frozen=True, slots=True)
-class ActionCall:
+class ActionCall(NamedTuple):
     """An action with its arguments."""
 
     action: Action

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeAlias
 
+import numpy as np
 from finsy.proto import p4i, p4r
 
 from duet_p4.xdp_switch.dataplane import FieldValue
@@ -53,6 +55,11 @@ class MatchField(Field):
     """One element of a table's key."""
 
     kind: MatchKind = MatchKind.EXACT
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a value of it is."""
+        return 1 if self.kind in (MatchKind.EXACT, MatchKind.OPTIONAL) else 2
 
     @property
     def wildcard(self) -> FieldValue:
@@ -129,6 +136,40 @@ def match_decoder(table: str, spec: MatchField) -> Callable[[p4r.FieldMatch], Fi
         MatchKind.RANGE: range_,
         MatchKind.OPTIONAL: optional,
     }[spec.kind]
+
+
+Column: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint64]]
+Mask: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+PARTS = {
+    "exact": ("value",),
+    "optional": ("value",),
+    "lpm": ("value", "prefix_len"),
+    "ternary": ("value", "mask"),
+    "range": ("low", "high"),
+}
+"""The numbers of a FieldMatch by its kind, in the order that `fits` takes them."""
+
+
+def within(column: Column, width: int) -> Mask:
+    """Return which numbers have at most `width` bits, of 64 at most."""
+    return column <= (1 << width) - 1
+
+
+def fits(spec: MatchField, numbers: Sequence[Column]) -> Mask:
+    """Return for which numbers, column by column, `match_decoder` takes a field; of at most 64 bits."""
+    full = (1 << spec.width) - 1
+    good = within(numbers[0], spec.width)
+    if spec.kind is MatchKind.LPM:
+        value, length = numbers
+        return good & (length > 0) & (length <= spec.width) & (value & (full >> length) == 0)
+    if spec.kind is MatchKind.TERNARY:
+        value, mask = numbers
+        return good & within(mask, spec.width) & (mask != 0) & (value & ~mask == 0)
+    if spec.kind is MatchKind.RANGE:
+        low, high = numbers
+        return good & within(high, spec.width) & (low <= high) & ~((low == 0) & (high == full))
+    return good
 
 
 def _wrong_kind(item: p4r.FieldMatch, what: str, expected: str) -> P4RuntimeError:

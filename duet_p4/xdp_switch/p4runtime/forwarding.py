@@ -14,6 +14,7 @@ from duet_p4.detour import DETOUR
 from duet_p4.xdp_switch.dataplane import EntryKey, NoRoomError, Pipeline, TargetAction, UnsupportedError
 from duet_p4.xdp_switch.p4runtime.action_profiles import ActionProfileState
 from duet_p4.xdp_switch.p4runtime.arrays import Arrays
+from duet_p4.xdp_switch.p4runtime.bulk import Run, Shapes
 from duet_p4.xdp_switch.p4runtime.digests import DigestState
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
@@ -69,6 +70,7 @@ class ForwardingState:
         self.replication = Replication(pipeline, schema.types, ports)
         self.digests = DigestState(schema)
         self._refused_names, self._names_patience = 0, 1
+        self._shapes = Shapes(self.tables)
         self._arrays = Arrays(schema, pipeline)
         meters = Meters(schema, pipeline)
         value_sets = ValueSets(schema, pipeline)
@@ -122,6 +124,23 @@ class ForwardingState:
         except Exception as error:
             _log.exception("an update was refused by accident: %s", update)
             raise internal(f"the switch failed: {type(error).__name__}: {error}") from error
+
+    def runs(self, request: p4r.WriteRequest) -> list[Run]:
+        """Return the updates of a Write that may be carried out together by `write_run`, in order."""
+        return self._shapes.runs(request)
+
+    def write_run(self, run: Run, role: str = "") -> bool:
+        """Apply updates as `write` would one by one, where it would refuse none of them.
+
+        Returns whether it did; otherwise nothing has changed.
+        """
+        if not self.roles.allows(role, run.table_id):
+            return False
+        try:
+            return run.write()
+        except (NoRoomError, OSError, BpfError) as error:
+            _log.info("%d updates are tried one by one: %s", len(run), error)
+            return False
 
     def read(self, query: p4r.Entity, role: str = "") -> Iterator[p4r.Entity]:
         """Return the entities that one request of a Read selects, as they are now.

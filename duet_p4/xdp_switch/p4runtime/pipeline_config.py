@@ -15,6 +15,7 @@ from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
 from duet_p4.xdp_switch.dataplane import Device
+from duet_p4.xdp_switch.p4runtime.batch import Results
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
     aborted,
@@ -30,9 +31,6 @@ from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
 from duet_p4.xdp_switch.p4runtime.turns import Turns
 
 _log = logging.getLogger(__name__)
-
-Results = list[P4RuntimeError | None]
-"""What became of each update of a batch, None where it was taken."""
 
 ResultT = TypeVar("ResultT")
 _Action = p4r.SetForwardingPipelineConfigRequest

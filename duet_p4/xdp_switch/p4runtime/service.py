@@ -14,6 +14,7 @@ from finsy.proto import U128, p4r
 
 from duet_p4.xdp_switch.dataplane import Device
 from duet_p4.xdp_switch.p4runtime.arbitration import Arbitration, Notification
+from duet_p4.xdp_switch.p4runtime.batch import TURN, Batch, Results
 from duet_p4.xdp_switch.p4runtime.errors import (
     BatchError,
     P4RuntimeError,
@@ -23,18 +24,15 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     permission_denied,
     unimplemented,
 )
-from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 from duet_p4.xdp_switch.p4runtime.notifications import Notifications
 from duet_p4.xdp_switch.p4runtime.packet_io import stream_error
-from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig, Results
+from duet_p4.xdp_switch.p4runtime.pipeline_config import PipelineConfig
 from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
 from duet_p4.xdp_switch.p4runtime.staging import Staged
 from duet_p4.xdp_switch.p4runtime.stream import Stream
 from duet_p4.xdp_switch.p4runtime.turns import Turns
 
 API_VERSION = "1.5.0"
-TURN = 64
-"""Entities of a Write or Read between two looks at the packets."""
 READ_BATCH = 1024
 """Entities in one ReadResponse."""
 _END_S = 0.05
@@ -105,14 +103,16 @@ class P4RuntimeService:
     async def _write(self, request: p4r.WriteRequest) -> Results:
         while True:
             state = self.config.forwarding()
-            async with self._turns.hold(state.objects(update.entity for update in request.updates)):
+            rolls_back = request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR
+            batch = Batch(state, request.updates, [] if rolls_back else state.runs(request))
+            async with self._turns.hold(batch.objects()):
                 self._check_primary(request)
                 # While it waited, another pipeline may have come, which has objects of its own.
                 if self.config.forwarding() is not state:
                     continue
-                if request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR:
+                if rolls_back:
                     return apply_or_roll_back(state, request.updates, request.role)
-                return await _apply(state, request.updates, request.role)
+                return await batch.apply(request.role)
 
     async def read(self, request: p4r.ReadRequest) -> AsyncIterator[p4r.ReadResponse]:
         """Stream the entities that the requests of a batch select, as they were at one moment."""
@@ -279,17 +279,3 @@ class P4RuntimeService:
     def _notify(self, notifications: Sequence[Notification[Stream]]) -> None:
         for notification in notifications:
             notification.stream.send(p4r.StreamMessageResponse(arbitration=notification.message))
-
-
-async def _apply(state: ForwardingState, updates: Sequence[p4r.Update], role: str) -> Results:
-    """Carry out updates and return what became of each."""
-    results: Results = []
-    for number, update in enumerate(updates, 1):
-        try:
-            state.write(update, role)
-            results.append(None)
-        except P4RuntimeError as error:
-            results.append(error.with_traceback(None))
-        if number % TURN == 0:
-            await asyncio.sleep(0)
-    return results

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any, NamedTuple
 
 from finsy.proto import p4r
 
@@ -22,7 +24,7 @@ from duet_p4.xdp_switch.p4runtime.errors import (
     permission_denied,
 )
 from duet_p4.xdp_switch.p4runtime.meters import MeterKind, fill_config, refuse_color_counters
-from duet_p4.xdp_switch.p4runtime.p4info import Schema, Table
+from duet_p4.xdp_switch.p4runtime.p4info import Action, Schema, Table
 from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 
 """Match values and priority: what identifies an entry."""
@@ -30,8 +32,7 @@ from duet_p4.xdp_switch.p4runtime.translation import NamesExhaustedError
 NO_COUNT: Count = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What an entry holds besides its key."""
 
     action: ActionCall | Indirect
@@ -110,6 +111,63 @@ class TableState:
             self._pipeline.write_direct(table.name, *key, count)
         if rates is not None:
             self._pipeline.write_direct_meter(table.name, *key, rates)
+
+    def takes_many(self, kind: int, message: p4r.TableEntry) -> bool:
+        """Whether only numbers, those that there are and those given, decide what becomes of such an update.
+
+        Then the numbers of many can be given to `insert_all`, `modify_all` or `delete_all`. Raises
+        P4RuntimeError where it is refused whatever they are.
+        """
+        table = self.table
+        if table.is_const or not table.fields or self._profile is not None or message.is_default_action:
+            return False
+        if kind == p4r.Update.DELETE:
+            return not message.is_const
+        self._check_entry(message)
+        if any(map(message.HasField, ("counter_data", "meter_config"))):
+            return False
+        if kind == p4r.Update.MODIFY and table.direct_meter is not None:
+            return False
+        return kind in (p4r.Update.INSERT, p4r.Update.MODIFY) and message.action.HasField("action")
+
+    def insert_all(
+        self, keys: Sequence[EntryKey], action: Action, arguments: Sequence[tuple[int, ...]], *kept: Any
+    ) -> bool:
+        """Do what `insert` does for many entries of an action, or nothing; returns whether all can be taken.
+
+        `kept` are metadata, controller metadata and idle timeout. Raises what the pipeline does.
+        """
+        if len(set(keys)) < len(keys) or not self.entries.keys().isdisjoint(keys):
+            return False
+        self._pipeline.insert_all(self.table.name, keys, _calls(action, arguments))
+        self.entries.update(zip(keys, _entries(action, arguments, *kept), strict=True))
+        return True
+
+    def modify_all(
+        self, keys: Sequence[EntryKey], action: Action, arguments: Sequence[tuple[int, ...]], *kept: Any
+    ) -> bool:
+        """Do what `modify` does for many entries; see `insert_all`."""
+        if not self._changeable(keys):
+            return False
+        self._pipeline.modify_all(self.table.name, keys, _calls(action, arguments))
+        self.entries.update(zip(keys, _entries(action, arguments, *kept), strict=True))
+        return True
+
+    def delete_all(self, keys: Sequence[EntryKey]) -> bool:
+        """Do what `delete` does for many entries; see `insert_all`."""
+        if not self._changeable(keys):
+            return False
+        self._pipeline.delete_all(self.table.name, keys)
+        for key in keys:
+            del self.entries[key]
+        return True
+
+    def _changeable(self, keys: Sequence[EntryKey]) -> bool:
+        """Whether all of these, which are different, are entries that may be changed."""
+        entries, different = self.entries, set(keys)
+        if len(different) < len(keys) or not entries.keys() >= different:
+            return False
+        return not any(entries[key].is_const for key in keys)
 
     def change(self, kind: int, message: p4r.TableEntry) -> tuple[EntryKey, TargetAction | None]:
         """Return the entry that a MODIFY or DELETE is about, and its new action; change nothing."""
@@ -453,6 +511,21 @@ class TableState:
     def _release(self, action: ActionCall | Indirect) -> None:
         if self._profile is not None and not isinstance(action, ActionCall):
             self._profile.release(action)
+
+
+def _calls(action: Action, arguments: Sequence[tuple[int, ...]]) -> list[Call]:
+    return list(map(Call._make, zip(repeat(action.name), arguments)))
+
+
+def _entries(
+    action: Action,
+    arguments: Sequence[tuple[int, ...]],
+    metadata: bytes,
+    controller_metadata: int,
+    idle_timeout_ns: int,
+) -> Iterator[Entry]:
+    calls = map(ActionCall._make, zip(repeat(action), arguments))
+    return (Entry(call, metadata, controller_metadata, False, idle_timeout_ns) for call in calls)
 
 
 def _entry(action: ActionCall | Indirect, message: p4r.TableEntry) -> Entry:

@@ -17,6 +17,7 @@ from duet_p4.xdp_switch.compiler import compile_program, ir
 from duet_p4.xdp_switch.dataplane import (
     Call,
     Count,
+    EntryKey,
     InitialEntry,
     MatchValues,
     MeterRates,
@@ -171,6 +172,22 @@ class MemoryPipeline:
         del self.tables[table][key, priority]
         for kept in (self.direct, self.direct_meters, self.idle):
             kept.pop((table, key, priority), None)
+
+    def insert_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        assert len(set(keys)) == len(keys)
+        if len(self.tables[table]) + len(keys) > self.sizes[table]:
+            raise NoRoomError(f"table {table} is full ({self.sizes[table]} entries)")
+        for key, action in zip(keys, actions, strict=True):
+            self.insert(table, *key, action)
+
+    def modify_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
+        assert len(set(keys)) == len(keys)
+        for key, action in zip(keys, actions, strict=True):
+            self.modify(table, *key, action)
+
+    def delete_all(self, table: str, keys: Sequence[EntryKey]) -> None:
+        for key in keys:
+            self.delete(table, *key)
 
     def default_action(self, table: str) -> Call | None:
         stated = self.program.tables().get(table)

@@ -83,7 +83,7 @@ def test_a_detour_of_prefixes_leads_as_their_change_does(held: list[EntryKey], d
     assert ROUTES.strategy is Strategy.TRIE and ROUTES.packing is not None
     memory, store = trie()
     for number, key in enumerate(held):
-        store.insert(key, word(number))
+        store.insert([key], word(number))
     chosen = data.draw(st.lists(st.sampled_from(held), unique=True))
     changes = {key: data.draw(st.sampled_from([None, word(1000 + n)])) for n, key in enumerate(chosen)}
     words = store.words(changes)
@@ -95,16 +95,49 @@ def test_a_detour_of_prefixes_leads_as_their_change_does(held: list[EntryKey], d
     memory.whole[:] = before
     for key, entry in changes.items():
         if entry is None:
-            store.delete(key)
+            store.delete([key])
         else:
-            store.modify(key, entry)
+            store.modify([key], entry)
     assert led == [look_up(memory, ROUTES, address) for address in addresses]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_prefixes_changed_together_lead_as_a_plain_search_does(data: st.DataObject) -> None:
+    memory, store = trie()
+    held: dict[EntryKey, int] = {}
+    for number in range(1, 5):
+        kind = data.draw(st.sampled_from(["insert", "modify", "delete"]))
+        if kind == "insert":
+            keys = [key for key in data.draw(st.lists(PREFIXES, max_size=8, unique=True)) if key not in held]
+            keys = keys[: 16 - len(held)]
+        else:
+            keys = data.draw(st.lists(st.sampled_from(list(held)), unique=True)) if held else []
+        if not keys:
+            continue
+        numbers = [100 * number + at for at in range(len(keys))]
+        if kind == "delete":
+            store.delete(keys)
+            for key in keys:
+                del held[key]
+        else:
+            (store.insert if kind == "insert" else store.modify)(keys, b"".join(map(word, numbers)))
+            held |= dict(zip(keys, numbers, strict=True))
+        for address in [0x0A000000, 0x0A000001, 0x0A0000FE, 0x0A000100, 0x0A01FFFF, 0x14000001, 0x15000000]:
+            expected, longest = 0, -1
+            for (((value, length),), _), held_number in held.items():
+                if longest < length and address >> 32 - length == value >> 32 - length:
+                    expected, longest = held_number << 1 | 1, length
+            assert look_up(memory, ROUTES, address) == expected, f"{address:#x} among {held}"
+    store.delete(list(held)) if held else None
+    assert not any(memory.memory(f"root_{ROUTES.symbol}")), "nothing is left of prefixes that are gone"
+    assert len(store._free.take(ROUTES.trie_nodes - 1)) == ROUTES.trie_nodes - 1
 
 
 def test_a_detour_of_an_index_writes_its_words_and_none_that_is_not_there_is_refused() -> None:
     memory = Memory({f"index_{SLOTS.symbol}": 8 << 12})
     store = IndexStore(SLOTS, cast(bpf.Object, memory))
-    store.insert(((5,), 0), word(1))
+    store.insert([((5,), 0)], word(1))
     assert store.words({((5,), 0): word(2), ((6,), 0): None}) == {
         BASE + 40: int.from_bytes(word(2), "little"),
         BASE + 48: 0,

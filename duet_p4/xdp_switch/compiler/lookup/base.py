@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import c
@@ -16,6 +19,9 @@ from duet_p4.xdp_switch.compiler.entries import TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions, cut
 from duet_p4.xdp_switch.compiler.layout import Layout
 from duet_p4.xdp_switch.dataplane import EntryKey, FieldValue
+
+Positions: TypeAlias = np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
+"""What slots hold of entries: their places in an array, or the entries themselves as words."""
 
 
 class Lookup(ABC):
@@ -79,13 +85,15 @@ class Numbers:
     def __init__(self, count: int) -> None:
         self._free = deque(range(1, count))
 
-    def take(self) -> int:
-        """Return a free number; IndexError where there is none."""
-        return self._free.popleft()
+    def take(self, count: int) -> list[int]:
+        """Return so many free numbers; IndexError, and takes none, where there are fewer."""
+        if count > len(self._free):
+            raise IndexError(f"{count} numbers wanted, {len(self._free)} are free")
+        return [self._free.popleft() for _ in range(count)]
 
-    def give_back(self, number: int) -> None:
-        """Make a number free again."""
-        self._free.append(number)
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Make numbers free again."""
+        self._free.extend(numbers)
 
 
 class Changes:
@@ -105,19 +113,19 @@ class Changes:
 
 
 class Store(ABC):
-    """Entries of one table."""
+    """Entries of one table. Each method takes some keys, all different; `data` are as many entries' bytes."""
 
     @abstractmethod
-    def insert(self, key: EntryKey, data: bytes) -> None:
-        """Add an entry; NoRoomError where the strategy has a limit of its own."""
+    def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Add entries; NoRoomError, and adds none, where the strategy has a limit of its own."""
 
     @abstractmethod
-    def modify(self, key: EntryKey, data: bytes) -> None:
-        """Replace an entry's bytes."""
+    def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Replace entries' bytes."""
 
     @abstractmethod
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
 
     def words(self, changes: Mapping[EntryKey, bytes | None]) -> dict[int, int]:
         """Return what words of the program's memory become when these entries change, without changing them.
@@ -131,30 +139,30 @@ class Places:
     """The array of entries that `index` and `trie` tables refer to by position."""
 
     def __init__(self, memory: memoryview, capacity: int) -> None:
-        self._memory = memory
-        self._size = len(memory) // capacity
+        self._memory = np.frombuffer(memory, dtype=np.uint8).reshape(capacity, -1)
         self._free = Numbers(capacity)
 
-    def add(self, data: bytes) -> int:
-        """Write an entry to a free position and return the position."""
-        position = self._free.take()
-        self._memory[position * self._size : (position + 1) * self._size] = data
-        return position
+    def add(self, data: bytes) -> Positions:
+        """Write entries to free positions and return those; IndexError where there are too few."""
+        entries = np.frombuffer(data, dtype=np.uint8).reshape(-1, self._memory.shape[1])
+        positions = self._free.take(len(entries))
+        self._memory[positions] = entries
+        return np.array(positions, dtype=np.uint64)
 
-    def remove(self, position: int) -> None:
-        """Make a position free again."""
-        self._free.give_back(position)
+    def remove(self, positions: Positions) -> None:
+        """Make positions free again."""
+        self._free.give_back(positions.tolist())
 
 
 class Words:
     """Entries that slots hold themselves, each packed into a word, in place of `Places`."""
 
-    def add(self, data: bytes) -> int:
-        """Return the word."""
-        return int.from_bytes(data, "little")
+    def add(self, data: bytes) -> Positions:
+        """Return the words."""
+        return np.frombuffer(data, dtype=np.uint64)
 
-    def remove(self, position: int) -> None:
-        """Do nothing: it is gone once no slot holds it."""
+    def remove(self, positions: Positions) -> None:
+        """Do nothing: a word is gone once no slot holds it."""
 
 
 def places_of(layout: TableLayout, loaded: bpf.Object) -> Places | Words:

@@ -9,12 +9,13 @@ two since.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.entries import TableLayout
 from duet_p4.xdp_switch.compiler.layout import indent
-from duet_p4.xdp_switch.compiler.lookup.base import Changes, Lookup, Store, exact
+from duet_p4.xdp_switch.compiler.lookup.base import Changes, Lookup, Store
 from duet_p4.xdp_switch.dataplane import EntryKey
 
 
@@ -53,20 +54,36 @@ class HashStore(Store):
         self._key = layout.key
         self._changes = Changes(layout.symbol, loaded)
 
-    def insert(self, key: EntryKey, data: bytes) -> None:
-        """Add an entry."""
-        with self._changes:
-            self._map.update(self._pack(key), data, bpf.NOEXIST)
+    def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Add entries; where the kernel refuses one, none."""
+        packed = self._pack(keys)
+        try:
+            # One change: it takes memory that was free before, and gives none back.
+            with self._changes:
+                self._map.update_joined(packed, data)
+        except OSError:
+            self._delete(packed)
+            raise
 
-    def modify(self, key: EntryKey, data: bytes) -> None:
-        """Replace an entry's bytes."""
-        with self._changes:
-            self._map.update(self._pack(key), data, bpf.EXIST)
+    def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Replace entries' bytes."""
+        packed, size = self._pack(keys), len(data) // len(keys)
+        for at in range(len(keys)):
+            # Each a change: the next one may use the memory that this one gives back.
+            with self._changes:
+                key = packed[at * self._key.size : (at + 1) * self._key.size]
+                self._map.update(key, data[at * size : (at + 1) * size], bpf.EXIST)
 
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
-        with self._changes:
-            self._map.delete(self._pack(key))
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
+        self._delete(self._pack(keys))
 
-    def _pack(self, key: EntryKey) -> bytes:
-        return self._key.pack([exact(value) for value in key[0]])
+    def _delete(self, packed: bytes) -> None:
+        size = self._key.size
+        # One change: it gives memory back, and takes none.
+        with self._changes:
+            self._map.delete_batch(packed[at : at + size] for at in range(0, len(packed), size))
+
+    def _pack(self, keys: Sequence[EntryKey]) -> bytes:
+        values = cast("list[tuple[int, ...]]", [key[0] for key in keys])
+        return self._key.pack_all(list(zip(*values, strict=True)))

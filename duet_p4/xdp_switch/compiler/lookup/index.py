@@ -7,12 +7,14 @@ the end of the queue of free ones, so that a packet which has just read it still
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import c
 from duet_p4.xdp_switch.compiler.entries import TableLayout
-from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Store, exact, places_of
+from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Positions, Store, exact, places_of
 from duet_p4.xdp_switch.dataplane import EntryKey
 
 
@@ -35,23 +37,25 @@ class IndexStore(Store):
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._packed = layout.packing is not None
         self._start = loaded.place(f"index_{layout.symbol}")[0]
-        self._index = loaded.memory(f"index_{layout.symbol}").cast("Q" if layout.packing else "I")
+        self._index: Positions = np.frombuffer(
+            loaded.memory(f"index_{layout.symbol}"), dtype=np.uint64 if layout.packing else np.uint32
+        )
         self._places = places_of(layout, loaded)
 
-    def insert(self, key: EntryKey, data: bytes) -> None:
-        """Add an entry."""
-        self._index[exact(key[0][0])] = self._places.add(data)
+    def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Add entries."""
+        self._index[_values(keys)] = self._places.add(data)
 
-    def modify(self, key: EntryKey, data: bytes) -> None:
-        """Replace an entry's bytes."""
-        at = exact(key[0][0])
+    def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Replace entries' bytes."""
+        at = _values(keys)
         old = self._index[at]
         self._index[at] = self._places.add(data)
         self._places.remove(old)
 
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
-        at = exact(key[0][0])
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
+        at = _values(keys)
         old = self._index[at]
         self._index[at] = 0
         self._places.remove(old)
@@ -64,3 +68,7 @@ class IndexStore(Store):
             self._start + 8 * exact(key[0][0]): int.from_bytes(data or b"", "little")
             for key, data in changes.items()
         }
+
+
+def _values(keys: Sequence[EntryKey]) -> list[int]:
+    return [exact(key[0][0]) for key in keys]

@@ -86,8 +86,35 @@ class MaskedStore(Store):
         self._held: dict[bytes, dict[EntryKey, tuple[int, bytes]]] = {}
         self._room = layout.map_entries
 
-    def insert(self, key: EntryKey, data: bytes) -> None:
-        """Add an entry. Raises NoRoomError for too many masks, or ranges that take too many places."""
+    def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Add entries. Raises NoRoomError for too many masks, or ranges that take too many places."""
+        added = []
+        try:
+            for key, entry in _each(keys, data):
+                self._insert(key, entry)
+                added.append(key)
+        except BaseException:
+            for key in added:
+                self._delete(key)
+            raise
+        finally:
+            self._publish_masks()
+
+    def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Replace entries' bytes."""
+        for key, entry in _each(keys, data):
+            for value, mask in self._expand(key[0]):
+                place = self._pack(value, self._numbers[mask])
+                self._held[place][key] = (self._rank(key), entry)
+                self._publish(place)
+
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove entries."""
+        for key in keys:
+            self._delete(key)
+        self._publish_masks()
+
+    def _insert(self, key: EntryKey, data: bytes) -> None:
         parts = list(self._expand(key[0]))
         masks = {mask for _, mask in parts}
         name = self._layout.table.name
@@ -106,17 +133,8 @@ class MaskedStore(Store):
             holders[key] = (rank, data)
             self._publish(place)
             self._priorities.setdefault(mask, Counter())[rank] += 1
-        self._publish_masks()
 
-    def modify(self, key: EntryKey, data: bytes) -> None:
-        """Replace an entry's bytes."""
-        for value, mask in self._expand(key[0]):
-            place = self._pack(value, self._numbers[mask])
-            self._held[place][key] = (self._rank(key), data)
-            self._publish(place)
-
-    def delete(self, key: EntryKey) -> None:
-        """Remove an entry."""
+    def _delete(self, key: EntryKey) -> None:
         rank = self._rank(key)
         for value, mask in self._expand(key[0]):
             place = self._pack(value, self._numbers[mask])
@@ -135,7 +153,6 @@ class MaskedStore(Store):
                 del counts[rank]
             if not counts:
                 del self._priorities[mask], self._numbers[mask]
-        self._publish_masks()
 
     def _rank(self, key: EntryKey) -> int:
         """Return what decides among matches: the prefix length in an LPM table, else the priority."""
@@ -178,6 +195,11 @@ class MaskedStore(Store):
         with self._changes:
             self._masks[other * size : other * size + len(data)] = data
             self._active[0] = other
+
+
+def _each(keys: Sequence[EntryKey], data: bytes) -> Iterator[tuple[EntryKey, bytes]]:
+    size = len(data) // len(keys)
+    return ((key, data[at * size : (at + 1) * size]) for at, key in enumerate(keys))
 
 
 def range_masks(low: int, high: int, width: int) -> Iterator[tuple[int, int]]:

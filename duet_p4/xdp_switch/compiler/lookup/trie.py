@@ -11,16 +11,25 @@ place that is left rests at the end of the queue of free ones.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler import c
 from duet_p4.xdp_switch.compiler.entries import TableLayout
-from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Numbers, Store, places_of
+from duet_p4.xdp_switch.compiler.lookup.base import Lookup, Numbers, Positions, Store, places_of
 from duet_p4.xdp_switch.dataplane import EntryKey
+
+Array: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+Matrix: TypeAlias = np.ndarray[Any, np.dtype[np.unsignedinteger]]
+Chosen: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+_LEADS = 0xFFFFFFFF00000000
+_SHOWS = 0xFFFFFFFF
+"""The halves of a slot."""
 
 
 class TrieLookup(Lookup):
@@ -55,175 +64,248 @@ class TrieLookup(Lookup):
         yield from self.found("found")
 
 
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """Nodes of 2**`bits` slots each, and which prefixes end in them.
+
+    `lengths` is the length of the prefix that a slot shows, plus 1; 0 is none. `ends` says of the prefix that
+    decides the first r bits of its node as v, at 2**r + v, what slots that show it hold; 0 is none. So what
+    covers a prefix there is found by halving. `held` is how many there are, `children` how many nodes behind.
+    """
+
+    bits: int
+    slots: Matrix
+    lengths: Matrix
+    ends: Matrix
+    held: Array
+    children: Array
+
+    @classmethod
+    def of(cls, memory: memoryview, bits: int) -> _Nodes:
+        """Return the nodes that lie in a variable of the program."""
+        slots = np.frombuffer(memory, dtype=np.uint64).reshape(-1, 1 << bits)
+        number = len(slots)
+        return cls(
+            bits,
+            slots,
+            np.zeros(slots.shape, dtype=np.uint8),
+            np.zeros((number, 2 << bits), dtype=np.uint32),
+            np.zeros(number, dtype=np.int64),
+            np.zeros(number, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """Where the ways to some prefixes are at one level: nodes, and (but at its end) slots that lead on."""
+
+    nodes: _Nodes
+    start: int
+    """How many bits of the key were decided before."""
+    at: Array
+    slots: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Prefixes of one length: which of those given they are, and their bits as numbers."""
+
+    length: int
+    rows: Array
+    prefixes: Array
+
+    @property
+    def lengths(self) -> Array:
+        """The length of each."""
+        return np.full(len(self.rows), self.length, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Covered:
+    """Slots that prefixes cover: of which one of a group, and what `lengths` of their nodes says of them."""
+
+    rows: Array
+    slots: Array
+    lengths: Matrix
+
+    def where(self, chosen: Chosen) -> _Covered:
+        """Return some of them."""
+        return _Covered(self.rows[chosen], self.slots[chosen], self.lengths[chosen])
+
+
 class TrieStore(Store):
-    """Prefixes: `_ends` knows those that end in each node, `_lengths` which one a slot shows."""
+    """Prefixes: those of one length at a time, whose slots are apart from each other's."""
 
     def __init__(self, layout: TableLayout, loaded: bpf.Object) -> None:
         self._places = places_of(layout, loaded)
         self._packed = layout.packing is not None
-        self._starts = {0: loaded.place(f"root_{layout.symbol}")[0]}
+        root, nodes = f"root_{layout.symbol}", f"nodes_{layout.symbol}"
+        self._width = layout.width
+        self._root = _Nodes.of(loaded.memory(root), layout.trie_root_bits)
+        self._starts = {0: loaded.place(root)[0]}
+        self._nodes = self._root
         if layout.trie_levels:
-            self._starts[1] = loaded.place(f"nodes_{layout.symbol}")[0]
-        self._root_bits = layout.trie_root_bits
-        self._bits = self._root_bits + 4 * layout.trie_levels
-        self._fill = self._bits - layout.width
-        root = np.frombuffer(loaded.memory(f"root_{layout.symbol}"), dtype=np.uint64)
-        self._slots = {0: root}
-        self._lengths: dict[int, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {
-            0: np.zeros(len(root), dtype=np.uint8)
-        }
-        self._ends: dict[int, dict[tuple[int, int], int]] = {0: {}}
-        self._children: Counter[int] = Counter()
-        self._nodes = None
-        if layout.trie_levels:
-            memory = loaded.memory(f"nodes_{layout.symbol}")
-            self._nodes = np.frombuffer(memory, dtype=np.uint64).reshape(-1, 16)
+            self._nodes = _Nodes.of(loaded.memory(nodes), 4)
+            self._starts[1] = loaded.place(nodes)[0]
         self._free = Numbers(layout.trie_nodes)
 
-    def insert(self, key: EntryKey, data: bytes) -> None:
-        """Add a prefix."""
-        value, length = self._prefix(key)
-        node, start = self._descend(value, length)[-1]
-        position = self._places.add(data)
-        self._ends[node][value, length] = position
-        self._show(node, start, value, length, position, lambda shown: shown <= length + 1)
+    def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Add prefixes."""
+        positions = self._places.add(data)
+        for group in self._groups(keys):
+            end, own = self._way(group, make=True)[-1], positions[group.rows]
+            end.nodes.ends[end.at, _place(end, group)] = own
+            np.add.at(end.nodes.held, end.at, 1)
+            covered = self._covered(end, group)
+            self._show(end, covered.where(covered.lengths <= group.length + 1), own, group.lengths)
 
-    def modify(self, key: EntryKey, data: bytes) -> None:
-        """Replace a prefix's bytes."""
-        value, length = self._prefix(key)
-        node, start = self._descend(value, length)[-1]
-        old = self._ends[node][value, length]
-        position = self._places.add(data)
-        self._ends[node][value, length] = position
-        self._show(node, start, value, length, position, lambda shown: shown == length + 1)
+    def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
+        """Replace prefixes' bytes."""
+        positions, old = self._places.add(data), np.zeros(len(keys), dtype=np.uint64)
+        for group in self._groups(keys):
+            end, own = self._way(group)[-1], positions[group.rows]
+            place = _place(end, group)
+            old[group.rows] = end.nodes.ends[end.at, place]
+            end.nodes.ends[end.at, place] = own
+            self._show(end, self._shown(end, group), own, group.lengths)
         self._places.remove(old)
 
-    def delete(self, key: EntryKey) -> None:
-        """Remove a prefix, and nodes that no prefix needs any more."""
-        value, length = self._prefix(key)
-        path = self._descend(value, length)
-        node, start = path[-1]
-        ends = self._ends[node]
-        old = ends.pop((value, length))
-        shorter, below = next(
-            (
-                (position, covering)
-                for covering in range(length - 1, start - (start == 0), -1)
-                if (position := ends.get((value >> self._bits - covering << self._bits - covering, covering)))
-            ),
-            (0, -1),
-        )
-        self._show(node, start, value, length, shorter, lambda shown: shown == length + 1, below)
+    def delete(self, keys: Sequence[EntryKey]) -> None:
+        """Remove prefixes, and nodes that no prefix needs any more."""
+        old = np.zeros(len(keys), dtype=np.uint64)
+        for group in self._groups(keys):
+            way = self._way(group)
+            end = way[-1]
+            place = _place(end, group)
+            old[group.rows] = end.nodes.ends[end.at, place]
+            end.nodes.ends[end.at, place] = 0
+            np.subtract.at(end.nodes.held, end.at, 1)
+            self._show(end, self._shown(end, group), *self._shorter(end, place, group.length))
+            self._prune(way)
         self._places.remove(old)
-        self._prune(path, value)
 
     def words(self, changes: Mapping[EntryKey, bytes | None]) -> dict[int, int]:
         """Return what words change."""
         if not self._packed:
             return super().words(changes)
         wanted = {
-            self._prefix(key): None if data is None else int.from_bytes(data, "little")
-            for key, data in changes.items()
+            prefix: None if data is None else int.from_bytes(data, "little")
+            for prefix, data in zip(self._prefixes(list(changes)), changes.values(), strict=True)
         }
         found: dict[int, int] = {}
-        for value, length in wanted:
-            path = self._path(value, length)
-            if path is None or (value, length) not in self._ends[path[0]]:
+        for group in self._groups(list(changes)):
+            end = self._way(group)[-1]
+            if not end.nodes.ends[end.at, _place(end, group)].all():
                 raise ValueError("a prefix of a detour is not in the table")
-            node, start = path
-            span = self._span(node, start, value, length)
-            slots, lengths = self._slots[node][span], self._lengths[node][span]
-            word = self._shown(node, start, value, length, wanted)
-            base = self._starts[0] if node == 0 else self._starts[1] + 128 * node
-            for at in np.flatnonzero(lengths == length + 1):
-                place = base + 8 * (span.start + int(at))
-                found[place] = int(slots[at]) & 0xFFFFFFFF00000000 | word
+            shown = self._shown(end, group)
+            words = [
+                _word(end, row, prefix, group.length, wanted)
+                for row, prefix in enumerate(group.prefixes.tolist())
+            ]
+            base, size = (self._starts[0], 0) if end.start == 0 else (self._starts[1], 128)
+            for row, slot in zip(shown.rows.tolist(), shown.slots.tolist(), strict=True):
+                node = int(end.at[row])
+                leads = int(end.nodes.slots[node, slot]) & _LEADS
+                found[base + size * node + 8 * slot] = leads | words[row]
         return found
 
-    def _shown(
-        self, node: int, start: int, value: int, length: int, wanted: Mapping[tuple[int, int], int | None]
-    ) -> int:
-        """Return the word that slots show which show a prefix now, once it and others have changed."""
-        for covering in range(length, start - (start == 0), -1):
-            prefix = (value >> self._bits - covering << self._bits - covering, covering)
-            word = wanted[prefix] if prefix in wanted else self._ends[node].get(prefix)
-            if word is not None:
-                return word
-        return 0
+    def _prefixes(self, keys: Sequence[EntryKey]) -> list[tuple[int, int]]:
+        """Return prefixes as their bits, a number, and how many those are."""
+        fields = cast("list[tuple[int, int]]", [key[0][0] for key in keys])
+        return [(value >> self._width - length, length) for value, length in fields]
 
-    def _path(self, value: int, length: int) -> tuple[int, int] | None:
-        """Return (node, first bit it decides) where a prefix ends, None where there is no such node."""
-        node, start, end = 0, 0, self._root_bits
-        while length > end:
-            slot = value >> self._bits - end & (1 << end - start) - 1
-            node = int(self._slots[node][slot]) >> 32
-            if not node:
-                return None
-            start, end = end, end + 4
-        return node, start
+    def _groups(self, keys: Sequence[EntryKey]) -> Iterator[_Group]:
+        """Yield the prefixes of each length."""
+        prefixes = np.array(self._prefixes(keys), dtype=np.int64)
+        lengths = prefixes[:, 1]
+        for length in sorted(set(lengths.tolist())):
+            rows = np.flatnonzero(lengths == length)
+            yield _Group(length, rows, prefixes[rows, 0])
 
-    def _prefix(self, key: EntryKey) -> tuple[int, int]:
-        field = key[0][0]
-        if not isinstance(field, tuple):
-            raise ValueError(f"an LPM key is (value, prefix length), not {field!r}")
-        return field[0] << self._fill, field[1]
+    def _way(self, group: _Group, *, make: bool = False) -> list[_Hop]:
+        """Return the hops from the root to where prefixes end: to node 0 where none is, nor is to be made."""
+        nodes, start, at = self._root, 0, np.zeros(len(group.rows), dtype=np.int64)
+        way = []
+        while group.length > start + nodes.bits:
+            end = start + nodes.bits
+            slots = group.prefixes >> group.length - end & (1 << nodes.bits) - 1
+            way.append(_Hop(nodes, start, at, slots))
+            behind = nodes.slots[at, slots] >> 32
+            if make and not behind.all():
+                self._grow(nodes, at[behind == 0], slots[behind == 0])
+                behind = nodes.slots[at, slots] >> 32
+            nodes, start, at = self._nodes, end, behind.astype(np.int64)
+        way.append(_Hop(nodes, start, at, at))
+        return way
 
-    def _span(self, node: int, start: int, value: int, length: int) -> slice:
-        """Return the slots of a node that a prefix covers."""
-        end = self._root_bits if node == 0 else start + 4
-        size = end - start
-        first = value >> self._bits - end & (1 << size) - 1
-        return slice(first, first + (1 << end - length))
+    def _grow(self, nodes: _Nodes, at: Array, slots: Array) -> None:
+        """Make nodes behind slots; several may be the same."""
+        places = np.unique(at << nodes.bits | slots)
+        at, slots = places >> nodes.bits, places & (1 << nodes.bits) - 1
+        made = np.array(self._free.take(len(places)), dtype=np.uint64)
+        self._nodes.slots[made] = 0
+        nodes.slots[at, slots] |= made << 32
+        np.add.at(nodes.children, at, 1)
 
-    def _show(
-        self,
-        node: int,
-        start: int,
-        value: int,
-        length: int,
-        position: int,
-        takes_over: Callable[[np.ndarray], np.ndarray],
-        shown_length: int | None = None,
-    ) -> None:
-        """Let the covered slots that qualify show a prefix at `position`."""
-        span = self._span(node, start, value, length)
-        slots, lengths = self._slots[node][span], self._lengths[node][span]
-        chosen = takes_over(lengths)
-        slots[chosen] = slots[chosen] & np.uint64(0xFFFFFFFF00000000) | np.uint64(position)
-        lengths[chosen] = (length if shown_length is None else shown_length) + 1
+    def _prune(self, way: Sequence[_Hop]) -> None:
+        """Leave the nodes on a way that nothing needs any more."""
+        for before, hop in zip(reversed(way[:-1]), reversed(way[1:]), strict=True):
+            empty = (hop.nodes.held[hop.at] == 0) & (hop.nodes.children[hop.at] == 0)
+            left, first = np.unique(hop.at[empty], return_index=True)
+            at, slots = before.at[empty][first], before.slots[empty][first]
+            before.nodes.slots[at, slots] &= _SHOWS
+            np.subtract.at(before.nodes.children, at, 1)
+            self._free.give_back(left.tolist())
 
-    def _descend(self, value: int, length: int) -> list[tuple[int, int]]:
-        """Return (node, first bit it decides) from the root to where a prefix ends, making nodes."""
-        path = [(0, 0)]
-        node, end = 0, self._root_bits
-        while length > end:
-            start = 0 if node == 0 else end - 4
-            slot = value >> self._bits - end & (1 << end - start) - 1
-            child = int(self._slots[node][slot]) >> 32
-            if not child:
-                child = self._new_node()
-                self._slots[node][slot] |= np.uint64(child << 32)
-                self._children[node] += 1
-            path.append((child, end))
-            node, end = child, end + 4
-        return path
+    @staticmethod
+    def _covered(end: _Hop, group: _Group) -> _Covered:
+        """Return the slots that prefixes cover in the nodes where they end."""
+        rest = end.nodes.bits - (group.length - end.start)
+        first = (group.prefixes << rest) & (1 << end.nodes.bits) - 1
+        rows = np.repeat(np.arange(len(first)), 1 << rest)
+        slots = (first[:, None] + np.arange(1 << rest)).ravel()
+        return _Covered(rows, slots, end.nodes.lengths[end.at[rows], slots])
 
-    def _new_node(self) -> int:
-        assert self._nodes is not None
-        node = self._free.take()
-        self._nodes[node] = 0
-        self._slots[node] = self._nodes[node]
-        self._lengths[node] = np.zeros(16, dtype=np.uint8)
-        self._ends[node] = {}
-        return node
+    def _shown(self, end: _Hop, group: _Group) -> _Covered:
+        """Return the slots that show the prefixes."""
+        covered = self._covered(end, group)
+        return covered.where(covered.lengths == group.length + 1)
 
-    def _prune(self, path: Sequence[tuple[int, int]], value: int) -> None:
-        for (parent, start), (node, end) in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):
-            if self._ends[node] or self._children[node]:
-                return
-            slot = value >> self._bits - end & (1 << end - start) - 1
-            self._slots[parent][slot] &= np.uint64(0xFFFFFFFF)
-            self._children[parent] -= 1
-            for known in (self._slots, self._lengths, self._ends):
-                del known[node]
-            self._free.give_back(node)
+    @staticmethod
+    def _show(end: _Hop, covered: _Covered, positions: Positions, lengths: Array) -> None:
+        """Let slots show what lies at `positions`, of these lengths; one of each for each prefix."""
+        at = end.at[covered.rows]
+        leads = end.nodes.slots[at, covered.slots] & _LEADS
+        end.nodes.slots[at, covered.slots] = leads | positions[covered.rows]
+        end.nodes.lengths[at, covered.slots] = lengths[covered.rows] + 1
+
+    @staticmethod
+    def _shorter(end: _Hop, place: Array, length: int) -> tuple[Positions, Array]:
+        """Return the longest of the prefixes that cover others in their nodes, and its length; -1 is none."""
+        positions = np.zeros(len(place), dtype=np.uint64)
+        lengths = np.full(len(place), -1, dtype=np.int64)
+        for covering in range(length - 1, end.start - (end.start == 0), -1):
+            place = place >> 1
+            held = end.nodes.ends[end.at, place]
+            found = (lengths < 0) & (held != 0)
+            positions[found], lengths[found] = held[found], covering
+        return positions, lengths
+
+
+def _place(end: _Hop, group: _Group) -> Array:
+    """Return where in `ends` prefixes are."""
+    decided = 1 << group.length - end.start
+    return group.prefixes & decided - 1 | decided
+
+
+def _word(end: _Hop, row: int, prefix: int, length: int, wanted: Mapping[tuple[int, int], int | None]) -> int:
+    """Return the word that slots show which show a prefix now, once it and others have changed."""
+    decided = 1 << length - end.start
+    place = prefix & decided - 1 | decided
+    for covering in range(length, end.start - (end.start == 0), -1):
+        shorter = (prefix >> length - covering, covering)
+        held = int(end.nodes.ends[end.at[row], place >> length - covering]) or None
+        word = wanted.get(shorter, held)
+        if word is not None:
+            return word
+    return 0

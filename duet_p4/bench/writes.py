@@ -1,0 +1,97 @@
+"""How fast a switch takes entries by P4Runtime, from one client in Writes one after the other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from finsy import P4TableEntry
+from finsy.proto import p4r
+
+from duet_p4.bench.switches import Switch, deletes, inserts
+from duet_p4.bench.tables import DIPS_PER_VIP, SLOTS_PER_VIP, Fill
+from duet_p4.hmux import entries
+
+MEASURED_VIP = IPv4Address("10.64.0.1")
+MEASURED_DIP = IPv4Address("100.64.0.1")
+
+
+@dataclass(slots=True)
+class Programming:
+    """How fast one target takes entries, and how much memory its process has more for each.
+
+    `per_s` and `bytes_per_entry` are by table, of inserts until it is full.
+    """
+
+    target: str
+    vip_ms: list[float] = field(default_factory=list)
+    per_s: dict[str, float] = field(default_factory=dict)
+    bytes_per_entry: dict[str, float] = field(default_factory=dict)
+    swaps_ms: list[float] = field(default_factory=list)
+
+    @property
+    def vips_per_s(self) -> float:
+        """VIPs per second, into tables that have all else."""
+        return self.per_s["host"]
+
+    @property
+    def vip_ms_median(self) -> float:
+        """Milliseconds from the first Write of a VIP with two DIPs to the last answer."""
+        return statistics.median(self.vip_ms)
+
+    @property
+    def swap_ms(self) -> float:
+        """Milliseconds until every route of a full table leads elsewhere."""
+        return statistics.median(self.swaps_ms)
+
+
+def program(target: str, switch: Switch, vip_runs: int) -> Programming:
+    """Time single VIPs in an almost empty switch, then fill it, and lead all its routes elsewhere."""
+    found = Programming(target)
+    switch.write(inserts([*Fill.one().base(), *Fill.one().routes_to(1)]))
+    added, removed = one_vip()
+    for _ in range(vip_runs):
+        found.vip_ms.append(1000 * _seconds(switch, added))
+        switch.write(removed)
+    switch.push()
+    fill = Fill.full()
+    switch.write(inserts(fill.base()))
+    tables: dict[str, Iterable[P4TableEntry]] = {
+        "route": fill.routes_to(1),
+        "tunneling": fill.tunnels_to_dips(),
+        "ecmp": fill.slots_of_tunnels(),
+        "host": fill.hosts(),
+    }
+    for name, rows in tables.items():
+        requests = inserts(rows)
+        number, before = sum(len(request.updates) for request in requests), switch.resident()
+        found.per_s[name] = number / _seconds(switch, requests)
+        found.bytes_per_entry[name] = (switch.resident() - before) / number
+    for group in (2, 1, 2, 1):
+        requests = inserts(fill.routes_to(group))
+        for request in requests:
+            for update in request.updates:
+                update.type = p4r.Update.MODIFY
+        found.swaps_ms.append(1000 * _seconds(switch, requests))
+    return found
+
+
+def one_vip() -> tuple[list[p4r.WriteRequest], list[p4r.WriteRequest]]:
+    """Return the Writes that add a VIP with two DIPs, in dependent order, and those that remove it."""
+    tunnels = [entries.tunnel(n, MEASURED_DIP + n) for n in range(DIPS_PER_VIP)]
+    slots = [entries.slot(n, n % DIPS_PER_VIP) for n in range(SLOTS_PER_VIP)]
+    added = [
+        request
+        for step in (tunnels, slots, [entries.vip(MEASURED_VIP, 0, SLOTS_PER_VIP)])
+        for request in inserts(step)
+    ]
+    return added, deletes(added)
+
+
+def _seconds(switch: Switch, requests: Iterable[p4r.WriteRequest]) -> float:
+    began = time.perf_counter()
+    switch.write(requests)
+    return time.perf_counter() - began
