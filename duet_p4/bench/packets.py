@@ -42,6 +42,7 @@ from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.model import Dip, Group, MuxVip, Protocol
 from duet_p4.smux.xdp import XdpDatapath
 from duet_p4.xdp_switch.device import XdpDevice
+from duet_p4.xdp_switch.p4runtime.batch import Batch
 from duet_p4.xdp_switch.p4runtime.staging import Staged, stage
 from duet_p4.xdp_switch.pipeline import XdpPipeline
 
@@ -182,8 +183,10 @@ def switch(
         device.shared["ingress_ports"].update(struct.pack("=I", ingress), struct.pack("=I", IN_PORT + 1))
         hosts = [*fill.hosts(), *_extras(fill)] if fill.vips == 1 else _everything(fill)
         for request in inserts([*fill.all_but_hosts(), *hosts]):
-            for update in request.updates:
-                staged.forwarding.write(update)
+            batch = Batch(staged.forwarding, request.updates, staged.forwarding.runs(request))
+            refused = next(filter(None, asyncio.run(batch.apply(""))), None)
+            if refused is not None:
+                raise refused
         yield staged.pipeline, list(device.shared.values())
 
 

@@ -37,7 +37,7 @@ class Counters:
         cells = slice(first, first + len(counts))
         self._ahead[cells] = np.array(counts, dtype=np.uint64) - self._cells[:, cells].sum(axis=0)
 
-    def reset(self, cells: Sequence[int]) -> None:
+    def reset(self, cells: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
         """Set cells to nothing."""
         self._ahead[cells] = np.negative(self._cells[:, cells].sum(axis=0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -60,19 +61,20 @@ class Table:
         if len(self._handles) + len(keys) > self._table.size or self._store is None:
             raise NoRoomError(f"table {self._table.name} is full: it holds {self._table.size} entries")
         handles = self._free.take(len(keys))
+        cells = np.array(handles)
         try:
             if self._counter is not None:
-                self._counter.reset(handles)
+                self._counter.reset(cells)
             if self._meter is not None:
                 self._meter.forget(handles)
             if self._hits is not None:
-                self._hits[handles] = time.monotonic_ns()
+                self._hits[cells] = time.monotonic_ns()
             self._store.insert(keys, self._pack(actions, handles))
         except BaseException:
             self._free.give_back(handles)
             raise
         self._handles.update(zip(keys, handles, strict=True))
-        self._written[handles] = time.time()
+        self._written[cells] = time.time()
 
     def modify(self, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
         """Give entries other actions."""
@@ -159,11 +161,11 @@ class Table:
 
     def _pack(self, actions: Sequence[TargetAction], handles: Sequence[int]) -> bytes:
         """Return the bytes of entries, one after another."""
-        calls = [action for action in actions if isinstance(action, Call)]
-        if len(calls) == len(actions) and len({call.action for call in calls}) == 1:
-            action = self._layout.entry.actions[self._layout.entry.by_name[calls[0].action]]
-            arguments = list(zip(*[call.arguments for call in calls], strict=True))
-            return self._layout.pack(action, handles, arguments)
+        if set(map(type, actions)) == {Call}:
+            names, arguments = zip(*cast("Sequence[Call]", actions), strict=True)
+            if len(set(names)) == 1:
+                action = self._layout.entry.actions[self._layout.entry.by_name[names[0]]]
+                return self._layout.pack(action, handles, list(zip(*arguments, strict=True)))
         if len(actions) > 1:
             each = zip(actions, handles, strict=True)
             return b"".join(self._pack([action], [handle]) for action, handle in each)

@@ -27,8 +27,8 @@ from duet_p4.xdp_switch.p4runtime.wire import UPDATE, Path, Span, pieces, spans
 
 FEW = 4
 """So many updates of a shape are worth looking at together."""
-RUN = 256
-"""Updates that are carried out without a look at the packets: they take about a millisecond."""
+RUN = 512
+"""Updates that are carried out without a look at the packets."""
 MAX_LENGTH = 1024
 """Bytes of an update; longer ones are decoded by themselves."""
 MAX_SHAPES = 16
@@ -163,19 +163,21 @@ class Run:
 class _Shape:
     """How serialized updates look that have the form, and are as long, as one of them."""
 
-    def __init__(self, data: bytes, form: Form | None, numbers: Sequence[Span]) -> None:
+    def __init__(
+        self, data: bytes, form: Form | None, numbers: Sequence[Span], ignored: Sequence[Span] = ()
+    ) -> None:
         self.form = form
         self._numbers = numbers
         self._bytes = np.frombuffer(data, dtype=np.uint8)
         self._same = np.full(len(data), 0xFF, dtype=np.uint8)
-        for span in numbers:
+        for span in (*numbers, *ignored):
             # All but the last byte of a varint have their highest bit set.
             self._same[span.start : span.stop] = 0x80 if span.is_varint else 0
 
     def has(self, updates: Matrix) -> Mask:
         """Return which updates, one in each row, have this shape."""
-        found: Mask = ~((updates ^ self._bytes) & self._same).any(axis=1)
-        return found
+        others: Mask = np.any((updates ^ self._bytes) & self._same, axis=1)
+        return ~others
 
     def read(self, updates: Matrix) -> list[Column]:
         """Return the numbers of updates of this shape."""
@@ -240,9 +242,10 @@ class Shapes:
             numbers = [places.get(path) for path in form.paths(update.entity.table_entry)]
             whole = [span for span in numbers if span is not None and span.stop - span.start <= 8]
             if whole and len(whole) == len(numbers):
-                return _Shape(data, form, whole)
+                unread = [] if form.action is not None else _bytestrings_of(places, (*_ENTRY, "action"))
+                return _Shape(data, form, whole, unread)
         # It has no form, whatever its bytestrings are.
-        return _Shape(data, None, [span for span in places.values() if not span.is_varint])
+        return _Shape(data, None, [], _bytestrings_of(places, ()))
 
 
 class _Found:
@@ -284,6 +287,10 @@ class _Found:
 def _plain(specs: Sequence[Any]) -> bool:
     """Whether fields or parameters are numbers of at most 64 bits, by which clients know them too."""
     return all(spec.translation is None and spec.width <= 64 for spec in specs)
+
+
+def _bytestrings_of(places: Mapping[Path, Span], outer: Path) -> list[Span]:
+    return [span for path, span in places.items() if path[: len(outer)] == outer and not span.is_varint]
 
 
 def _bytestrings(updates: Matrix, span: Span) -> Column:

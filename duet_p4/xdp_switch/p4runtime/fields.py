@@ -162,13 +162,13 @@ def fits(spec: MatchField, numbers: Sequence[Column]) -> Mask:
     good = within(numbers[0], spec.width)
     if spec.kind is MatchKind.LPM:
         value, length = numbers
-        return good & (length > 0) & (length <= spec.width) & (value & (full >> length) == 0)
-    if spec.kind is MatchKind.TERNARY:
+        good &= (length > 0) & (length <= spec.width) & (value & (full >> length) == 0)
+    elif spec.kind is MatchKind.TERNARY:
         value, mask = numbers
-        return good & within(mask, spec.width) & (mask != 0) & (value & ~mask == 0)
-    if spec.kind is MatchKind.RANGE:
+        good &= within(mask, spec.width) & (mask != 0) & (value & ~mask == 0)
+    elif spec.kind is MatchKind.RANGE:
         low, high = numbers
-        return good & within(high, spec.width) & (low <= high) & ~((low == 0) & (high == full))
+        good &= within(high, spec.width) & (low <= high) & ~((low == 0) & (high == full))
     return good
 
 

@@ -3,11 +3,13 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import pytest
 
 from duet_p4.xdp_switch.dataplane import (
     Call,
+    EntryKey,
     GroupHandle,
     MatchValues,
     MemberHandle,
@@ -137,10 +139,14 @@ def test_lookups_equal_a_plain_search(case: tuple[XdpPipeline, list[tuple[str, s
     chance = random.Random(str(keys))
     entries: dict[tuple[MatchValues, int], int] = {}
     expected_hits: dict[tuple[MatchValues, int], int] = {}
-    for serial in range(1, ROUNDS):
+    serials = count(1)
+
+    def draw() -> EntryKey:
         key = tuple(element(chance, match, WIDTHS[name]) for name, match in keys)
-        priority = chance.randrange(1, 20) if kind in ("ternary", "range") else 0
-        entry = (key, priority)
+        return key, chance.randrange(1, 20) if kind in ("ternary", "range") else 0
+
+    for _ in range(1, ROUNDS):
+        serial, entry = next(serials), draw()
         if entry in entries or len(entries) == SIZE or chance.random() < 0.2:
             if not entries:
                 continue
@@ -149,16 +155,21 @@ def test_lookups_equal_a_plain_search(case: tuple[XdpPipeline, list[tuple[str, s
                 pipeline.modify("tested", *entry, Call("found", (serial, serial << 90)))
                 entries[entry] = serial
             else:
-                pipeline.delete("tested", *entry)
-                del entries[entry], expected_hits[entry]
+                gone = {entry, chance.choice(list(entries))}
+                pipeline.delete_all("tested", list(gone))
+                for one in gone:
+                    del entries[one], expected_hits[one]
         else:
+            drawn = {entry, *(draw() for _ in range(chance.randrange(3)))} - entries.keys()
+            fresh = {one: next(serials) for one in sorted(drawn, key=str)[: SIZE - len(entries)]}
             try:
-                pipeline.insert("tested", *entry, Call("found", (serial, serial << 90)))
+                calls = [Call("found", (number, number << 90)) for number in fresh.values()]
+                pipeline.insert_all("tested", list(fresh), calls)
             except NoRoomError as error:
                 assert "tested" in str(error)
                 continue
-            entries[entry] = serial
-            expected_hits[entry] = 0
+            entries |= fresh
+            expected_hits |= dict.fromkeys(fresh, 0)
         for _ in range(3):
             values = {name: near(chance, width) for name, width in INPUTS}
             if entries and chance.random() < 0.5:

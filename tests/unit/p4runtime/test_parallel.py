@@ -9,6 +9,7 @@ import grpc
 import pytest
 from finsy.proto import U128, p4r, rpc_code
 
+from duet_p4.xdp_switch.p4runtime import bulk
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.service import P4RuntimeService
 from duet_p4.xdp_switch.p4runtime.stream import Stream
@@ -19,6 +20,12 @@ from tests.unit.p4runtime.test_sessions import Push
 from tests.unit.p4runtime.test_tables import host
 
 NAMES = Names(INFO)
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes look at what else there is to do as often as large ones do, though tables are small."""
+    monkeypatch.setattr(bulk, "RUN", 64)
 
 
 def entries(number: int) -> list[p4r.TableEntry]:

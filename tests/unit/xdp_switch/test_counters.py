@@ -30,7 +30,7 @@ def test_a_cell_that_is_reset_counts_from_nothing() -> None:
     cells[:, 2] = 5
     held.add(1, [(1, 2), (3, 4)])
     assert held.read(1, 1) == [(1, 2)]
-    held.reset([2])
+    held.reset(np.array([2]))
     assert held.read(2, 1) == [(0, 0)]
     cells[0, 2] += np.uint64(1)
     assert held.read(2, 1) == [(1, 1)]

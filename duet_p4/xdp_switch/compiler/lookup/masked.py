@@ -83,6 +83,8 @@ class MaskedStore(Store):
         self._numbers: dict[tuple[int, ...], int] = {}
         self._last_number = 0
         self._priorities: dict[tuple[int, ...], Counter[int]] = {}
+        self._published: dict[tuple[int, ...], int] = {}
+        """The masks that packets know of, each with the best rank of its entries."""
         self._held: dict[bytes, dict[EntryKey, tuple[int, bytes]]] = {}
         self._room = layout.map_entries
 
@@ -184,7 +186,11 @@ class MaskedStore(Store):
             self._map.update(place, data + rank.to_bytes(8, "little"))
 
     def _publish_masks(self) -> None:
-        ranked = sorted(((max(counts), mask) for mask, counts in self._priorities.items()), reverse=True)
+        best_ranks = {mask: max(counts) for mask, counts in self._priorities.items()}
+        if best_ranks == self._published:
+            return
+        self._published = best_ranks
+        ranked = sorted(((rank, mask) for mask, rank in best_ranks.items()), reverse=True)
         blank = bytes(self._layout.key.size)
         best = b"".join(rank.to_bytes(8, "little") for rank, _ in ranked)
         masks = b"".join(self._pack(mask, self._numbers[mask]) for _, mask in ranked)

@@ -216,7 +216,7 @@ class TrieStore(Store):
 
     def _groups(self, keys: Sequence[EntryKey]) -> Iterator[_Group]:
         """Yield the prefixes of each length."""
-        prefixes = np.array(self._prefixes(keys), dtype=np.int64)
+        prefixes = np.array(self._prefixes(keys), dtype=np.int64).reshape(-1, 2)
         lengths = prefixes[:, 1]
         for length in sorted(set(lengths.tolist())):
             rows = np.flatnonzero(lengths == length)
