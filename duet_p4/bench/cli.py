@@ -139,11 +139,12 @@ def _print(bench: Bench, summary: dict[str, object]) -> None:
         rates_shown = [f"{rate:.0f}" for rate in entry.per_s.values()]
         control.add_row(entry.target, *rates_shown, f"{entry.vip_ms_median:.2f}", f"{entry.swap_ms:.0f}")
     console = Console()
-    console.print(packets, live, rates, control)
+    console.print(*(table for table in (packets, live, rates, control) if table.rows))
     for key in (
         "xdp_over_floor",
         "xdp_over_bmv2",
         "full_over_one",
     ):
         value = summary[key]
-        console.print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: not measured")
+        if bench.rates:
+            console.print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: not measured")

@@ -49,14 +49,11 @@ class Programming:
 
 
 def program(target: str, switch: Switch, vip_runs: int) -> Programming:
-    """Time single VIPs in an almost empty switch, then fill it, and lead all its routes elsewhere."""
+    """Fill a new switch, lead all its routes elsewhere, and time single VIPs when it is almost empty again.
+
+    In the end it is full.
+    """
     found = Programming(target)
-    switch.write(inserts([*Fill.one().base(), *Fill.one().routes_to(1)]))
-    added, removed = one_vip()
-    for _ in range(vip_runs):
-        found.vip_ms.append(1000 * _seconds(switch, added))
-        switch.write(removed)
-    switch.push()
     fill = Fill.full()
     switch.write(inserts(fill.base()))
     tables: dict[str, Iterable[P4TableEntry]] = {
@@ -76,6 +73,14 @@ def program(target: str, switch: Switch, vip_runs: int) -> Programming:
             for update in request.updates:
                 update.type = p4r.Update.MODIFY
         found.swaps_ms.append(1000 * _seconds(switch, requests))
+    switch.push()
+    switch.write(inserts([*Fill.one().base(), *Fill.one().routes_to(1)]))
+    added, removed = one_vip()
+    for _ in range(vip_runs):
+        found.vip_ms.append(1000 * _seconds(switch, added))
+        switch.write(removed)
+    switch.push()
+    switch.write(inserts(fill.everything()))
     return found
 
 
