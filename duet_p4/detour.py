@@ -3,8 +3,8 @@
 P4Runtime leaves what is a target's own to extern entries. Here `extern_type_id` is `DETOUR`, `extern_id` the
 port, and `entry` a `p4.v1.WriteRequest` of table entries to modify and delete. A switch that takes it carries
 the updates out by itself once the port can send nothing; to its clients the tables stay as they were, and
-whoever controls it then makes the same change by a Write. Any other change of one of these tables takes all
-detours away.
+whoever controls it then makes the same change by a Write. A Write of one of these very entries takes the
+detour away; one of others leaves it, and some milliseconds later it leads as it did.
 """
 
 from __future__ import annotations

@@ -216,6 +216,25 @@ class RouteTables:
         draft.place_backstop([self._targets.get(prefix) for prefix in self._place.muxes])
         return draft.leads_around()
 
+    def concerned(self, updates: Iterable[Update[UnderlayRow]]) -> frozenset[int]:
+        """Return the ports whose `detour` may be another once updates are carried out, and noted.
+
+        A prefix with gateways behind several ports concerns none: where one of them dies, slots lead around.
+        """
+        groups = {number: group for group, number in self._group_of.items()}
+        found: set[int] = set()
+        for update in updates:
+            for row in filter(None, (update.row, update.before)):
+                if not isinstance(row, RouteRow) or row.prefix in self._place.muxes:
+                    return self.ports()
+                if row.group in (RouteRow.PUNT, RouteRow.DROP):
+                    continue
+                if row.group not in groups:
+                    return self.ports()
+                ports = {gateway.port for gateway in groups[row.group] if gateway in self._adjacencies}
+                found |= ports if len(ports) == 1 else set()
+        return frozenset(found)
+
     def apply(self, updates: Iterable[Update[UnderlayRow]]) -> None:
         """Note updates that the switch has taken."""
         for update in updates:

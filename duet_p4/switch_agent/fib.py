@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Network
 
 from duet_p4.backoff import Backoff
+from duet_p4.hmux.plan import Update
 from duet_p4.hmux.routes import Gateway, RouteTables
+from duet_p4.hmux.rows import Key, UnderlayRow
 from duet_p4.switch_agent.kernel import Kernel
-from duet_p4.switch_agent.p4client import Switch, WriteError
+from duet_p4.switch_agent.p4client import NoDetoursError, Switch, WriteError
 from duet_p4.switch_agent.p4session import SwitchError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,8 @@ class FibMirror:
     neighbours. A neighbour that is lost waits for nothing.
 
     Once the tables stand still, the switch is told for each port what leads around it, so that it need not
-    wait for this process when the port dies: what is written then only confirms what it has done.
+    wait for this process when the port dies: what is written then only confirms what it has done. It is told
+    of those that have changed: a route more, by two neighbours or more, changes none.
     """
 
     def __init__(self, kernel: Kernel, tables: RouteTables, switch: Switch) -> None:
@@ -49,11 +52,13 @@ class FibMirror:
         self._prefixes: set[IPv4Network] = set()
         self._gateways: set[Gateway] = set()
         self._changed = asyncio.Event()
+        self._stale = set(tables.ports())
+        """Ports whose detour may be another than the one that was prepared, or was taken away."""
+        self._prepared: dict[int, list[Update[UnderlayRow]]] = {}
         self._written = asyncio.Event()
         self._awaiting: list[asyncio.Future[None]] = []
         self._ended = False
         self._backoff = Backoff(_RETRY_S, _LONGEST_RETRY_S)
-        self._knows_detours = True
         self.problem = ""
         """What of the kernel's routes the switch does not hold; else nothing."""
         self.settled = asyncio.Event()
@@ -93,6 +98,12 @@ class FibMirror:
     def _note(self, prefixes: set[IPv4Network], gateways: set[Gateway]) -> None:
         self._prefixes |= prefixes
         self._gateways |= gateways
+        # A detour that was taken leaves no trace here, but the port that died does.
+        if doubtful := {gateway.port for gateway in gateways} & self._prepared.keys():
+            self._stale |= doubtful
+            for port in doubtful:
+                del self._prepared[port]
+            self._written.set()
         self.settled.clear()
         if gateways:
             self._changed.set()
@@ -100,31 +111,51 @@ class FibMirror:
             asyncio.get_running_loop().call_later(_GATHER_S, self._changed.set)
 
     async def _keep_detours(self) -> None:
-        """Prepare a detour for each port whenever the tables have changed and then stood still."""
+        """Prepare detours of ports whenever they have changed and the tables then stood still."""
         took = 0.0
-        while self._knows_detours:
+        while True:
             await self._written.wait()
             self._written.clear()
             await asyncio.sleep(max(_DETOURS_S, min(_DETOURS_SHARE * took, _LONGEST_WAIT_S)))
             if self._written.is_set():
                 continue
             began = time.monotonic()
-            for port in sorted(self.tables.ports()):
+            for port in sorted(self._stale):
                 updates = self.tables.detour(port)
                 if self._written.is_set():
                     break
-                if len(updates) > _LONGEST_DETOUR:
-                    logger.debug("no detour of port %d: it takes %d updates", port, len(updates))
-                    continue
                 try:
-                    self._knows_detours = await self._switch.prepare_detour(port, updates)
+                    await self._prepare(port, updates)
                 except SwitchError as error:
                     logger.debug("no detours: %s", error)  # Whoever writes next ends the session.
                     return
-                if not self._knows_detours:
+                except NoDetoursError:
                     logger.info("the switch prepares no detours: around a dead port leads this agent only")
                     return
             took = time.monotonic() - began
+
+    async def _prepare(self, port: int, updates: list[Update[UnderlayRow]]) -> None:
+        """Have the switch hold a port's detour, unless it does. Raises `SwitchError`, `NoDetoursError`."""
+        if len(updates) > _LONGEST_DETOUR:
+            logger.debug("no detour of port %d: it takes %d updates", port, len(updates))
+            updates = []
+        self._stale.discard(port)
+        if self._prepared.get(port) == updates:
+            return
+        # What is written meanwhile may take it away again.
+        self._prepared[port] = updates
+        if not await self._switch.prepare_detour(port, updates):
+            self._prepared.pop(port, None)
+
+    def _note_written(self, updates: Sequence[Update[UnderlayRow]]) -> None:
+        """Note whose detours are to be prepared anew: others', and those that these updates took away."""
+        keys = _keys(updates)
+        over = {port for port, known in self._prepared.items() if not keys.isdisjoint(_keys(known))}
+        for port in over:
+            del self._prepared[port]
+        if stale := over | self.tables.concerned(updates):
+            self._stale |= stale
+            self._written.set()
 
     async def _write(self) -> bool:
         """Write what changed; return whether the switch took all of it. What it refuses is tried again."""
@@ -141,11 +172,12 @@ class FibMirror:
             self.problem = f"the switch does not take the kernel's routes: {error}"
             logger.error("%s: trying again in %g s", self.problem, wait_s)
             self.tables.apply(error.taken)
+            self._prepared.clear()
             asyncio.get_running_loop().call_later(wait_s, self._changed.set)
             return False
         self.tables.settle()
         if len(plan):
-            self._written.set()
+            self._note_written(list(plan))
         self._backoff.succeeded()
         self.problem = f"no room for the routes to {_some(u)}" if (u := self.tables.unplaced) else ""
         if len(plan):
@@ -153,6 +185,10 @@ class FibMirror:
         if self.tables.unplaced != before:
             logger.error("no room for %s", _some(self.tables.unplaced))
         return True
+
+
+def _keys(updates: Iterable[Update[UnderlayRow]]) -> set[Key]:
+    return {update.row.key for update in updates}
 
 
 def _done(awaiting: Iterable[asyncio.Future[None]]) -> None:

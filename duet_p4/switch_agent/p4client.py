@@ -31,6 +31,10 @@ class WriteError(Exception):
         self.taken = taken
 
 
+class NoDetoursError(Exception):
+    """The switch prepares nothing for ports that die."""
+
+
 class Switch(Session):
     """A session with a switch of hmux.p4. `writes` counts the updates that the switch has taken.
 
@@ -185,17 +189,19 @@ class Switch(Session):
         return batch
 
     async def prepare_detour(self, port: int, updates: Sequence[Update[Any]]) -> bool:
-        """Have the switch carry updates out by itself once a port dies; False where it knows no detours.
+        """Have the switch carry updates out by itself once a port dies, in place of what it held for that.
 
-        They replace what it held for the port. Raises `SwitchError` where the session ends; what the switch
-        does not take, because its tables have changed meanwhile, is left out.
+        False where it does not take them, because its tables have changed meanwhile. Raises `NoDetoursError`
+        where it knows none, and `SwitchError` where the session ends.
         """
         entity = detour.entity(port, map(self._codec.update, updates))
         try:
             await self.send([p4r.Update(type=p4r.Update.MODIFY, entity=entity)])
         except P4ClientError as error:
             refused = next(iter(error.details.values()), None)
-            return refused is None or refused.canonical_code.name != "UNIMPLEMENTED"
+            if refused is not None and refused.canonical_code.name == "UNIMPLEMENTED":
+                raise NoDetoursError(refused.message) from error
+            return False
         return True
 
     async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:

@@ -196,9 +196,12 @@ class Pipeline(Protocol):
         """Have entries of tables, by (key, priority), changed by itself once a port can send nothing.
 
         None takes an entry away. In the place of the port's detour before; any other change of one of these
-        tables takes all detours away. Raises UnsupportedError where the kernel cannot, ValueError where a
-        table or a port cannot.
+        entries takes it away. Raises UnsupportedError where the kernel cannot, ValueError where a table or a
+        port cannot.
         """
+
+    def rearm(self) -> None:
+        """Have detours in place again, after changes of other entries of their tables: until then none is."""
 
     def ports_up(self, ports: Collection[int]) -> None:
         """Take note of the ports that can send: detours of theirs that were taken are undone."""

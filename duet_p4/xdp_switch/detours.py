@@ -1,8 +1,8 @@
 """What a program's tables become at once when a port dies: prepared here, carried out in the kernel.
 
 The kernel's part (bpf/detour.bpf.c) writes the prepared words with the first frame that a port cannot send,
-which takes microseconds. It knows nothing of tables, so a detour holds for the tables as they are: whoever
-changes one of them takes the detours away before (`disarm`) and may prepare them anew after.
+which takes microseconds. It knows nothing of tables, so its words hold for the tables as they are: whoever
+changes one of them takes the detours away before (`disarm`) and prepares anew after what still stands.
 """
 
 from __future__ import annotations
@@ -84,13 +84,17 @@ class Detours:
         self._detours[port, 0] = first
         self._detours[port, 1] = len(words)
 
-    def disarm(self) -> None:
-        """Forget all detours: what they stand on is about to change."""
+    def disarm(self) -> set[int]:
+        """Forget all detours: what they stand on is about to change. Returns the ports whose was taken."""
+        begun = self._detours[:, 2].copy()
+        taken = self.taken()
         self._detours[:, 1] = 0
         self._wait()
+        taken |= {port for port in self._before if self._detours[port, 2] != begun[port]}
         self._before.clear()
         self._places.clear()
         self._used = 0
+        return taken
 
     def taken(self) -> set[int]:
         """Return the ports whose detour was taken since it was prepared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ from duet_p4.xdp_switch.replication import Clones, Multicast, Replicas
 from duet_p4.xdp_switch.tables import Table, UnreachedTable
 from duet_p4.xdp_switch.tracer import Tracer
 from duet_p4.xdp_switch.value_sets import ValueSet
+
+_log = logging.getLogger(__name__)
 
 INCLUDE = Path(__file__).parent / "include"
 SAMPLED = {"SAMPLED": "1"}
@@ -84,7 +87,11 @@ class XdpPipeline:
         self._fitting = fit.check(info, self.compiled.program)
         self._shared = shared
         self._detours: Detours | None = None
+        self._prepared: dict[int, Mapping[str, Mapping[EntryKey, TargetAction | None]]] = {}
+        """The detours that stand, by port; while `_disarmed`, the kernel does not know them."""
+        self._disarmed = False
         self._detoured: set[str] = set()
+        """Tables that one of them may change."""
         self._counters: dict[str, Counters] = {}
         self._object = bpf.Object(build(self.compiled, self._sampled))
         try:
@@ -215,17 +222,17 @@ class XdpPipeline:
 
     def insert_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
         """Add entries."""
-        self._disarm(table)
+        self._disarm(table, keys)
         self._tables[table].insert(keys, actions)
 
     def modify_all(self, table: str, keys: Sequence[EntryKey], actions: Sequence[TargetAction]) -> None:
         """Give entries other actions."""
-        self._disarm(table)
+        self._disarm(table, keys)
         self._tables[table].modify(keys, actions)
 
     def delete_all(self, table: str, keys: Sequence[EntryKey]) -> None:
         """Remove entries."""
-        self._disarm(table)
+        self._disarm(table, keys)
         self._tables[table].delete(keys)
 
     def detour(self, port: int, changes: Mapping[str, Mapping[EntryKey, TargetAction | None]]) -> None:
@@ -237,21 +244,51 @@ class XdpPipeline:
                 raise UnsupportedError(
                     f"detours need a kernel that traces xdp_devmap_xmit: {error}"
                 ) from error
-        words: dict[int, int] = {}
-        for table, entries in changes.items():
-            words |= self._tables[table].words(entries)
-        self._detoured |= set(changes)
-        self._detours.prepare(port, words)
+        self._detours.prepare(port, self._words(changes))
+        self._prepared[port] = changes
+        self._detoured.update(changes)
 
     def ports_up(self, ports: Collection[int]) -> None:
         """Undo the detours of ports that can send again, where nothing was written since."""
         if self._detours is not None:
             self._detours.undo(self._detours.taken() & set(ports))
 
-    def _disarm(self, table: str) -> None:
-        if table in self._detoured and self._detours is not None:
-            self._detours.disarm()
-            self._detoured.clear()
+    def rearm(self) -> None:
+        """Have detours in place that stand, after entries have changed that they leave alone."""
+        if not self._disarmed or self._detours is None:
+            return
+        self._disarmed = False
+        for port, changes in list(self._prepared.items()):
+            try:
+                self._detours.prepare(port, self._words(changes))
+            except ValueError as error:
+                _log.info("port %d has no detour any more: %s", port, error)
+                del self._prepared[port]
+        self._detoured = {table for changes in self._prepared.values() for table in changes}
+
+    def _words(self, changes: Mapping[str, Mapping[EntryKey, TargetAction | None]]) -> dict[int, int]:
+        words: dict[int, int] = {}
+        for table, entries in changes.items():
+            words |= self._tables[table].words(entries)
+        return words
+
+    def _disarm(self, table: str, keys: Sequence[EntryKey]) -> None:
+        """Have no detour in place while a table changes; those that change these very entries are over.
+
+        So are those that were taken: what the tables are to be now is up to who changes them.
+        """
+        if table not in self._detoured or self._detours is None:
+            return
+        over = {
+            port
+            for port, changes in self._prepared.items()
+            if table in changes and not changes[table].keys().isdisjoint(keys)
+        }
+        if not self._disarmed:
+            over |= self._detours.disarm()
+            self._disarmed = True
+        for port in over:
+            self._prepared.pop(port, None)
 
     def default_action(self, table: str) -> Call | None:
         """Return the default action that the program states."""

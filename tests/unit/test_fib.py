@@ -9,7 +9,7 @@ from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteTables, Target
 from duet_p4.hmux.rows import BackstopRow, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow
 from duet_p4.switch_agent.fib import FibMirror
-from duet_p4.switch_agent.p4client import WriteError
+from duet_p4.switch_agent.p4client import NoDetoursError, WriteError
 
 SIZES = {"route": 8, "backstop": 8, "nexthop_group": 8, "nexthop_slot": 32, "nexthop": 8}
 GATEWAY = Gateway(1, IPv4Address("172.31.0.1"))
@@ -48,7 +48,9 @@ class FakeSwitch:
 
     async def prepare_detour(self, port: int, updates: Sequence[Update[Any]]) -> bool:
         self.detours.append((port, updates))
-        return self.knows_detours
+        if not self.knows_detours:
+            raise NoDetoursError
+        return True
 
     async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
         self.attempts += 1
@@ -140,3 +142,38 @@ def test_detours_are_prepared_once_the_tables_stand_still_and_not_where_a_switch
     assert [(update.op, update.row.table) for update in updates] == [(Op.DELETE, RouteRow.table)]
     assert not switch.detours[1][1], "nothing leads there any more"
     assert asyncio.run(prepared(False))[1] == 1
+
+
+def test_detours_are_prepared_of_ports_that_a_change_concerns_or_that_were_in_doubt() -> None:
+    other = Gateway(2, IPv4Address("172.31.0.3"))
+    ways = (frozenset({GATEWAY}), frozenset({GATEWAY, other}), frozenset({other}))
+    _, both, two = ways
+
+    class Kernel(FakeKernel):
+        def gateways(self) -> set[Gateway]:
+            return {GATEWAY, other}
+
+    async def run() -> list[int]:
+        kernel, switch = Kernel(), FakeSwitch()
+        kernel.targets = {prefix(n): target for n, target in enumerate(ways)}
+        fib = mirror(kernel, switch, RouteTables(SIZES))
+        running = asyncio.create_task(fib.run())
+
+        async def prepared(count: int) -> None:
+            async with asyncio.timeout(10):
+                while len(switch.detours) < count:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+        await prepared(2)
+        kernel.targets |= {prefix(3): both, prefix(4): two}
+        kernel.on_change({prefix(3), prefix(4)}, set())
+        await prepared(3)
+        kernel.on_change(set(), {GATEWAY})
+        await prepared(4)
+        running.cancel()
+        return [port for port, _ in switch.detours]
+
+    def prefix(number: int) -> IPv4Network:
+        return IPv4Network((int(PREFIX.network_address) + number, 32))
+
+    assert asyncio.run(run()) == [1, 2, 2, 1]

@@ -98,6 +98,9 @@ targets = st.one_of(
     st.frozensets(st.sampled_from(GATEWAYS), min_size=1, max_size=4),
 )
 wishes = st.dictionaries(st.sampled_from(PREFIXES), targets, max_size=4)
+ROUTES = st.dictionaries(
+    st.sampled_from(PREFIXES), st.frozensets(st.sampled_from(GATEWAYS), min_size=1), max_size=len(PREFIXES)
+)
 reaches = st.dictionaries(st.sampled_from(GATEWAYS), st.one_of(st.none(), st.integers(0, 1)), max_size=2)
 
 
@@ -257,11 +260,7 @@ def test_a_full_route_table_keeps_the_short_prefixes_and_says_what_is_missing() 
 
 @settings(max_examples=60, deadline=None, phases=PHASES)
 @given(
-    st.dictionaries(
-        st.sampled_from(PREFIXES),
-        st.frozensets(st.sampled_from(GATEWAYS), min_size=1),
-        max_size=len(PREFIXES),
-    ),
+    ROUTES,
     st.sampled_from(GATEWAYS),
     st.booleans(),
 )
@@ -292,6 +291,27 @@ def test_a_detour_leads_packets_where_the_plan_for_the_dead_port_would(
             assert len(found[0]) == len(found[1])
             if found[0]:
                 assert pipeline.leave(found[0][0], hashed) == detoured.leave(found[1][0], hashed)
+
+
+@settings(max_examples=60, deadline=None, phases=PHASES)
+@given(st.lists(ROUTES, min_size=2, max_size=4), st.booleans())
+def test_a_change_leaves_the_detours_alone_of_ports_that_it_does_not_concern(
+    stages: list[dict[IPv4Network, frozenset[Gateway]]], masked: bool
+) -> None:
+    tables = RouteTables(SIZES, place=PLACE, masked=masked)
+    tables.reach({gateway: adjacency(gateway) for gateway in GATEWAYS})
+    before: dict[int, list[Update[UnderlayRow]]] = {}
+    for routes in stages:
+        tables.want({prefix: routes.get(prefix) for prefix in PREFIXES})
+        plan = tables.plan()
+        tables.settle()
+        concerned = tables.concerned(plan)
+        written = {update.row.key for update in plan}
+        now = {port: tables.detour(port) for port in tables.ports()}
+        for port in before.keys() - concerned:
+            assert now[port] == before[port]
+            assert written.isdisjoint(update.row.key for update in now[port])
+        before = now
 
 
 def test_the_way_to_a_silent_neighbour_itself_stays() -> None:

@@ -133,16 +133,38 @@ def test_a_port_that_is_back_before_anybody_wrote_gets_its_packets_again(
         assert arrives_at(wire, 2)
 
 
-def test_a_change_of_the_tables_takes_the_detours_away(
+def write(state: ForwardingState, *updates: p4r.Update) -> None:
+    for update in updates:
+        state.write(update)
+    state.pipeline.rearm()
+
+
+def test_a_change_of_an_entry_that_a_detour_changes_takes_it_away(
     wire: Wire, switch: tuple[XdpDevice, ForwardingState]
 ) -> None:
     _, state = switch
     lead_around(state)
-    for update in change(p4r.Update.INSERT, route(OTHER, 32, 3)):
-        state.write(update)
+    (again,) = change(p4r.Update.MODIFY, route(FIRST, 32, 2))
+    write(state, again)
     cut(2, "down")
     wire.send(1, FRAME)
     assert not arrives_at(wire, 3, 0.5)
+
+
+def test_a_detour_leads_around_after_changes_of_other_entries_and_of_those_that_cover_its_own(
+    wire: Wire, switch: tuple[XdpDevice, ForwardingState]
+) -> None:
+    _, state = switch
+    lead_around(state)
+    below, above = (route(IPv4Address("100.0.0.0"), length, 3) for length in (25, 26))
+    write(state, *change(p4r.Update.INSERT, route(OTHER, 32, 3), below))
+    write(state, *change(p4r.Update.INSERT, above), *change(p4r.Update.DELETE, below))
+    cut(2, "down")
+    wire.send(1, FRAME)
+    assert arrives_at(wire, 3)
+    for gone in (route(OTHER, 32, 3), route(FIRST, 32, 2)):
+        write(state, *change(p4r.Update.DELETE, gone))
+        assert arrives_at(wire, 3)
 
 
 def test_what_a_detour_cannot_do_is_refused_and_changes_nothing(

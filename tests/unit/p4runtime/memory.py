@@ -130,6 +130,9 @@ class MemoryPipeline:
     ) -> None:
         self.detours[port] = changes
 
+    def rearm(self) -> None:
+        pass
+
     def ports_up(self, ports: Collection[int]) -> None:
         pass
 
