@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from duet_p4 import durable
+from duet_p4.api.digest import text_of
 from duet_p4.api.installed import Installed
 from duet_p4.model import Model
 
@@ -192,7 +193,7 @@ class Journal(Generic[Entry]):
         return database
 
     def _row(self, address: IPv4Address, held: Held[Entry]) -> tuple[object, ...]:
-        kind, text = self._names[type(held.entry)], held.entry.model_dump_json()
+        kind, text = self._names[type(held.entry)], text_of(held.entry).decode()
         return (str(address), kind, text, int(held.announced), _checksum(kind, text, int(held.announced)))
 
     def _held(self, row: tuple[object, ...]) -> Held[Entry] | None:

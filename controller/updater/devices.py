@@ -9,11 +9,12 @@ from ipaddress import IPv4Address
 from typing import Protocol
 
 from controller.updater.plan import Action, DeviceKind, DeviceState, Entry
+from duet_p4.api import host, mux
 from duet_p4.api.changes import Action as Done
 from duet_p4.api.changes import Changed, Result
 from duet_p4.api.digest import Digest
-from duet_p4.api.host import HostChanges, HostState, HostVip
-from duet_p4.api.mux import Changes, MuxEntry, Put, Stated, TipState, VipState, WantedState
+from duet_p4.api.host import HostState, HostVip
+from duet_p4.api.mux import MuxEntry, TipState, VipState, WantedState
 from duet_p4.api.problems import Problem
 from duet_p4.model import MuxTip, MuxVip
 from duet_p4.rest.client import HostClient, MuxClient
@@ -93,15 +94,14 @@ class MuxDevice:
 
     async def change(self, operations: Sequence[Operation]) -> list[Came]:
         """See `Device`."""
-        # Entries were checked when they were made, and a lane names no address twice.
-        changes = Changes.model_construct(
-            delete=tuple(op.address for op in operations if op.action is Action.DELETE),
-            put=tuple(
-                Put.model_construct(entry=Stated.of(_mux_entry(op)), announce=op.action is Action.PUT)
+        changes = mux.changes_text(
+            delete=(op.address for op in operations if op.action is Action.DELETE),
+            put=(
+                (_mux_entry(op), op.action is Action.PUT)
                 for op in operations
                 if op.action in (Action.PUT, Action.PROGRAM)
             ),
-            announce=tuple(op.address for op in operations if op.action is Action.ANNOUNCE),
+            announce=(op.address for op in operations if op.action is Action.ANNOUNCE),
         )
         answer = await self.client.call(
             "POST", "/v1/changes", Changed, body=changes, timeout_s=_patience(len(operations))
@@ -160,9 +160,9 @@ class ServerDevice:
 
     async def change(self, operations: Sequence[Operation]) -> list[Came]:
         """See `Device`; to announce is nothing to do for a server."""
-        changes = HostChanges.model_construct(
-            delete=tuple(op.address for op in operations if op.action is Action.DELETE),
-            put=tuple(_host_vip(op) for op in operations if op.action in (Action.PUT, Action.PROGRAM)),
+        changes = host.changes_text(
+            delete=(op.address for op in operations if op.action is Action.DELETE),
+            put=(_host_vip(op) for op in operations if op.action in (Action.PUT, Action.PROGRAM)),
         )
         answer = await self.client.call(
             "POST", "/v1/changes", Changed, body=changes, timeout_s=_patience(len(operations))

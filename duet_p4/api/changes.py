@@ -60,6 +60,11 @@ class Changed(Model):
         return [result for result in self.results if result.problem is not None]
 
 
+def addresses_text(addresses: Iterable[IPv4Address]) -> bytes:
+    """Return addresses as the JSON of a list's elements."""
+    return ",".join(f'"{address}"' for address in addresses).encode()
+
+
 def check_once(what: str, addresses: Iterable[IPv4Address]) -> None:
     """Raise ValueError where an address is listed twice."""
     seen: set[IPv4Address] = set()

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 
 from pydantic import BaseModel, Field
 
 from duet_p4.model import Model
 
 _MODULUS = 1 << 256
+_KEPT = 128
+
+_texts: OrderedDict[int, tuple[BaseModel, bytes]] = OrderedDict()
+
+
+def text_of(entry: BaseModel) -> bytes:
+    """Return the JSON of an entry, which never changes.
+
+    It is kept for a while: one change of an entry sends it to several devices, writes it down and digests it.
+    """
+    known = _texts.get(id(entry))
+    if known is not None and known[0] is entry:
+        return known[1]
+    text = entry.model_dump_json().encode()
+    _texts[id(entry)] = entry, text
+    if len(_texts) > _KEPT:
+        _texts.popitem(last=False)
+    return text
 
 
 def weight(entry: BaseModel, announced: bool) -> int:
     """Return what an entry adds to the digest of a set: the SHA-256 of its JSON and of `+` or `-`."""
-    text = entry.model_dump_json().encode() + (b"+" if announced else b"-")
-    return int.from_bytes(hashlib.sha256(text).digest())
+    return int.from_bytes(hashlib.sha256(text_of(entry) + (b"+" if announced else b"-")).digest())
 
 
 class SetDigest:

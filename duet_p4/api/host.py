@@ -14,8 +14,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, check_once
-from duet_p4.api.digest import Digest
+from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, addresses_text, check_once
+from duet_p4.api.digest import Digest, text_of
 from duet_p4.api.health import HealthReport
 from duet_p4.model import (
     VIP_CHECK,
@@ -306,6 +306,11 @@ class HostChanges(Model):
         check_once("delete", self.delete)
         check_once("put", [vip.address for vip in self.put])
         return self
+
+
+def changes_text(delete: Iterable[IPv4Address], put: Iterable[HostVip]) -> bytes:
+    """Return the JSON of `HostChanges`, of entries that were checked when they were made."""
+    return b'{"delete":[%s],"put":[%s]}' % (addresses_text(delete), b",".join(map(text_of, put)))
 
 
 class HostState(Model):

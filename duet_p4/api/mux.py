@@ -6,13 +6,14 @@ The entries are the models of `duet_p4.model`, so the same `MuxVip` can be put t
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, check_once
-from duet_p4.api.digest import Digest
+from duet_p4.api.changes import MAX_ENTRIES, Change, Changed, addresses_text, check_once
+from duet_p4.api.digest import Digest, text_of
 from duet_p4.api.ports import HostPort
 from duet_p4.model import Model, MuxTip, MuxVip, Port, Protocol
 
@@ -89,6 +90,19 @@ class Changes(Model):
         ):
             check_once(what, listed)
         return self
+
+
+def changes_text(
+    delete: Iterable[IPv4Address], put: Iterable[tuple[MuxEntry, bool]], announce: Iterable[IPv4Address]
+) -> bytes:
+    """Return the JSON of `Changes`, of entries that were checked when they were made."""
+    entries = (
+        b'{"entry":{"%s":%s},"announce":%s}'
+        % (b"vip" if isinstance(entry, MuxVip) else b"tip", text_of(entry), b"true" if also else b"false")
+        for entry, also in put
+    )
+    listed = addresses_text(delete), b",".join(entries), addresses_text(announce)
+    return b'{"delete":[%s],"put":[%s],"announce":[%s]}' % listed
 
 
 class WantedState(Model):

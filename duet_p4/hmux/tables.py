@@ -164,7 +164,7 @@ class VipTables:
     def _put_group(
         self, draft: _Draft, what: str, old: GroupRow | None, row: GroupRow, group: Group | None
     ) -> None:
-        tunnels = [draft.tunnel(group.members[owner].encap, what) for owner in group.slots] if group else []
+        tunnels = _tunnels(draft, what, group) if group else []
         fresh = old is None or old.count != row.count
         if old is not None and not fresh:
             row = replace(row, first=old.first)
@@ -313,6 +313,14 @@ class _Draft:
             self._change[row.tunnel] += sign
             if sign < 0:
                 self.candidates.add(row.tunnel)
+
+
+def _tunnels(draft: _Draft, what: str, group: Group) -> list[int]:
+    """Return the tunnel of each slot of a group."""
+    of: dict[int, int] = {}
+    for owner in dict.fromkeys(group.slots):
+        of[owner] = draft.tunnel(group.members[owner].encap, what)
+    return [of[owner] for owner in group.slots]
 
 
 def _pinned_row(vip: IPv4Address, flow: PinnedFlow, tunnel: int) -> PinnedRow:

@@ -175,18 +175,19 @@ class RestClient:
         path: str,
         answer: type[Answer],
         *,
-        body: BaseModel | None = None,
+        body: BaseModel | bytes | None = None,
         query: dict[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
         """Send a request and return its answer as `answer`, any type that pydantic knows.
 
+        A `body` of bytes is JSON already.
         Raises `UnreachableError`, `RefusedError` or `DeposedError`, and `RestError` where the answer is not
         of that type.
         """
         where = f"{method} {self.url}{path}"
-        content = body.model_dump_json().encode() if body is not None else None
+        content = body.model_dump_json().encode() if isinstance(body, BaseModel) else body
         params = {key: _text(value) for key, value in (query or {}).items() if value is not None}
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content is not None else {})}
         if self.term is not None and method != "GET":

@@ -11,8 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
+from duet_p4.api import host, mux
 from duet_p4.api.changes import Action
 from duet_p4.api.digest import SetDigest
+from duet_p4.api.host import HostChanges, HostDip, HostVip
 from duet_p4.api.mux import Changes, MuxEntry, MuxStatus, Put, Stated, TipState, VipState, WantedState
 from duet_p4.api.problems import MEDIA_TYPE, ConflictError, OldTermError
 from duet_p4.api.service import Health, State
@@ -62,6 +64,22 @@ async def serving() -> AsyncIterator[tuple[str, FullMux]]:
     app.include_router(router(mux))
     async with serve(app, "127.0.0.1", 0, None) as url:
         yield url, mux
+
+
+def test_changes_are_read_as_they_were_stated() -> None:
+    gone = [IPv4Address("10.0.0.8"), IPv4Address("10.0.0.9")]
+    put: list[tuple[MuxEntry, bool]] = [(mux_vip(1), True), (TIP, False)]
+    served = HostVip(address=VIP, dips=(HostDip(address=IPv4Address("100.0.0.1")),))
+    for count in range(3):
+        some, addresses = put[:count], gone[:count]
+        assert Changes.model_validate_json(mux.changes_text(addresses, some, addresses)) == Changes(
+            delete=tuple(addresses),
+            put=tuple(Put(entry=Stated.of(entry), announce=also) for entry, also in some),
+            announce=tuple(addresses),
+        )
+        vips = (served, served.model_copy(update={"address": VIP + 1}))[:count]
+        told = host.changes_text(addresses, vips)
+        assert HostChanges.model_validate_json(told) == HostChanges(delete=tuple(addresses), put=vips)
 
 
 def test_a_vip_travels_to_the_mux_and_back_unchanged() -> None:
