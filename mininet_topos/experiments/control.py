@@ -27,6 +27,7 @@ from duet_p4.rest.client import RestError
 from mininet_topos import addresses, fattree
 from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments.agent_logs import AgentLogs
+from mininet_topos.experiments.cpu import Costs
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import Running, Say, running
 from mininet_topos.testbed import agents as agents_module
@@ -69,7 +70,8 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
     add_vip: from the request at the controller until a ping from a client is answered that was sent
     after every switch forwards to the HMux; with 2 DIPs, and with 512. migrate_wave: each of the two
     waves of a migration from one HMux to another. vip_writes_per_s: VIPs of two DIPs programmed at
-    one switch agent.
+    one switch agent. CPU: what one announcement and its withdrawal, or one VIP added and removed, take
+    of all processes beyond the idle testbed.
     """
     try:
         record = measure(name, runs, writes, lambda line: notes.print(f"  {line}"))
@@ -87,6 +89,12 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
             f"95% {record[f'{what}_p95']:.1f} ms (goal: below {goal:g})"
         )
     click.echo(f"   VIP writes: {record['vip_writes_per_s']:.0f} per second")
+    for what in ("announce", "add_vip"):
+        click.echo(
+            f"{what:>13}: {record[f'{what}_cpu_ms']:.0f} ms of CPU over all processes, "
+            f"as {record[f'{what}_round_trips']:.0f} HTTPS round trips"
+        )
+    click.echo(f"         idle: {record['idle_cores']:.2f} cores")
 
 
 def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
@@ -103,7 +111,15 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
         closing(AgentLogs(testbed.folder, _switches(testbed))) as logs,
     ):
         dips = _dips(testbed)
-        announced = testbed.with_agents(lambda agents: _announce(agents, logs, testbed.vips[0], runs))
+        costs = _costs(testbed)
+
+        def announce() -> list[float]:
+            found: list[float] = testbed.with_agents(
+                lambda agents: _announce(agents, logs, testbed.vips[0], runs)
+            )
+            return found
+
+        announced, announce_cpu_ms = costs.of(runs, announce)
         note("announce_ms", announced)
         rate = testbed.with_agents(lambda agents: _write(agents, dips, writes))
         say(f"vip_writes_per_s: {rate:.0f}")
@@ -112,7 +128,9 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
         closing(AgentLogs(testbed.folder, _switches(testbed))) as logs,
     ):
         _with_controller(testbed, _settle)
-        note("add_vip_ms", _add(testbed, logs, dips[:2], runs))
+        loaded = _costs(testbed)
+        added, add_cpu_ms = loaded.of(runs, lambda: _add(testbed, logs, dips[:2], runs))
+        note("add_vip_ms", added)
         note("add_vip_512_ms", _add(testbed, logs, dips[:LARGE], runs))
         note("migrate_wave_ms", _with_controller(testbed, lambda c: _migrate(c, testbed.vips[0], runs)))
     record: dict[str, Any] = {}
@@ -121,6 +139,12 @@ def measure(name: str, runs: int, writes: int, say: Say) -> dict[str, Any]:
         record[f"{what}_p95"] = float(np.quantile(values, 0.95))
     return record | {
         "vip_writes_per_s": rate,
+        "idle_cores": loaded.idle_cores,
+        "round_trip_cpu_ms": loaded.round_trip_ms,
+        "announce_cpu_ms": announce_cpu_ms,
+        "announce_round_trips": announce_cpu_ms / costs.round_trip_ms,
+        "add_vip_cpu_ms": add_cpu_ms,
+        "add_vip_round_trips": add_cpu_ms / loaded.round_trip_ms,
         "runs": runs,
         "switches": len(logs.switches),
         "target": "xdp",
@@ -147,6 +171,19 @@ def _dips(testbed: Running) -> list[Dip]:
     return [Dip(address=prefix[n]) for n in range(1, servers[0].num_addresses) for prefix in servers] + [
         Dip(address=prefix[0]) for prefix in servers
     ]
+
+
+def _costs(testbed: Running) -> Costs:
+    def round_trips(count: int) -> None:
+        testbed.with_agents(lambda agents: _round_trips(agents, count))
+
+    return Costs(testbed.folder.bound(), round_trips)
+
+
+async def _round_trips(agents: Agents, count: int) -> None:
+    """Ask an agent how it is, again and again."""
+    for _ in range(count):
+        await agents.switches[EMPTY].health()
 
 
 async def _announce(agents: Agents, logs: AgentLogs, vip: IPv4Address, runs: int) -> list[float]:

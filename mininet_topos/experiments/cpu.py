@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from mininet_topos.testbed import namespaces
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_IDLE_S = 4.0
+_ROUND_TRIPS = 500
 _UTIME, _STIME = 11, 12
 """Places in /proc/PID/stat behind the name, from 0."""
+
+
+Answer = TypeVar("Answer")
 
 
 class CpuTime:
@@ -31,6 +38,31 @@ class CpuTime:
         for pid, (kind, ticks) in _times(self._paths):
             found[re.sub(r"\d+", "", kind)] += ticks - self._before.get(pid, ("", 0))[1]
         return {kind: ticks / _TICKS for kind, ticks in found.most_common()}
+
+
+class Costs:
+    """What operations on a testbed cost, in CPU time of all its processes, beyond what it takes when idle.
+
+    A round trip, of HTTPS to an agent that does nothing but answer, is what they are compared with: on
+    another machine, or a busy one, both take longer.
+    """
+
+    def __init__(self, paths: Collection[Path], round_trips: Callable[[int], None]) -> None:
+        """Measure the idle testbed; `round_trips` makes so many to an agent, one after the other."""
+        self._paths = paths
+        cpu, began = CpuTime(paths), time.monotonic()
+        time.sleep(_IDLE_S)
+        self.idle_cores = sum(cpu.seconds().values()) / (time.monotonic() - began)
+        own = time.process_time()
+        self.round_trip_ms = self.of(_ROUND_TRIPS, lambda: round_trips(_ROUND_TRIPS))[1]
+        self.round_trip_ms += (time.process_time() - own) * 1e3 / _ROUND_TRIPS
+
+    def of(self, count: int, job: Callable[[], Answer]) -> tuple[Answer, float]:
+        """Carry out `count` operations; return what came of it, and the milliseconds of one of them."""
+        cpu, began = CpuTime(self._paths), time.monotonic()
+        answer = job()
+        idle = self.idle_cores * (time.monotonic() - began)
+        return answer, (sum(cpu.seconds().values()) - idle) * 1e3 / count
 
 
 def _times(paths: Collection[Path]) -> Iterator[tuple[int, tuple[str, int]]]:
