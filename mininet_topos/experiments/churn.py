@@ -125,18 +125,20 @@ class Operator:
         self.wanted: dict[IPv4Address, Wanted] = {}
         self.lost: list[str] = []
         self._left: dict[tuple[IPv4Address, IPv4Address], float] = {}
+        self._leaving: set[tuple[IPv4Address, IPv4Address]] = set()
 
     def left_since(self, vip: IPv4Address, dip: IPv4Address, since: float) -> bool:
-        """Return whether a DIP was to leave a VIP, or the VIP to go, since a moment (monotonic clock)."""
-        return self._left.get((vip, dip), -1.0) >= since
+        """Return whether a DIP was to leave a VIP, or the VIP to go, since a moment (monotonic clock).
+
+        Whatever becomes of the request, until it is over nobody may hold on to these.
+        """
+        return (vip, dip) in self._leaving or self._left.get((vip, dip), -1.0) >= since
 
     async def change(self) -> Change:
         """Make one change; one that is cut off is over once the controller has said what became of it."""
         what, vip, after, send = self._choose()
         before = self.wanted.get(vip)
-        leaving = _dips(before) - _dips(after)
-        # Whatever becomes of the request, from now on until it is over: nobody may hold on to these.
-        self._leave(vip, leaving)
+        self._leaving = {(vip, dip) for dip in _dips(before) - _dips(after)}
         try:
             await send(self._rng.choice(self._controllers))
             fate, detail = Fate.ACKNOWLEDGED, ""
@@ -151,11 +153,9 @@ class Operator:
             fate = await self._resolve(vip, before, after)
         if fate in (Fate.ACKNOWLEDGED, Fate.TAKEN):
             self._note(vip, after)
-        self._leave(vip, leaving)
+        self._left |= dict.fromkeys(self._leaving, time.monotonic())
+        self._leaving = set()
         return Change(what, vip, fate, detail)
-
-    def _leave(self, vip: IPv4Address, dips: set[IPv4Address]) -> None:
-        self._left |= {(vip, dip): time.monotonic() for dip in dips}
 
     async def check(self) -> None:
         """Compare all that the controller holds with what was acknowledged."""

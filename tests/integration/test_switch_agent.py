@@ -10,6 +10,7 @@ import re
 import signal
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -43,7 +44,10 @@ pytestmark = [
     pytest.mark.skipif(switches.missing() is not None, reason=str(switches.missing())),
 ]
 VIP = IPv4Address("10.0.0.1")
-UNDER_WAY_S = 0.02
+PING_S = 0.005
+PINGS_ANSWERED_S = 10.0
+A_SECOND = 200
+"""Pings."""
 Result = TypeVar("Result")
 
 
@@ -163,26 +167,43 @@ def address_of(host: Node) -> IPv4Address:
 
 
 @contextmanager
-def pinging(source: Node, target: IPv4Address, interval_s: float = 0.005) -> Iterator[list[int]]:
+def pinging(source: Node, target: IPv4Address) -> Iterator[list[int]]:
     """Ping while the context lasts; afterwards the list holds how many were sent and how many lost.
 
-    Those that were under way when it ended are not among the lost.
+    It goes on until one is answered that was sent after the context's end, however busy the machine is: all
+    before are answered by then, or lost. Where none is for long, all that were sent count.
     """
-    command = ["ip", "netns", "exec", source.namespace, "ping", "-n", "-i", str(interval_s), str(target)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = ["ip", "netns", "exec", source.namespace, "ping", "-n", "-i", str(PING_S), str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
+    assert process.stdout is not None
+    answered: set[int] = set()
+    told: list[str] = []
+    later = threading.Event()
+    enough = float("inf")
+
+    def read(lines: Iterable[str]) -> None:
+        for line in lines:
+            told.append(line)
+            if answer := re.search(r"icmp_seq=(\d+) ttl", line):
+                answered.add(int(answer[1]))
+                if int(answer[1]) > enough:
+                    later.set()
+
+    reading = threading.Thread(target=read, args=(process.stdout,))
+    reading.start()
+    began = time.monotonic()
     result: list[int] = []
     try:
         yield result
     finally:
+        enough = (time.monotonic() - began) / PING_S + 1
+        ended = later.wait(PINGS_ANSWERED_S)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=10)
-        counted = re.search(r"(\d+) packets transmitted", said)
-        assert counted, said
-        sent = int(counted[1])
-        answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)}
-        last = max(answered, default=0)
-        if (sent - last) * interval_s <= UNDER_WAY_S:
-            sent = last
+        process.wait(timeout=10)
+        reading.join()
+        counted = re.search(r"(\d+) packets transmitted", "".join(told))
+        assert counted, told
+        sent = max(answered) if ended else int(counted[1])
         missed = sorted(set(range(1, sent + 1)) - answered)
         print(f"of {sent} pings were lost: {missed or 'none'}")
         result += [sent, len(missed)]
@@ -316,14 +337,15 @@ def test_a_dead_link_is_routed_around(net: Net) -> None:
                 rows = await one["t1"].rows()
                 return ports_towards(rows, "100.1.2.1") != [] and set(ports_towards(rows, "100.1.2.1")) == {2}
 
-            await one.until(by_a4, "the route past the dead link", timeout_s=1.0)
+            await one.until(by_a4, "the route past the dead link")
             print(f"rerouted {1000 * (time.perf_counter() - started):.1f} ms after the link went down")
-            await asyncio.sleep(0.3)
         print(f"lost {pings[1]} of {pings[0]} pings, 5 ms apart")
-        assert pings[1] < 40
-        ip("link set eth1 up", one["a3"].namespace)
+        assert pings[1] < A_SECOND
 
-    net.run(run())
+    try:
+        net.run(run())
+    finally:
+        ip("link set eth1 up", one["a3"].namespace)
 
 
 @pytest.mark.skipif(switches.TARGET == "bmv2", reason="BMv2 has no XDP program to take packets from")
@@ -346,8 +368,8 @@ def test_a_neighbour_that_hangs_with_its_ports_up_is_led_around_and_used_again(n
 
     hung = [End(Path("/run/netns", one["a3"].namespace), port.interface) for port in one["a3"].ports]
     with pinging(one["h2"], address_of(one["h1"])) as pings, deaf(hung):
-        took = net.run(one.until(by_a4, "the route past the switch that hangs", timeout_s=3.0))
-        net.run(one.until(ended, "the end of BGP with it", timeout_s=3.0))  # BFD would take 10 s.
+        took = net.run(one.until(by_a4, "the route past the switch that hangs", timeout_s=6.0))
+        net.run(one.until(ended, "the end of BGP with it", timeout_s=6.0))  # BFD would take 10 s.
     print(f"led around after {1000 * took:.0f} ms; lost {pings[1]} of {pings[0]} pings, 5 ms apart")
     net.run(one.until(lambda: both_ways(one), "both routes again", timeout_s=20.0))
 
@@ -443,7 +465,7 @@ def test_a_killed_bird_costs_its_switch_neither_routes_nor_packets(net: Net, nam
         assert pings[1] == 0, f"lost {pings[1]} of {pings[0]} pings"
         assert (set(await one["t2"].rows()), set(await one[name].rows())) == before
         after = {other: (await agent.status()).writes for other, agent in one.agents.items()}
-        assert after == writes, "no switch was written to"
+        assert after == writes, f"a switch was written to\n{one.logs()}"
 
     net.run(run())
 
@@ -467,11 +489,10 @@ def test_a_switch_that_dies_is_routed_around_and_programmed_again(net: Net) -> N
                 rows = await one["t2"].rows()
                 return not ports_towards(rows, str(VIP)) and set(ports_towards(rows, "100.1.1.1")) == {2}
 
-            await one.until(gone, "the dead switch out of the routes", timeout_s=2.0)
+            await one.until(gone, "the dead switch out of the routes")
             print(f"dead switch out of the routes after {1000 * (time.perf_counter() - started):.1f} ms")
-            await asyncio.sleep(0.2)
         print(f"lost {pings[1]} of {pings[0]} pings, 5 ms apart")
-        assert pings[1] < 60
+        assert pings[1] < A_SECOND
         with pytest.raises(RefusedError, match="does not answer"):
             await one.agents["a3"].put_vip(MuxVip(address=VIP + 1, group=group(17)))
         one["a3"].start_switch()
