@@ -215,3 +215,32 @@ def test_a_checker_that_was_busy_asks_again_though_not_for_ever() -> None:
         await monitor.close()
 
     with_service(work)
+
+
+def test_checks_of_many_dips_spread_over_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their first wait, and by a tenth of the interval more or less each time, so that all part."""
+    waits: dict[str, list[float]] = {}
+    pause = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        waits.setdefault(task.get_name(), []).append(seconds)
+        await pause(0)
+
+    async def work(service: Service) -> None:
+        dips = [Checked(DIP, f"tcp/{port}") for port in range(50)]
+        asked = HealthCheck(port=service.port, interval_ms=60_000, timeout_ms=1000)
+        monitor = HealthMonitor(dial_to, lambda: None)
+        with monkeypatch.context() as patch:
+            patch.setattr("duet_p4.health.monitor.asyncio.sleep", sleep)
+            monitor.put_vip(VIP, {dip: Target(asked) for dip in dips})
+            while len(waits) < len(dips) or min(map(len, waits.values())) < 4:
+                await pause(0.001)
+            await monitor.close()
+        firsts = [found[0] for found in waits.values()]
+        assert 0 <= min(firsts) < 0.3 and 0.7 < max(firsts) <= 1.0, "of at most a second"
+        later = [seconds for found in waits.values() for seconds in found[1:]]
+        assert 50 < min(later) < 57 and 63 < max(later) <= 66
+
+    with_service(work)
