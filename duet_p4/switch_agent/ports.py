@@ -101,6 +101,7 @@ class Ports:
         self._written = written
         self._ports = {number: _Port() for number in sessions}
         self._carrier = dict.fromkeys(sessions, False)
+        self._enabling = asyncio.Lock()
         self._used: bool | None = None
         """Not known before the switch was met: a predecessor's ports are left as they are."""
 
@@ -191,7 +192,11 @@ class Ports:
         done = True
         if neighbor is not None and port.session != talks:
             try:
-                await self._bgp.set_session(neighbor, enabled=talks)
+                # A BIRD that has just begun answers one after the other, not all of them in time.
+                turn: contextlib.AbstractAsyncContextManager[None]
+                turn = self._enabling if talks else contextlib.nullcontext()
+                async with turn:
+                    await self._bgp.set_session(neighbor, enabled=talks)
                 port.session = talks
             except BirdError as error:
                 logger.warning("port %d: %s: trying again", number, error)

@@ -46,7 +46,7 @@ _WHOLE_FRAME = 16_384
 
 _BMV2_ECHO = EchoConfig(interval_ms=500, hurry_ms=500)
 """BMv2 forwards in a process that may have to wait for its turn."""
-_ECHOES_PER_S = 4000
+_ECHOES_PER_S = 2000
 """How many echoes the switches of a testbed may send each other: they share a machine's CPUs."""
 
 _HOLD_S = {True: 30.0, False: 1.0}
