@@ -130,9 +130,11 @@ class Operator:
     def left_since(self, vip: IPv4Address, dip: IPv4Address, since: float) -> bool:
         """Return whether a DIP was to leave a VIP, or the VIP to go, since a moment (monotonic clock).
 
-        Whatever becomes of the request, until it is over nobody may hold on to these.
+        Whatever becomes of the request, until it is over nobody may hold on to these; nor to a DIP that is
+        acknowledged to have left, though muxes may hear of it later.
         """
-        return (vip, dip) in self._leaving or self._left.get((vip, dip), -1.0) >= since
+        gone = dip not in _dips(self.wanted.get(vip))
+        return gone or (vip, dip) in self._leaving or self._left.get((vip, dip), -1.0) >= since
 
     async def change(self) -> Change:
         """Make one change; one that is cut off is over once the controller has said what became of it."""

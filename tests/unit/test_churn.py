@@ -78,8 +78,9 @@ def test_dips_leave_from_when_a_request_is_made_until_it_is_over() -> None:
 
     async def removed() -> None:
         chaos = operator(Slow())
-        vip = (await chaos.change()).vip
-        dip = chaos.wanted[vip].spec.dips[0].address
+        began = time.monotonic()
+        vip, other = (await chaos.change()).vip, (await chaos.change()).vip
+        dip, stays = (chaos.wanted[one].spec.all_dips()[0].address for one in (vip, other))
         with patch.object(chaos, "_choose", lambda: ("remove", vip, None, lambda c: c.remove_vip(vip))):
             change = asyncio.create_task(chaos.change())
             await asyncio.sleep(0)
@@ -88,7 +89,8 @@ def test_dips_leave_from_when_a_request_is_made_until_it_is_over() -> None:
             held.set()
             await change
         assert chaos.left_since(vip, dip, later), "it may have had flows until then"
-        assert not chaos.left_since(vip, dip, time.monotonic())
+        assert chaos.left_since(vip, dip, time.monotonic()), "muxes may not have heard of it"
+        assert not chaos.left_since(other, stays, began)
 
     asyncio.run(removed())
 
