@@ -28,6 +28,9 @@ def test_kills_freezes_and_partitions_lose_nothing_and_leave_nothing_wrong(
     assert summary["differences"] == ()
     # Repairs follow failures within seconds; what waits for the next resync has been missed.
     assert summary["converged_s"] < 30, f"{summary['awaited']} took {summary['converged_s']} s to be repaired"
+    # A connection that only one SMux knows, as all are told of another layout, may break if that moment is
+    # also its path's last; no more than such.
+    assert summary["broken"] <= summary["connections"] // 200, summary["how_they_broke"]
     kills, changes = sum(summary["kills"].values()), summary["changes"]["acknowledged"]
     assert kills >= 10, f"only {kills} kills in 60 s: this proves little"
     assert changes >= 10, f"only {changes} acknowledged changes in 60 s: this proves little"
