@@ -213,6 +213,8 @@ class Shapes:
         """Note the form and numbers of updates of one length, one in each row of a matrix."""
         known = self._known.setdefault(length, [])
         for number in range(len(known) + MAX_NEW):
+            if not len(rows):
+                break
             if number < len(known):
                 shape = known[number]
             elif len(rows) >= FEW:
