@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from finsy import P4TableEntry
 from finsy.proto import p4r
 
 from duet_p4.bench.switches import Switch, deletes, inserts
@@ -55,24 +54,20 @@ def program(target: str, switch: Switch, vip_runs: int) -> Programming:
     """
     found = Programming(target)
     fill = Fill.full()
-    switch.write(inserts(fill.base()))
-    tables: dict[str, Iterable[P4TableEntry]] = {
-        "route": fill.routes_to(1),
-        "tunneling": fill.tunnels_to_dips(),
-        "ecmp": fill.slots_of_tunnels(),
-        "host": fill.hosts(),
+    base = inserts(fill.base())
+    switch.write(base)
+    tables = {
+        "route": inserts(fill.routes_to(1)),
+        "tunneling": inserts(fill.tunnels_to_dips()),
+        "ecmp": inserts(fill.slots_of_tunnels()),
+        "host": inserts(fill.hosts()),
     }
-    for name, rows in tables.items():
-        requests = inserts(rows)
+    for name, requests in tables.items():
         number, before = sum(len(request.updates) for request in requests), switch.resident()
         found.per_s[name] = number / _seconds(switch, requests)
         found.bytes_per_entry[name] = (switch.resident() - before) / number
-    for group in (2, 1, 2, 1):
-        requests = inserts(fill.routes_to(group))
-        for request in requests:
-            for update in request.updates:
-                update.type = p4r.Update.MODIFY
-        found.swaps_ms.append(1000 * _seconds(switch, requests))
+    ways = [_modifies(inserts(fill.routes_to(2))), _modifies(tables["route"])]
+    found.swaps_ms = [1000 * _seconds(switch, requests) for requests in (*ways, *ways)]
     switch.push()
     switch.write(inserts([*Fill.one().base(), *Fill.one().routes_to(1)]))
     added, removed = one_vip()
@@ -80,7 +75,8 @@ def program(target: str, switch: Switch, vip_runs: int) -> Programming:
         found.vip_ms.append(1000 * _seconds(switch, added))
         switch.write(removed)
     switch.push()
-    switch.write(inserts(fill.everything()))
+    for requests in (base, *tables.values()):
+        switch.write(requests)
     return found
 
 
@@ -94,6 +90,18 @@ def one_vip() -> tuple[list[p4r.WriteRequest], list[p4r.WriteRequest]]:
         for request in inserts(step)
     ]
     return added, deletes(added)
+
+
+def _modifies(requests: Iterable[p4r.WriteRequest]) -> list[p4r.WriteRequest]:
+    """Return Writes that modify what others insert."""
+    modified = []
+    for request in requests:
+        copy = p4r.WriteRequest()
+        copy.CopyFrom(request)
+        for update in copy.updates:
+            update.type = p4r.Update.MODIFY
+        modified.append(copy)
+    return modified
 
 
 def _seconds(switch: Switch, requests: Iterable[p4r.WriteRequest]) -> float:
