@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import time
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Credentials:
         """Read them."""
         self.folder = folder
         self._looked = time.monotonic()
+        self._files = [str(folder / name) for name in (IDENTITY, TRUST)]
         self._stamp = self._stat()
         self._loaded = _load(folder)
         self._generation = 0
@@ -129,7 +131,7 @@ class Credentials:
 
     def _stat(self) -> tuple[tuple[int, int], ...]:
         try:
-            found = [(self.folder / name).stat() for name in (IDENTITY, TRUST)]
+            found = [os.stat(file) for file in self._files]  # noqa: PTH116 - asked for again and again
         except OSError:
             return ()
         return tuple((stat.st_ino, stat.st_mtime_ns) for stat in found)

@@ -41,7 +41,14 @@ def create_app(
     `/healthz` is 200 for a ready service and 503 otherwise. With `terms`, writes of a controller that leads
     no more are refused with 412. `credentials` are those that it is served with.
     """
-    app = FastAPI(title=title, version=version("duet-p4"), description=description, redoc_url=None)
+    app = FastAPI(
+        title=title,
+        version=version("duet-p4"),
+        description=description,
+        redoc_url=None,
+        # Spans are our own: FastAPI would look for its own in the environment, at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
     problems.install(app)
     app.add_middleware(_Spans)
     if terms is not None:
@@ -87,7 +94,7 @@ class _Spans:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in READ_METHODS:
+        if scope["type"] != "http" or scope["method"] in READ_METHODS or not telemetry.recorded():
             await self._app(scope, receive, send)
             return
         header = dict(scope["headers"]).get(telemetry.HEADER.encode())

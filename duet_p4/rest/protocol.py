@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from duet_p4.identity import Credentials, Identity, Role
@@ -25,15 +24,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What connections may cost a service: seconds for the handshake and for headers, and their number."""
+    """What connections may cost a service: seconds for the handshake and for headers, bytes of these, and
+    their number.
+    """
 
     handshake_s: float = 15.0
     header_s: float = 15.0
+    header_bytes: int = 65_536
     connections: int = 1024
     connections_per_peer: int = 128
 
 
-class Protocol(H11Protocol):
+class Protocol(HttpToolsProtocol):
     """One connection. Its requests' state has the peer's `Identity` (`duet_p4.rest.access.PEER`)."""
 
     def __init__(
@@ -51,6 +53,7 @@ class Protocol(H11Protocol):
         self._by_peer = by_peer
         self._peer: Identity | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
 
     @property
     def stale(self) -> bool:
@@ -87,22 +90,29 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come; a request's header must be whole in time."""
+        """Take what has come; a request's header must be whole in time, and before it is too long."""
+        if self.transport.is_closing():
+            return
         if self._patience is None and (self.cycle is None or self.cycle.response_complete):
             self._await_header()
+        waiting = self._patience
         super().data_received(data)
+        if waiting is not None and self._patience is waiting:
+            self._header_bytes += len(data)
+            if self._header_bytes > self._limits.header_bytes and not self.transport.is_closing():
+                self._stop_waiting()
+                self.send_400_response("The header is too long.")
 
-    def handle_events(self) -> None:
-        """Begin with a request, if its header is whole."""
-        before = self.cycle
-        super().handle_events()
-        if self.cycle is not before:
-            self._stop_waiting()
-            if self.stale:
-                # The next request needs a connection with a certificate of the day.
-                self.headers.append(CLOSE_HEADER)
+    def on_headers_complete(self) -> None:
+        """Begin with a request, whose header is whole."""
+        self._stop_waiting()
+        super().on_headers_complete()
+        if self.stale:
+            # The next request needs a connection with a certificate of the day.
+            self.cycle.keep_alive = False
 
     def _await_header(self) -> None:
+        self._header_bytes = 0
         self._patience = self.loop.call_later(self._limits.header_s, self._give_up)
 
     def _stop_waiting(self) -> None:

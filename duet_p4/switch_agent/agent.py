@@ -19,12 +19,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence, Sized
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from fastapi import FastAPI
 from finsy.proto import p4r
-from pyroute2 import AsyncIPRoute
 
 from duet_p4 import agent, netdev
 from duet_p4.api.mux import PortStatus, SessionStatus
@@ -56,6 +56,8 @@ from duet_p4.switch_agent.echo import Echo
 from duet_p4.switch_agent.fib import FibMirror
 from duet_p4.switch_agent.hostif import HostInterfaces
 from duet_p4.switch_agent.kernel import Kernel
+from duet_p4.switch_agent.netlink import Dump, Route
+from duet_p4.switch_agent.netlink_changes import Changes
 from duet_p4.switch_agent.p4client import Switch
 from duet_p4.switch_agent.p4session import SwitchError
 from duet_p4.switch_agent.ports import Ports
@@ -172,10 +174,10 @@ class SwitchAgent:
         config = self._config
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exporting(config.telemetry, "switch agent", config.name))
-            netlink = await stack.enter_async_context(AsyncIPRoute())
-            await self._announcer.load(netlink)
+            changes = stack.enter_context(closing(Changes()))
+            self._announcer.load(changes, _announced(config.bird.announce_table))
             stack.callback(self._kernel.stop)
-            await self._kernel.start(netlink)
+            await self._kernel.start(changes)
             stack.push_async_callback(self._tasks.stop)
             stack.push_async_callback(self._traces.stop)
             self._tasks.start("the mirror of the kernel", self._kernel.follow)
@@ -412,13 +414,11 @@ class SwitchAgent:
     async def _go_dark(self) -> None:
         """Take every link down for a moment: the switch is dead, and its neighbours should know."""
         logger.warning("the P4 switch is dead: taking the links down")
-        indices = [netdev.index(port.interface) for port in self._config.ports]
-        async with AsyncIPRoute() as netlink:
-            for index in indices:
-                await netlink.link("set", index=index, state="down")
-            await asyncio.sleep(_DARK_S)
-            for index in indices:
-                await netlink.link("set", index=index, state="up")
+        for port in self._config.ports:
+            netdev.set_up(port.interface, up=False)
+        await asyncio.sleep(_DARK_S)
+        for port in self._config.ports:
+            netdev.set_up(port.interface, up=True)
 
     async def _written(self) -> None:
         """Wait until the switch has been told what the kernel has said by now."""
@@ -490,6 +490,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the switch agent; returns the exit status."""
     parser = argparse.ArgumentParser(prog="duet_p4.switch_agent", description="The agent of a DUET switch.")
     return agent.main(parser, argv, SwitchConfig, _run, detach)
+
+
+def _announced(table: int) -> list[IPv4Address]:
+    """Return the addresses that have a route in a table of announcements."""
+    try:
+        with closing(Dump()) as dump:
+            routes = [one for one in dump.routes(table) if isinstance(one, Route) and one.table == table]
+    except FileNotFoundError:
+        return []  # There is no table before there is a route in it.
+    return [route.prefix.network_address for route in routes]
 
 
 def _part(all_: Sized, refused: Sized) -> tuple[int, int]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from duet_p4.switch_agent.kernel import ROUTE_PROTOCOL
+from duet_p4.switch_agent.netlink_changes import Changes, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -22,35 +19,35 @@ class Announcer:
         self._table = table
         self._announced: set[IPv4Address] = set()
 
-    async def load(self, netlink: AsyncIPRoute) -> None:
-        """Learn what is announced, and change it through `netlink` from now on."""
-        self._netlink = netlink
-        routes = await self._netlink.get_routes(family=socket.AF_INET, table=self._table)
-        self._announced = {IPv4Address(route.get("RTA_DST")) async for route in routes}
+    def load(self, changes: Changes, announced: Iterable[IPv4Address]) -> None:
+        """Take note of what the table has, and change it by `changes` from now on."""
+        self._changes = changes
+        self._announced = set(announced)
 
     def announced(self) -> frozenset[IPv4Address]:
         """Return what is announced."""
         return frozenset(self._announced)
 
-    async def add(self, address: IPv4Address) -> None:
-        """Announce an address; BIRD passes it on within milliseconds."""
-        if address not in self._announced:
-            await self._change("add", address)
-            self._announced.add(address)
-            logger.debug("announced %s", address)
-
-    async def remove(self, address: IPv4Address) -> None:
-        """Withdraw an address."""
+    def add(self, address: IPv4Address) -> None:
+        """Announce an address; BIRD passes it on within milliseconds. Raises OSError."""
         if address in self._announced:
-            self._announced.discard(address)
-            await self._change("del", address)
-            logger.debug("withdrew %s", address)
-
-    async def _change(self, command: str, address: IPv4Address) -> None:
+            return
         try:
-            await self._netlink.route(
-                command, type="blackhole", dst=f"{address}/32", table=self._table, proto=ROUTE_PROTOCOL
-            )
-        except NetlinkError as error:
-            if error.code not in (errno.EEXIST, errno.ESRCH):
+            self._changes.add_blackhole(address, self._table)
+        except RefusedError as error:
+            if error.errno != errno.EEXIST:
                 raise
+        self._announced.add(address)
+        logger.debug("announced %s", address)
+
+    def remove(self, address: IPv4Address) -> None:
+        """Withdraw an address. Raises OSError."""
+        if address not in self._announced:
+            return
+        self._announced.discard(address)
+        try:
+            self._changes.delete_blackhole(address, self._table)
+        except RefusedError as error:
+            if error.errno != errno.ESRCH:
+                raise
+        logger.debug("withdrew %s", address)

@@ -15,22 +15,16 @@ from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from duet_p4 import netdev
 from duet_p4.api.ports import HostPort
 from duet_p4.backoff import Backoff
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, Target
 from duet_p4.switch_agent import netlink
 from duet_p4.switch_agent.config import SwitchConfig
+from duet_p4.switch_agent.netlink_changes import Changes, RefusedError
 
 logger = logging.getLogger(__name__)
 
-ROUTE_PROTOCOL = 201
-"""Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
-
-_NTF_EXT_MANAGED = 1
 _RETRY_S = 0.01
 _LONGEST_RETRY_S = 1.0
 
@@ -120,22 +114,14 @@ class Kernel:
         self.resyncs = 0
         """How often everything was read anew."""
 
-    async def start(self, routing: AsyncIPRoute) -> None:
+    async def start(self, changes: Changes) -> None:
         """Learn the present state and install the routes to hosts; `follow` then follows changes."""
-        self._routing = routing
+        self._changes = changes
         while not self.resyncs:
             await self._resync()
         for port in self._ports.values():
             for prefix in port.prefixes:
-                await self._routing.route(
-                    "replace",
-                    dst=str(prefix),
-                    gateway=str(port.peer),
-                    oif=self._hostif_index(port.number),
-                    table=self._fib_table,
-                    proto=ROUTE_PROTOCOL,
-                    flags=["onlink"],
-                )
+                changes.replace_route(prefix, port.peer, self._hostif_index(port.number), self._fib_table)
 
     async def follow(self) -> None:
         """Follow changes until cancelled. What the kernel could not tell is read anew."""
@@ -211,28 +197,18 @@ class Kernel:
             if port.prefixes
         ]
 
-    async def resolve(self, number: int) -> None:
+    def resolve(self, number: int) -> None:
         """Have the kernel resolve a port's peer, and keep it resolved, whether or not it sends to it.
 
-        It does not count against the table's size, which all network namespaces of a machine share. Raises
-        OSError.
+        Raises OSError.
         """
-        with suppress(NetlinkError):
-            await self._routing.neigh(
-                "replace",
-                dst=str(self._ports[number].peer),
-                ifindex=self._hostif_index(number),
-                state=0,
-                flags=netdev.NTF_EXT_LEARNED,
-                NDA_FLAGS_EXT=_NTF_EXT_MANAGED,
-            )
+        with suppress(RefusedError):
+            self._changes.replace_neighbor(self._hostif_index(number), self._ports[number].peer)
 
-    async def forget(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         """Have the kernel forget a port's peer, so that it is not sent to before it answers again."""
-        with suppress(NetlinkError):
-            await self._routing.neigh(
-                "del", dst=str(self._ports[number].peer), ifindex=self._hostif_index(number)
-            )
+        with suppress(RefusedError):
+            self._changes.delete_neighbor(self._hostif_index(number), self._ports[number].peer)
 
     async def _resync(self) -> None:
         """Read everything anew.

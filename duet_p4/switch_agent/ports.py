@@ -40,10 +40,10 @@ class Bgp(Protocol):
 class Neighbors(Protocol):
     """The kernel's neighbour table."""
 
-    async def resolve(self, number: int) -> None:
+    def resolve(self, number: int) -> None:
         """Have a port's peer resolved. Raises OSError."""
 
-    async def forget(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         """Have a port's peer forgotten. Raises OSError."""
 
 
@@ -203,7 +203,7 @@ class Ports:
                 done = False
         if port.resolved != up:
             try:
-                await (self._neighbors.resolve(number) if up else self._neighbors.forget(number))
+                (self._neighbors.resolve if up else self._neighbors.forget)(number)
                 port.resolved = up
             except OSError as error:
                 logger.warning("port %d: %s: trying again", number, error)

@@ -141,7 +141,7 @@ class HmuxService(MuxKeeper):
             self._switch, self._tables = switch, tables
             self._unplaced.clear()
             for address in self._announcer.announced() - set(self._holdings):
-                await self._announcer.remove(address)
+                self._announcer.remove(address)
             await self._clean_up(tables)
             if cold:
                 self.synced = False
@@ -162,7 +162,7 @@ class HmuxService(MuxKeeper):
         """Stop changing the switch, which is gone, and withdraw what it cannot serve any more."""
         self.let_go()
         for address in self._announcer.announced():
-            await self._announcer.remove(address)
+            self._announcer.remove(address)
 
     def let_go(self) -> None:
         """Stop changing the switch for now; what is announced stays so."""
@@ -182,7 +182,7 @@ class HmuxService(MuxKeeper):
             for address in sorted(waiting):
                 held = self._holdings.get(address)
                 if held is not None and held.announced and self._tables is not None:
-                    await self._announcer.add(address)
+                    self._announcer.add(address)
 
     def host_ports(self) -> list[HostPort]:
         """See `MuxService`."""
@@ -288,7 +288,7 @@ class HmuxService(MuxKeeper):
             return {}
         started = time.perf_counter()
         for address in announced:
-            await self._announcer.remove(address)
+            self._announcer.remove(address)
         return {"withdraw": 1000 * (time.perf_counter() - started)}
 
     async def _announce_one(self, address: IPv4Address, outcome: Outcome) -> None:
@@ -301,7 +301,7 @@ class HmuxService(MuxKeeper):
                 f"{address} is not announced: the switch does not hold it", "not-programmed"
             )
             return
-        await self._announcer.add(address)
+        self._announcer.add(address)
         timings = outcome.changes[address].timings_ms | {"announce": 1000 * (time.perf_counter() - started)}
         outcome.changes[address] = self._change(address, outcome.changes[address].updates, timings)
 
@@ -464,12 +464,12 @@ class HmuxService(MuxKeeper):
             restated = {address: self._restated(address, announced=False)}
             await self._holdings.write_down(restated)
             self._holdings.note(restated)
-            await self._announcer.remove(address)
+            self._announcer.remove(address)
             return
         if held.announced and address not in self._waiting:
-            await self._announcer.add(address)
+            self._announcer.add(address)
         else:
-            await self._announcer.remove(address)
+            self._announcer.remove(address)
 
     def _restated(self, address: IPv4Address, *, announced: bool) -> Held[MuxEntry]:
         held = self._holdings.get(address)

@@ -13,6 +13,7 @@ from duet_p4.telemetry.spans import (
     failed,
     inject,
     put,
+    recorded,
     recorded_by,
     span,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "failed",
     "inject",
     "put",
+    "recorded",
     "recorded_by",
     "span",
 ]

@@ -41,6 +41,11 @@ def recorded_by(tracer: Tracer) -> Iterator[None]:
         _tracers.remove(tracer)
 
 
+def recorded() -> bool:
+    """Return whether spans of this process are recorded."""
+    return bool(_tracers)
+
+
 def current() -> SpanContext | None:
     """Return the span whose work is being done, None outside of all and where nothing is recorded."""
     if not _tracers:

@@ -1,6 +1,8 @@
 """What the kernel says over rtnetlink, decoded, against what pyroute2 makes of the same kernel."""
 
 import asyncio
+import errno
+import json
 import os
 import random
 import select
@@ -8,13 +10,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2 import IPRoute
 
 from duet_p4.bird.config import BirdConfig
 from duet_p4.bird.policy import PrefixRange
@@ -23,6 +26,7 @@ from duet_p4.switch_agent import netlink
 from duet_p4.switch_agent.config import P4Config, PortConfig, SwitchConfig
 from duet_p4.switch_agent.kernel import Kernel
 from duet_p4.switch_agent.netlink import Link, Message, Neighbor, Route
+from duet_p4.switch_agent.netlink_changes import Changes, RefusedError
 from tests.integration.netns import inside, ip, namespaces
 
 pytestmark = [
@@ -174,6 +178,38 @@ def test_changes_are_told_in_their_order(routed: str) -> None:
         events.close()
 
 
+def test_changes_are_as_iproute2_shows_them(namespace: str) -> None:
+    vip, far = IPv4Address("10.0.0.1"), IPv4Network("100.1.0.0/16")
+    with closing(Changes()) as changes:
+        changes.add_blackhole(vip, 100)
+        with pytest.raises(RefusedError) as again:
+            changes.add_blackhole(vip, 100)
+        (route,) = json.loads(ip("-j -N route show table 100", namespace))
+        assert (again.value.errno, route) == (
+            errno.EEXIST,
+            {"type": "6", "dst": str(vip), "protocol": "201", "flags": []},
+        )
+        changes.delete_blackhole(vip, 100)
+        with pytest.raises(RefusedError) as gone:
+            changes.delete_blackhole(vip, 100)
+        assert (gone.value.errno, ip("route show table 100", namespace)) == (errno.ESRCH, "")
+        index = socket.if_nametoindex("two")
+        for gateway in (PEERS["two"], IPv4Address("192.0.2.7")):
+            changes.replace_route(far, gateway, index, 1000)
+            (route,) = json.loads(ip("-j -N route show table 1000", namespace))
+            assert route == {
+                "dst": str(far),
+                "gateway": str(gateway),
+                "dev": "two",
+                "protocol": "201",
+                "flags": ["onlink"],
+            }
+        changes.replace_neighbor(index, PEERS["two"])
+        assert "managed extern_learn" in ip(f"neigh show {PEERS['two']} dev two", namespace)
+        changes.delete_neighbor(index, PEERS["two"])
+        assert "managed" not in ip(f"neigh show {PEERS['two']} dev two", namespace)
+
+
 def mirror(receive_buffer: int) -> Kernel:
     ports = tuple(
         PortConfig(
@@ -225,7 +261,7 @@ def test_a_route_over_a_link_that_is_down_is_known_before_the_link_comes_up(name
     """The kernel calls its hop dead, and does not tell when it lives again."""
 
     async def run() -> None:
-        async with AsyncIPRoute() as routing:
+        with closing(Changes()) as routing:
             kernel = mirror(16 << 20)
             try:
                 await kernel.start(routing)
@@ -269,7 +305,7 @@ def test_what_is_told_while_routes_are_listed_counts_once(
             ip(f"route {command.format_map(PEERS)}", namespace)
 
     async def run() -> None:
-        async with AsyncIPRoute() as routing:
+        with closing(Changes()) as routing:
             kernel = mirror(16 << 20)
             change(there)
             listed = netlink.Dump.routes
@@ -323,7 +359,7 @@ OBJECTS = (
 
 def test_routes_by_nexthop_objects_are_followed(namespace: str) -> None:
     async def run() -> None:
-        async with AsyncIPRoute() as routing:
+        with closing(Changes()) as routing:
             kernel = mirror(16 << 20)
             await kernel.start(routing)
             following = asyncio.create_task(kernel.follow())
@@ -380,7 +416,7 @@ def test_a_storm_of_changes_ends_as_the_kernel_has_it(
     rng = random.Random(count)
 
     async def run() -> None:
-        async with AsyncIPRoute() as routing:
+        with closing(Changes()) as routing:
             kernel = mirror(receive_buffer)
             await kernel.start(routing)
             following = asyncio.create_task(kernel.follow())

@@ -76,13 +76,13 @@ class World:
             raise BirdError("busy")
         self.log.append(f"session {'on' if enabled else 'off'}")
 
-    async def resolve(self, number: int) -> None:
+    def resolve(self, number: int) -> None:
         if self.crowded:
             self.crowded -= 1
             raise OSError(105, "No buffer space available")
         self.log.append("resolve")
 
-    async def forget(self, number: int) -> None:
+    def forget(self, number: int) -> None:
         self.log.append("forget")
 
     def set_carrier(self, number: int, up: bool) -> None:

@@ -72,11 +72,11 @@ class FakeAnnouncer:
     def announced(self) -> frozenset[IPv4Address]:
         return frozenset(self._announced)
 
-    async def add(self, address: IPv4Address) -> None:
+    def add(self, address: IPv4Address) -> None:
         self._announced.add(address)
         self._log.append("announce")
 
-    async def remove(self, address: IPv4Address) -> None:
+    def remove(self, address: IPv4Address) -> None:
         self._announced.discard(address)
         self._log.append("withdraw")
 
@@ -259,7 +259,7 @@ def test_a_restarted_agent_writes_only_what_differs(tmp_path: Path) -> None:
         assert same.announcer.announced() == {VIP}
 
         lacking = Bench(tmp_path)
-        await lacking.announcer.add(VIP + 9)
+        lacking.announcer.add(VIP + 9)
         assert await lacking.attach([row for row in rows if not isinstance(row, HostRow)]) > 0
         assert set(lacking.switch.rows) == {row.key for row in rows}
         assert lacking.announcer.announced() == {VIP}
