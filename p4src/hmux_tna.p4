@@ -40,6 +40,7 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
     Ecmp() ecmp;
     Tunneling() tunneling;
     Routing() routing;
+    READMIT_STEPS
 
     apply {
         if (hdr.packet_out.isValid()) {
@@ -48,11 +49,25 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
             SEND(DROP_PORT);
             hdr.bridge.ingress_port = INGRESS_PORT;
             admission.apply(hdr, meta, TARGET);
-            flow_hash.apply(meta);
-            vips.apply(hdr, meta, TARGET);
-            ecmp.apply(hdr, meta, TARGET);
-            tunneling.apply(hdr, meta, TARGET);
-            routing.apply(hdr, meta, TARGET);
+            if (hdr.ipv4.isValid()) {
+                if (IS_FIRST_PASS) {
+                    vips.apply(hdr, meta, TARGET);
+                }
+#if PASSES == 2
+                else {
+                    READMIT();
+                }
+#endif
+                flow_hash.apply(meta);
+                ecmp.apply(hdr, meta, TARGET);
+                tunneling.apply(hdr, meta, TARGET);
+#if PASSES == 2
+                if (meta.balance != BALANCE_NOT) {
+                    SEND_AGAIN();
+                } else
+#endif
+                routing.apply(hdr, meta, TARGET);
+            }
         }
     }
 }
@@ -66,7 +81,7 @@ control HmuxEgress(inout headers_t hdr, inout metadata_t meta,
     Verdict() verdict;
 
     apply {
-        if (hdr.bridge.is_punted == 0) {
+        if (hdr.bridge.is_punted == 0 && IS_LAST_PASS) {
             hop.apply(hdr, meta);
         }
         verdict.apply(hdr, meta, eg_dprsr_md);

@@ -36,13 +36,9 @@ SCHEMA: Final = "bf-rt.json"
 RESOURCES: Final = "resources.json"
 FLOW_HASH: Final = "flow_hash.bfa"
 
-_HASHING: Final = re.compile(
-    r"p4: \{ name: HmuxIngress\.(flow_hash|routing\.mix)\.|- set routing_hash_value, meta\.flow_hash"
-)
-"""What marks a table that makes a flow hash. The second is of the copy that `mix` starts from."""
-_HASHED: Final = re.compile(
-    r"  (meta\.(flow\w*(\.\w+)?|tip_hash|underlay_seed)|flow_hash_\w+|routing_(hash|mix)_\w+): "
-)
+_HASHING: Final = re.compile(r"p4: \{ name: HmuxIngress\.flow_hash\.")
+"""What marks a table that makes a flow hash."""
+_HASHED: Final = re.compile(r"  (meta\.(flow\w*(\.\w+)?|tip_hash|underlay_(seed|hash))|flow_hash_\w+): ")
 """What marks the place of a field that a flow hash is made of."""
 
 

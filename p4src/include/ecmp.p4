@@ -7,9 +7,9 @@
 #include "target.p4"
 
 control Ecmp(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
-    TipHash() tip_hash;
-    bit<32> hash_value;
-    PICK_STEPS(meta.slot, hash_value)
+    // A hash, and what makes a slot of it, as a target can: flow_hash.p4 and target.p4 have twins.
+    USE_SLOT_HASH(hash_value)
+    PICK_STEPS(SLOT)
 
     action set_tunnel(tunnel_t tunnel) { meta.tunnel = tunnel; }
     action empty_slot() { DROP(DROP_EMPTY_SLOT); }
@@ -46,12 +46,12 @@ control Ecmp(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
                 pinned_flow_table.apply();
             }
             if (meta.is_pinned == 0) {
-                hash_value = meta.flow_hash;
+                TAKE_VIP_HASH(hash_value);
                 if (meta.balance == BALANCE_TIP) {
-                    tip_hash.apply(meta, hash_value);
+                    TAKE_TIP_HASH(hash_value);
                 }
                 PICK_SLOT(meta.slot, hash_value, meta.first_slot, meta.slot_count);
-                FINISH_PICK(meta.slot, hash_value);
+                FINISH_PICK(SLOT);
                 ecmp_table.apply();
             }
         }

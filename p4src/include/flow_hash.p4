@@ -51,4 +51,17 @@ control TipHash(in metadata_t meta, out bit<32> hash_value) {
     }
 }
 
+// Each hash is made where it is used.
+#define USE_SLOT_HASH(name) \
+    TipHash() tip_hash; \
+    bit<32> name;
+#define TAKE_VIP_HASH(name) name = meta.flow_hash
+#define TAKE_TIP_HASH(name) tip_hash.apply(meta, name)
+#define USE_NEXTHOP_HASH(name) \
+    Mix() mix; \
+    bit<32> name;
+#define TAKE_NEXTHOP_HASH(name) \
+    name = meta.flow_hash; \
+    mix.apply(name, meta.underlay_seed)
+
 #endif

@@ -7,9 +7,8 @@
 #include "target.p4"
 
 control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
-    Mix() mix;
-    bit<32> hash_value;
-    PICK_STEPS(meta.nexthop_slot, hash_value)
+    USE_NEXTHOP_HASH(hash_value)
+    PICK_STEPS(NEXTHOP_SLOT)
 
     action no_route() { DROP(DROP_NO_ROUTE); }
     action blackhole() { DROP(DROP_BLACKHOLE); }
@@ -83,14 +82,13 @@ control Routing(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     }
 
     apply {
-        hash_value = meta.flow_hash;
-        mix.apply(hash_value, meta.underlay_seed);
+        TAKE_NEXTHOP_HASH(hash_value);
         route_table.apply();
         if (meta.leads_up == 1 && meta.balance == BALANCE_NOT) {
             backstop_table.apply();
         }
         nexthop_group_table.apply();
-        FINISH_PICK(meta.nexthop_slot, hash_value);
+        FINISH_PICK(NEXTHOP_SLOT);
         nexthop_slot_table.apply();
         if (GOES_ON) {
             nexthop_table.apply();

@@ -70,8 +70,8 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 // first + hash_value mod count.
 #define PICK_SLOT(slot, hash_value, first, count) \
     hash(slot, HashAlgorithm.identity, first, { hash_value }, count)
-#define PICK_STEPS(slot, hash_value)
-#define FINISH_PICK(slot, hash_value)
+#define PICK_STEPS(which)
+#define FINISH_PICK(which)
 
 // Whether a header says that there is more than the frame, or the tunnel, holds.
 control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {

@@ -7,34 +7,22 @@
 
 #define FOLDED(value) (value ^ (5w0 ++ value[31:5]) ^ (9w0 ++ value[31:9]) ^ (14w0 ++ value[31:14]) \
     ^ (16w0 ++ value[31:16]) ^ (21w0 ++ value[31:21]) ^ (25w0 ++ value[31:25]) ^ (30w0 ++ value[31:30]))
+// The same, rotated by 13.
+#define FOLDED_ROTATED(value) ((value[18:0] ++ value[31:19]) ^ (value[23:5] ++ 5w0 ++ value[31:24]) \
+    ^ (value[27:9] ++ 9w0 ++ value[31:28]) ^ (1w0 ++ value[31:14] ++ 13w0) ^ (3w0 ++ value[31:16] ++ 13w0) \
+    ^ (8w0 ++ value[31:21] ++ 13w0) ^ (12w0 ++ value[31:25] ++ 13w0) ^ (17w0 ++ value[31:30] ++ 13w0))
 #define ROTATED(value, left) (value[31 - left:0] ++ value[31:32 - left])
 
-// A second use of a hash, independent of the first.
-control Mix(inout bit<32> value, in bit<32> seed) {
-    bit<32> rotated;
-    bit<32> seeded;
-    bit<32> sum;
-
-    STEP(give_seed) seeded = value ^ seed; END_STEP(give_seed)
-    STEP(rotate) @in_hash { rotated = ROTATED(value, 13) ^ ROTATED(seed, 13); } END_STEP(rotate)
-    STEP(add) sum = seeded + rotated; END_STEP(add)
-    STEP(end) @in_hash { value = FOLDED(sum) ^ FOLDED(seed); } END_STEP(end)
-
-    apply {
-        DO(give_seed);
-        DO(rotate);
-        DO(add);
-        DO(end);
-    }
-}
-
-// Picks a VIP's slot, or a TIP's.
+// All of them: what picks a VIP's slot, a TIP's, and a next hop's.
 control FlowHash(inout metadata_t meta) {
     Hash<bit<32>>(HashAlgorithm_t.CRC32) crc32;
     bit<32> sum;
     bit<32> tip_rotated;
     bit<32> tip_seeded;
     bit<32> tip_sum;
+    bit<32> mix_rotated;
+    bit<32> mix_seeded;
+    bit<32> mix_sum;
 
     STEP(digest)
         meta.flow_crc = crc32.get({ meta.flow.src_addr, meta.flow.dst_addr, meta.flow.protocol, meta.flow.src_port,
@@ -58,6 +46,14 @@ control FlowHash(inout metadata_t meta) {
     STEP(add_tip) tip_sum = tip_seeded + tip_rotated; END_STEP(add_tip)
     STEP(end) @in_hash { meta.flow_hash = FOLDED(sum); } END_STEP(end)
     STEP(end_tip) @in_hash { meta.tip_hash = FOLDED(tip_sum); } END_STEP(end_tip)
+    STEP(give_mix_seed) @in_hash { mix_seeded = FOLDED(sum) ^ meta.underlay_seed; } END_STEP(give_mix_seed)
+    STEP(rotate_mix)
+        @in_hash { mix_rotated = FOLDED_ROTATED(sum) ^ ROTATED(meta.underlay_seed, 13); }
+    END_STEP(rotate_mix)
+    STEP(add_mix) mix_sum = mix_seeded + mix_rotated; END_STEP(add_mix)
+    STEP(end_mix)
+        @in_hash { meta.underlay_hash = FOLDED(mix_sum) ^ FOLDED(meta.underlay_seed); }
+    END_STEP(end_mix)
 
     apply {
         DO(digest);
@@ -69,13 +65,18 @@ control FlowHash(inout metadata_t meta) {
         DO(add_tip);
         DO(end);
         DO(end_tip);
+        DO(give_mix_seed);
+        DO(rotate_mix);
+        DO(add_mix);
+        DO(end_mix);
     }
 }
 
-control TipHash(in metadata_t meta, out bit<32> hash_value) {
-    apply {
-        hash_value = meta.tip_hash;
-    }
-}
+// There is nothing left to make where they are used.
+#define USE_SLOT_HASH(name)
+#define TAKE_VIP_HASH(name)
+#define TAKE_TIP_HASH(name)
+#define USE_NEXTHOP_HASH(name)
+#define TAKE_NEXTHOP_HASH(name)
 
 #endif

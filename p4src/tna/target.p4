@@ -1,8 +1,8 @@
 // All that is Tofino's own: the twin of v1model_target.p4.
 //
 // Ingress decides, egress carries out. Ingress knows the port, but there every stage counts, so a reason to drop a
-// packet only sets a bit of `bridge`, in any order, and whatever follows goes on as if nothing were. Egress (hmux_tna.p4)
-// takes the first of the reasons, in v1model's order, counts it and drops the packet.
+// packet only sets a bit of `bridge`, in any order, and whatever follows goes on as if nothing were. Egress
+// (hmux_tna.p4) takes the first of the reasons, in v1model's order, counts it and drops the packet.
 #ifndef TNA_TARGET_P4
 #define TNA_TARGET_P4
 
@@ -11,12 +11,15 @@
 #include "steps.p4"
 
 // Device ports: the PCIe port to the CPU, and an internal port, of pipe 0, for what ingress gives no other port.
+// How often a packet to a VIP or TIP comes by, and by which port of each pipe it comes again (again.p4).
 #if __TARGET_TOFINO__ == 2
 const port_t CPU_PORT = 0;
 const port_t DROP_PORT = 6;
+#define PASSES 1
 #else
 const port_t CPU_PORT = 192;
 const port_t DROP_PORT = 68;
+#define PASSES 2
 #endif
 
 #define TARGET_PARAMETERS \
@@ -24,6 +27,8 @@ const port_t DROP_PORT = 68;
     in ingress_intrinsic_metadata_from_parser_t ig_prsr_md, \
     inout ingress_intrinsic_metadata_for_tm_t ig_tm_md
 #define TARGET ig_intr_md, ig_prsr_md, ig_tm_md
+
+#include "again.p4"
 
 // From ingress to egress, before the frame. A bit for each reason that ingress has to drop the packet.
 header bridge_t {
@@ -49,6 +54,7 @@ header bridge_t {
     @flexible bit<1>  is_punted;
     @flexible bit<1>  is_for_group;
     @flexible bit<1>  made_outer;
+    AGAIN_BRIDGE
     @flexible port_t  ingress_port;
     @flexible bit<16> mtu;
 }
@@ -61,6 +67,7 @@ header bridge_t {
     bool checksum_error;          /* Of the header in `ipv4`, if it has no options. */ \
     bool outer_checksum_error; \
     bit<32> tip_hash; \
+    bit<32> underlay_hash; \
     slot_count_t slot_mask;
 
 #include "../include/headers.p4"
@@ -118,10 +125,19 @@ header bridge_t {
 #define PICK_SLOT(slot, hash_value, first, count) \
     slot = first; \
     meta.slot_mask = count - 1
-#define PICK_STEPS(slot, hash_value) \
-    STEP(mask_hash) meta.slot_mask = meta.slot_mask & hash_value[12:0]; END_STEP(mask_hash) \
-    STEP(add_first) slot = slot + meta.slot_mask[11:0]; END_STEP(add_first)
-#define FINISH_PICK(slot, hash_value) DO(mask_hash); DO(add_first)
+#define PICK_STEPS(which) which##_STEPS
+#define FINISH_PICK(which) FINISH_##which()
+#define SLOT_STEPS \
+    STEP(mask_hash) meta.slot_mask = meta.slot_mask & meta.flow_hash[12:0]; END_STEP(mask_hash) \
+    STEP(mask_tip_hash) meta.slot_mask = meta.slot_mask & meta.tip_hash[12:0]; END_STEP(mask_tip_hash) \
+    STEP(add_first) meta.slot = meta.slot + meta.slot_mask[11:0]; END_STEP(add_first)
+#define FINISH_SLOT() \
+    if (meta.balance == BALANCE_TIP) { DO(mask_tip_hash); } else { DO(mask_hash); } \
+    DO(add_first)
+#define NEXTHOP_SLOT_STEPS \
+    STEP(mask_hash) meta.slot_mask = meta.slot_mask & meta.underlay_hash[12:0]; END_STEP(mask_hash) \
+    STEP(add_first) meta.nexthop_slot = meta.nexthop_slot + meta.slot_mask[11:0]; END_STEP(add_first)
+#define FINISH_NEXTHOP_SLOT() DO(mask_hash); DO(add_first)
 
 // Whether a header says that there is more than the tunnel holds. How long the frame is only egress knows.
 control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
@@ -131,13 +147,15 @@ control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     STEP(take_excess) excess = least |-| hdr.outer_ipv4.total_len; END_STEP(take_excess)
 
     apply {
-        if (hdr.ipv4.total_len[15:5] == 0 && (hdr.ipv4.total_len[4:4] == 0 || hdr.ipv4.total_len[3:2] == 0)) {
-            DROP(DROP_MALFORMED);
-        } else if (hdr.outer_ipv4.isValid()) {
-            DO(take_least);
-            DO(take_excess);
-            if (excess != 0) {
+        if (hdr.ipv4.isValid()) {
+            if (hdr.ipv4.total_len[15:5] == 0 && (hdr.ipv4.total_len[4:4] == 0 || hdr.ipv4.total_len[3:2] == 0)) {
                 DROP(DROP_MALFORMED);
+            } else if (hdr.outer_ipv4.isValid()) {
+                DO(take_least);
+                DO(take_excess);
+                if (excess != 0) {
+                    DROP(DROP_MALFORMED);
+                }
             }
         }
     }

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MASK = 0xFFFF_FFFF
-_SLICE = r"([\w.$]+)(?:\((\d+)(?:\.\.(\d+))?\))?"
+_SLICE = r"([\w.$]+?)(?:\.(\d+)-(\d+))?(?:\((\d+)(?:\.\.(\d+))?\))?"
+"""A field, or a part of it that is in a container of its own; or bits of either."""
 _CRC = re.compile(
     r"slice\(stripe\(crc_rev\((\w+), (\w+), (\w+), (\d+), \{ (.*?) \}, \{ \}\)\), (\d+)\.\.(\d+)\)$"
 )
@@ -158,7 +159,10 @@ def _slice(operand: str, fields: Mapping[str, int]) -> int:
     match = re.fullmatch(_SLICE, operand)
     assert match, operand
     value = fields[match[1]]
-    if match[2] is None:
-        return value
-    low, high = int(match[2]), int(match[3] or match[2])
+    if match[2] is not None:
+        value = _bits(value, int(match[2]), int(match[3]))
+    return value if match[4] is None else _bits(value, int(match[4]), int(match[5] or match[4]))
+
+
+def _bits(value: int, low: int, high: int) -> int:
     return value >> low & (1 << high - low + 1) - 1

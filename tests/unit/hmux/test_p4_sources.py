@@ -62,7 +62,14 @@ def test_either_target_defines_what_the_controls_use():
     defined = re.compile(r"^#define (\w+)", re.MULTILINE)
     v1model = set(defined.findall(p4("v1model_target.p4"))) - {"V1MODEL_TARGET_P4"}
     tofino = set(defined.findall((pipeline.P4_SOURCES / "tna" / "target.p4").read_text())) - {"TNA_TARGET_P4"}
-    assert tofino == v1model - {"COUNT_DROP", "CUT_FRAME"}, "all but what makes ICMP errors"
+    assert v1model - tofino == {"COUNT_DROP", "CUT_FRAME"}, "all but what makes ICMP errors"
+
+
+def test_either_flow_hash_defines_what_the_controls_use():
+    used = re.compile(r"^#define ((?:USE|TAKE)_\w+)", re.MULTILINE)
+    v1model = set(used.findall(p4("flow_hash.p4")))
+    assert v1model == set(used.findall((pipeline.P4_SOURCES / "tna" / "flow_hash.p4").read_text()))
+    assert len(v1model) == 5
 
 
 def test_tofino_gives_every_reason_to_drop_a_packet():
