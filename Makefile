@@ -45,8 +45,8 @@ journeys: root setup  ## What people do on the web page, in a real browser; take
 	@for picture in docs/pictures/*.png; do cp "results/journeys/$${picture##*/}" "$$picture"; done
 	@cp controller/web/static/sources.sha256 docs/pictures/
 
-ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp or bmv2)
-	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET)
+ptf: root setup  ## Packet tests of hmux.p4 (TARGET=xdp, bmv2, or tofino-model with CONF=what the compiler wrote)
+	@$(SUDO) $(PYTHON) -m ptf_tests --target $(TARGET) $(if $(CONF),--conf $(CONF))
 
 vectors: setup  ## Record what BMv2 does with thousands of frames, where it is on PATH
 	@$(PYTHON) -m ptf_tests.conformance record

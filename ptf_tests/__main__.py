@@ -1,4 +1,4 @@
-"""`python -m ptf_tests --target xdp|bmv2`: make a network, start the switch, run the packet tests.
+"""`python -m ptf_tests --target xdp|bmv2|tofino-model`: make a network, start the switch, run packet tests.
 
 The network is a namespace of this process, so that it vanishes with it. The exit status is the verdict.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import grpc
 
-from duet_p4.hmux import pipeline
-from ptf_tests import network
+from ptf_tests import network, tofino_model
 from ptf_tests.p4runtime import P4Runtime
-from ptf_tests.switch import DEVICE_ID, TARGETS, SwitchError, start_switch
+from ptf_tests.switch import SwitchError, start_switch
+from ptf_tests.targets import MODEL, TARGETS, Target, target_of
 
 PORTS = range(1, 7)
 TEST_SECONDS = 120
@@ -35,14 +35,23 @@ def main() -> int:
     )
     parser.add_argument("--target", choices=TARGETS, default="xdp")
     parser.add_argument("--log-dir", type=Path, help="where the logs go; default: build/ptf/TARGET")
+    parser.add_argument(
+        "--conf",
+        type=Path,
+        help="what the compiler wrote of a Tofino's program for its driver, with tofino-model",
+    )
     arguments = parser.parse_args()
     # So that the switch and the namespace go away in an orderly manner when asked to.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    conf = arguments.conf.resolve() if arguments.conf else None
     try:
+        if arguments.target == MODEL:
+            tofino_model.programs()
+        target = target_of(arguments.target, conf)
         network.enter()
         log_dir = arguments.log_dir or ROOT / "build" / "ptf" / arguments.target
-        return _run(arguments.target, arguments.tests, log_dir)
-    except (PermissionError, SwitchError) as error:
+        return _run(target, arguments.tests, log_dir, conf)
+    except (OSError, SwitchError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     except grpc.RpcError as error:
@@ -52,19 +61,22 @@ def main() -> int:
         return 130
 
 
-def _run(target: str, tests: list[str], log_dir: Path) -> int:
+def _run(target: Target, tests: list[str], log_dir: Path, conf: Path | None) -> int:
     for port in PORTS:
         network.add_pair(f"switch{port}", f"test{port}")
-    with start_switch(target, {port: f"switch{port}" for port in PORTS}, log_dir) as address:
-        with P4Runtime(address, pipeline.schema(), DEVICE_ID) as switch:
+    interfaces = {port: f"switch{port}" for port in PORTS}
+    with start_switch(target.name, interfaces, log_dir, conf=conf) as address:
+        with P4Runtime(address, target.schema, target.device_id) as switch:
             switch.push_pipeline()
-        output = _ptf(target, tests, address, log_dir)
+        output = _ptf(target.name, tests, address, log_dir, conf)
     passed, failed = _count(output)
-    print(f"{passed} passed, {failed} failed (target {target})")
+    skipped = _skipped(output)
+    beside = f", {skipped} skipped" if skipped else ""
+    print(f"{passed - skipped} passed, {failed} failed{beside} (target {target.name})")
     return 0 if passed and not failed else 1
 
 
-def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
+def _ptf(target: str, tests: list[str], address: str, log_dir: Path, conf: Path | None) -> str:
     """Run ptf, show what it says as it says it, and return it."""
     interfaces = [word for port in PORTS for word in ("-i", f"{port}@test{port}")]
     log = log_dir / "ptf.log"
@@ -74,7 +86,7 @@ def _ptf(target: str, tests: list[str], address: str, log_dir: Path) -> str:
         *("--test-dir", str(ROOT / "ptf_tests" / "specs"), *interfaces),
         *(
             "--test-params",
-            f"target='{target}';address='{address}'",
+            f"target='{target}';address='{address}'" + (f";conf='{conf}'" if conf else ""),
             "--qlen",
             "20000",
             "--disable-vxlan",
@@ -112,6 +124,11 @@ def _count(output: str) -> tuple[int, int]:
         return 0, 1
     failed = sum(int(n) for n in re.findall(r"\b(?:failures|errors)=(\d+)", output))
     return int(ran[1]) - failed, failed
+
+
+def _skipped(output: str) -> int:
+    """Return how many tests were none for the target."""
+    return sum(int(n) for n in re.findall(r"\bskipped=(\d+)", output))
 
 
 if __name__ == "__main__":

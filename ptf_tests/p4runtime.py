@@ -12,6 +12,8 @@ import finsy
 import grpc
 from finsy.proto import p4r, p4r_grpc, rpc_status
 
+from ptf_tests.numbering import Numbering
+
 BATCH = 2000
 """Updates per Write: a full table in one message would exceed gRPC's limit."""
 
@@ -30,8 +32,11 @@ class WriteError(Exception):
 class P4Runtime:
     """The primary controller of one switch. A context manager."""
 
-    def __init__(self, address: str, schema: finsy.P4Schema, device_id: int) -> None:
+    def __init__(
+        self, address: str, schema: finsy.P4Schema, device_id: int, ports: Numbering | None = None
+    ) -> None:
         self.schema = schema
+        self._ports = ports or Numbering()
         self._device_id = device_id
         limits = [("grpc.max_receive_message_length", _MAX_MESSAGE)]
         self._channel = grpc.insecure_channel(address, options=limits)
@@ -74,7 +79,7 @@ class P4Runtime:
 
     def write(self, updates: Iterable[Any]) -> None:
         """Write updates (`+entity`, `~entity`, `-entity`); raise WriteError where one is refused."""
-        encoded = [u if isinstance(u, p4r.Update) else u.encode_update(self.schema) for u in updates]
+        encoded = [self._update(update) for update in updates]
         for start in range(0, len(encoded), BATCH):
             request = p4r.WriteRequest(
                 device_id=self._device_id,
@@ -86,16 +91,25 @@ class P4Runtime:
             except grpc.RpcError as error:
                 raise WriteError(str(error.details()), _codes(error)) from None
 
+    def _update(self, update: Any) -> p4r.Update:
+        message = p4r.Update()
+        message.CopyFrom(update if isinstance(update, p4r.Update) else update.encode_update(self.schema))
+        self._ports.to_switch(message.entity)
+        return message
+
     def read(self, *entities: Any) -> list[Any]:
         """Return what the switch holds of these (wildcard) entities."""
         request = p4r.ReadRequest(
             device_id=self._device_id, entities=[entity.encode(self.schema) for entity in entities]
         )
-        return [
-            finsy.p4entity.decode_entity(entity, self.schema)
-            for response in self._stub.Read(request, timeout=ANSWER_SECONDS)
-            for entity in response.entities
-        ]
+        for entity in request.entities:
+            self._ports.to_switch(entity)
+        found: list[Any] = []
+        for response in self._stub.Read(request, timeout=ANSWER_SECONDS):
+            for entity in response.entities:
+                self._ports.to_test(entity)
+                found.append(finsy.p4entity.decode_entity(entity, self.schema))
+        return found
 
     def clear(self) -> None:
         """Delete every table entry."""
@@ -104,7 +118,9 @@ class P4Runtime:
 
     def send(self, packet: finsy.P4PacketOut) -> None:
         """Send a packet-out."""
-        self._requests.put(packet.encode_update(self.schema))
+        message = packet.encode_update(self.schema)
+        self._ports.to_switch(message.packet)
+        self._requests.put(message)
 
     def _outgoing(self) -> Iterator[p4r.StreamMessageRequest]:
         while (request := self._requests.get()) is not None:
@@ -116,6 +132,7 @@ class P4Runtime:
                 if response.HasField("arbitration"):
                     self._primary.put(response.arbitration.status.code)
                 elif response.HasField("packet"):
+                    self._ports.to_test(response.packet)
                     self.packets_in.put(finsy.P4PacketIn.decode(response, self.schema))
         except grpc.RpcError as error:
             self._primary.put(error.code().value[0])

@@ -17,6 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
+from finsy import P4Schema
+
+from duet_p4.hmux import tofino
+
 PIPES: Final = 4
 """How many pipes the largest Tofino has."""
 
@@ -98,6 +102,25 @@ class CompiledProgram:
         parts = (self.name.encode(), profile.binary, profile.context)
         # In p4.tmp.P4DeviceConfig, whose `device_data` is its field 3.
         return _field(3, b"".join(struct.pack("<i", len(part)) + part for part in parts))
+
+
+def pushable(chip: str, conf: Path, server: Server) -> P4Schema:
+    """Return a program as it is pushed to a chip of `tofino.CHIPS`: its P4Info, and what `conf` names.
+
+    Raises ValueError where it was not compiled from the sources that the committed P4Info is of, and OSError
+    where files are missing.
+    """
+    program = CompiledProgram.read(conf)
+    described = tofino.schema(chip)
+    found = program.tables()
+    for table in described.p4info.tables:
+        name, number = table.preamble.name, table.preamble.id
+        if found.get(name) != number:
+            raise ValueError(
+                f"{conf} is of other sources than {tofino.outputs(chip)}: "
+                f"table {name} is {found.get(name)}, not {number}"
+            )
+    return P4Schema(described.p4info, program.packed(server))
 
 
 def _profile(folder: Path, stated: dict[str, Any]) -> Profile:

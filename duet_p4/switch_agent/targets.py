@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from finsy import P4Schema
 
-from duet_p4.hmux import pipeline, tofino
+from duet_p4.hmux import pipeline
 from duet_p4.hmux.rows import Row
-from duet_p4.hmux.tofino_config import CompiledProgram
-from duet_p4.switch_agent.config import P4Config, TofinoConfig
+from duet_p4.hmux.tofino_config import pushable
+from duet_p4.switch_agent.config import P4Config
 from duet_p4.switch_agent.hostif import CPU_STACK
 
 
@@ -45,18 +45,5 @@ def target_of(config: P4Config) -> Target:
     """
     if config.tofino is None:
         return Target(pipeline.schema())
-    return Target(_pipeline(config.tofino), config.tofino.cpu_interface, masks_hashes=True)
-
-
-def _pipeline(config: TofinoConfig) -> P4Schema:
-    program = CompiledProgram.read(config.conf)
-    described = tofino.schema(tofino.FITTING)
-    found = program.tables()
-    for table in described.p4info.tables:
-        name, number = table.preamble.name, table.preamble.id
-        if found.get(name) != number:
-            raise ValueError(
-                f"{config.conf} is of other sources than {tofino.outputs(tofino.FITTING)}: "
-                f"table {name} is {found.get(name)}, not {number}"
-            )
-    return P4Schema(described.p4info, program.packed(config.server))
+    schema = pushable(config.target, config.tofino.conf, config.tofino.server)
+    return Target(schema, config.tofino.cpu_interface, masks_hashes=True)

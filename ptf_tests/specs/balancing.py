@@ -188,6 +188,8 @@ class EchoesSpreadByIdentifier(BalancingTest):
 class OptionsDoNotMoveAFlow(BalancingTest):
     """A packet with IPv4 options goes where its flow goes."""
 
+    differing_row = "IPv4 options"
+
     def runTest(self) -> None:
         owners = DIPS * 8
         self.vip(VIP, owners)

@@ -152,6 +152,8 @@ class ModifyingAnEntryTakesEffect(HmuxTest):
 class FullTables(HmuxTest):
     """Every table takes as many entries as it says, no more, and works when full."""
 
+    differing_row = "a full table"
+
     def runTest(self) -> None:
         sizes = pipeline.sizes()
         vips = IPv4Address("10.0.0.0")

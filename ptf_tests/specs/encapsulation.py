@@ -51,6 +51,8 @@ class OuterHeaderFollowsTheInner(VipWithOneDip):
 class CarriesOptions(VipWithOneDip):
     """IPv4 options of any length are carried inside, and the ports behind them still count."""
 
+    differing_row = "IPv4 options"
+
     def runTest(self) -> None:
         for words in range(1, 11):
             options = [IPOption_Router_Alert(), *[b"\x01" * 4] * (words - 1)]

@@ -37,6 +37,8 @@ OTHER_MUX = IPv4Address("172.30.0.99")
 class IcmpTest(HmuxTest):
     """A VIP that one DIP serves, and a route to everyone."""
 
+    differing_row = "ICMP errors (TTL expired, too big)"
+
     def setUp(self) -> None:
         super().setUp()
         self.vip(VIP, [DIP])

@@ -195,6 +195,8 @@ class BackByTheSamePort(HmuxTest):
 class MalformedPackets(HmuxTest):
     """Headers that contradict themselves or the frame are dropped as malformed."""
 
+    differing_row = "frame shorter than its IPv4 length"
+
     def runTest(self) -> None:
         self.route("0.0.0.0/0", 2)
         good = udp(CLIENT, SERVER, 1, 2)
@@ -216,6 +218,8 @@ class MalformedPackets(HmuxTest):
 
 class BadChecksum(HmuxTest):
     """A wrong IPv4 header checksum is dropped as such: without options, with them, on a tunnel's header."""
+
+    differing_row = "IPv4 options"
 
     def runTest(self) -> None:
         self.vip(IPv4Address("10.0.0.1"), [SERVER])

@@ -6,14 +6,19 @@ that came with it has it: tables, actions, each match field and parameter, as wi
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 from finsy.proto import p4i, p4r, p4r_grpc, rpc_code
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from duet_p4.hmux import tofino
 
 _BYTES, _STRING, _NUMBER, _MESSAGE = (
     getattr(descriptor_pb2.FieldDescriptorProto, f"TYPE_{name}")
@@ -42,6 +47,27 @@ def _describe(proto: Any, fields: dict[str, tuple[int, Any]], inner: str) -> Non
             field.type, field.type_name = _MESSAGE, inner
         else:
             field.type = kind[0] if repeated else kind
+
+
+BINARY, CONTEXT = b"\x00\x01tofino.bin\xff" * 40, b'{"context": 1}'
+
+
+def compiled(folder: Path, chip: str = "tofino2") -> Path:
+    """Write what the compiler leaves for bf_switchd, bytes in place of the assembler's; return its .conf."""
+    shutil.copy(tofino.outputs(chip) / tofino.SCHEMA, folder / "bf-rt.json")
+    (folder / "pipe").mkdir()
+    (folder / "pipe" / "context.json").write_bytes(CONTEXT)
+    (folder / "pipe" / "tofino.bin").write_bytes(BINARY)
+    pipe = {
+        "p4_pipeline_name": "pipe",
+        "context": "pipe/context.json",
+        "config": "pipe/tofino.bin",
+        "pipe_scope": [0, 1, 2, 3],
+    }
+    program = {"program-name": "hmux_tna", "bfrt-config": "bf-rt.json", "p4_pipelines": [pipe]}
+    path = folder / "hmux_tna.conf"
+    path.write_text(json.dumps({"p4_devices": [{"device-id": 0, "p4_programs": [program]}]}))
+    return path
 
 
 DEVICE_CONFIG = message_class("P4DeviceConfig", {"reassign": (1, _NUMBER), "device_data": (3, _BYTES)})

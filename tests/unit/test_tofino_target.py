@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from duet_p4.hmux import entries, pipeline, tofino
+from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.routes import Adjacency, Gateway, Place, RouteTables
 from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS, NextHopGroupRow, Row
 from duet_p4.hmux.tables import VipTables
@@ -23,33 +22,18 @@ from duet_p4.switch_agent.admission import admission
 from duet_p4.switch_agent.config import P4Config, SwitchConfig, TofinoConfig
 from duet_p4.switch_agent.p4client import Switch
 from duet_p4.switch_agent.targets import Target, target_of
-from tests.unit.bf_switchd import STRATUM_CONFIG, BfSwitchd, serving
+from tests.unit.bf_switchd import BINARY, CONTEXT, STRATUM_CONFIG, BfSwitchd, compiled, serving
 from tests.unit.test_switch_config import config as switch_config
 
 A = IPv4Address
 VIP, TIP = A("10.0.0.1"), A("20.0.0.1")
-BINARY, CONTEXT = b"\x00\x01tofino2.bin\xff" * 40, b'{"context": 1}'
 PORTS = (8, 9, 136)
 """Device ports: two of the first pipe, one of the second."""
 
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """What the compiler leaves for bf_switchd, with bytes in place of the assembler's."""
-    shutil.copy(tofino.outputs(tofino.FITTING) / tofino.SCHEMA, tmp_path / "bf-rt.json")
-    (tmp_path / "pipe").mkdir()
-    (tmp_path / "pipe" / "context.json").write_bytes(CONTEXT)
-    (tmp_path / "pipe" / "tofino2.bin").write_bytes(BINARY)
-    pipe = {
-        "p4_pipeline_name": "pipe",
-        "context": "pipe/context.json",
-        "config": "pipe/tofino2.bin",
-        "pipe_scope": [0, 1, 2, 3],
-    }
-    program = {"program-name": "hmux_tna", "bfrt-config": "bf-rt.json", "p4_pipelines": [pipe]}
-    path = tmp_path / "hmux_tna.conf"
-    path.write_text(json.dumps({"p4_devices": [{"device-id": 0, "p4_programs": [program]}]}))
-    return path
+    return compiled(tmp_path)
 
 
 @pytest.fixture
@@ -212,8 +196,8 @@ def test_a_program_that_cannot_be_this_one_is_refused(conf: Path, change: Any, n
 
 
 def test_a_file_that_is_missing_is_named(conf: Path):
-    (conf.parent / "pipe" / "tofino2.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"tofino2\.bin"):
+    (conf.parent / "pipe" / "tofino.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tofino\.bin"):
         target_of(tofino_config(conf))
 
 
