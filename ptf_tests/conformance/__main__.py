@@ -1,4 +1,4 @@
-"""`python -m ptf_tests.conformance record | replay | ways | fuzz | muxes | testgen | mutants`: see --help.
+"""`python -m ptf_tests.conformance record | replay | ways | fuzz | muxes | testgen | ...`: see --help.
 
 Status 0: all agree.
 """
@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ptf_tests.conformance import kills, muxes, paths, testgen, vectors
+from duet_p4.hmux import pipeline
+from duet_p4.xdp_switch.stf.bmv2 import Bmv2
+from duet_p4.xdp_switch.stf.script import ScriptError
+from ptf_tests.conformance import kills, muxes, paths, testgen, testgen_tofino, vectors
 from ptf_tests.conformance.bmv2 import OracleError
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
@@ -50,7 +53,7 @@ def main() -> int:
     command.add_argument("--seed", type=int, default=SEED)
     command.add_argument("--frames", type=int, default=100_000, help="default: %(default)s")
     arguments = parser.parse_args()
-    if arguments.command in ("testgen", "mutants"):
+    if arguments.command in ("testgen", "testgen-tofino", "mutants"):
         return _of_hmux(arguments)
     if arguments.command == "muxes":
         return _muxes(arguments.frames, arguments.seed)
@@ -83,6 +86,11 @@ def _add_hmux_commands(commands: Any) -> None:
     text = "write the tests of hmux.p4 that p4testgen on PATH finds, which takes ten minutes; needs no root"
     commands.add_parser("testgen", help=text, description=text)
     text = (
+        "record the tests of hmux_tna.p4 that p4testgen on PATH finds, where hmux.p4 passes them on the BMv2 "
+        "on PATH; takes ten minutes, needs no root"
+    )
+    commands.add_parser("testgen-tofino", help=text, description=text)
+    text = (
         "see which mutants of hmux.p4 the vectors and p4testgen's tests tell from it, on BMv2; needs no root"
     )
     command = commands.add_parser("mutants", help=text, description=text)
@@ -98,15 +106,33 @@ def _of_hmux(arguments: argparse.Namespace) -> int:
             testgen.PATH.write_text(testgen.merged(testgen.generate()))
             print(testgen.PATH)
             return 0
+        if arguments.command == "testgen-tofino":
+            return _testgen_tofino()
         numbers = range(0, len(kills.all_mutants()), arguments.every)
         found = kills.summary(kills.judge_all(numbers, arguments.jobs, _tell))
-    except (OracleError, testgen.TestgenError) as error:
+    except (OracleError, OSError, ScriptError, testgen.TestgenError) as error:
         print(error, file=sys.stderr)
         return 2
     text = json.dumps(found, indent=2)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     print(text)
+    return 0
+
+
+def _testgen_tofino() -> int:
+    """Record tests of the Tofino program; return whether any differs by what no row says."""
+    switch = Bmv2(pipeline.DEVICE_CONFIG.read_bytes())
+    try:
+        recorded, differing = testgen_tofino.record(lambda tests: testgen_tofino.replay(tests, switch))
+    finally:
+        switch.close()
+    if differing:
+        print(*differing, f"{len(differing)} tests differ", sep="\n\n")
+        return 1
+    testgen_tofino.write(recorded)
+    print(testgen_tofino.PATH, testgen_tofino.summary(recorded))
+    print(*recorded.missed, sep="\n")
     return 0
 
 

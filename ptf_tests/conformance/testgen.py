@@ -44,7 +44,7 @@ class Run:
     seed: int
     policy: str
     seconds: int
-    answers_are_cut: bool
+    answers_are_cut: bool = True
 
 
 RUNS = (
@@ -67,9 +67,27 @@ class Found:
 
 def generate(runs: Sequence[Run] = RUNS) -> list[Found]:
     """Run p4testgen. Raises TestgenError."""
+    require()
+    return [_run(run) for run in runs]
+
+
+def require() -> None:
+    """Raise TestgenError where p4testgen is not on PATH."""
     if shutil.which(COMMAND) is None:
         raise TestgenError(f"{COMMAND} is not on PATH: it is built with p4c's ENABLE_TEST_TOOLS")
-    return [_run(run) for run in runs]
+
+
+def search(source: Path, command: Sequence[str], seconds: int) -> str:
+    """Run p4testgen in a folder of sources, for so long at most; return what it said."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd=source, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.seek(0)
+        return log.read()
 
 
 def _run(run: Run) -> Found:
@@ -85,15 +103,7 @@ def _run(run: Run) -> Found:
             *("--packet-size-range", size, "--port-ranges", "1:6,510:510"),
             *("--test-backend", "STF", "--out-dir", str(out), "hmux.p4"),
         ]
-        with (Path(scratch) / "log").open("w+") as log:
-            process = subprocess.Popen(command, cwd=source, stdout=log, stderr=subprocess.STDOUT)
-            try:
-                process.wait(run.seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            log.seek(0)
-            said = log.read()
+        said = search(source, command, run.seconds)
         return found(out, said)
 
 

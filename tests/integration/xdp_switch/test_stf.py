@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from duet_p4.hmux import pipeline
 from duet_p4.xdp_switch.stf import suite
 from duet_p4.xdp_switch.stf.bmv2 import SHELL
 from duet_p4.xdp_switch.stf.cli import stf
 from duet_p4.xdp_switch.stf.suite import Outcome
-from ptf_tests.conformance import testgen
+from duet_p4.xdp_switch.stf.xdp import Xdp
+from ptf_tests.conformance import testgen, testgen_tofino
 
 pytestmark = [
     pytest.mark.root,
@@ -36,6 +38,16 @@ def test_packets_leave_as_expected(test: Path) -> None:
 def test_bmv2_does_the_same(test: Path) -> None:
     verdict = suite.run(test, "bmv2")
     assert verdict.outcome is Outcome.PASSED, verdict.reason
+
+
+def test_hmux_does_what_p4testgen_says_of_the_tofino_program_but_for_known_differences() -> None:
+    switch = Xdp(pipeline.DEVICE_CONFIG.read_bytes(), pipeline.schema().p4info)
+    try:
+        tests = testgen_tofino.read().tests
+        differing = list(testgen_tofino.differences(testgen_tofino.replay(tests, switch)))
+    finally:
+        switch.close()
+    assert not differing, "\n\n".join(differing)
 
 
 @pytest.fixture
