@@ -42,6 +42,10 @@ class Actions(HeaderPrimitives):
         """Tell whether an action may end its pipeline."""
         return any(p.op == "exit" for p in action.primitives)
 
+    def always_exits(self, action: ir.Action) -> bool:
+        """Tell whether an action ends its pipeline whichever way it takes."""
+        return self.exits(action) and not any(p.op.startswith("_jump") for p in action.primitives)
+
     def function(self, action: ir.Action) -> Iterator[str]:
         """Yield the C function of an action; it returns true where the pipeline ends."""
         names = self._layout.names

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from zlib import crc32
 
 from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.c import C
@@ -17,6 +18,8 @@ from duet_p4.xdp_switch.compiler.layout import MAX_ARITHMETIC, Layout, Slot, c_t
 
 _WIDTHS = {"crc32": 32, "crc16": 16, "csum16": 16, "xor16": 16, "identity": 64}
 _MAX_HEADERS = 4
+_CRC_ROWS = 16
+"""Rows of the table in crc32.h: bytes of which it has what they are to a CRC."""
 _STREAM_STARTS = {"crc32": "0xffffffff"}
 _STREAM_ENDS = {
     "crc32": "~(__u32)stream.value",
@@ -217,10 +220,13 @@ class Calculations:
                 yield f"sum += {term};"
             yield f"return bpf_ntohs(csum16_fold{'' if len(terms) > 15 else '_few'}(sum));"
             return
+        algorithm = calculation.algorithm
+        if algorithm == "crc32" and 0 < sum(p.width for p in present) <= 8 * _CRC_ROWS:
+            yield from self._crc_of_bytes(present)
+            return
         pieces = self._merge(present)
         length = sum(width for _, width in pieces)
         words = _words(pieces, 32)
-        algorithm = calculation.algorithm
         if algorithm == "identity":
             head = _words(_head(pieces, 64), 32)
             code = c.number(0)
@@ -260,6 +266,53 @@ class Calculations:
                 yield f"crc = {algorithm}_byte(crc, {c.binary('>>', word, c.number(24 - 8 * byte)).text});"
             left -= 4
         yield "return crc;"
+
+    def _crc_of_bytes(self, pieces: Sequence[ir.Piece]) -> Iterator[str]:
+        """Yield C that adds up what each byte of few is to a CRC-32: it is linear.
+
+        A byte that lies in memory is loaded by itself, which is less than to cut it out of a word.
+        """
+        parts = list(self._bytes_of(pieces))
+        yield "const __u8 *rows = crc32_rows();"
+        yield f"__u64 crc = {crc32(bytes(len(parts))):#x}; /* of as many zeros */"
+        for number, part in enumerate(parts):
+            yield f"CRC32_ADD(crc, rows, {part}, {len(parts) - 1 - number});"
+        yield "return crc;"
+
+    def _bytes_of(self, pieces: Sequence[ir.Piece]) -> Iterator[str]:
+        """Yield C for four times each byte of the inputs, the last one filled with zeros."""
+        if any(piece.width % 8 for piece in pieces):
+            bits = sum(piece.width for piece in pieces)
+            words = _words(self._merge(pieces), 32)
+            yield from _bytes_of_words(words, (bits + 7) // 8)
+            return
+        for name, first, width, expression in self._regions(pieces):
+            place = self._memory_of(expression) if name is None else None
+            if name is not None and first % 8 == 0:
+                at = f"{self._layout.header(name)} + {first // 8}"
+                yield from (f"(__u64)LOAD8({at} + {n}) << 2" for n in range(width // 8))
+            elif place is not None:
+                yield from (f"(__u64)BYTE_OF({place}, {width // 8 - 1 - n}) << 2" for n in range(width // 8))
+            else:
+                piece = ir.Piece(expression, width) if expression is not None else None
+                merged = self._merge([piece]) if piece is not None else self._part(name, first, width)
+                yield from _bytes_of_words(_words(merged, 32), width // 8)
+
+    def _part(self, name: str | None, first: int, width: int) -> list[tuple[C, int]]:
+        assert name is not None
+        return [
+            (self._layout.load_bits(name, first + at, min(32, width - at)), min(32, width - at))
+            for at in range(0, width, 32)
+        ]
+
+    def _memory_of(self, expression: ir.Expr | None) -> str | None:
+        """Return the C lvalue of a field that lies in memory, None of what does not."""
+        slot = self._layout.slot(expression) if isinstance(expression, ir.FieldRef) else None
+        if slot is None or not slot.lvalue.startswith(
+            (f"{self._layout.memory}m.", f"{self._layout.memory}late.")
+        ):
+            return None
+        return slot.lvalue
 
     def _merge(self, pieces: Sequence[ir.Piece]) -> list[tuple[C, int]]:
         """Return (C code, width) of inputs at most 64 bits wide, adjacent fields of a header in one load."""
@@ -334,6 +387,13 @@ class Calculations:
         if isinstance(expression, ir.FieldRef):
             return self._program.field(expression).width
         raise ir.unsupported("a selector input that is no field", source)
+
+
+def _bytes_of_words(words: Sequence[C], count: int) -> Iterator[str]:
+    """Yield C for four times each of the first bytes of words of 32 bits."""
+    for number in range(count):
+        word, shift = words[number // 4], 24 - 8 * (number % 4)
+        yield f"{c.binary('>>', word, c.number(shift - 2)) if shift else f'(__u64)({word}) << 2'} & 0x3fc"
 
 
 def _is_payload(piece: ir.Piece) -> bool:

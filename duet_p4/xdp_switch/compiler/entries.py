@@ -163,12 +163,16 @@ class Packing:
         """Return C for the handle."""
         return _bits_of(word, 1 + self.number_bits, self.handle_bits)
 
+    def arguments(self, action: ir.Action, word: str) -> Iterator[tuple[str, str]]:
+        """Yield the name of each parameter of an action, and C for its argument."""
+        at = self._first
+        for parameter in action.parameters:
+            yield parameter.name, _bits_of(word, at, parameter.width)
+            at += parameter.width
+
     def call(self, actions: Actions, action: ir.Action, word: str) -> str:
         """Return the C call of an action with the arguments of an entry."""
-        at, arguments = self._first, ""
-        for parameter in action.parameters:
-            arguments += f", {_bits_of(word, at, parameter.width)}"
-            at += parameter.width
+        arguments = "".join(f", {code}" for _, code in self.arguments(action, word))
         return f"{actions.name(action)}(s{arguments})"
 
 

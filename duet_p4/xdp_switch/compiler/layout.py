@@ -7,7 +7,7 @@ fields are integers in host byte order; those that nothing ever reads are left o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from duet_p4.xdp_switch.compiler import c, ir
@@ -79,6 +79,8 @@ class Layout:
     """The size of the largest entry that packets copy."""
     traced: bool = False
     """Whether this is the instrumented variant of the program."""
+    parsed: set[ir.FieldRef] | None = None
+    """The metadata that the parser writes, where all other lies on the stack; None where none does."""
     tracing: Tracing = field(init=False)
     """Its hooks."""
     _slots: dict[ir.FieldRef, Slot] = field(default_factory=dict)
@@ -99,15 +101,34 @@ class Layout:
                 name = self.names("metadata", known)
                 if member.varbit or member.width > MAX_ARITHMETIC:
                     room = (member.width + 7) // 8
-                    self._wide[reference] = Bytes(f"s->m.w_{name}", f"s->m.n_{name}", room)
+                    self._wide[reference] = Bytes(
+                        f"{self.memory}m.w_{name}", f"{self.memory}m.n_{name}", room
+                    )
                 elif not self.tracks_length and reference in _ALIASES and not self._writes(reference):
                     self._slots[reference] = Slot(_ALIASES[reference], 32)
                 elif reference in self.local:
                     self._slots[reference] = Slot(f"t_{name}", storage_width(member.width))
                 else:
                     late = self.cleared is not None and reference not in self.cleared
-                    place = f"s->late.m_{name}" if late else f"s->m.m_{name}"
+                    stays = self.parsed is None or reference in self.parsed
+                    within = self.memory if stays else "s->"
+                    place = f"{within}{'late' if late else 'm'}.m_{name}"
                     self._slots[reference] = Slot(place, storage_width(member.width))
+
+    @property
+    def split(self) -> bool:
+        """Whether `struct scratch` is on the stack, and points to a `struct memory` with the headers."""
+        return self.parsed is not None
+
+    @property
+    def memory(self) -> str:
+        """The C of what comes before a member that lies in memory."""
+        return "s->mem->" if self.split else "s->"
+
+    @property
+    def offset(self) -> str:
+        """The C lvalue of the parser's or deparser's cursor, where it is not known when compiling."""
+        return f"{self.memory}offset"
 
     def slot(self, reference: ir.FieldRef) -> Slot | None:
         """Return where a metadata field is, or None where nothing reads it or it is no C integer."""
@@ -163,11 +184,11 @@ class Layout:
 
     def header(self, name: str) -> str:
         """Return the C expression for a header's bytes."""
-        return f"s->h_{self.names('header', name)}"
+        return f"{self.memory}h_{self.names('header', name)}"
 
     def varbit_length(self, name: str) -> str:
         """Return the C lvalue of the length in bytes of a header's varbit field."""
-        return f"s->n_{self.names('header', name)}"
+        return f"{self.memory}n_{self.names('header', name)}"
 
     def length(self, name: str) -> str:
         """Return the C expression for the length of a header in a packet."""
@@ -178,7 +199,7 @@ class Layout:
 
     def next(self, stack: str) -> str:
         """Return the C lvalue of a stack's next index."""
-        return f"s->next_{self.names('stack', stack)}"
+        return f"{self.memory}next_{self.names('stack', stack)}"
 
     def _bit(self, name: str) -> tuple[str, str]:
         """Return the C lvalue of the word with a header's validity, and the bit's C name."""
@@ -189,6 +210,14 @@ class Layout:
         """Return the C expression that is true where a header is valid."""
         word, bit = self._bit(name)
         return c.binary("&", c.place(word, 64), c.place(bit, 64))
+
+    def valid_in_memory(self, name: str) -> C:
+        """Return the same of what lies in memory, of which the verifier takes no notes."""
+        if not self.split:
+            return self.valid(name)
+        word, bit = self._bit(name)
+        stored = f"*(volatile __u64 *)&{self.memory}{word.removeprefix('s->')}"
+        return c.binary("&", c.place(stored, 64), c.place(bit, 64))
 
     def valid_bit(self, name: str) -> str:
         """Return the C name of a header's bit in its word of validity bits."""
@@ -223,10 +252,14 @@ class Layout:
             start = end
         return [(first + at, size) for first, end, _ in runs for at, size in steps(end - first)]
 
-    def emit(self, name: str, target: str) -> list[str]:
-        """Return C statements that copy a header's bytes into a packet."""
+    def emit(self, name: str, target: str, *, changed: bool = False) -> list[str]:
+        """Return C statements that copy a header's bytes, or what of them may be `changed`, into a packet."""
+        written = self.written.get(name, set())
+        fields = [m for m in self.program.headers[name].type.fields.values() if m.name in written]
         return [
-            f"COPY{8 * size}({target} + {at}, {self.header(name)} + {at});" for at, size in self.cells(name)
+            f"COPY{8 * size}({target} + {at}, {self.header(name)} + {at});"
+            for at, size in self.cells(name)
+            if not changed or any(m.offset < 8 * (at + size) and m.offset + m.width > 8 * at for m in fields)
         ]
 
     def set_valid(self, name: str) -> list[str]:
@@ -247,42 +280,80 @@ class Layout:
         return [f"s->valid{word or ''}" for word in range(max(1, -(-count // _VALID_BITS)))]
 
     def declarations(self) -> Iterator[str]:
-        """Yield the C declarations of the validity bits and `struct scratch`."""
+        """Yield the C declarations of the validity bits and of where all that is known of a packet lies."""
         headers = [h for h in self.program.headers.values() if not h.metadata]
         for header in headers:
             yield f"#define {self._bit(header.name)[1]} (1ull << {header.index % _VALID_BITS})"
         yield ""
+        words = [
+            f"    __u64 {word.removeprefix('s->')}; /* one bit per header */" for word in self.valid_words
+        ]
+        of_packet = [
+            *words,
+            "    __u32 parsed; /* bytes the parser took */",
+            "    __u32 received; /* length of the packet as it came in */",
+            "    __u32 length; /* the same, with headers added and removed since */",
+            "    __u32 truncated; /* bytes to keep at most */",
+            "    __u32 parser_error;",
+            "    __u32 egress_port;",
+        ]
+        offset = (
+            "    __u32 offset; /* of the parser's or deparser's cursor, where not known when compiling */"
+        )
+        stored = [offset, *self._lengths(headers)]
+        if self.split:
+            yield "#define SPLIT"
+            yield "struct memory {"
+            yield "    /* As the parser leaves them; what the verifier knows of one path ends here. */"
+            yield from words
+            yield "    __u32 parsed;"
+            yield "    __u32 parser_error;"
+            yield from stored
+            yield from self._metadata(self.memory, wide=True)
+            yield from self._stored_headers(headers)
+            yield "};"
+            yield ""
+            yield "struct scratch {"
+            yield "    struct memory *mem;"
+            yield from of_packet
+            yield "    __u64 entered; /* the headers that the parser left, 0 where they are not known */"
+            yield from self._metadata("s->", self.more)
+            yield "};"
+            return
         yield "struct scratch {"
-        for word in self.valid_words:
-            yield f"    __u64 {word.removeprefix('s->')}; /* one bit per header */"
-        yield "    __u32 offset; /* of the parser's or deparser's cursor, where not known when compiling */"
-        yield "    __u32 parsed; /* bytes the parser took */"
-        yield "    __u32 received; /* length of the packet as it came in */"
-        yield "    __u32 length; /* the same, with headers added and removed since */"
-        yield "    __u32 truncated; /* bytes to keep at most */"
-        yield "    __u32 parser_error;"
-        yield "    __u32 egress_port;"
+        yield from of_packet
+        yield from stored
+        yield from self._metadata("s->", self.more, wide=True)
+        yield from self._stored_headers(headers)
+        yield "};"
+
+    def _lengths(self, headers: Sequence[ir.Header]) -> Iterator[str]:
         for stack in (*self.program.stacks, *self.program.union_stacks):
-            yield f"    __u32 {self.next(stack).removeprefix('s->')};"
+            yield f"    __u32 {self.next(stack).removeprefix(self.memory)};"
         for header in headers:
             if header.type.varbit is not None:
-                yield f"    __u32 {self.varbit_length(header.name).removeprefix('s->')};"
+                yield f"    __u32 {self.varbit_length(header.name).removeprefix(self.memory)};"
+
+    def _metadata(self, within: str, more: Iterable[str] = (), *, wide: bool = False) -> Iterator[str]:
+        """Yield the structs of the metadata that lies `within` scratch or memory."""
         yield "    struct {"
-        for wide in self._wide.values():
-            yield f"        __u8 {wide.place.removeprefix('s->m.')}[{(wide.room + 7) // 8 * 8}] {_ALIGNED};"
+        kept = list(self._wide.values()) if wide else []
+        for one in kept:
+            room = (one.room + 7) // 8 * 8
+            yield f"        __u8 {one.place.removeprefix(within + 'm.')}[{room}] {_ALIGNED};"
         by_size: dict[int, list[str]] = {}
         late: dict[int, list[str]] = {}
         for slot in self._slots.values():
-            if slot.lvalue.startswith("s->m."):
-                by_size.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->m."))
-            elif slot.lvalue.startswith("s->late."):
-                late.setdefault(slot.storage, []).append(slot.lvalue.removeprefix("s->late."))
-        for wide in self._wide.values():
-            by_size.setdefault(32, []).append(wide.length.removeprefix("s->m."))
+            if slot.lvalue.startswith(within + "m."):
+                by_size.setdefault(slot.storage, []).append(slot.lvalue.removeprefix(within + "m."))
+            elif slot.lvalue.startswith(within + "late."):
+                late.setdefault(slot.storage, []).append(slot.lvalue.removeprefix(within + "late."))
+        for one in kept:
+            by_size.setdefault(32, []).append(one.length.removeprefix(within + "m."))
         for size in sorted(by_size, reverse=True):
             for name in by_size[size]:
                 yield f"        {c_type(size)} {name};"
-        for line in self.more:
+        for line in more:
             yield f"        {line}"
         if self.cleared is None:
             yield "        __u64 end;"
@@ -293,15 +364,16 @@ class Layout:
                 for name in late[size]:
                     yield f"        {c_type(size)} {name};"
             yield "    } late __attribute__((aligned(8))); /* written before it is read */"
+
+    def _stored_headers(self, headers: Sequence[ir.Header]) -> Iterator[str]:
         for header in headers:
             room = (header.type.bytes + 7) // 8 * 8
             fields = " ".join(f"{m.offset // 8}:{m.name}" for m in header.type.fields.values())
-            name = self.header(header.name).removeprefix("s->")
+            name = self.header(header.name).removeprefix(self.memory)
             yield f"    __u8 {name}[{room}] {_ALIGNED}; /* {fields} */"
         yield "    __u64 end; /* room to load a whole word at the last field */"
         if self.copied_bytes:
             yield f"    __u64 found[{(self.copied_bytes + 7) // 8}]; /* the entry that a table has found */"
-        yield "};"
 
     def load_bits(self, header: str, first: int, width: int) -> C:
         """Return C for `width` (at most 64) bits of a header from bit `first` on, in host order."""

@@ -30,6 +30,20 @@ class _Unit:
     exits: bool = False
 
 
+_MAX_STACK = 160
+"""Bytes of metadata that may lie on the stack, of which BPF has 512, and lookups and clang want some."""
+
+
+def written_by_parser(program: ir.Program) -> set[ir.FieldRef]:
+    """Return the metadata that parser states write."""
+    return {
+        step.arguments[0]
+        for state in program.parser.values()
+        for step in state.operations
+        if step.op not in _FIRST_IS_PARSED and step.arguments and isinstance(step.arguments[0], ir.FieldRef)
+    }
+
+
 class Lifetimes:
     """The lifetimes of a program's metadata."""
 
@@ -44,6 +58,22 @@ class Lifetimes:
         if not self._is_plain(reference) or reference in self._roots:
             return False
         return all(reference not in unit.exposed for unit in (*self._units.values(), *self._states.values()))
+
+    def fits_stack(self, read: set[ir.FieldRef]) -> bool:
+        """Tell whether the metadata that is read can lie on the stack, where no callback has to reach it."""
+        program = self._program
+        for action in program.actions.values():
+            for index, step in enumerate(action.primitives):
+                target = step.arguments[-1] if step.op.startswith("_jump") else None
+                if isinstance(target, ir.Const) and target.value <= index:
+                    return False
+        room = 0
+        for reference in read:
+            if program.headers[reference.header].metadata and not self.local(reference):
+                if not self._is_plain(reference) and reference.header != ir.STANDARD_METADATA:
+                    return False
+                room += (program.field(reference).width + 7) // 8
+        return room <= _MAX_STACK
 
     def cleared(self) -> set[ir.FieldRef]:
         """Return the metadata that something may read before the program has written it."""

@@ -7,6 +7,7 @@ becomes nothing; copies nobody reads then vanish because `uses` finds them dead.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,15 +33,52 @@ _WRITE_NOTHING = {"count", "register_write", "truncate", "exit", "no_op", "log_m
 
 def optimize(program: ir.Program) -> ir.Program:
     """Return the program with copies within actions propagated."""
+    inputs = _Inputs(program)
     actions = {
-        number: replace(action, primitives=tuple(_propagate(program, _lower(program, action.primitives))))
+        number: replace(
+            action, primitives=tuple(_propagate(program, _lower(program, action.primitives), inputs))
+        )
         for number, action in program.actions.items()
     }
     parser = {
         name: replace(state, operations=tuple(_lower(program, state.operations)))
         for name, state in program.parser.items()
     }
-    return replace(program, actions=actions, parser=parser)
+    return replace(program, actions=actions, parser=parser, calculations=inputs.calculations)
+
+
+class _Inputs:
+    """The calculations of a program, of whose inputs copies are taken out where one step alone uses one."""
+
+    def __init__(self, program: ir.Program) -> None:
+        self._program = program
+        self.calculations = dict(program.calculations)
+        self._uses = Counter(
+            argument.name
+            for step in program.primitives()
+            for argument in step.arguments
+            if isinstance(argument, ir.Named)
+        )
+        self._uses.update(checksum.calculation for checksum in program.checksums)
+
+    def propagate(self, step: ir.Primitive, known: dict[ir.FieldRef, ir.FieldRef | ir.Const]) -> None:
+        """Replace copies of metadata among the inputs of a step's calculation; headers have a validity."""
+        named = step.arguments[2] if step.op == "modify_field_with_hash_based_offset" else None
+        if not isinstance(named, ir.Named) or named.name not in self.calculations:
+            return
+        if self._uses[named.name] > 1:
+            return
+        calculation = self.calculations[named.name]
+        pieces = tuple(
+            replace(piece, value=self._original(piece.value, known)) for piece in calculation.inputs
+        )
+        self.calculations[named.name] = replace(calculation, inputs=pieces)
+
+    def _original(self, value: ir.Expr, known: dict[ir.FieldRef, ir.FieldRef | ir.Const]) -> ir.Expr:
+        origin = known.get(value) if isinstance(value, ir.FieldRef) else None
+        if not isinstance(origin, ir.FieldRef) or not self._program.headers[origin.header].metadata:
+            return value
+        return origin
 
 
 def _lower(program: ir.Program, primitives: tuple[ir.Primitive, ...]) -> list[ir.Primitive]:
@@ -80,7 +118,7 @@ def _spelled_out(program: ir.Program, primitive: ir.Primitive) -> Iterator[ir.Pr
     yield primitive
 
 
-def _propagate(program: ir.Program, steps: list[ir.Primitive]) -> Iterator[ir.Primitive]:
+def _propagate(program: ir.Program, steps: list[ir.Primitive], inputs: _Inputs) -> Iterator[ir.Primitive]:
     targets = {
         p.arguments[-1].value
         for p in steps
@@ -95,6 +133,7 @@ def _propagate(program: ir.Program, steps: list[ir.Primitive]) -> Iterator[ir.Pr
             _substitute(a, known) for a in primitive.arguments[written:]
         )
         primitive = replace(primitive, arguments=arguments)
+        inputs.propagate(primitive, known)
         target = arguments[0] if arguments else None
         if primitive.op in _WRITE_FIELD and isinstance(target, ir.FieldRef):
             value = arguments[1] if len(arguments) > 1 else target

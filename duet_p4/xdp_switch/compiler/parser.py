@@ -147,7 +147,7 @@ class Parser:
         yield from indent(self._layout.tracing.state(state.name))
         cursor = Cursor(copy.offset)
         if copy.offset is None:
-            yield from indent(cursor.declare("s->offset"))
+            yield from indent(cursor.declare(self._layout.offset))
         indices = dict(copy.indices)
         ended = False
         for operation in state.operations:
@@ -316,12 +316,12 @@ class Parser:
         lines += [
             f"    {self._layout.varbit_length(name)} = size;",
             *indent(self._layout.set_valid(name)),
-            f"    s->offset = {cursor.code} + {ahead + behind} + size;",
+            f"    {self._layout.offset} = {cursor.code} + {ahead + behind} + size;",
             *indent(after),
             "}",
         ]
         cursor.reload()
-        return [*lines, *cursor.declare("s->offset")]
+        return [*lines, *cursor.declare(self._layout.offset)]
 
     def _ahead(self, ahead: ir.Lookahead, width: int, cursor: Cursor) -> C:
         """Return C for the lowest `width` (at most 64) bits of a lookahead."""
@@ -379,11 +379,11 @@ class Parser:
             "    bits >>= 3;",
             f"    if (bits > 0x3fff || {cursor.pointer} + bits + PADDING > data_end)",
             *indent(self._fail("PacketTooShort", cursor), 2),
-            f"    s->offset = {cursor.code} + bits;",
+            f"    {self._layout.offset} = {cursor.code} + bits;",
             "}",
         ]
         cursor.reload()
-        return [*lines, *cursor.declare("s->offset")]
+        return [*lines, *cursor.declare(self._layout.offset)]
 
     def _transitions(self, state: ir.ParserState, cursor: Cursor, indices: dict[str, int]) -> Iterator[_Line]:
         widths: list[int] = []
@@ -509,7 +509,7 @@ class Parser:
         assert self._current is not None
         self._edges.setdefault(self._current, {})[copy] = None
         if copy.offset is None:
-            yield f"s->offset = {cursor.code};"
+            yield f"{self._layout.offset} = {cursor.code};"
         yield _Jump(self._current, copy, self._fail("ParserTimeout", cursor)[0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from duet_p4.xdp_switch.compiler import c, ir
@@ -13,14 +13,14 @@ from duet_p4.xdp_switch.compiler.digests import Digests
 from duet_p4.xdp_switch.compiler.entries import ActionSet, TableLayout
 from duet_p4.xdp_switch.compiler.expressions import Expressions
 from duet_p4.xdp_switch.compiler.layout import Layout, indent
-from duet_p4.xdp_switch.compiler.lifetimes import Lifetimes
+from duet_p4.xdp_switch.compiler.lifetimes import Lifetimes, written_by_parser
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.optimize import DROP_PORT, optimize
 from duet_p4.xdp_switch.compiler.parser import Parser
 from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.compiler.replication import Replication
-from duet_p4.xdp_switch.compiler.shapes import Shape, common_shapes
-from duet_p4.xdp_switch.compiler.tables import GotoMaker, Tables
+from duet_p4.xdp_switch.compiler.shapes import Shape, Shapes, common_shapes, extracted_in_order, parsed_shapes
+from duet_p4.xdp_switch.compiler.tables import GotoMaker, PathGotoMaker, Tables
 from duet_p4.xdp_switch.compiler.tracing import checks, offsets
 from duet_p4.xdp_switch.compiler.uses import fields_read
 from duet_p4.xdp_switch.dataplane import UnsupportedError
@@ -151,7 +151,8 @@ def _layout(program: ir.Program, queues: bool) -> Layout:
         return Layout(program, read, local=local)
     tracks = program.egress.start is not None
     cleared = lifetimes.cleared() - {ir.FieldRef(ir.STANDARD_METADATA, name) for name in _SET_FIRST}
-    return Layout(program, read, cleared, local, tracks_length=tracks)
+    parsed = written_by_parser(program) if lifetimes.fits_stack(read) else None
+    return Layout(program, read, cleared, local, tracks_length=tracks, parsed=parsed)
 
 
 class _Generator:
@@ -178,6 +179,8 @@ class _Generator:
             )
         self._program = program
         self._layout = layout
+        apart = layout.split and len(layout.valid_words) == 1
+        self._paths = parsed_shapes(program) if apart else []
         self._calculations = calculations
         self._actions = actions
         self._tables = tables
@@ -315,6 +318,55 @@ class _Generator:
         yield "}"
         yield ""
 
+    def _path(self, number: int, entered: Shape) -> Iterator[str]:
+        """Yield the C of ingress, and what follows on it, for packets that leave the parser in a shape.
+
+        Each node has a copy for every shape that packets may have there: no test of validity is left.
+        """
+        pipeline, shapes = self._program.ingress, Shapes(self._program)
+        goto = PathGotoMaker(f"path{number}", self._layout.names, shapes.after, entered, {})
+        yield f"static __always_inline int path_{number}(struct xdp_md *ctx, struct scratch *s)"
+        yield "{"
+        yield f"    s->valid = s->entered = {self._mask(entered)};"
+        yield "    s->parser_error = 0;"
+        yield from indent(self._parsed())
+        yield f"    {goto(pipeline.start)}"
+        done = 0
+        while done < len(goto.wanted):
+            (node, shape), label = list(goto.wanted.items())[done]
+            done += 1
+            yield ""
+            if node is None:
+                yield f"{label}:"
+                yield from self._known(shape)
+                yield "    return finish(ctx, s);"
+            elif node in pipeline.tables:
+                yield from self._tables.apply(node, label, goto.of(shape), list(self._known(shape)))
+            else:
+                yield from self._conditional(pipeline.conditionals[node], label, goto.of(shape), shapes)
+        yield "}"
+        yield ""
+
+    def _mask(self, shape: Shape) -> str:
+        return " | ".join(sorted(self._layout.valid_bit(name) for name in shape)) or "0"
+
+    def _known(self, shape: Shape | None) -> Iterator[str]:
+        if shape is not None:
+            yield f"    s->valid = {self._mask(shape)};"
+
+    def _conditional(
+        self, conditional: ir.Conditional, label: str, goto: PathGotoMaker, shapes: Shapes
+    ) -> Iterator[str]:
+        expressions = Expressions(self._layout, conditional.source)
+        shown = conditional.source.fragment.replace("*/", "* /")
+        yield f"{label}: /* if ({shown}), {conditional.source} */"
+        yield from self._known(goto.shape)
+        decided = shapes.decided(conditional.condition, goto.shape) if goto.shape is not None else None
+        if decided is None:
+            yield f"    if ({expressions.condition(conditional.condition).text})"
+            yield f"        {goto(conditional.if_true)}"
+        yield f"    {goto(conditional.if_true if decided else conditional.if_false)}"
+
     def _reachable(self, pipeline: ir.Pipeline) -> list[str]:
         """Return the nodes of a pipeline that control can reach, in the order met."""
         reached: list[str] = []
@@ -345,28 +397,31 @@ class _Generator:
             for shape in shapes:
                 yield from indent(self._deparse_shape([h for h in order if h.name in shape], shape))
             yield "    }"
+        if self._layout.split:
+            stored = (word.removeprefix("s->") for word in self._layout.valid_words)
+            yield from (f"    s->mem->{word} = s->{word};" for word in stored)
         yield "    __u32 total = 0;"
         for header in order:
-            yield f"    if {self._layout.valid(header.name)}"
+            yield f"    if {self._layout.valid_in_memory(header.name)}"
             yield f"        total += {self._layout.length(header.name)};"
         yield "    if (total != s->parsed && bpf_xdp_adjust_head(ctx, (int)s->parsed - (int)total))"
         yield "        return false;"
         if order:
             yield "    __u8 *data = (__u8 *)(long)ctx->data;"
             yield "    __u8 *data_end = (__u8 *)(long)ctx->data_end;"
-            yield "    s->offset = 0;"
+            yield f"    {self._layout.offset} = 0;"
         for header in order:
-            yield f"    if {self._layout.valid(header.name)} {{ /* {header.name} */"
+            yield f"    if {self._layout.valid_in_memory(header.name)} {{ /* {header.name} */"
             if header.type.varbit is not None:
                 yield from indent(self._emit_varbit(header), 2)
             else:
                 size = header.type.bytes
-                yield "        __u8 *here = data + (*(volatile __u32 *)&s->offset & 0x3fff);"
+                yield f"        __u8 *here = data + (*(volatile __u32 *)&{self._layout.offset} & 0x3fff);"
                 yield "        HIDE(here);"
                 yield f"        if (here + {size} > data_end)"
                 yield "            return false;"
                 yield from indent(self._layout.emit(header.name, "here"), 2)
-                yield f"        s->offset += {size};"
+                yield f"        {self._layout.offset} += {size};"
             yield "    }"
         yield "    return true;"
         yield "}"
@@ -375,20 +430,28 @@ class _Generator:
     def _deparse_shape(self, headers: list[ir.Header], shape: Shape) -> Iterator[str]:
         """Yield the case of a packet with just these valid headers: its offsets are known."""
         total = sum(header.type.bytes for header in headers)
-        mask = " | ".join(sorted(self._layout.valid_bit(name) for name in shape))
+        mask = self._mask(shape)
         yield f"case {mask}: {{"
         yield f"    if (s->parsed != {total} && bpf_xdp_adjust_head(ctx, (int)s->parsed - {total}))"
         yield "        return false;"
         yield "    __u8 *data = (__u8 *)(long)ctx->data;"
         yield f"    if (data + {total} > (__u8 *)(long)ctx->data_end)"
         yield "        return false;"
-        at = 0
-        for header in headers:
-            lines = self._layout.emit(header.name, f"data + {at}")
-            yield from indent(lines)
-            at += header.type.bytes
+        if shape in self._paths and extracted_in_order(self._program, headers, shape):
+            yield f"    if (s->entered == ({mask}) && s->parsed == {total}) {{"
+            yield from indent(self._emitted(headers, changed=True), 2)
+            yield "        return true;"
+            yield "    }"
+        yield from indent(self._emitted(headers))
         yield "    return true;"
         yield "}"
+
+    def _emitted(self, headers: Sequence[ir.Header], *, changed: bool = False) -> Iterator[str]:
+        """Yield C that writes headers to `data`, where they are `changed` only what the program may have."""
+        at = 0
+        for header in headers:
+            yield from self._layout.emit(header.name, f"data + {at}", changed=changed)
+            at += header.type.bytes
 
     def _emit_varbit(self, header: ir.Header) -> Iterator[str]:
         """Yield C that writes a header with a varbit field, by helper: pointers cannot follow its length."""
@@ -397,7 +460,7 @@ class _Generator:
         assert member is not None
         place = self._layout.header(header.name)
         first, last = member.offset // 8, (member.offset + member.width) // 8
-        yield "__u32 at = *(volatile __u32 *)&s->offset & 0x3fff;"
+        yield f"__u32 at = *(volatile __u32 *)&{self._layout.offset} & 0x3fff;"
         yield f"__u32 size = {self._layout.varbit_length(header.name)};"
         yield "HIDE(size);"
         yield f"if (size > {last - first})"
@@ -410,7 +473,7 @@ class _Generator:
         if kind.bytes - last:
             yield f"if (bpf_xdp_store_bytes(ctx, at + {first} + size, {place} + {last}, {kind.bytes - last}))"
             yield "    return false;"
-        yield f"s->offset += {kind.bytes - (last - first)} + size;"
+        yield f"{self._layout.offset} += {kind.bytes - (last - first)} + size;"
 
     def _main(self) -> Iterator[str]:
         if self._replication.active:
@@ -444,12 +507,26 @@ class _Generator:
                     *self._set("deq_qdepth", "ticket.dequeued_depth & 0x7ffff"),
                 ]
             )
+        if self._layout.split:
+            yield "/* What comes after ingress. */"
+            yield "static __always_inline int finish(struct xdp_md *ctx, struct scratch *s)"
+            yield "{"
+            yield from self._to_the_end()
+            yield "}"
+            yield ""
+            for number, shape in enumerate(self._paths):
+                yield from self._path(number, shape)
         yield 'SEC("xdp")'
         yield "int pipeline(struct xdp_md *ctx)"
         yield "{"
         yield "    __u32 zero = 0;"
-        yield "    struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);"
-        yield "    if (!s)"
+        if self._layout.split:
+            yield "    struct scratch packet = {}, *s = &packet;"
+            yield "    s->mem = bpf_map_lookup_elem(&scratches, &zero);"
+            yield "    if (!s->mem)"
+        else:
+            yield "    struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);"
+            yield "    if (!s)"
         yield "        return XDP_ABORTED;"
         yield from indent(self._layout.tracing.entered())
         yield "    __u32 ingress_port;"
@@ -462,6 +539,13 @@ class _Generator:
         yield from indent(self._set("ingress_global_timestamp", "bpf_ktime_get_ns() / 1000"))
         yield from indent(self._layout.tracing.start())
         yield "    parse(ctx, s);"
+        if self._layout.split:
+            yield from indent(self._by_shape())
+            yield from indent(self._parsed())
+            yield "    ingress(s);"
+            yield "    return finish(ctx, s);"
+            yield "}"
+            return
         yield "    BARRIER();"
         yield from indent(self._layout.tracing.parsed())
         yield from indent(self._parsed())
@@ -469,7 +553,29 @@ class _Generator:
             yield "    return run(ctx, s, INGRESS, false);"
             yield "}"
             return
-        yield from indent(self._ingress())
+        yield "    ingress(s);"
+        yield from self._to_the_end()
+        yield "}"
+
+    def _by_shape(self) -> Iterator[str]:
+        """Yield C that hands over from the parser, with a path of their own for packets of common shapes."""
+        if self._paths:
+            yield "if (s->parser_error == 0) {"
+            yield "    switch (s->valid) {"
+            for number, shape in enumerate(self._paths):
+                yield f"    case {self._mask(shape)}:"
+                yield "        BARRIER();"
+                yield f"        return path_{number}(ctx, s);"
+            yield "    }"
+            yield "}"
+        known = [word.removeprefix("s->") for word in self._layout.valid_words] + ["parsed", "parser_error"]
+        yield from (f"s->mem->{name} = s->{name};" for name in known)
+        yield "BARRIER();"
+        yield from (f"s->{name} = s->mem->{name};" for name in known)
+
+    def _to_the_end(self) -> Iterator[str]:
+        """Yield C for what follows on ingress in a program that makes one packet of one."""
+        yield from indent(self._after_ingress())
         yield ""
         yield f"    __u32 egress_port = {self._layout.load(self._standard('egress_spec')).text};"
         yield f"    if (egress_port == {DROP_PORT})"
@@ -477,7 +583,6 @@ class _Generator:
         yield "    s->egress_port = egress_port;"
         yield from indent(self._egress("egress_port"))
         yield from indent(self._finish())
-        yield "}"
 
     def _start(self) -> list[str]:
         return [*(f"{word} = 0;" for word in self._layout.valid_words[1:]), "start_packet(ctx, s);"]
@@ -494,6 +599,9 @@ class _Generator:
     def _ingress(self) -> Iterator[str]:
         """Yield C for ingress and what follows on it, but for unicast."""
         yield "ingress(s);"
+        yield from self._after_ingress()
+
+    def _after_ingress(self) -> Iterator[str]:
         yield "BARRIER();"
         yield from self._layout.tracing.done(0)
         yield from self._failure()

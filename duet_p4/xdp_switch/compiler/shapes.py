@@ -6,7 +6,8 @@ Whatever leaves in another shape, after an error of the parser for one, is put t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Sized
 
 from duet_p4.xdp_switch.compiler import ir
 
@@ -14,6 +15,9 @@ Shape = frozenset[str]
 """The names of the valid headers."""
 
 MAX_SHAPES = 10
+MAX_PATHS = 2
+MAX_NODES = 150
+"""Tables and conditions of a program that may have more than one path: the verifier walks all of them."""
 _MAX_STATES = 20_000
 _HARMLESS = {
     "assign",
@@ -39,6 +43,26 @@ _HARMLESS = {
 }
 
 
+class Shapes:
+    """What becomes of a packet's shape in the controls of a program."""
+
+    def __init__(self, program: ir.Program) -> None:
+        self._actions = {number: _Action(program, action) for number, action in program.actions.items()}
+
+    def after(self, action: int, shape: Shape) -> Shape | None:
+        """Return the shape once an action has run, None where that is not always the same."""
+        try:
+            found = {changed for changed, _ in self._actions[action].outcomes(shape)}
+        except _UnknownError:
+            return None
+        return found.pop() if len(found) == 1 else None
+
+    @staticmethod
+    def decided(condition: ir.Expr, shape: Shape) -> bool | None:
+        """Tell whether a condition on validity holds, None where it looks at more."""
+        return _decided(condition, shape)
+
+
 class _UnknownError(Exception):
     """A program does to headers what is not followed here."""
 
@@ -61,6 +85,33 @@ def common_shapes(program: ir.Program) -> list[Shape]:
     return ordered[:MAX_SHAPES]
 
 
+def parsed_shapes(program: ir.Program) -> list[Shape]:
+    """Return the shapes at the end of the parser that are worth a path of their own through the program.
+
+    They are those that its states tell most of; what parsers do once or twice, options and the like, is not.
+    """
+    nodes = sum(len(p.tables) + len(p.conditionals) for p in (program.ingress, program.egress))
+    if nodes > MAX_NODES:
+        return []
+    try:
+        ends, met = _Walk(program).parsed()
+    except _UnknownError:
+        return []
+    stacked = {name for stack in program.stacks.values() for name in stack.headers}
+    known = [shape for shape in ends if shape and not shape & stacked]
+    return sorted(known, key=lambda s: (-met[s], -len(s), sorted(s)))[:MAX_PATHS]
+
+
+def extracted_in_order(program: ir.Program, headers: Sequence[ir.Header], shape: Shape) -> bool:
+    """Tell whether packets that leave the parser in a shape have its headers one behind the other.
+
+    That is so where each is extracted once, in the order in which it is emitted. Whether something comes
+    between them, the number of bytes that the parser took tells.
+    """
+    names = [header.name for header in headers]
+    return set(names) == shape and _Walk(program).extracts_in_order(names)
+
+
 class _Walk:
     """Walks parser and controls with sets of valid headers."""
 
@@ -69,12 +120,13 @@ class _Walk:
         self._actions = {number: _Action(program, action) for number, action in program.actions.items()}
 
     def shapes(self) -> set[Shape]:
-        shapes = self._parser()
+        shapes, _ = self.parsed()
         for pipeline in (self._program.ingress, self._program.egress):
             shapes = self._control(pipeline, shapes)
         return shapes
 
-    def _parser(self) -> set[Shape]:
+    def parsed(self) -> tuple[set[Shape], Counter[Shape]]:
+        """Return the shapes at the end of the parser, and in how many states packets of each may be."""
         program = self._program
         ends: set[Shape] = set()
         start = (program.parser_start, frozenset[str]())
@@ -93,7 +145,33 @@ class _Walk:
                     seen.add(after)
                     pending.append(after)
                     _check(seen)
-        return ends
+        return ends, Counter(shape for name, shape in seen if name is not None)
+
+    def extracts_in_order(self, names: Sequence[str]) -> bool:
+        """Tell whether what ends with these headers valid has extracted each once, in this order."""
+        wanted = frozenset(names)
+        start: tuple[str | None, Shape, int] = (self._program.parser_start, frozenset(), 0)
+        seen, pending = {start}, [start]
+        while pending:
+            name, shape, count = pending.pop()
+            if name is None:
+                if shape == wanted and count != len(names):
+                    return False
+                continue
+            state = self._program.parser[name]
+            for operation in state.operations:
+                target = operation.arguments[0] if operation.arguments else None
+                if isinstance(target, ir.Named) and target.name in wanted and count >= 0:
+                    follows = operation.op == "extract" and names[count : count + 1] == [target.name]
+                    count = count + 1 if follows else -1
+                shape = self._parsed(operation, shape)
+            for following in {t.next_state for t in state.transitions}:
+                after = (following, shape, count)
+                if after not in seen:
+                    seen.add(after)
+                    pending.append(after)
+                    _check(seen)
+        return True
 
     def _parsed(self, operation: ir.Primitive, shape: Shape) -> Shape:
         if operation.op != "extract":
@@ -227,6 +305,6 @@ def _decided(condition: ir.Expr, shape: Shape) -> bool | None:
     return None
 
 
-def _check(seen: set[tuple[str | None, Shape]]) -> None:
+def _check(seen: Sized) -> None:
     if len(seen) > _MAX_STATES:
         raise _UnknownError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from duet_p4.xdp_switch.compiler import c, ir
 from duet_p4.xdp_switch.compiler.actions import Actions
@@ -19,6 +19,16 @@ from duet_p4.xdp_switch.compiler.layout import Layout, indent
 from duet_p4.xdp_switch.compiler.lookup import lookup_function
 from duet_p4.xdp_switch.compiler.names import Names
 from duet_p4.xdp_switch.compiler.profiles import find_function
+from duet_p4.xdp_switch.compiler.shapes import Shape
+
+MAX_COPIES = 400
+"""Copies of nodes for the shapes of packets; those behind are for any shape."""
+
+Copy = tuple[str | None, Shape | None]
+"""A node, or the end, for packets of a shape."""
+
+Following = Callable[[int, Shape], Shape | None]
+"""What tells the shape of a packet once an action has run, None where that is not always the same."""
 
 
 class Tables:
@@ -88,12 +98,13 @@ class Tables:
         yield from lookup_function(self._layout, t)
         yield ""
 
-    def apply(self, name: str, label: str, goto: GotoMaker) -> Iterator[str]:
-        """Yield the C that applies a table and goes on to the next node."""
+    def apply(self, name: str, label: str, goto: GotoMaker, before: Sequence[str] = ()) -> Iterator[str]:
+        """Yield the C that applies a table and goes on to the next node; `before` is C to begin with."""
         t = self.layouts[name]
         table = t.table
         yield f"{label}: /* table {table.name}, {table.source} */"
         yield "{"
+        yield from before
         if t.strategy is Strategy.NONE and table.default_const:
             yield from indent(self._layout.tracing.table(table.name))
             yield from indent(self._fixed_default(t, goto))
@@ -102,26 +113,38 @@ class Tables:
         yield "}"
 
     def _fixed_default(self, t: TableLayout, goto: GotoMaker) -> Iterator[str]:
-        yield from self._default_call(t)
-        yield from self._after_miss(t, t.table.default_action, goto)
-
-    def _default_call(self, t: TableLayout) -> Iterator[str]:
-        if t.table.default_action is None:
+        number = t.table.default_action
+        if number is None:
+            yield from self._after_miss(t, None, goto)
             return
-        action = self._program.actions[t.table.default_action]
+        action = self._program.actions[number]
         arguments = "".join(
             f", (__u128){v >> 64:#x}ull << 64 | {v & (1 << 64) - 1:#x}ull" if v >> 64 else f", {v:#x}ull"
             for v in t.table.default_arguments
         )
         call = f"{self._actions.name(action)}(s{arguments})"
-        if self._actions.exits(action):
+        yield from self._called(action, call, goto, self._after_miss(t, number, goto))
+
+    def _called(
+        self, action: ir.Action, call: str, goto: GotoMaker, following: Iterable[str]
+    ) -> Iterator[str]:
+        """Yield C that calls an action, and leaves the pipeline or does what follows."""
+        end = goto.after(action.id)(None) if self._actions.exits(action) else ""
+        if self._actions.always_exits(action):
+            yield f"{call};"
+            yield end
+            return
+        if end:
             yield f"if ({call})"
-            yield "    goto finished;"
+            yield f"    {end}"
         else:
             yield f"{call};"
+        yield from following
 
     def _after_miss(self, t: TableLayout, action: int | None, goto: GotoMaker) -> Iterator[str]:
         table = t.table
+        if action is not None:
+            goto = goto.after(action)
         if table.next_miss is not None:
             yield goto(table.next_miss[0])
         elif action is not None and action in table.next_by_action and table.next_hit is None:
@@ -130,6 +153,7 @@ class Tables:
             yield goto(table.default_next)
 
     def _after_hit(self, t: TableLayout, action: int, goto: GotoMaker) -> str:
+        goto = goto.after(action)
         if t.table.next_hit is not None:
             return goto(t.table.next_hit[0])
         return goto(t.table.next_by_action[action])
@@ -146,13 +170,13 @@ class Tables:
             yield f"struct entry_{symbol} *entry = 0;"
             yield "bool hit = false;"
         elif t.copied:
-            yield f"struct entry_{symbol} *entry = (struct entry_{symbol} *)s->found;"
+            yield f"struct entry_{symbol} *entry = (struct entry_{symbol} *){self._layout.memory}found;"
             yield f"bool hit = lookup_{symbol}(s, entry);"
         else:
             yield f"struct entry_{symbol} *entry = lookup_{symbol}(s);"
             yield "bool hit = entry != 0;"
         yield from self._layout.tracing.table(table.name, handle)
-        yield from self._guard(t)
+        yield from self._guard(t, goto)
         at_hit = list(self._at_hit(t, handle))
         if table.default_const:
             yield "if (!hit) {"
@@ -185,12 +209,12 @@ class Tables:
             yield f"    {goto(None)}"
             yield "}"
 
-    def _guard(self, t: TableLayout) -> Iterator[str]:
+    def _guard(self, t: TableLayout, goto: GotoMaker) -> Iterator[str]:
         """Yield C that drops a packet which was held up while what it found went out of use."""
         if t.guarded:
             yield f"if (CHANGES({t.symbol}) - changes > 1) {{"
             yield "    s->m.failed = DROP_CHANGED;"
-            yield "    goto finished;"
+            yield f"    {goto(None)}"
             yield "}"
 
     def _at_hit(self, t: TableLayout, handle: str) -> Iterator[str]:
@@ -240,12 +264,7 @@ class Tables:
 
     def _act(self, t: TableLayout, action: ir.Action, call: str, goto: GotoMaker) -> Iterator[str]:
         """Yield C that runs an action and goes on."""
-        if self._actions.exits(action):
-            yield f"if ({call})"
-            yield "    goto finished;"
-        else:
-            yield f"{call};"
-        yield from self._next(t, action.id, goto)
+        yield from self._called(action, call, goto, self._next(t, action.id, goto))
 
     def _next(self, t: TableLayout, action: int, goto: GotoMaker) -> Iterator[str]:
         hit, miss = self._after_hit(t, action, goto), next(self._after_miss(t, action, goto))
@@ -271,3 +290,42 @@ class GotoMaker:
     def __call__(self, node: str | None) -> str:
         """Return the statement that goes to a node; None is the end."""
         return f"goto {self.label(node)};" if node is not None else "goto finished;"
+
+    def after(self, action: int) -> GotoMaker:
+        """Return what makes a `goto` once an action has run."""
+        return self
+
+
+class PathGotoMaker(GotoMaker):
+    """The same where nodes have a copy for each shape that packets come to them with; None is any shape.
+
+    `wanted` are the copies that were asked for, each with its label, in that order.
+    """
+
+    def __init__(
+        self, prefix: str, names: Names, following: Following, shape: Shape | None, wanted: dict[Copy, str]
+    ) -> None:
+        super().__init__(prefix, names)
+        self._following = following
+        self.shape = shape
+        self.wanted = wanted
+
+    def label(self, node: str | None) -> str:
+        """Return the C label of a node's copy, or that of the end."""
+        shape = self.shape if len(self.wanted) < MAX_COPIES else None
+        if (node, shape) not in self.wanted:
+            name = f"{node or 'finished'} {' '.join(sorted(shape)) if shape is not None else 'any'}"
+            self.wanted[node, shape] = f"{self._prefix}_{self._names(f'copies of {self._prefix}', name)}"
+        return self.wanted[node, shape]
+
+    def __call__(self, node: str | None) -> str:
+        """Return the statement that goes to a node; None is the end."""
+        return f"goto {self.label(node)};"
+
+    def of(self, shape: Shape | None) -> PathGotoMaker:
+        """Return what makes a `goto` for packets of another shape."""
+        return PathGotoMaker(self._prefix, self._names, self._following, shape, self.wanted)
+
+    def after(self, action: int) -> PathGotoMaker:
+        """Return what makes a `goto` once an action has run."""
+        return self.of(self._following(action, self.shape) if self.shape is not None else None)

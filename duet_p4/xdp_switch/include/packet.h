@@ -19,11 +19,18 @@ enum drop_reason {
     DROP_REASONS,
 };
 
+/* What of a packet is on no stack: its headers, and what the parser found. */
+#ifdef SPLIT
+#define MEMORY struct memory
+#else
+#define MEMORY struct scratch
+#endif
+
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, 1);
     __type(key, __u32);
-    __type(value, struct scratch);
+    __type(value, MEMORY);
 } scratches SEC(".maps");
 
 struct {
@@ -62,12 +69,19 @@ static __always_inline bool find_port(struct xdp_md *ctx, __u32 *port)
 
 static __always_inline void start_packet(struct xdp_md *ctx, struct scratch *s)
 {
+    __u32 received = ctx->data_end - ctx->data - PADDING;
+
+    /* Here and now: half a pointer cannot be kept for later. */
+    HIDE(received);
     s->valid = 0;
-    s->received = ctx->data_end - ctx->data - PADDING;
-    s->length = s->received;
+    s->received = received;
+    s->length = received;
     s->truncated = 0xffffffff;
     s->parser_error = 0;
     __builtin_memset(&s->m, 0, sizeof(s->m));
+#ifdef SPLIT
+    __builtin_memset(&s->mem->m, 0, sizeof(s->mem->m));
+#endif
 }
 
 static __always_inline int drop(enum drop_reason reason)

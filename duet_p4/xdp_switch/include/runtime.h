@@ -36,6 +36,12 @@ typedef __u64 __attribute__((__may_alias__)) any64;
 #define LOAD16(at) bpf_ntohs(*(const any16 *)(at))
 #define LOAD32(at) bpf_ntohl(*(const any32 *)(at))
 #define LOAD64(at) bpf_be64_to_cpu(*(const any64 *)(at))
+/* A byte of a number in memory, counted from its lowest. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BYTE_OF(number, n) LOAD8((const __u8 *)&(number) + (n))
+#else
+#define BYTE_OF(number, n) LOAD8((const __u8 *)&(number) + sizeof(number) - 1 - (n))
+#endif
 #define STORE8(at, value) (*(any8 *)(at) = (__u8)(value))
 #define STORE16(at, value) (*(any16 *)(at) = bpf_htons((__u16)(value)))
 #define STORE32(at, value) (*(any32 *)(at) = bpf_htonl((__u32)(value)))

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from duet_p4.xdp_switch.compiler import compile_program
 from duet_p4.xdp_switch.compiler.entries import Strategy
+from duet_p4.xdp_switch.compiler.ir import FieldRef
 from duet_p4.xdp_switch.compiler.lookup.masked import range_masks
 from duet_p4.xdp_switch.compiler.names import Names
+from duet_p4.xdp_switch.compiler.optimize import optimize
+from duet_p4.xdp_switch.compiler.reader import read
+from duet_p4.xdp_switch.compiler.shapes import extracted_in_order, parsed_shapes
 from duet_p4.xdp_switch.compiler.structs import Struct
 from duet_p4.xdp_switch.dataplane import UnsupportedError
 from duet_p4.xdp_switch.pipeline import build
@@ -123,6 +127,37 @@ def test_metadata_that_nothing_reads_is_left_out() -> None:
     compiled = compile_program(HMUX.read_bytes(), 1)
     for unread in ("enq_timestamp", "deq_qdepth", "egress_rid", "ingress_global_timestamp"):
         assert unread not in compiled.source, f"{unread} is copied, but never used"
+
+
+def test_the_kinds_of_packets_that_a_parser_tells_most_of_have_a_path_of_their_own() -> None:
+    program = optimize(read(HMUX.read_bytes()))
+    plain, tunneled = frozenset({"ethernet", "ipv4"}), frozenset({"ethernet", "outer_ipv4", "ipv4"})
+    assert parsed_shapes(program) == [plain, tunneled]
+    # The header of a tunnel is a copy of what was extracted in the place of the packet's own.
+    for shape, in_order in ((plain, True), (tunneled, False)):
+        headers = [program.headers[name] for name in program.deparser if name in shape]
+        assert extracted_in_order(program, headers, shape) is in_order
+    assert not extracted_in_order(program, headers[:-1], tunneled)
+
+
+def inputs_of_hash(changed: Json) -> list[str]:
+    program = optimize(read(json.dumps(changed).encode()))
+    (calculation,) = (c for c in program.calculations.values() if c.algorithm == "crc32")
+    return [piece.value.field for piece in calculation.inputs if isinstance(piece.value, FieldRef)]
+
+
+def test_a_hash_that_one_step_uses_takes_metadata_where_it_lies() -> None:
+    changed = document(HMUX)
+    assert all("flow_" in field for field in inputs_of_hash(changed))
+    # Another step that uses it may have other copies.
+    step = next(
+        step
+        for action in changed["actions"]
+        for step in action["primitives"]
+        if step["op"] == "modify_field_with_hash_based_offset" and step["parameters"][2]["value"] == "calc_0"
+    )
+    first_action(changed, step)
+    assert all(field.startswith("tmp_") for field in inputs_of_hash(changed))
 
 
 def test_structs_are_packed_as_c_lays_them_out() -> None:

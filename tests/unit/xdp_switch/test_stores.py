@@ -57,7 +57,7 @@ def look_up(memory: Memory, layout: TableLayout, address: int) -> int:
     slot = memory.word(f"root_{layout.symbol}", address >> 16)
     found = slot & 0xFFFFFFFF
     for level in reversed(range(layout.trie_levels)):
-        node = slot >> 32
+        node = slot >> 39
         if not node:
             break
         slot = memory.word(f"nodes_{layout.symbol}", 16 * node + (address >> 4 * level & 15))

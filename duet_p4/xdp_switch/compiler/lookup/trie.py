@@ -1,9 +1,9 @@
 """One LPM field of at most 32 bits: a root indexed by 16 bits, behind it nodes indexed by 4.
 
-Both `root_T` and `nodes_T` consist of 64-bit slots: in the upper half the number of the node behind (0 is
-none; node n has the slots 16 n to 16 n + 15), in the lower one the longest prefix that covers the slot among
-those that end in its node: the entry itself where it fits 32 bits (`entries.Packing`), or else its place in
-`entries_T`; 0 is none. A packet keeps the last that it met on its way down.
+Both `root_T` and `nodes_T` consist of 64-bit slots: in the upper half the node behind, by its offset in bytes
+(0 is none; node n has the slots 16 n to 16 n + 15), in the lower one the longest prefix that covers the slot
+among those that end in its node: the entry itself where it fits 32 bits (`entries.Packing`), or else its
+place in `entries_T`; 0 is none. A packet keeps the last that it met on its way down.
 
 A slot is written at once, both halves together. A new node is filled before a slot leads to it; a node or a
 place that is left rests at the end of the queue of free ones.
@@ -31,6 +31,10 @@ _LEADS = 0xFFFFFFFF00000000
 _SHOWS = 0xFFFFFFFF
 """The halves of a slot."""
 
+_NODE_BYTES = 16 * 8
+_NODE = 32 + 7
+"""From where on the upper half of a slot is the number of a node."""
+
 
 class TrieLookup(Lookup):
     """The lookup in C."""
@@ -40,7 +44,7 @@ class TrieLookup(Lookup):
         levels, root = self._table.trie_levels, self._table.trie_root_bits
         fill = root + 4 * levels - self._table.width
         yield from self.entries()
-        yield "/* slots: node behind << 32 | entry of the longest prefix that ends here, or its place */"
+        yield "/* slots: offset of the node behind << 32 | entry of the longest prefix here, or its place */"
         yield f"__u64 root_{self._symbol}[{1 << root}];"
         if levels:
             yield f"__u64 nodes_{self._symbol}[{16 * self._table.trie_nodes}];"
@@ -53,11 +57,10 @@ class TrieLookup(Lookup):
         for level in reversed(range(levels)):
             yield "    node = slot >> 32;"
             yield "    HIDE(node);"
-            yield f"    if (node == 0 || node >= {self._table.trie_nodes})"
+            yield f"    if (node == 0 || node > {_NODE_BYTES * (self._table.trie_nodes - 1)})"
             yield "        goto found;"
-            yield "    node <<= 4;"
-            yield "    HIDE(node);"
-            yield f"    slot = nodes_{self._symbol}[node + (key >> {4 * level} & 15)];"
+            nibble = f"key >> {4 * level - 3}" if level else "key << 3"
+            yield f"    slot = *(any64 *)((__u8 *)nodes_{self._symbol} + node + ({nibble} & 0x78));"
             yield "    found = (__u32)slot ? (__u32)slot : found;"
         if levels:
             yield "found:;"
@@ -230,10 +233,10 @@ class TrieStore(Store):
             end = start + nodes.bits
             slots = group.prefixes >> group.length - end & (1 << nodes.bits) - 1
             way.append(_Hop(nodes, start, at, slots))
-            behind = nodes.slots[at, slots] >> 32
+            behind = nodes.slots[at, slots] >> _NODE
             if make and not behind.all():
                 self._grow(nodes, at[behind == 0], slots[behind == 0])
-                behind = nodes.slots[at, slots] >> 32
+                behind = nodes.slots[at, slots] >> _NODE
             nodes, start, at = self._nodes, end, behind.astype(np.int64)
         way.append(_Hop(nodes, start, at, at))
         return way
@@ -244,7 +247,7 @@ class TrieStore(Store):
         at, slots = places >> nodes.bits, places & (1 << nodes.bits) - 1
         made = np.array(self._free.take(len(places)), dtype=np.uint64)
         self._nodes.slots[made] = 0
-        nodes.slots[at, slots] |= made << 32
+        nodes.slots[at, slots] |= made << _NODE
         np.add.at(nodes.children, at, 1)
 
     def _prune(self, way: Sequence[_Hop]) -> None:
