@@ -115,6 +115,7 @@ struct novice {
     __u32 padding;
     struct flow flow; /* to nowhere (0.0.0.0) where there is none */
     struct connection first;
+    __u64 unused[2]; /* as long as a cache line, so that it lies on one: arrays begin 16 bytes behind the start of one */
 };
 
 struct {

@@ -144,8 +144,8 @@ static __always_inline struct backend *pick(const struct packet *packet, struct 
 
     struct backend *backend = slot_owner(&packet->group, duet_vip_hash(digest), to);
 
-    if (!backend)
-        return 0;
+    if (!backend || !backend->is_tip)
+        return backend;
 
     struct service_key key = {.address = backend->encap};
     struct packet tip = {};
@@ -236,12 +236,16 @@ static __always_inline void learn(const struct packet *packet, struct duet_flow_
         put_novice(one, packet, &first, true);
 }
 
-/* Take over what is known of a flow on probation, if it is. */
+/* Take over what is known of a flow on probation, if it is. The lock is for those that seem to be there: whom
+ * another CPU puts there at this moment the hash leads to the same DIP.
+ */
 static __always_inline bool find_novice(struct novice *novice, const struct packet *packet,
                                         struct connection *first)
 {
     bool found;
 
+    if (!same_flow(&novice->flow, &packet->flow))
+        return false;
     bpf_spin_lock(&novice->lock);
     found = same_flow(&novice->flow, &packet->flow);
     *first = novice->first;
