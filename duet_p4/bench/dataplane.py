@@ -187,6 +187,7 @@ class Bench:
         xdp_control, bmv2_control = self._control("xdp"), self._control("bmv2")
         vip, every = self._packet("xdp", "one", "VIP"), self._packet("xdp", "full", "every VIP in turn")
         floor, known = self._packet("floor", "-", "VIP"), self._packet("smux", "1 VIPs", "known flow")
+        hand = self._packet("by hand", "one", "VIP")
         return {
             "floor_pps": floor_rate and floor_rate.pps,
             "xdp_pps": one and one.pps,
@@ -199,9 +200,11 @@ class Bench:
             "loss": max((rate.loss for rate in self.rates), default=None),
             "machine_share": self.machine_share(),
             "floor_ns_per_packet": floor and floor.ns,
+            "hand_ns_per_packet": hand and hand.ns,
             "xdp_full_ns_per_packet": every and every.ns,
             "smux_ns_per_packet": known and known.ns,
             "xdp_instructions": vip and vip.instructions,
+            "hand_instructions": hand and hand.instructions,
             "live_floor_pps": self.live.get("floor"),
             "live_xdp_pps": self.live.get("xdp"),
             "live_smux_pps": self.live.get("smux"),

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 from finsy import P4TableEntry
 
 from duet_p4.api.host import HostDip, HostVip
+from duet_p4.bench.by_hand import by_hand
 from duet_p4.bench.cost import Cost, Harness
 from duet_p4.bench.floor import PROGRAM as FLOOR
 from duet_p4.bench.floor import RODATA
@@ -87,10 +88,12 @@ class Case:
     verdict: int = REDIRECT
     only_first: bool = False
     others: Sequence[Sequence[bytes]] = ()
+    by_hand: bool = True
+    """Whether the pipeline that is written by hand takes such packets itself."""
 
 
 def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> list[Measured]:
-    """Measure every kind of packet of the floor, hmux.p4, the SMux and the host agent; needs root.
+    """Measure every kind of packet of both floors, hmux.p4, the SMux and the host agent; needs root.
 
     A `quick` run has fewer runs, and one VIP in the SMux; without `full` tables, hmux.p4 has one, too.
     """
@@ -118,10 +121,14 @@ def measure(progress: Progress, *, quick: bool = False, full: bool = True) -> li
             *([("full", Fill.full(), _cases_of_all())] if full else []),
         ):
             with switch(fill) as (staged, shared):
-                loaded = staged.loaded
-                machine = Machine(loaded, "pipeline", shared)
+                machine = Machine(staged.loaded, "pipeline", shared)
                 for case in cases:
                     note("xdp", name, staged.program, case, machine)
+                with by_hand(staged) as (loaded, program):
+                    machine = Machine(loaded, "by_hand", [*staged.loaded.maps(), *shared])
+                    for case in cases:
+                        if case.by_hand:
+                            note("by hand", name, program, case, machine)
         for vips in (1,) if quick else (1, 30_000):
             with smux(vips) as datapath:
                 name = f"{vips} VIPs"
@@ -246,8 +253,18 @@ def _cases_of_one() -> list[Case]:
         Case("pinned flow", [pinned], 64 + OUTER),
         Case("routed", [frame(64, CLIENT, FIRST_DIP, 4000)], 64),
         Case("routed tunnel", [_tunnel(frame(64, CLIENT, FIRST_VIP, 4000), IPv4Address(FIRST_DIP))], 84),
-        Case("ICMP error about a VIP", [_icmp_error(FIRST_VIP)], len(_icmp_error(FIRST_VIP)) + OUTER),
-        Case("TTL expired, answered", [_with_ttl(frame(64, CLIENT, FIRST_VIP, 4000), 1)], 14 + 20 + 8 + 28),
+        Case(
+            "ICMP error about a VIP",
+            [_icmp_error(FIRST_VIP)],
+            len(_icmp_error(FIRST_VIP)) + OUTER,
+            by_hand=False,
+        ),
+        Case(
+            "TTL expired, answered",
+            [_with_ttl(frame(64, CLIENT, FIRST_VIP, 4000), 1)],
+            14 + 20 + 8 + 28,
+            by_hand=False,
+        ),
     ]
 
 

@@ -11,9 +11,9 @@ SHOWN = 5
 """Differences of a state that are shown in full."""
 
 
-def replay(program: Program, recording: Recording) -> list[str]:
+def replay(program: Program, recording: Recording, kind: type[Xdp] = Xdp) -> list[str]:
     """Return a description of every difference from the recording, none where it is reproduced."""
-    with Xdp(program) as target:
+    with kind(program) as target:
         target.write(recording.state.updates)
         got = target.send([(case.port, case.frame) for case in recording.cases])
         counters = target.counters()
