@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mininet_topos.experiments import (
     failures,
     migration,
 )
+from mininet_topos.experiments.profile import profiled
 from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, int, Callable[[str], None]], dict[str, Any]]
@@ -35,7 +37,7 @@ _RUNS: dict[str, Run] = {
     "consistency": lambda name, out, _, __, say: consistency.run(name, out, say),
 }
 
-_KINDS = ("json", "csv", "png", "svg")
+_KINDS = ("json", "csv", "png", "svg", "profile.svg")
 """The files that an experiment may write."""
 
 notes = Console(stderr=True)
@@ -46,8 +48,19 @@ def experiment() -> None:
     """The paper's testbed experiments, measured and plotted."""
 
 
+def _profiling(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.obj = wanted
+
+
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
+        click.option(
+            "--profile",
+            is_flag=True,
+            callback=_profiling,
+            expose_value=False,
+            help="Also write a flame graph of where the CPUs' time went (.profile.svg).",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line."),
         click.option("--name", default="experiment", show_default=True, help="Name of the testbed."),
         click.option(
@@ -79,8 +92,11 @@ def _run(what: str, out: Path, runs: int, bringups: int, name: str) -> dict[str,
 
 def _guarded(what: str, out: Path, job: Callable[[Callable[[str], None]], dict[str, Any]]) -> dict[str, Any]:
     notes.print(f"[bold]{what}[/]")
+    graph = out / f"{what}.profile.svg"
+    wanted = bool(click.get_current_context().obj)
     try:
-        summary = job(lambda line: notes.print(f"  {line}"))
+        with profiled(graph, f"duet experiment {what}") if wanted else nullcontext():
+            summary = job(lambda line: notes.print(f"  {line}"))
     except (TestbedError, RuntimeError, TimeoutError) as error:
         raise click.ClickException(f"{what}: {error}") from error
     written = [f".{kind}" for kind in _KINDS if (out / f"{what}.{kind}").exists()]

@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from duet_p4 import stacks
 from duet_p4.backoff import Backoff
 from duet_p4.confinement import Rights, confine
 from duet_p4.model import Model
@@ -272,10 +273,13 @@ def _child(
                     os.close(descriptor)
         namespaces.enter(process.namespace)
         set_title(f"{process.node}.{process.name}", ["duet", process.node, process.name, *process.arguments])
+        samples = stacks.prepare(f"{process.node}.{process.name}")
         if process.rights is not None:
             confine(process.rights)
         if function is None:
             os.execvp(process.arguments[0], process.arguments)
+        if samples is not None:
+            samples.begin()
         code = function(process.arguments)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
