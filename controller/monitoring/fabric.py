@@ -1,7 +1,7 @@
 """Which switches and SMuxes carry nothing, as the switches around them see.
 
 That a neighbour's port has no carrier, or that nothing sent there comes back, is positive evidence, and told
-at once: nothing can go that way.
+at once: nothing can go that way. That a neighbour has told nothing yet says nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Fabric:
         switches = {switch.name for switch in inventory.switches}
         self._names = switches | {smux.name for smux in inventory.smuxes}
         self._links = [link.ends for link in inventory.links]
+        self._near: dict[str, set[str]] = {}
+        for first, second in self._links:
+            for name, other in ((first, second), (second, first)):
+                if name in self._names and other in switches:
+                    self._near.setdefault(name, set()).add(other)
         self._told = {
             switch: {name: alive for name, alive in told.items() if name in self._names}
             for switch, told in self._told.items()
@@ -44,10 +49,14 @@ class Fabric:
         }
 
     def dead(self, answers: Callable[[str], bool]) -> set[str]:
-        """Return what switches tell of that answer, and none of them can send to."""
-        told: dict[str, list[bool]] = {}
-        for switch, neighbours in self._told.items():
-            if answers(switch):
-                for name, up in neighbours.items():
-                    told.setdefault(name, []).append(up)
-        return {name for name, ups in told.items() if not any(ups)}
+        """Return what none of the switches next to it can send to, as all of them say that answer.
+
+        One whose agent is alive and whose switch is dead can send to nobody: so one alone proves nothing
+        while others have not been heard.
+        """
+
+        def can_send(switch: str, name: str) -> bool:
+            return self._told.get(switch, {}).get(name, True)
+
+        near = {name: [s for s in switches if answers(s)] for name, switches in self._near.items()}
+        return {n for n, switches in near.items() if switches and not any(can_send(s, n) for s in switches)}

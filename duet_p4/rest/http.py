@@ -195,12 +195,16 @@ class Wire:
             connector = aiohttp.TCPConnector(
                 ssl=self._tls or True, limit=self._most, keepalive_timeout=_IDLE_S, use_dns_cache=False
             )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Content-Type"),
         )
+        # It would send a PUT or DELETE again whose connection ends without an answer, and tell of the second
+        # answer only: that there is no such VIP, where the first has removed it.
+        session._retry_connection = False
+        return session
 
 
 class InProcess:

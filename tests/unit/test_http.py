@@ -89,6 +89,34 @@ def test_what_is_no_answer_is_said(tmp_path: Path, answer: bytes, why: str) -> N
         answered(tmp_path / "s", answer, drop=True)
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_what_was_not_answered_is_not_sent_again(tmp_path: Path, method: str) -> None:
+    """Also not what is idempotent: the second answer would be told as that to the first."""
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while await reader.readuntil(b"\r\n\r\n"):
+            asked += 1
+            if asked > 1:
+                writer.close()
+                return
+            writer.write(PLAIN)
+
+    async def run() -> None:
+        server = await asyncio.start_unix_server(serve, tmp_path / "s")
+        wire = Wire("http://here", local=tmp_path / "s")
+        async with asyncio.timeout(20):
+            await wire.request("GET", "/", {}, None)
+            with pytest.raises(HttpError):
+                await wire.request(method, "/", {}, None)
+        await wire.close()
+        server.close()
+
+    asyncio.run(run())
+    assert asked == 2
+
+
 def test_nobody_there_is_said(tmp_path: Path) -> None:
     async def ask(ask: Callable[[], Awaitable[Reply]]) -> None:
         with pytest.raises(HttpError, match="No such file"):
