@@ -67,7 +67,8 @@ class Neighbor(Model):
     """An eBGP neighbour at the other end of a link.
 
     With `bfd` on both sides, one that is silent is given up; where `patient`, its routes stay for as long as
-    a restart of its BIRD may take.
+    a restart of its BIRD may take. Where this end is `passive`, it is for the neighbour to connect: else both
+    do, their connections collide, and what was given up for the other is begun anew after a wait.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")
@@ -77,6 +78,7 @@ class Neighbor(Model):
     asn: Asn
     bfd: bool = True
     patient: bool = False
+    passive: bool = False
     policy: Policy = Policy()
     password: str | None = Field(default=None, pattern=r"^[A-Za-z0-9]{8,80}$", repr=False)
 
@@ -223,6 +225,7 @@ def _neighbor(config: BirdConfig, neighbor: Neighbor) -> str:
         f"source address {neighbor.local};",
         f'interface "{neighbor.interface}";',
         f"bfd {('graceful' if neighbor.patient else 'on') if neighbor.bfd else 'off'};",
+        *(["passive yes;"] if neighbor.passive else []),
         *([f'password "{neighbor.password}";'] if neighbor.password else []),
         "ipv4 {",
         "  import filter {",

@@ -76,6 +76,7 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
                     asn=peer.asn,
                     bfd=not (node.is_switch and peer.is_switch),
                     patient=node.kind is Kind.SMUX,
+                    passive=_is_above(node, peer),
                     policy=policy_for(graph, node, peer),
                     password=keys[frozenset((node.name, peer.name))],
                 )
@@ -93,6 +94,12 @@ def bird_of(graph: nx.Graph, node: fattree.Node, keys: Mapping[frozenset[str], s
         originated=(addresses.OUTSIDE,) if node.kind is Kind.CLIENT else (),
         preferred_source=node.address if node.kind is Kind.CLIENT else None,
     )
+
+
+def _is_above(node: fattree.Node, peer: fattree.Node) -> bool:
+    """Whether a node is nearer to the Cores than its neighbour; the network outside is above all."""
+    tiers = (*_TIERS, Kind.CLIENT)
+    return tiers.index(node.kind) > tiers.index(peer.kind)
 
 
 def timers_of(graph: nx.Graph) -> Timers:

@@ -14,12 +14,12 @@ from duet_p4.bird.config import Timers
 from duet_p4.confinement import Rights
 from duet_p4.flow_hash import Flow
 from duet_p4.model import Checked, Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol, Vip
-from mininet_topos.fattree import PAPER, FatTree, fattree
+from mininet_topos.fattree import PAPER, FatTree, fattree, nodes
 from mininet_topos.testbed.checks import chi_square_z, expected_dip, processes, tcp_ports
 from mininet_topos.testbed.holdings import undone, unsettled
 from mininet_topos.testbed.nodes import echo_of, inventory_of
 from mininet_topos.testbed.protocol import Answer
-from mininet_topos.testbed.routing import timers_of
+from mininet_topos.testbed.routing import bird_of, passwords, timers_of
 from mininet_topos.testbed.supervisor import ProcessStatus, State
 
 VIP = IPv4Address("10.0.0.1")
@@ -162,3 +162,21 @@ def test_bgp_is_more_patient_where_many_routers_share_a_machine() -> None:
     large = timers_of(fattree(FatTree(containers=8, tors=4, aggs=4, cores=16, servers=2, dip_servers=2)))
     assert large.keepalive * 3 <= large.hold and 45 <= large.hold <= 90
     assert large.model_copy(update={"hold": 9, "keepalive": 3}) == Timers(), "what it takes to begin stays"
+
+
+def test_of_two_neighbours_the_lower_one_connects() -> None:
+    graph = fattree(PAPER)
+    speakers = [node for node in nodes(graph) if node.asn is not None]
+    passwords_of = passwords(graph)
+    waits = {
+        (node.name, neighbor.name): neighbor.passive
+        for node in speakers
+        for neighbor in bird_of(graph, node, passwords_of).neighbors
+    }
+    assert all(passive != waits[other, one] for (one, other), passive in waits.items())
+    assert (
+        waits["tor1", "smux1"]
+        and waits["agg1", "tor1"]
+        and waits["core1", "agg1"]
+        and waits["outside", "core1"]
+    )
