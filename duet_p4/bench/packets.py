@@ -29,6 +29,7 @@ from duet_p4.bench.tables import (
     DESTINATION_MAC,
     FIRST_DIP,
     FIRST_VIP,
+    GROUPS,
     LOOPBACK,
     MTU,
     SLOTS_PER_VIP,
@@ -188,7 +189,7 @@ def switch(
         for number, ifindex in interfaces.items():
             device.shared["egress_ports"].update(struct.pack("=I", number), struct.pack("=I", ifindex))
         device.shared["ingress_ports"].update(struct.pack("=I", ingress), struct.pack("=I", IN_PORT + 1))
-        hosts = [*fill.hosts(), *_extras(fill)] if fill.vips == 1 else _everything(fill)
+        hosts = [*fill.hosts(), *_extras(fill)] if fill.vips == 1 else everything(fill)
         for request in inserts([*fill.all_but_hosts(), *hosts]):
             batch = Batch(staged.forwarding, request.updates, staged.forwarding.runs(request))
             refused = next(filter(None, asyncio.run(batch.apply(""))), None)
@@ -197,7 +198,7 @@ def switch(
         yield staged.pipeline, list(device.shared.values())
 
 
-def _everything(fill: Fill) -> Iterator[P4TableEntry]:
+def everything(fill: Fill) -> Iterator[P4TableEntry]:
     """Yield what fills the tables that a full fill leaves: VIPs with ports, with pinned flows, and a TIP."""
     sizes = pipeline.sizes()
     ports, flows = sizes["acl_table"], sizes["pinned_flow_table"]
@@ -219,7 +220,7 @@ def _everything(fill: Fill) -> Iterator[P4TableEntry]:
         yield entries.nexthop(number, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
     for number in range(1, sizes["nexthop_slot_table"]):
         yield entries.nexthop_slot(number, 1 + number % (sizes["nexthop_table"] - 1))
-    for number in range(2, sizes["nexthop_group_table"]):
+    for number in range(1 + max(GROUPS), sizes["nexthop_group_table"]):
         yield entries.nexthop_group(number, number, 1)
 
 

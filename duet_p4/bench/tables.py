@@ -19,6 +19,8 @@ SLOTS_PER_VIP = 16
 LOOPBACK = IPv4Address("172.30.0.1")
 SOURCE_MAC, DESTINATION_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 MTU = 1600
+GROUPS = (1, 2)
+"""Of next hops: both lead out of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,8 @@ class Fill:
         yield entries.port(IN_PORT, SOURCE_MAC)
         yield entries.nexthop(1, OUT_PORT, SOURCE_MAC, DESTINATION_MAC, MTU)
         yield entries.nexthop_slot(0, 1)
-        yield entries.nexthop_group(1, 0, 1)
-        yield entries.nexthop_group(2, 0, 1)
+        for number in GROUPS:
+            yield entries.nexthop_group(number, 0, 1)
 
     def routes_to(self, group: int) -> Iterator[P4TableEntry]:
         """Yield the routes, those to the DIPs among them.

@@ -10,6 +10,7 @@ from scapy.layers.l2 import Ether
 
 from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Programming, Rate
 from duet_p4.bench.line import BenchError
+from duet_p4.bench.packets import everything
 from duet_p4.bench.plot import draw
 from duet_p4.bench.tables import Fill
 from duet_p4.bench.traffic import Sample, Sent, frame, pace
@@ -112,3 +113,13 @@ def test_full_tables_are_as_full_as_p4info_says() -> None:
         by_table[entry.table_id] = by_table.get(entry.table_id, 0) + 1
     for table in ("route_table", "ecmp_table", "tunneling_table"):
         assert by_table[table] == sizes[table]
+
+
+def test_no_entry_of_full_tables_is_written_twice() -> None:
+    fill = Fill.full()
+    keys = [entry.encode(pipeline.schema()) for entry in [*fill.all_but_hosts(), *everything(fill)]]
+    seen: set[bytes] = set()
+    for key in keys:
+        key.table_entry.ClearField("action")
+        seen.add(key.SerializeToString(deterministic=True))
+    assert len(seen) == len(keys)
