@@ -8,12 +8,13 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Programming, Rate
+from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Rate
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.packets import everything
 from duet_p4.bench.plot import draw
 from duet_p4.bench.tables import Fill
 from duet_p4.bench.traffic import Sample, Sent, frame, pace
+from duet_p4.bench.writes import Programming
 from duet_p4.hmux import pipeline
 
 
