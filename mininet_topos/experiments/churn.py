@@ -38,6 +38,7 @@ _DIPS = (2, 4)
 _FIRST_VIP = 2000
 _ANSWER_S, _ONES_ANSWER_S = 60.0, 5.0
 _POLL_S = 0.1
+_CARRIED_ON_S = 2.0
 _EVENTS = 1000
 _LARGE_VIP = addresses.VIPS[_FIRST_VIP + VIPS]
 _LARGE_SHARE = 0.1
@@ -166,10 +167,18 @@ class Operator:
             self.lost += _difference(vip, self.wanted.get(vip), records.get(vip))
 
     async def _resolve(self, vip: IPv4Address, before: Wanted | None, after: Wanted | None) -> Fate:
-        """Ask what became of a request; what is neither before nor after it is lost."""
-        record = (await self.records()).get(vip)
-        if not _difference(vip, after, record):
-            return Fate.TAKEN
+        """Ask what became of a request; what is neither before nor after it is lost.
+
+        The leader may carry on for a while with what a follower passed on that has died.
+        """
+        deadline = time.monotonic() + _CARRIED_ON_S
+        while True:
+            record = (await self.records()).get(vip)
+            if not _difference(vip, after, record):
+                return Fate.TAKEN
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(_POLL_S)
         self.lost += _difference(vip, before, record)
         return Fate.NOT_TAKEN
 

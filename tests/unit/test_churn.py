@@ -17,6 +17,7 @@ from controller.updater.layout import lay_out
 from duet_p4.model import Vip
 from duet_p4.rest.client import UnreachableError
 from mininet_topos.addresses import Kind
+from mininet_topos.experiments import churn
 from mininet_topos.experiments.churn import Fate, Operator
 from mininet_topos.fattree import FatTree, fattree, nodes
 
@@ -61,10 +62,32 @@ def operator(controller: Controller, seed: int = 0) -> Operator:
 def test_a_request_that_was_cut_off_is_resolved_by_asking(takes: bool, answers: bool, fate: Fate) -> None:
     controller = Controller(takes=takes, answers=answers)
     chaos = operator(controller)
-    change = asyncio.run(chaos.change())
+    with patch.object(churn, "_CARRIED_ON_S", 0.2):
+        change = asyncio.run(chaos.change())
     assert change.fate is fate
     assert set(chaos.wanted) == set(controller.held)
     asyncio.run(chaos.check())
+    assert chaos.lost == []
+
+
+def test_a_request_that_is_carried_on_after_it_was_cut_off_is_taken() -> None:
+    class Late(Controller):
+        async def add_vip(self, vip: Vip, switch: str | None = None) -> None:
+            self.later = asyncio.get_running_loop().call_later(0.3, self.take, vip, switch)
+            raise UnreachableError("the follower that passed it on died")
+
+        def take(self, vip: Vip, switch: str | None) -> None:
+            record = lay_out(vip, 512, lambda: IPv4Address("20.0.0.1"))
+            self.held[vip.address] = record.model_copy(update={"switch": switch, "held": bool(switch)})
+
+    controller = Late()
+    chaos = operator(controller)
+
+    async def run() -> None:
+        assert (await chaos.change()).fate is Fate.TAKEN
+        await chaos.check()
+
+    asyncio.run(run())
     assert chaos.lost == []
 
 
