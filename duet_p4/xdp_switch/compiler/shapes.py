@@ -18,6 +18,8 @@ MAX_SHAPES = 10
 MAX_PATHS = 2
 MAX_NODES = 150
 """Tables and conditions of a program that may have more than one path: the verifier walks all of them."""
+MAX_PARSED = 24
+"""Headers of such a program, and states of its parser."""
 _MAX_STATES = 20_000
 _HARMLESS = {
     "assign",
@@ -91,7 +93,7 @@ def parsed_shapes(program: ir.Program) -> list[Shape]:
     They are those that its states tell most of; what parsers do once or twice, options and the like, is not.
     """
     nodes = sum(len(p.tables) + len(p.conditionals) for p in (program.ingress, program.egress))
-    if nodes > MAX_NODES:
+    if nodes > MAX_NODES or max(len(program.headers), len(program.parser)) > MAX_PARSED:
         return []
     try:
         ends, met = _Walk(program).parsed()
