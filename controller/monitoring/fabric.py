@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from controller.inventory import Inventory
+from controller.monitoring.evidence import neighbours_of
 from duet_p4.api.ports import NeighbourPort
 
 
@@ -24,11 +25,10 @@ class Fabric:
         switches = {switch.name for switch in inventory.switches}
         self._names = switches | {smux.name for smux in inventory.smuxes}
         self._links = [link.ends for link in inventory.links]
-        self._near: dict[str, set[str]] = {}
-        for first, second in self._links:
-            for name, other in ((first, second), (second, first)):
-                if name in self._names and other in switches:
-                    self._near.setdefault(name, set()).add(other)
+        self._near: dict[str, set[str]] = {name: set() for name in self._names}
+        for switch, others in neighbours_of(inventory).items():
+            for other in others:
+                self._near[other].add(switch)
         self._told = {
             switch: {name: alive for name, alive in told.items() if name in self._names}
             for switch, told in self._told.items()

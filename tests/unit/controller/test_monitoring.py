@@ -340,6 +340,14 @@ def test_a_server_that_has_not_come_up_yet_is_given_some_time() -> None:
     assert ports.cut_off(()) == {"server1"}
 
 
+def test_an_smux_is_dead_once_its_switch_has_no_carrier_to_it() -> None:
+    fabric = Fabric(INVENTORY)
+    assert fabric.dead(lambda _: True) == set()
+    fabric.note("tor1", [NeighbourPort(neighbour="m1", alive=False)])
+    assert fabric.dead(lambda _: True) == {"m1"}
+    assert fabric.dead(lambda _: False) == set()
+
+
 def test_a_node_is_dead_once_no_switch_that_answers_has_carrier_to_it() -> None:
     link = {"capacity_bps": 1e9}
     fabric = Fabric(
@@ -349,6 +357,7 @@ def test_a_node_is_dead_once_no_switch_that_answers_has_carrier_to_it() -> None:
                     SERVED.switches[0].model_copy(update={"name": n}) for n in ("t1", "a1", "a2")
                 ),
                 "links": (Link(ends=("t1", "a1"), **link), Link(ends=("t1", "a2"), **link)),
+                "smuxes": (),
             }
         )
     )
