@@ -17,24 +17,29 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
+from duet_p4.switch_agent.rtnetlink import (
+    ATTRIBUTE,
+    ERROR,
+    HEADER,
+    NEIGHBOR,
+    NLMSG_ERROR,
+    ROUTE,
+    SOL_NETLINK,
+    U32,
+)
+
 _GROUPS = 0x1 | 0x4 | 0x40 | 1 << 31  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE; RTNLGRP_NEXTHOP
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 16 << 20
 _MESSAGE_SIZE = 1 << 18
 
-_HEADER = struct.Struct("=IHHII")
-_ROUTE = struct.Struct("=8BI")
-_NEIGHBOR = struct.Struct("=B3xiHBB")
 _LINK = struct.Struct("=B3xiII")
-_ATTRIBUTE = struct.Struct("=HH")
 _HOP = struct.Struct("=HBBi")
-_U32 = struct.Struct("=I")
-_ERROR = struct.Struct("=i")
 
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLMSG_DONE = 3
 _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_APPEND = 0x100, 0x200, 0x800
-_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
+_NETLINK_GET_STRICT_CHK = 12
 _A_TURN = 500
 """Messages that are read before others have their turn."""
 _ATTEMPTS = 20
@@ -164,7 +169,7 @@ class Dump:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        self._socket.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._sequence = 0
 
@@ -172,7 +177,7 @@ class Dump:
         """Return every link, then every neighbour. Raises as `routes` does."""
         return [
             *self._list(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0)),
-            *self._list(_RTM_GETNEIGH, _NEIGHBOR.pack(socket.AF_INET, 0, 0, 0, 0)),
+            *self._list(_RTM_GETNEIGH, NEIGHBOR.pack(socket.AF_INET, 0, 0, 0, 0)),
         ]
 
     def routes(self, table: int) -> list[Message]:
@@ -181,8 +186,8 @@ class Dump:
         Where they changed while the kernel listed them, they are asked for again. Raises OSError where the
         kernel refuses, or never comes to rest.
         """
-        wanted = _ATTRIBUTE.pack(_ATTRIBUTE.size + _U32.size, _RTA_TABLE) + _U32.pack(table)
-        return self._list(_RTM_GETROUTE, _ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
+        wanted = ATTRIBUTE.pack(ATTRIBUTE.size + U32.size, _RTA_TABLE) + U32.pack(table)
+        return self._list(_RTM_GETROUTE, ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
 
     def close(self) -> None:
         """Ask no more."""
@@ -192,7 +197,7 @@ class Dump:
         for _ in range(_ATTEMPTS):
             self._sequence += 1
             flags = _NLM_F_REQUEST | _NLM_F_DUMP
-            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+            self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
             found: list[Message] = []
             interrupted = done = False
             while not done:
@@ -229,11 +234,11 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
     """Yield the kind, flags and body of each message."""
     view = memoryview(data)
     at = 0
-    while at + _HEADER.size <= len(view):
-        length, kind, flags, *_ = _HEADER.unpack_from(view, at)
-        if length < _HEADER.size:
+    while at + HEADER.size <= len(view):
+        length, kind, flags, *_ = HEADER.unpack_from(view, at)
+        if length < HEADER.size:
             return
-        yield kind, flags, view[at + _HEADER.size : at + length]
+        yield kind, flags, view[at + HEADER.size : at + length]
         at += (length + 3) & ~3
 
 
@@ -242,8 +247,8 @@ def _ends(data: bytes) -> tuple[bool, bool]:
     interrupted = False
     for kind, flags, body in _messages(data):
         interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-            code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+        if kind in (NLMSG_ERROR, _NLMSG_DONE):
+            code = -ERROR.unpack_from(body)[0] if len(body) >= ERROR.size else 0
             if code:
                 raise OSError(code, f"the kernel does not list its state: {os.strerror(code)}")
             return interrupted, True
@@ -252,34 +257,34 @@ def _ends(data: bytes) -> tuple[bool, bool]:
 
 def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     at = 0
-    while at + _ATTRIBUTE.size <= len(view):
-        length, kind = _ATTRIBUTE.unpack_from(view, at)
-        if length < _ATTRIBUTE.size:
+    while at + ATTRIBUTE.size <= len(view):
+        length, kind = ATTRIBUTE.unpack_from(view, at)
+        if length < ATTRIBUTE.size:
             return
-        yield kind & _TYPE_MASK, view[at + _ATTRIBUTE.size : at + length]
+        yield kind & _TYPE_MASK, view[at + ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
 
 
 def _route(body: memoryview, flags: int, new: bool) -> Route | None:
-    family, length, _, tos, table, _, _, kind, state = _ROUTE.unpack_from(body)
+    family, length, _, tos, table, _, _, kind, state = ROUTE.unpack_from(body)
     if family != socket.AF_INET or tos or state & _RTM_F_CLONED:
         return None
     destination = metric = nexthop = 0
     index, gateway = 0, None
     hops: list[tuple[int, IPv4Address]] = []
-    for attribute, value in _attributes(body[_ROUTE.size :]):
+    for attribute, value in _attributes(body[ROUTE.size :]):
         if attribute == _RTA_DST:
             destination = int.from_bytes(value)
         elif attribute == _RTA_PRIORITY:
-            metric = _U32.unpack(value)[0]
+            metric = U32.unpack(value)[0]
         elif attribute == _RTA_TABLE:
-            table = _U32.unpack(value)[0]
+            table = U32.unpack(value)[0]
         elif attribute == _RTA_OIF:
-            index = _U32.unpack(value)[0]
+            index = U32.unpack(value)[0]
         elif attribute == _RTA_GATEWAY:
             gateway = IPv4Address(bytes(value))
         elif attribute == _RTA_NH_ID:
-            nexthop = _U32.unpack(value)[0]
+            nexthop = U32.unpack(value)[0]
         elif attribute == _RTA_MULTIPATH:
             hops += _multipath(value)
     if gateway is not None:
@@ -310,11 +315,11 @@ def _multipath(view: memoryview) -> Iterator[tuple[int, IPv4Address]]:
 
 
 def _neighbor(body: memoryview, new: bool) -> Neighbor | None:
-    family, index, state, _, _ = _NEIGHBOR.unpack_from(body)
+    family, index, state, _, _ = NEIGHBOR.unpack_from(body)
     if family != socket.AF_INET:
         return None
     address, mac = None, None
-    for attribute, value in _attributes(body[_NEIGHBOR.size :]):
+    for attribute, value in _attributes(body[NEIGHBOR.size :]):
         if attribute == _NDA_DST:
             address = IPv4Address(bytes(value))
         elif attribute == _NDA_LLADDR:

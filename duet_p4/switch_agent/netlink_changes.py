@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from ipaddress import IPv4Address, IPv4Network
+
+from duet_p4.switch_agent.rtnetlink import (
+    ATTRIBUTE,
+    ERROR,
+    HEADER,
+    NEIGHBOR,
+    NLMSG_ERROR,
+    ROUTE,
+    SOL_NETLINK,
+    U32,
+)
 
 ROUTE_PROTOCOL = 201
 """Whose the agent's own routes are, in the kernel's tables (a number nobody else uses)."""
 
-_HEADER = struct.Struct("=IHHII")
-_ROUTE = struct.Struct("=8BI")
-_NEIGHBOR = struct.Struct("=B3xiHBB")
-_ATTRIBUTE = struct.Struct("=HH")
-_U32 = struct.Struct("=I")
-_ERROR = struct.Struct("=i")
 
 _ANSWER = 1 << 16
-_NLMSG_ERROR = 2
 _REQUEST, _ACK = 0x1, 0x4
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_NETLINK_CAP_ACK = 10
 _NEWROUTE, _DELROUTE = 24, 25
 _NEWNEIGH, _DELNEIGH = 28, 29
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
@@ -48,7 +51,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.bind((0, 0))
         self._sequence = 0
 
@@ -63,7 +66,7 @@ class Changes:
     def replace_route(self, prefix: IPv4Network, gateway: IPv4Address, interface: int, table: int) -> None:
         """Have a route by a gateway that is on an interface's link."""
         body = self._route(prefix, table, _UNICAST, _ONLINK)
-        body += _attribute(_RTA_GATEWAY, gateway.packed) + _attribute(_RTA_OIF, _U32.pack(interface))
+        body += _attribute(_RTA_GATEWAY, gateway.packed) + _attribute(_RTA_OIF, U32.pack(interface))
         self._ask(_NEWROUTE, _CREATE | _REPLACE, body)
 
     def replace_neighbor(self, interface: int, address: IPv4Address) -> None:
@@ -71,13 +74,13 @@ class Changes:
 
         It does not count against the table's size, which all network namespaces of a machine share.
         """
-        body = _NEIGHBOR.pack(socket.AF_INET, interface, 0, _EXT_LEARNED, 0)
-        body += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_FLAGS_EXT, _U32.pack(_EXT_MANAGED))
+        body = NEIGHBOR.pack(socket.AF_INET, interface, 0, _EXT_LEARNED, 0)
+        body += _attribute(_NDA_DST, address.packed) + _attribute(_NDA_FLAGS_EXT, U32.pack(_EXT_MANAGED))
         self._ask(_NEWNEIGH, _CREATE | _REPLACE, body)
 
     def delete_neighbor(self, interface: int, address: IPv4Address) -> None:
         """Have the kernel forget a neighbour."""
-        body = _NEIGHBOR.pack(socket.AF_INET, interface, 0, 0, 0)
+        body = NEIGHBOR.pack(socket.AF_INET, interface, 0, 0, 0)
         self._ask(_DELNEIGH, 0, body + _attribute(_NDA_DST, address.packed))
 
     def close(self) -> None:
@@ -85,24 +88,24 @@ class Changes:
         self._socket.close()
 
     def _route(self, prefix: IPv4Network, table: int, kind: int, flags: int = 0) -> bytes:
-        header = _ROUTE.pack(socket.AF_INET, prefix.prefixlen, 0, 0, 0, ROUTE_PROTOCOL, 0, kind, flags)
+        header = ROUTE.pack(socket.AF_INET, prefix.prefixlen, 0, 0, 0, ROUTE_PROTOCOL, 0, kind, flags)
         destination = _attribute(_RTA_DST, prefix.network_address.packed)
-        return header + destination + _attribute(_RTA_TABLE, _U32.pack(table))
+        return header + destination + _attribute(_RTA_TABLE, U32.pack(table))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
-        head = _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _ACK | flags, self._sequence, 0)
+        head = HEADER.pack(HEADER.size + len(body), kind, _REQUEST | _ACK | flags, self._sequence, 0)
         self._socket.send(head + body)
         while True:
             answer = self._socket.recv(_ANSWER)
-            _, what, _, sequence, _ = _HEADER.unpack_from(answer)
-            if what == _NLMSG_ERROR and sequence == self._sequence:
+            _, what, _, sequence, _ = HEADER.unpack_from(answer)
+            if what == NLMSG_ERROR and sequence == self._sequence:
                 break
-        code = -_ERROR.unpack_from(answer, _HEADER.size)[0]
+        code = -ERROR.unpack_from(answer, HEADER.size)[0]
         if code:
             raise RefusedError(code, os.strerror(code))
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
     """Return an attribute; every value here is a multiple of four bytes."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value
