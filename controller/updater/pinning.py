@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address
 
@@ -9,6 +10,8 @@ from controller.records import VipRecord
 from duet_p4.api.host import LiveFlow
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Checked, Dip, Group, MuxVip, PinnedFlow, Protocol
+
+_PIN = set(PinnedFlow.model_fields)
 
 
 def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:
@@ -22,14 +25,15 @@ def group_of(vip: MuxVip, protocol: int, port: int) -> Group | None:
 def pinned(record: VipRecord, flows: Iterable[LiveFlow | PinnedFlow]) -> VipRecord:
     """Return the record with those of `flows` pinned that its slots would send elsewhere than where they are.
 
-    A flow whose DIP does not serve it any more cannot be kept and is left out. A DIP that is behind a TIP
-    joins its VIP's group, without a slot, once a flow is pinned to it: so muxes know the way to it.
+    A flow whose DIP does not serve it any more cannot be kept and is left out. Of several DIPs that tell of
+    one flow, it is that one's who heard of the client last: see `LiveFlow`. A DIP that is behind a TIP joins
+    its VIP's group, without a slot, once a flow is pinned to it: so muxes know the way to it.
     """
     tips = {placed.tip.address: placed.tip.group for placed in record.tips}
     served = {id(group): _serving(group, tips) for group in record.layout.groups()}
     pins: set[PinnedFlow] = set()
     through_tips: set[Dip] = set()
-    for flow in flows:
+    for flow in _heard_last(flows):
         group = group_of(record.layout, flow.protocol, flow.destination_port)
         if group is None:
             continue
@@ -40,7 +44,7 @@ def pinned(record: VipRecord, flows: Iterable[LiveFlow | PinnedFlow]) -> VipReco
             continue
         serving = served[id(group)].get(flow.dip)
         if serving is not None:
-            pins.add(PinnedFlow(**flow.model_dump()))
+            pins.add(PinnedFlow(**flow.model_dump(include=_PIN)))
             if tips and group is record.layout.group:
                 through_tips.add(serving)
     layout = record.layout.model_copy(update={"pinned": tuple(sorted(pins, key=_order))})
@@ -71,6 +75,20 @@ def disturbs(old: VipRecord, new: VipRecord, failed: Collection[Checked] = ()) -
     old_tips = {placed.tip.address: placed.tip.group for placed in old.tips}
     pairs += [(old_tips.get(placed.tip.address), placed.tip.group) for placed in new.tips]
     return any(before and after and _moves_a_member(before, after, unwell) for before, after in pairs)
+
+
+def _heard_last(flows: Iterable[LiveFlow | PinnedFlow]) -> Collection[LiveFlow | PinnedFlow]:
+    """Return each flow once. Of a flow that is pinned only, nobody says that it was heard of."""
+
+    def idle_s(flow: LiveFlow | PinnedFlow) -> float:
+        return flow.idle_s if isinstance(flow, LiveFlow) else math.inf
+
+    found: dict[tuple[object, ...], LiveFlow | PinnedFlow] = {}
+    for flow in flows:
+        key = (flow.protocol, flow.source, flow.source_port, flow.destination_port)
+        if key not in found or idle_s(flow) < idle_s(found[key]):
+            found[key] = flow
+    return found.values()
 
 
 def _serving(group: Group, tips: Mapping[IPv4Address, Group]) -> dict[IPv4Address, Dip]:

@@ -263,13 +263,18 @@ class HostVip(Model):
 
 
 class LiveFlow(Model):
-    """A flow that a DIP has through a VIP. `source` is the client, the ports are as the VIP's."""
+    """A flow that a DIP has through a VIP. `source` is the client, the ports are as the VIP's.
+
+    The DIP heard of the client `idle_s` ago. One flow may be told of by several DIPs: where a client's port
+    was used again, a DIP that left meanwhile still has its end of the earlier connection.
+    """
 
     protocol: int = Field(ge=0, le=255)
     source: IPv4Address
     source_port: int = Field(ge=0, le=65535)
     destination_port: int = Field(ge=0, le=65535)
     dip: IPv4Address
+    idle_s: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

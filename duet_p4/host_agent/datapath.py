@@ -23,6 +23,7 @@ from duet_p4.flow_hash import Flow
 from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.host_agent import tables
 from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.connections import Connection
 from duet_p4.host_agent.meters import Metered, Meters
 from duet_p4.host_agent.tables import GroupKey, Placed, Planned, Several, Tables
 from duet_p4.model import ANYBODY
@@ -213,7 +214,7 @@ class HostDatapath:
         self,
         put: Iterable[HostVip],
         delete: Iterable[IPv4Address] = (),
-        connections: Callable[[], Iterable[Flow]] = tuple,
+        connections: Callable[[], Iterable[Connection]] = tuple,
     ) -> int:
         """Serve many VIPs as stated and others no more, all or nothing; raises and returns as `put_vip`.
 
@@ -260,7 +261,7 @@ class HostDatapath:
         found = {name: self._maps[name].lookup(key) for name in ("snat_out", "flows", "probation")}
         return self._origin(flow, *found.values())
 
-    def live_flows(self, connections: Iterable[Flow]) -> Iterator[tuple[Flow, IPv4Address, int]]:
+    def live_flows(self, connections: Iterable[Connection]) -> Iterator[tuple[Connection, IPv4Address, int]]:
         """Yield the live flows that go through a VIP, with their DIP, and with the VIP and its port.
 
         Of TCP those of `connections`, the server's own sockets; of UDP those that had packets lately. It
@@ -270,23 +271,23 @@ class HostDatapath:
             dict(self._maps[name].entries()) for name in ("flows", "probation", "snat_out")
         )
         own_ports = dict(self._maps["ports_at_client"].entries())
-        for flow in connections:
+        for flow, idle_s in connections:
             key = _key(flow)
             origin = self._origin(flow, outgoing.get(key), settled.get(key), novices.get(key))
             if origin:
                 if own := own_ports.get(key):
                     flow = replace(flow, source_port=int.from_bytes(own[:2]))
-                yield flow, *origin
+                yield Connection(flow, idle_s), *origin
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for key in {*settled, *novices, *outgoing}:
             if key[12] != _UDP:
                 continue
-            recent = _is_recent(now, settled.get(key), novices.get(key)) or key in outgoing
+            seen = _last_seen(now, settled.get(key), novices.get(key), outgoing.get(key))
             remote, dip, remote_port, port, _ = _FLOW.unpack(key)
             flow = Flow(IPv4Address(remote), IPv4Address(dip), _UDP, remote_port, port)
             origin = self._origin(flow, outgoing.get(key), settled.get(key), novices.get(key))
-            if recent and origin:
-                yield flow, *origin
+            if seen is not None and origin:
+                yield Connection(flow, max(0, now - seen) / _NANOSECONDS), *origin
 
     def exits(self) -> dict[str, Traffic]:
         """Return packets and bytes by the names of `EXITS`."""
@@ -370,7 +371,7 @@ class HostDatapath:
         self,
         vips: Mapping[IPv4Address, HostVip | None],
         addresses: Collection[IPv4Address] = (),
-        connections: Callable[[], Iterable[Flow]] = tuple,
+        connections: Callable[[], Iterable[Connection]] = tuple,
     ) -> int:
         """Have VIPs be others (None: no more), and look anew at the rows of addresses. All or nothing."""
         held = self._tables.vips
@@ -421,7 +422,7 @@ class HostDatapath:
         return updates
 
     def _remember(
-        self, connections: Callable[[], Iterable[Flow]], was: tables.Rows, will: tables.Rows
+        self, connections: Callable[[], Iterable[Connection]], was: tables.Rows, will: tables.Rows
     ) -> None:
         """Note whose TCP connections are that rows do not say rightly any more, once they are others."""
         if was == will:
@@ -434,7 +435,7 @@ class HostDatapath:
             return tables.owner_of(row, flow.destination, flow.destination_port, self._first_ephemeral)
 
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        for flow in connections():
+        for flow, _ in connections():
             vip = owner(was, flow)
             if vip == owner(will, flow):
                 continue
@@ -568,10 +569,14 @@ def _key(flow: Flow) -> bytes:
     )
 
 
-def _is_recent(now: int, settled: bytes | None, novice: bytes | None) -> bool:
+def _last_seen(now: int, settled: bytes | None, novice: bytes | None, outgoing: bytes | None) -> int | None:
+    """Return when a UDP flow had its last packet, by the kernel's clock; None where that is too long ago."""
     if settled is not None:
-        return now - int(_ORIGIN.unpack(settled)[4]) < _SETTLED_LIVES_S * _NANOSECONDS
-    if novice is None:
-        return False
-    _, _, _, answered, seen = _NOVICE.unpack(novice)
-    return bool(answered & _ANSWERED) and now - int(seen) < _NOVICE_LIVES_S * _NANOSECONDS
+        *_, seen = _ORIGIN.unpack(settled)
+        if now - seen < _SETTLED_LIVES_S * _NANOSECONDS:
+            return int(seen)
+    elif novice is not None:
+        *_, answered, seen = _NOVICE.unpack(novice)
+        if answered & _ANSWERED and now - seen < _NOVICE_LIVES_S * _NANOSECONDS:
+            return int(seen)
+    return int(_TRANSLATION.unpack(outgoing)[3]) if outgoing is not None else None

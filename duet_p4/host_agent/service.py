@@ -108,8 +108,9 @@ class HostService(Keeper[HostVip]):
                 source_port=flow.source_port,
                 destination_port=port,
                 dip=flow.destination,
+                idle_s=round(idle_s, 3),
             )
-            for flow, vip, port in self._datapath.live_flows(live_connections())
+            for (flow, idle_s), vip, port in self._datapath.live_flows(live_connections())
             if vip == address
         ]
 

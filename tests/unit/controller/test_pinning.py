@@ -1,5 +1,6 @@
 from ipaddress import IPv4Address, IPv4Network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,20 @@ def test_flows_of_a_dip_that_left_are_not_pinned() -> None:
     new = changed(old, Vip(address=VIP, dips=dips(2)))
     assert all(pin.dip != dips(3)[2].address for pin in pinned(new, live_flows(old, 300)).layout.pinned)
     assert not disturbs(old, new)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_flow_of_which_two_dips_tell_is_that_ones_who_heard_of_the_client_last(first: int) -> None:
+    """A client's port that is used again once its DIP has left leaves an end of a connection there."""
+    without = laid_out(Vip(address=VIP, dips=dips(3)[1:]))
+    new = changed(without, Vip(address=VIP, dips=dips(3)))
+    live = live_flows(without, 200)
+    ends = [flow.model_copy(update={"dip": dips(1)[0].address, "idle_s": 1.0}) for flow in live]
+    told = [live, ends][first] + [live, ends][1 - first]
+    assert pinned(new, told) == pinned(new, live)
+    assert {pin.dip for pin in pinned(new, ends).layout.pinned} == {dips(1)[0].address}
+    earlier = pinned(new, ends).layout.pinned
+    assert pinned(new, (*earlier, *live)) == pinned(new, (*live, *earlier)) == pinned(new, live)
 
 
 def test_adding_or_draining_a_dip_disturbs_and_an_equal_layout_does_not() -> None:

@@ -20,6 +20,7 @@ from duet_p4.allocation import TableFullError
 from duet_p4.api.host import HostDip, HostGroup, HostPort, HostTip, HostVip, Share, Snat
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.host_agent.config import SnatTimeouts
+from duet_p4.host_agent.connections import Connection
 from duet_p4.host_agent.datapath import HostDatapath
 from duet_p4.host_agent.meters import REST_S, Meters
 from duet_p4.model import Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol, Vip
@@ -443,20 +444,20 @@ def test_connections_that_a_dip_had_before_it_was_one_stay_direct(host: Host) ->
     flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80)
     host.path.delete_vip(IPv4Address(VIP))
     vip = HostVip(address=VIP, dips=(HostDip(address=DIP),))
-    host.path.replace([vip], connections=lambda: [flow])
+    host.path.replace([vip], connections=lambda: [Connection(flow, 0.0)])
     assert leaves_as(host, push(1000)) == DIP
     assert leaves_as(host, push(1001)) == VIP
 
 
 def test_connections_stay_with_their_vip_when_others_come_to_share_its_dip_and_go_again(host: Host) -> None:
-    flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80)
+    connection = Connection(Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80), 0.5)
     other = HostVip(address="10.0.0.2", dips=(HostDip(address=DIP),))
-    told = (flow, IPv4Address(VIP), 80)
-    assert list(host.path.live_flows([flow])) == [told]
-    host.path.replace([other], connections=lambda: [flow])
-    assert list(host.path.live_flows([flow])) == [told], "whose it is was forgotten"
+    told = (connection, IPv4Address(VIP), 80)
+    assert list(host.path.live_flows([connection])) == [told]
+    host.path.replace([other], connections=lambda: [connection])
+    assert list(host.path.live_flows([connection])) == [told], "whose it is was forgotten"
     assert leaves_as(host, push(1000)) == VIP
-    host.path.replace([], [IPv4Address(VIP)], lambda: [flow])
+    host.path.replace([], [IPv4Address(VIP)], lambda: [connection])
     assert leaves_as(host, push(1000)) == VIP
     assert leaves_as(host, push(1001)) == "10.0.0.2"
 
@@ -511,7 +512,7 @@ def test_one_port_of_a_client_has_a_connection_to_each_vip_of_a_dip(ambiguous: H
     assert at_dip(ambiguous, VIP, flags="A", seq=8, ack=1001) == 1000
     for connection, seen in ((port, 1000), (1000, 1000)):
         flow = Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, connection, 80)
-        ((found, vip, _),) = ambiguous.path.live_flows([flow])
+        (((found, _), vip, _),) = ambiguous.path.live_flows([Connection(flow, 0.0)])
         assert (found.source_port, str(vip)) == (seen, second if connection == port else VIP)
 
     # At the server's other DIP it is no connection, and is refused by the port that it has.
