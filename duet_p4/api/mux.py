@@ -71,7 +71,8 @@ class Put(Model):
 class Changes(Model):
     """Changes of many addresses, carried out in the order of the fields, TIPs before VIPs among `put`.
 
-    Each is all or nothing by itself, and one that fails stops no other.
+    Each is all or nothing by itself, and one that fails stops no other. An SMux puts TIPs that it has already
+    after VIPs, whose pins keep flows where they are.
     """
 
     withdraw: tuple[IPv4Address, ...] = Field(default=(), max_length=MAX_ENTRIES)

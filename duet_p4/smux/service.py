@@ -154,7 +154,7 @@ class SmuxService(MuxKeeper):
     async def _put(self, entries: Sequence[tuple[MuxEntry, bool]], outcome: Outcome) -> None:
         """See `Keeper`."""
         good: dict[IPv4Address, Held[MuxEntry]] = {}
-        for entry, _ in entries:
+        for entry, _ in sorted(entries, key=lambda one: self._turn(one[0])):
             problem = self._problem_of(entry)
             if problem is not None:
                 outcome.problems[entry.address] = problem
@@ -186,6 +186,16 @@ class SmuxService(MuxKeeper):
             )
             await breathe(position)
         await self._holdings.write_down(failed)
+
+    def _turn(self, entry: MuxEntry) -> int:
+        """Say when an entry is put, so that no flow is led elsewhere meanwhile.
+
+        A TIP that is new is there before its VIP leads to it; one that changes does so after its VIP has
+        pinned the flows that it leads elsewhere from then on.
+        """
+        if isinstance(entry, MuxVip):
+            return 1
+        return 2 if self._holdings.get(entry.address) else 0
 
     async def _delete(self, addresses: Sequence[IPv4Address], outcome: Outcome) -> None:
         """See `Keeper`."""

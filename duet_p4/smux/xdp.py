@@ -416,9 +416,12 @@ class XdpDatapath:
                 self._traffic["service_traffic"].update(_INDEX.pack(held.counter), bytes(TRAFFIC.size))
             word, flags = self._state(held)
             if old is None or self._state(old) != (word, flags):
-                # Flags first: the ports that they speak of are there.
-                self._states[_STATE_WORDS * held.counter + 1] = flags
-                self._states[_STATE_WORDS * held.counter] = word
+                # The ports and pins that flags speak of are there, those that go as well: what is new of them
+                # is said before the slots are others, and what goes is said after that.
+                at = _STATE_WORDS * held.counter
+                self._states[at + 1] = flags | (self._state(old)[1] if old else 0)
+                self._states[at] = word
+                self._states[at + 1] = flags
                 updates += 1
             if old is None:
                 self._maps["services"].update(_service_key(service), _INDEX.pack(held.counter))

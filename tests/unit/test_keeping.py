@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from duet_p4.allocation import TableFullError
-from duet_p4.api.mux import PortStatus, SessionStatus, VipState, WantedState
+from duet_p4.api.mux import Changes, PortStatus, Put, SessionStatus, Stated, VipState, WantedState
 from duet_p4.api.problems import ConflictError, UnavailableError, UnknownError
 from duet_p4.identity import Identity, Role
 from duet_p4.journal import Journal, JournalError
@@ -29,6 +29,7 @@ class FakeDatapath:
         self.room = room
         self.held: dict[IPv4Address, MuxVip | MuxTip] = {}
         self.broken: set[IPv4Address] = set()
+        self.order: list[IPv4Address] = []
 
     def put_vip(self, entry: MuxVip | MuxTip) -> Written:
         if entry.address not in self.held and len(self.held) == self.room:
@@ -38,6 +39,7 @@ class FakeDatapath:
             self.held.pop(entry.address, None)
             raise OSError(7, "Argument list too long (map services)")
         self.held[entry.address] = entry
+        self.order.append(entry.address)
         return Written(1, 0.0, 0.0)
 
     put_tip = put_vip
@@ -101,6 +103,29 @@ def test_entries_without_room_are_refused_one_by_one_and_leave_no_trace(tmp_path
         assert [result.problem.kind for result in changed.problems() if result.problem] == ["table-full"] * 2
         assert not made.synced, "what is wanted is not what is held"
         agree(made, datapath, tmp_path)
+
+    asyncio.run(run())
+
+
+def test_new_tips_are_there_before_their_vip_and_others_change_after_it(tmp_path: Path) -> None:
+    """By then the VIP has pinned flows that the other slots of a TIP would lead elsewhere."""
+
+    def tip(last: int, *dips: int) -> MuxTip:
+        return MuxTip(address=VIPS[256 + last], group=vip(1, *dips).group)
+
+    async def run() -> None:
+        datapath = FakeDatapath()
+        made = service(tmp_path, datapath)
+        await made.put(tip(1), announce=True)
+        for new, dip in ((2, 5), (3, 6)):
+            datapath.order.clear()
+            stated = [
+                Stated(tip=tip(1, dip)),
+                *(Stated(vip=vip(n, dip)) for n in (1, 2)),
+                Stated(tip=tip(new)),
+            ]
+            await made.change(Changes(put=[Put(entry=entry) for entry in stated]))
+            assert datapath.order == [VIPS[256 + new], VIPS[1], VIPS[2], VIPS[257]]
 
     asyncio.run(run())
 

@@ -33,6 +33,12 @@ def changed(record: VipRecord, spec: Vip, *down: IPv4Address) -> VipRecord:
     return change(record, spec, Down(failed=frozenset(map(Checked, down))), FAN_OUT, allocator(record))
 
 
+def with_tips_of(old: VipRecord, new: VipRecord) -> VipRecord:
+    """Return what a mux holds that has put TIPs that are new, then the VIP, and not yet TIPs that change."""
+    held = {placed.tip.address: placed for placed in old.tips}
+    return new.model_copy(update={"tips": tuple(held.get(placed.tip.address, placed) for placed in new.tips)})
+
+
 members = st.sets(st.integers(0, 29), min_size=1, max_size=30)
 
 
@@ -53,6 +59,8 @@ def test_slots_and_pins_together_keep_every_live_flow_whose_dip_stays(
     for flow in flows:
         if flow.dip in served:
             assert dip_of(new, key_of(new, flow)) == flow.dip
+            between = with_tips_of(old, new)
+            assert dip_of(between, key_of(new, flow)) == flow.dip, "until TIPs change after their VIP"
     if not disturbs(old, bare):
         assert new.layout.pinned == (), "a change that was said to disturb no flow moves one"
     known = {dip.address for group in new.layout.groups() for dip in group.members}
