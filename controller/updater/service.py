@@ -42,6 +42,8 @@ WAIT_S = 8.0
 
 _LEAST_WAIT_S = 0.5
 _TOLD = 20
+_REMEMBERED = 1000
+"""So many events are looked at for what was said before this controller began."""
 
 
 class RevisionError(ProblemError):
@@ -77,7 +79,7 @@ class Updater:
         self._live_flows = live_flows
         self._links_down: set[tuple[str, str]] = set()
         self._restarted: dict[str, dict[str, float]] = {}
-        self._troubles: dict[str, str] = {}
+        self._troubles: dict[str, str] | None = None
         self.suspect = ""
         self._dead: frozenset[str] = frozenset()
         self.admission = Admission(state, inventory)
@@ -377,13 +379,13 @@ class Updater:
         self._note_nodes(frozenset(told.dead))
         self._note_links(set(told.links_down))
         self._note_restarts(told.restarted)
-        self._note_troubles(told.troubles)
         for device, reach in told.devices.items():
             if device in self.reconciler.lanes:  # Where monitoring is another process, it may know others.
                 self.reconciler.set_reach(device, reach)
         self.reconciler.set_cut_off({*told.dead, *told.cut_off})
         self.reconciler.pins = told.pins
         await self._set_cut_off(set(told.cut_off), set(told.unheard))
+        await self._note_troubles(told)
 
     def _note_links(self, down: set[tuple[str, str]]) -> None:
         """Record which links went down, and which are back."""
@@ -400,15 +402,31 @@ class Updater:
                     known[process] = at
                     self._events.add("restarted", node, process=process)
 
-    def _note_troubles(self, troubles: Mapping[str, str]) -> None:
-        """Record what devices say is wrong with them, when they say something else, and when it is over."""
-        for device in sorted(troubles.keys() | self._troubles.keys()):
-            why = troubles.get(device)
+    async def _note_troubles(self, told: ReachMap) -> None:
+        """Record what devices say is wrong with them, when they say something else, and when it is over.
+
+        What was recorded before this controller, or its reign, began is not recorded again.
+        """
+        if self._troubles is None:
+            self._troubles = await self._recorded_troubles()
+        for device in sorted(told.troubles.keys() | self._troubles.keys()):
+            why = told.troubles.get(device)
             if why and why != self._troubles.get(device):
                 self._events.add("device-degraded", device, why=why)
-            elif not why:
+                self._troubles[device] = why
+            elif not why and told.devices.get(device, Reach.READY) is Reach.READY:
                 self._events.add("device-well", device)
-        self._troubles = dict(troubles)
+                del self._troubles[device]
+
+    async def _recorded_troubles(self) -> dict[str, str]:
+        """Return what the newest events say is wrong with devices."""
+        found: dict[str, str] = {}
+        for event in await self._events.page(None, _REMEMBERED):
+            if event.kind == "device-degraded":
+                found[event.subject] = str(event.detail.get("why", ""))
+            elif event.kind == "device-well":
+                found.pop(event.subject, None)
+        return found
 
     def _note_nodes(self, dead: frozenset[str]) -> None:
         """Record which switches and SMuxes were cut off, and which are back."""

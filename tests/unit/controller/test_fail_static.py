@@ -343,6 +343,34 @@ def test_what_a_device_says_is_wrong_is_an_event_once_and_so_is_its_end(tmp_path
     run(tmp_path, scenario)
 
 
+def test_what_a_device_said_is_wrong_is_no_event_again_for_the_next_leader_but_its_end_is(
+    tmp_path: Path,
+) -> None:
+    before = {"s1": "no port", "m1": "no BIRD"}
+
+    async def said(net: Network) -> list[tuple[str, str]]:
+        await net.events.flush()
+        return [
+            (e.kind, e.subject)
+            for e in await net.events.page(None, 1000)
+            if e.kind in ("device-degraded", "device-well")
+        ]
+
+    async def first(net: Network) -> None:
+        await net.updater.set_reach(ReachMap(devices={}, troubles=before))
+        assert len(await said(net)) == 2
+
+    async def second(net: Network) -> None:
+        unheard = {"s1": Reach.UNKNOWN, "m1": Reach.UNWELL}
+        await net.updater.set_reach(ReachMap(devices=unheard, troubles={"m1": "no BIRD"}))
+        assert len(await said(net)) == 2, "s1 was not heard of yet"
+        await net.updater.set_reach(ReachMap(devices={"s1": Reach.READY}, troubles={"m1": "no BIRD"}))
+        assert (await said(net))[2:] == [("device-well", "s1")]
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
 def test_what_had_ended_is_an_event_once(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         for at in (1.0, 1.0, 2.0):
