@@ -51,7 +51,7 @@ class ClusterConfig(Model):
     name: str = Field(pattern=r"^[a-zA-Z0-9._-]{1,63}$")
     etcd: tuple[str, ...] = Field(min_length=1)
     prefix: str = Field(default="/duet/", pattern=r"^/([!-.0-~]+/)+$", description="what its keys begin with")
-    lease_s: float = Field(default=1.0, ge=1.0, le=60.0)
+    lease_s: float = Field(default=1.0, ge=0.5, le=60.0)
     transaction: int = Field(default=128, ge=16, description="etcd's --max-txn-ops")
 
 

@@ -1,8 +1,9 @@
 """A client of etcd's version 3 interface, over its JSON gateway (gRPC's messages as JSON, bytes in Base64).
 
 https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/. A request goes to one member; where that does not
-answer, to the next. So a request may be carried out twice, or later than its answer was given up: only
-requests for which that makes no difference are made here and in `controller.store.etcd`.
+answer soon, to the next as well, and the first answer counts. So a request may be carried out twice, or later
+than its answer was given up: only requests for which that makes no difference are made here, in
+`controller.cluster.lease` and in `controller.store.etcd`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,6 +23,13 @@ from duet_p4.rest.http import HttpError, Reply, Wire
 
 ANSWER_S = 1.5
 """How long one member has for its answer."""
+
+_SOON_S, _BYTES_PER_S = 0.25, 1e6
+"""After how long without an answer the next member is asked as well: longer where there is much to write."""
+
+_ROUNDS = 2
+"""How often each member is asked: what one of them passed on to its leader just as that died is lost, and it
+says nothing for as long as it would wait for a slow disk."""
 
 _CONNECT_S = 0.5
 _PAGE = 500
@@ -55,7 +63,6 @@ class KeyValue:
     version: int
     created: int
     modified: int
-    lease: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +96,9 @@ class Transaction:
         self.compare.append({"key": _b64(key), "target": "MOD", "mod_revision": str(revision)})
         return self
 
-    def put(self, key: str, value: str, *, lease: int = 0, previous: bool = False) -> Self:
+    def put(self, key: str, value: str) -> Self:
         """Put a key."""
-        request: dict[str, Any] = {"key": _b64(key), "value": _b64(value)}
-        if lease:
-            request["lease"] = str(lease)
-        if previous:
-            request["prev_kv"] = True
-        self.then.append({"request_put": request})
+        self.then.append({"request_put": {"key": _b64(key), "value": _b64(value)}})
         return self
 
     def delete(self, key: str, end: str | None = None) -> Self:
@@ -112,7 +114,7 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a transaction; `found` has the key that each operation read, or had before it was put."""
+    """What came of a transaction; `found` has the key that each operation read."""
 
     succeeded: bool
     revision: int
@@ -141,13 +143,13 @@ class EtcdClient:
         tls = self._credentials.client() if self._credentials else None
         return [Wire(url, tls=tls, connect_s=_CONNECT_S) for url in self._endpoints]
 
-    def _member(self) -> Wire:
-        """Return the way to the member that is asked first, with the credentials of the day."""
+    def _order(self) -> list[Wire]:
+        """Return the ways to all members, in the order they are asked, with the credentials of the day."""
         if self._credentials is not None and self._credentials.generation != self._generation:
             self._generation = self._credentials.generation
             self._retired += self._members  # What they are asked now, a watch too, they still answer.
             self._members = self._connect()
-        return self._members[self._preferred]
+        return self._members[self._preferred :] + self._members[: self._preferred]
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,7 +174,7 @@ class EtcdClient:
         """Yield all keys from `start` up to `end`, some at a time, as they were at one revision (0: now)."""
         while True:
             body = _range(start, end) | {"limit": str(_PAGE), "revision": str(revision)}
-            answer = await self._call("/v3/kv/range", body)
+            answer = await self._call("/v3/kv/range", body, ANSWER_S)  # Much to read takes its time.
             revision = revision or _revision(answer)
             found = [_key_value(kv) for kv in answer.get("kvs", ())]
             yield found, revision
@@ -193,25 +195,8 @@ class EtcdClient:
             "failure": transaction.otherwise,
         }
         answer = await self._call("/v3/kv/txn", body)
-        found = [_found(response) for response in answer.get("responses", ())]
+        found = [_first(response.get("response_range", {})) for response in answer.get("responses", ())]
         return Answer(bool(answer.get("succeeded")), _revision(answer), found)
-
-    async def grant(self, ttl_s: int) -> int:
-        """Make a lease; keys that are put with it go when it is not kept alive for `ttl_s`."""
-        return int((await self._call("/v3/lease/grant", {"TTL": str(ttl_s)}))["ID"])
-
-    async def keep_alive(self, lease: int) -> float:
-        """Begin a lease's time anew; returns how many seconds that is, 0 for a lease that has ended."""
-        answer = await self._call("/v3/lease/keepalive", {"ID": str(lease)})
-        return float(answer.get("result", {}).get("TTL", 0))
-
-    async def revoke(self, lease: int) -> None:
-        """End a lease; one that has ended already is fine."""
-        try:
-            await self._call("/v3/lease/revoke", {"ID": str(lease)})
-        except EtcdError as error:
-            if error.code != 5:  # not found
-                raise
 
     async def compact(self, revision: int) -> None:
         """Forget what was before a revision."""
@@ -221,17 +206,21 @@ class EtcdClient:
             if error.code != _OUT_OF_RANGE:  # somebody was faster
                 raise
 
-    async def watch(self, start: str, end: str, revision: int) -> AsyncIterator[list[KeyEvent]]:
+    async def watch(
+        self, start: str, end: str, revision: int, silent_s: float | None = None
+    ) -> AsyncGenerator[list[KeyEvent]]:
         """Yield all changes of keys from `start` up to `end` since a revision, whole revisions at a time.
 
-        The first is empty: the member listens. Ends with `EtcdAwayError`, or `CompactedError`; a member that
-        went silent is not noticed here.
+        The first is empty: the member listens. Ends with `CompactedError`, or with `EtcdAwayError`, also
+        where nothing came for `silent_s`: then another member is asked first from now on.
         """
-        member = self._member()
+        member = self._order()[0]
         body = {"create_request": _range(start, end) | {"start_revision": str(revision)}}
         try:
             async with asyncio.timeout(ANSWER_S):
-                answer = await member.open("POST", "/v3/watch", _JSON.items(), json.dumps(body).encode())
+                answer = await member.open(
+                    "POST", "/v3/watch", _JSON.items(), json.dumps(body).encode(), silent_s=silent_s
+                )
             with closing(answer):
                 async for line in answer.lines():
                     message = json.loads(line)
@@ -246,36 +235,62 @@ class EtcdClient:
             raise EtcdAwayError(f"{member.url}: {str(error) or type(error).__name__}") from error
         raise EtcdAwayError(f"{member.url} ended the watch")
 
-    def prefer_another(self) -> None:
-        """Ask another member first from now on: the present one may be cut off from the others."""
-        self._shun(self._members[self._preferred])
-
     def _shun(self, member: Wire) -> None:
         if self._members[self._preferred] is member:
             self._preferred = (self._preferred + 1) % len(self._members)
 
-    async def _call(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _prefer(self, member: Wire) -> None:
+        if member in self._members:
+            self._preferred = self._members.index(member)
+
+    async def _call(self, path: str, body: dict[str, Any], soon_s: float = _SOON_S) -> dict[str, Any]:
+        """Ask one member, and others as well where it does not answer soon; the first answer counts."""
+        content = json.dumps(body).encode()
+        soon_s += len(content) / _BYTES_PER_S
+        left = self._order() * _ROUNDS
+        asked: dict[asyncio.Task[dict[str, Any]], Wire] = {}
         said = ""
-        for _ in self._members:
-            member = self._member()
-            try:
-                async with asyncio.timeout(ANSWER_S):
-                    reply = await member.request("POST", path, _JSON, json.dumps(body).encode())
-                answer = json.loads(reply.content)
-            except (HttpError, TimeoutError, ValueError) as error:
-                said = f"{member.url}: {str(error) or type(error).__name__}"
-                self._shun(member)
-                continue
-            if not isinstance(answer, dict):
-                raise StoreError(f"{member.url}{path}: no answer of etcd's: {reply.text[:200]}")
-            if reply.status < HTTPStatus.BAD_REQUEST and "error" not in answer:
-                return answer
-            code, text = _problem(answer, reply)
-            if code not in _UNAVAILABLE:
-                raise EtcdError(f"etcd refuses {path}: {text}", code)
-            said = f"{member.url}: {text}"
-            self._shun(member)
+        try:
+            while left or asked:
+                if left:
+                    member = left.pop(0)
+                    asked[asyncio.create_task(self._ask(member, path, content))] = member
+                done, _ = await asyncio.wait(
+                    asked, timeout=soon_s if left else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    member = asked[task]
+                    try:
+                        answer = task.result()
+                    except EtcdAwayError as error:
+                        del asked[task]
+                        said = str(error)
+                        self._shun(member)
+                    else:
+                        self._prefer(member)
+                        return answer
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         raise EtcdAwayError(f"no member of etcd answers: {said}")
+
+    async def _ask(self, member: Wire, path: str, content: bytes) -> dict[str, Any]:
+        """Ask one member. Raises `EtcdAwayError` where another may know more."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reply = await member.request("POST", path, _JSON, content)
+            answer = json.loads(reply.content)
+        except (HttpError, TimeoutError, ValueError) as error:
+            raise EtcdAwayError(f"{member.url}: {str(error) or type(error).__name__}") from error
+        if not isinstance(answer, dict):
+            raise StoreError(f"{member.url}{path}: no answer of etcd's: {reply.text[:200]}")
+        if reply.status < HTTPStatus.BAD_REQUEST and "error" not in answer:
+            return answer
+        code, text = _problem(answer, reply)
+        if code in _UNAVAILABLE:
+            raise EtcdAwayError(f"{member.url}: {text}")
+        raise EtcdError(f"etcd refuses {path}: {text}", code)
 
 
 def prefix_end(prefix: str) -> str:
@@ -306,7 +321,6 @@ def _key_value(kv: dict[str, Any]) -> KeyValue:
         int(kv.get("version", 0)),
         int(kv.get("create_revision", 0)),
         int(kv.get("mod_revision", 0)),
-        int(kv.get("lease", 0)),
     )
 
 
@@ -317,12 +331,6 @@ def _event(event: dict[str, Any]) -> KeyEvent:
 def _first(answer: dict[str, Any]) -> KeyValue | None:
     found = answer.get("kvs", ())
     return _key_value(found[0]) if found else None
-
-
-def _found(response: dict[str, Any]) -> KeyValue | None:
-    if before := response.get("response_put", {}).get("prev_kv"):
-        return _key_value(before)
-    return _first(response.get("response_range", {}))
 
 
 def _problem(answer: dict[str, Any], reply: Reply) -> tuple[int, str]:

@@ -13,8 +13,7 @@ TRANSACTION = 10_000
 _REQUEST_BYTES = 16 * 1024 * 1024
 
 _HEARTBEAT_MS, _ELECTION_MS = 50, 500
-"""Members are milliseconds apart. etcd grants no lease shorter than one and a half elections, and has all
-last anew when one of its members takes over from another."""
+"""Members are milliseconds apart: an election ends before a leader's lease, as a rule."""
 
 
 def etcd_command(

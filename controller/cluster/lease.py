@@ -1,25 +1,25 @@
-"""Who leads: the controller that has put the `leader` key in etcd, while it keeps the key's lease alive.
+"""Who leads: the controller whose `leader` key is in etcd, and which puts that key again and again.
 
-A leader counts its lease's time from before it asked for more, so it knows that it has ended before etcd
-does, whatever happens to it in between, a stop of its whole process included.
+The key says for how long its leader may be silent: its lease. A leader counts that from before it puts the
+key, and uses nine tenths of it. Others count from when they learned of that, and take the key away only if
+it was not put meanwhile. So a leader knows that its time is over before another takes its place, whatever
+happens to it in between, a stop of its whole process included.
+
+etcd's own leases would be longer: it has all of them last anew when one of its members takes over from
+another, which is just what happens where a leader goes together with the member beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
+from contextlib import aclosing
 
 from pydantic import ValidationError
 
-from controller.cluster.etcd import (
-    CompactedError,
-    EtcdClient,
-    KeyValue,
-    Transaction,
-)
+from controller.cluster.etcd import CompactedError, EtcdAwayError, EtcdClient, KeyValue, Transaction
 from controller.store.base import StoreError
 from controller.store.etcd import Leadership
 from duet_p4.model import Model
@@ -29,10 +29,13 @@ logger = logging.getLogger(__name__)
 _CAREFUL = 0.9
 """Which part of its lease's time a leader uses: clocks do not run alike."""
 
-_BEATS = 5
-"""How often a lease is kept alive while it lasts."""
+_BEATS = 4
+"""How often a lease is begun anew while it lasts."""
 
-_LOOK_S = 0.5
+_SILENCE = 0.6
+"""For which part of a lease a member of etcd may tell nothing of its leader before another one is asked."""
+
+_PAUSE_S = 0.05
 _BEAT_S = 0.5
 
 STUCK_S = 20.0
@@ -44,11 +47,12 @@ class LostError(StoreError):
 
 
 class Leader(Model):
-    """Who leads, and where it answers."""
+    """Who leads, where it answers, and how long it may be silent."""
 
     name: str
     url: str
     term: int
+    lease_s: float
 
 
 class Candidate:
@@ -73,7 +77,7 @@ class Candidate:
 
     def myself(self, term: int) -> Leader:
         """Return what others read of this controller while it leads."""
-        return Leader(name=self._name, url=self.url, term=term)
+        return Leader(name=self._name, url=self.url, term=term, lease_s=self._ttl_s)
 
     async def leader(self) -> tuple[Leader, KeyValue] | None:
         """Return who leads, as a majority of etcd knows it, and the key that says so."""
@@ -87,26 +91,27 @@ class Candidate:
 
     async def campaign(self) -> Leadership | None:
         """Become the leader where there is none; returns None where there is one."""
+        began = time.monotonic()
         before, _ = await self._client.get(self._term)
         version = before.version if before else 0
-        began = time.monotonic()
-        lease = await self._client.grant(math.ceil(self._ttl_s))
         term = version + 1
-        said = self.myself(term).model_dump_json()
+        said = self._said(term)
         transaction = Transaction().if_created(self._key, 0).if_version(self._term, version)
-        transaction.put(self._key, said, lease=lease).put(self._term, self._name)
+        transaction.put(self._key, said).put(self._term, self._name)
         transaction.put(self._commit, f"{term}/0").else_get(self._key)
         answer = await self._client.transact(transaction)
         revision = answer.revision
         if not answer.succeeded:
             (found,) = answer.found
-            if found is None or found.lease != lease:
-                await self._client.revoke(lease)
+            if found is None or found.value != said:
                 return None
             revision = found.created  # An earlier try was carried out.
-        leadership = self._current = Leadership(term, lease, revision)
+        leadership = self._current = Leadership(term, revision)
         self._extend(leadership, began)
         return leadership
+
+    def _said(self, term: int) -> str:
+        return self.myself(term).model_dump_json()
 
     async def keep(self, leadership: Leadership) -> None:
         """Keep the lease alive until it is lost: ends with `LostError`.
@@ -133,6 +138,8 @@ class Candidate:
 
     async def _renew(self, leadership: Leadership, ended: threading.Event) -> str:
         """Keep the lease alive until it is lost or `ended`; returns why it is lost."""
+        beat = Transaction().if_created(self._key, leadership.revision)
+        beat.put(self._key, self._said(leadership.term))
         async with self._client.another() as client:
             while not ended.is_set():
                 began = time.monotonic()
@@ -143,9 +150,9 @@ class Candidate:
                     return f"it has been stuck for {began - self._beaten:.0f} s"
                 try:
                     async with asyncio.timeout(self._until - began):
-                        left = await client.keep_alive(leadership.lease)
-                    if not left:
-                        return "its lease has ended"
+                        answer = await client.transact(beat)
+                    if not answer.succeeded:
+                        return "others have not heard of it for longer than its lease lasts"
                     self._extend(leadership, began)
                 except (StoreError, TimeoutError) as error:
                     logger.warning("the lease is not kept alive: %s", error or "no answer")
@@ -155,7 +162,7 @@ class Candidate:
     async def resign(self, leadership: Leadership) -> None:
         """Lead no longer; another may at once."""
         self.step_down()
-        await self._client.revoke(leadership.lease)
+        await self._take_away(leadership.revision)
 
     def step_down(self) -> None:
         """Take oneself for the leader no longer."""
@@ -169,19 +176,48 @@ class Candidate:
                 self._until = asked + _CAREFUL * self._ttl_s
 
     async def depose(self, leader: KeyValue) -> None:
-        """End the lease of a leader that is dead for certain."""
-        await self._client.revoke(leader.lease)
+        """Take the place of a leader away that is dead for certain."""
+        await self._take_away(leader.created)
 
-    async def await_vacancy(self) -> None:
-        """Return once nobody leads."""
+    async def _take_away(self, created: int) -> None:
+        await self._client.transact(Transaction().if_created(self._key, created).delete(self._key))
+
+    async def outlast(self, leader: Leader, beat: KeyValue) -> None:
+        """Return once a leader leads no longer: it gave up, or has not been heard of for a whole lease.
+
+        `beat` is its key as it was read last.
+        """
+        heard = time.monotonic()
         while True:
-            kv, revision = await self._client.get(self._key)
-            if kv is None:
-                return
+            left_s = heard + leader.lease_s - time.monotonic()
             try:
-                async with asyncio.timeout(_LOOK_S):
-                    async for events in self._client.watch(self._key, f"{self._key}\0", revision + 1):
-                        if any(event.deleted for event in events):
-                            return
-            except (TimeoutError, CompactedError):
+                if left_s > 0:
+                    watch = self._client.watch(
+                        self._key, f"{self._key}\0", beat.modified + 1, _SILENCE * leader.lease_s
+                    )
+                    async with asyncio.timeout(left_s) as patience, aclosing(watch) as told:
+                        async for events in told:
+                            for event in events:
+                                if event.deleted:
+                                    return
+                                heard, beat = time.monotonic(), event.kv
+                                patience.reschedule(asyncio.get_running_loop().time() + leader.lease_s)
+                newest = await self.take_from(beat)
+            except TimeoutError:
                 continue
+            except CompactedError:
+                newest, _ = await self._client.get(self._key)
+            except EtcdAwayError:
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if newest is None or newest.created != beat.created:
+                return
+            if newest.modified != beat.modified:
+                heard = time.monotonic()
+            beat = newest
+
+    async def take_from(self, beat: KeyValue) -> KeyValue | None:
+        """Take its place from a leader that has not been heard of since a beat; returns its key if it was."""
+        transaction = Transaction().if_created(self._key, beat.created).if_modified(self._key, beat.modified)
+        answer = await self._client.transact(transaction.delete(self._key).else_get(self._key))
+        return None if answer.succeeded else answer.found[0]

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.access import ACCESS, BODIES
 from controller.cluster import status
-from controller.cluster.etcd import CompactedError, EtcdClient
+from controller.cluster.etcd import CompactedError, EtcdClient, KeyValue
 from controller.cluster.lease import Candidate, Leader, LostError
 from controller.cluster.relay import Relay, asked_by, refuse
 from controller.config import ControllerConfig
@@ -41,12 +41,16 @@ from duet_p4.rest.bounds import BodyBound
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_S = 0.2
+_PAUSE_S = 0.05
+_HISTORY_S = 60.0
 _PROBE_S = 0.2
 _PROBES = 2
 """A leader whose port was closed so often, in a row, is dead: its machine answers, it does not."""
 
 _CATCH_UP_S = 2.0
+_SILENCE = 0.6
+"""For which part of a lease a member of etcd may tell nothing before another one is asked."""
+
 _OWN = frozenset({"/healthz", "/v1/cluster", "/v1/identity"})
 _READ = re.compile(r"^/(v1/(vips(/[0-9.]+)?|assignment|events(/stream)?))$")
 
@@ -148,7 +152,13 @@ class Member:
 
     def _new_store(self) -> EtcdStore:
         config = self.config
-        return EtcdStore(self._client, config.prefix, self._candidate.leads, transaction=config.transaction)
+        return EtcdStore(
+            self._client,
+            config.prefix,
+            self._candidate.leads,
+            transaction=config.transaction,
+            silent_s=_SILENCE * config.lease_s,
+        )
 
     async def _follow(self) -> Leadership:
         """Keep up with the leader until this controller is elected, and then with its predecessor."""
@@ -175,23 +185,15 @@ class Member:
             await asyncio.gather(watching, election, return_exceptions=True)
 
     async def _watch(self) -> None:
-        """Take over whatever is committed; a member of etcd that tells nothing new is left for another."""
+        """Take over whatever is committed."""
         while True:
-            hearing = asyncio.create_task(self._hear(), name="hear")
-            checking = asyncio.create_task(self._check(), name="check")
             try:
-                await asyncio.wait({hearing, checking}, return_when=asyncio.FIRST_COMPLETED)
-                if hearing.done():
-                    await hearing
+                await self._hear()
             except CompactedError:
                 raise
             except StoreError as error:
-                logger.warning("the watch is begun again: %s", error)
+                logger.info("the watch is begun again: %s", error)
                 await asyncio.sleep(_PAUSE_S)
-            finally:
-                for task in (hearing, checking):
-                    task.cancel()
-                await asyncio.gather(hearing, checking, return_exceptions=True)
 
     async def _hear(self) -> None:
         state, events = self._known_state(), self._known_events()
@@ -202,19 +204,6 @@ class Member:
                 self._moved.notify_all()
             if batch.events:
                 await events.heard(batch.events[-1].id)
-
-    async def _check(self) -> None:
-        """Return once the watch is behind what is committed for too long."""
-        while True:
-            await asyncio.sleep(1.0)
-            try:
-                behind = not await self._caught_up(await self._store.committed())
-            except StoreError:
-                continue
-            if behind:
-                logger.warning("the watch is behind: another member of etcd is asked")
-                self._client.prefer_another()
-                return
 
     async def _caught_up(self, revision: int) -> bool:
         """Wait until what was committed up to a revision is in memory; returns whether it is, in time."""
@@ -235,26 +224,26 @@ class Member:
                 elif found[0].name == self.config.name:
                     # Its own, of a life before this one.
                     await self._candidate.depose(found[1])
-                else:
-                    await self._outlast(found[0].url)
-                    if (again := await self._candidate.leader()) and again[1] == found[1]:
-                        await self._candidate.depose(again[1])
+                elif await self._outlast(*found):
+                    await self._candidate.depose(found[1])
             except StoreError as error:
                 logger.warning("no election: %s", error)
                 await asyncio.sleep(_PAUSE_S)
 
-    async def _outlast(self, url: str) -> None:
-        """Return once nobody leads, or the leader is seen to be dead."""
-        vacancy = asyncio.create_task(self._candidate.await_vacancy(), name="vacancy")
-        death = asyncio.create_task(_await_death(url), name="death")
+    async def _outlast(self, leader: Leader, beat: KeyValue) -> bool:
+        """Return once a leader leads no longer, or is seen to be dead: whether it is."""
+        silence = asyncio.create_task(self._candidate.outlast(leader, beat), name="silence")
+        death = asyncio.create_task(_await_death(leader.url), name="death")
         try:
-            await asyncio.wait({vacancy, death}, return_when=asyncio.FIRST_COMPLETED)
-            if vacancy.done():
-                await vacancy
+            await asyncio.wait({silence, death}, return_when=asyncio.FIRST_COMPLETED)
+            if silence.done():
+                await silence
+                return False
+            return True
         finally:
-            for task in (vacancy, death):
+            for task in (silence, death):
                 task.cancel()
-            await asyncio.gather(vacancy, death, return_exceptions=True)
+            await asyncio.gather(silence, death, return_exceptions=True)
 
     # To lead
 
@@ -272,6 +261,7 @@ class Member:
                 leading = await self._lead(foundation, stack)
                 work = asyncio.create_task(leading.run(), name="lead")
                 deposed = asyncio.create_task(self._store.deposed.wait(), name="deposed")
+                history = asyncio.create_task(self._forget_old(), name="history")
                 self._leading = leading
                 logger.info("%s leads, with term %d", self.config.name, leadership.term)
                 try:
@@ -279,9 +269,9 @@ class Member:
                 finally:
                     self._leading = None
                     self._candidate.step_down()
-                    for task in (work, deposed):
+                    for task in (work, deposed, history):
                         task.cancel()
-                    await asyncio.gather(work, deposed, return_exceptions=True)
+                    await asyncio.gather(work, deposed, history, return_exceptions=True)
                 if keeping.done():
                     await keeping
                 raise LostError("it was deposed")
@@ -290,6 +280,14 @@ class Member:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await self._resign(leadership)
+
+    async def _forget_old(self) -> None:
+        while True:
+            await asyncio.sleep(_HISTORY_S)
+            try:
+                await self._store.forget_old()
+            except StoreError as error:
+                logger.info("etcd keeps its history: %s", error)
 
     async def _resign(self, leadership: Leadership) -> None:
         try:

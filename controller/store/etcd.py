@@ -1,8 +1,8 @@
 """The state in etcd, for several controllers of which one leads.
 
 Keys below a prefix: `vips/ADDRESS`, whose version is the VIP's; `down/VIP/DIP[/CHECK]`, `cut-off/SERVER`,
-`resting/ADDRESS`, `events/NUMBER`; `leader`, with the leader's lease; `term`, which every leader puts once;
-and `commit`, which every commit puts.
+`resting/ADDRESS`, `events/NUMBER`; `leader`, which its leader puts again and again; `term`, which every
+leader puts once; and `commit`, which every commit puts.
 
 A commit is one transaction that is done only while this controller leads and `commit` is what this
 controller put last. So one whose answer is lost can be asked for again: it is done once, or never. Commits
@@ -47,10 +47,9 @@ class DoubtError(NotLeaderError):
 
 @dataclass(frozen=True)
 class Leadership:
-    """What a leader was elected with: its term, its lease, and the revision of its election."""
+    """What a leader was elected with: its term, and the revision of its election."""
 
     term: int
-    lease: int
     revision: int
 
 
@@ -63,7 +62,9 @@ class _Waiting:
 class EtcdStore:
     """A `StateStore` in etcd. Reads are anybody's; to commit, `lead` must have been called.
 
-    `leads` says whether this controller may still take itself for the leader.
+    `leads` says whether this controller may still take itself for the leader. To whoever watches, there is
+    something new all the time, if only the leader's key: a member of etcd that tells nothing for `silent_s`
+    is left for another.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class EtcdStore:
         leads: Callable[[], bool],
         *,
         transaction: int = TRANSACTION,
+        silent_s: float | None = None,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._leads = leads
         self._most = transaction
+        self._silent_s = silent_s
         self._leadership: Leadership | None = None
         self._last = 0
         self._number = 0
@@ -159,7 +162,7 @@ class EtcdStore:
         Each batch has its `revision`. What says nothing of the state (who leads) comes as an empty one.
         """
         end = prefix_end(self._prefix)
-        async for events in self._client.watch(self._prefix, end, self._watched_from):
+        async for events in self._client.watch(self._prefix, end, self._watched_from, self._silent_s):
             for batch in self._batches(events):
                 self._watched_from = batch.revision + 1
                 yield batch
@@ -168,6 +171,13 @@ class EtcdStore:
         """Return the revision of the newest commit, as a majority knows it."""
         kv, _ = await self._client.get(f"{self._prefix}commit")
         return kv.modified if kv else 0
+
+    async def forget_old(self) -> None:
+        """Let etcd forget all but its newest revisions; a follower so far behind loads anew."""
+        _, newest = await self._client.get(f"{self._prefix}commit")
+        if newest - self._compacted >= _KEPT_REVISIONS + _COMPACT_EVERY:
+            await self._client.compact(newest - _KEPT_REVISIONS)
+            self._compacted = newest - _KEPT_REVISIONS
 
     async def close(self) -> None:
         """See `StateStore`."""
@@ -260,7 +270,6 @@ class EtcdStore:
                 raise StoreError(f"{error} (etcd's --max-txn-ops, --max-request-bytes?)") from error
         if answer.succeeded:
             self._last = answer.revision
-            await self._compact()
             return
         commit, leader = answer.found
         if commit is not None and commit.value == mark:  # An earlier try was carried out.
@@ -302,13 +311,6 @@ class EtcdStore:
         if kept is not None and kept > 0:
             made.delete(f"{prefix}events/", f"{prefix}events/{kept + 1:016d}")
         return made
-
-    async def _compact(self) -> None:
-        """Let etcd forget old revisions now and then; a follower so far behind loads anew."""
-        if self._last - self._compacted < _KEPT_REVISIONS + _COMPACT_EVERY:
-            return
-        self._compacted = self._last - _KEPT_REVISIONS
-        await self._client.compact(self._compacted)
 
     # To read
 

@@ -62,12 +62,16 @@ class Cluster:
     _followed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def watch(self) -> None:
-        """Keep up with who leads, until cancelled."""
+        """Keep up with who leads, until cancelled; one that does not answer delays nothing."""
+        async with asyncio.TaskGroup() as group:
+            for name in self.clients:
+                group.create_task(self._watch(name))
+
+    async def _watch(self, name: str) -> None:
         while True:
-            found = [one for one in await asyncio.gather(*map(self._reigning, self.clients)) if one]
-            newest = max(found, key=lambda leader: leader.term, default=None)
-            if newest and (not self.reigns or newest.term > self.reigns[-1].leader.term):
-                self.reigns.append(Reign(newest, time.monotonic()))
+            found = await self._reigning(name)
+            if found and (not self.reigns or found.term > self.reigns[-1].leader.term):
+                self.reigns.append(Reign(found, time.monotonic()))
                 async with self._followed:
                     self._followed.notify_all()
             await asyncio.sleep(_POLL_S)

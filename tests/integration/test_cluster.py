@@ -16,7 +16,7 @@ import pytest
 
 from controller.app import running
 from controller.client import ControllerClient
-from controller.cluster.etcd import EtcdClient
+from controller.cluster.etcd import CompactedError, EtcdAwayError, EtcdClient, Transaction, prefix_end
 from controller.cluster.lease import Candidate
 from controller.config import ClusterConfig, ControllerConfig, Intervals, Listen
 from controller.records import Event, Resting
@@ -150,19 +150,88 @@ def test_a_lease_that_cannot_be_kept_ends_for_its_leader_first(etcd: Etcd) -> No
     async def main() -> None:
         prefix = next(_prefixes)
         async with proxied(etcd.urls) as (urls, proxies), EtcdClient(urls) as client:
-            candidate = Candidate(client, prefix, "a", "http://a", 2.0)
+            candidate = Candidate(client, prefix, "a", "http://a", 1.0)
             leadership = await candidate.campaign()
             assert leadership is not None
             keeping = asyncio.create_task(candidate.keep(leadership))
             async with EtcdClient(etcd.urls) as other:
-                judge = Candidate(other, prefix, "b", "http://b", 2.0)
+                judge = Candidate(other, prefix, "b", "http://b", 5.0)
+                found = await judge.leader()
+                assert found is not None
                 for proxy in proxies:
                     proxy.cut = True
                 async with asyncio.timeout(90):
-                    await judge.await_vacancy()
+                    await judge.outlast(*found)
                 assert not candidate.leads()
+                assert await judge.leader() is None
                 with pytest.raises(StoreError):
                     await keeping
+
+    asyncio.run(main())
+
+
+def test_who_has_not_heard_of_a_leader_takes_nothing_from_one_that_went_on(etcd: Etcd) -> None:
+    async def main() -> None:
+        prefix = next(_prefixes)
+        async with EtcdClient(etcd.urls) as client:
+            leadership = await Candidate(client, prefix, "a", "http://a", 60).campaign()
+            assert leadership is not None
+            judge = Candidate(client, prefix, "b", "http://b", 60)
+            found = await judge.leader()
+            assert found is not None
+            before = found[1]
+            beat = Transaction().if_created(before.key, leadership.revision).put(before.key, before.value)
+            assert (await client.transact(beat)).succeeded
+            newest = await judge.take_from(before)
+            assert newest is not None
+            assert (newest.created, newest.version) == (leadership.revision, 2)
+            assert await judge.take_from(newest) is None
+            assert not (await client.transact(beat)).succeeded
+
+    asyncio.run(main())
+
+
+def test_a_member_of_etcd_that_says_nothing_holds_up_no_request_and_no_watch(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.cluster.etcd.ANSWER_S", 120.0)
+
+    async def main() -> None:
+        prefix = next(_prefixes)
+        async with proxied(etcd.urls) as (urls, proxies), EtcdClient(urls) as client:
+            async with asyncio.timeout(60):
+                watch = client.watch(prefix, prefix_end(prefix), 1, silent_s=0.3)
+                assert await anext(watch) == []
+                proxies[0].cut = True
+                with pytest.raises(EtcdAwayError):
+                    await anext(watch)
+                # Its connection is gone; a new one is accepted, and what it is asked lost.
+                assert await anext(client.watch(prefix, prefix_end(prefix), 1)) == []
+                assert await EtcdClient(urls).get(prefix) is not None
+
+    asyncio.run(main())
+
+
+def test_old_revisions_are_forgotten_but_for_the_newest(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.store.etcd._KEPT_REVISIONS", 2)
+    monkeypatch.setattr("controller.store.etcd._COMPACT_EVERY", 2)
+
+    async def main() -> None:
+        prefix = next(_prefixes)
+        async with EtcdClient(etcd.urls) as client:
+            store, _ = await leading_store(client, prefix)
+            first = await store.committed()
+            for number in range(5):
+                await store.commit(Batch(put=[(record(number), 0)]))
+            await store.forget_old()
+            with pytest.raises(CompactedError):
+                async for _ in client.watch(prefix, prefix_end(prefix), first):
+                    pass
+            assert len((await store.load()).vips) == 5
+            last = await store.committed()
+            async for events in client.watch(prefix, prefix_end(prefix), last):
+                if events:
+                    break
 
     asyncio.run(main())
 
