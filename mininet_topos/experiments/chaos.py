@@ -140,6 +140,8 @@ class _Chaos:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changing.wait(), max(_CHANGE_EVERY_S))
             await asyncio.sleep(self.rng.uniform(*_INTO_CHANGE_S))
+        if kind is Victim.LEADER and self.cluster is not None and self.cluster.leader() != node:
+            kind = Victim.CONTROLLER  # It was followed by another meanwhile.
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             self._note("kill", kind, node, "killed", time.monotonic())
