@@ -409,12 +409,13 @@ class Updater:
         """
         if self._troubles is None:
             self._troubles = await self._recorded_troubles()
+        ready = Reach.READY
         for device in sorted(told.troubles.keys() | self._troubles.keys()):
             why = told.troubles.get(device)
             if why and why != self._troubles.get(device):
                 self._events.add("device-degraded", device, why=why)
                 self._troubles[device] = why
-            elif not why and told.devices.get(device, Reach.READY) is Reach.READY:
+            elif not why and device in self._troubles and told.devices.get(device, ready) is ready:
                 self._events.add("device-well", device)
                 del self._troubles[device]
 

@@ -371,6 +371,15 @@ def test_what_a_device_said_is_wrong_is_no_event_again_for_the_next_leader_but_i
     run(tmp_path, second)
 
 
+def test_a_device_that_says_nothing_of_what_is_wrong_with_it_is_well(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        await net.updater.set_reach(ReachMap(devices={}, troubles={"s1": ""}))
+        await net.events.flush()
+        assert not [e for e in await net.events.page(None, 1000) if e.subject == "s1"]
+
+    run(tmp_path, scenario)
+
+
 def test_what_had_ended_is_an_event_once(tmp_path: Path) -> None:
     async def scenario(net: Network) -> None:
         for at in (1.0, 1.0, 2.0):
