@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from duet_p4.hmux.rows import Row
+from duet_p4.hmux.rows import Key, Row
 
 RowT = TypeVar("RowT", bound=Row)
+Counted = TypeVar("Counted", bound=Row, contravariant=True)
 
 
 class Op(Enum):
@@ -36,6 +37,25 @@ class Update(Generic[RowT]):
             return Update(Op.INSERT, self.row)
         assert self.before is not None
         return Update(Op.MODIFY, self.before, self.row)
+
+
+class Count(Protocol[Counted]):
+    """What follows from the rows that are held, told of each that comes, and of each that goes."""
+
+    def __call__(self, row: Counted, *, held: bool) -> None:
+        """Count a row that is held from now on, or is not any more."""
+
+
+def note(rows: dict[Key, RowT], updates: Iterable[Update[RowT]], count: Count[RowT]) -> None:
+    """Note updates that the switch has taken in `rows`, which it holds."""
+    for update in updates:
+        row = update.row
+        old = rows.pop(row.key, None)
+        if old is not None:
+            count(old, held=False)
+        if update.op is not Op.DELETE:
+            rows[row.key] = row
+            count(row, held=True)
 
 
 @dataclass(frozen=True)

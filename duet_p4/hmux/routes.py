@@ -22,7 +22,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
 from duet_p4.allocation import Pool, TableFullError
-from duet_p4.hmux.plan import Op, Plan, Update
+from duet_p4.hmux.plan import Op, Plan, Update, note
 from duet_p4.hmux.rows import (
     BackstopRow,
     Key,
@@ -237,8 +237,7 @@ class RouteTables:
 
     def apply(self, updates: Iterable[Update[UnderlayRow]]) -> None:
         """Note updates that the switch has taken."""
-        for update in updates:
-            self._held.note(update)
+        self._held.note(updates)
         self._suspect = True
 
     def settle(self) -> None:
@@ -281,15 +280,9 @@ class _Held:
         self.backed_up: set[int] = set()
         """Ports that have a backstop, which may be uplinks no more."""
 
-    def note(self, update: Update[UnderlayRow]) -> None:
-        """Note an update that the switch has taken."""
-        row = update.row
-        old = self.rows.pop(row.key, None)
-        if old is not None:
-            self._count(old, held=False)
-        if update.op is not Op.DELETE:
-            self.rows[row.key] = row
-            self._count(row, held=True)
+    def note(self, updates: Iterable[Update[UnderlayRow]]) -> None:
+        """Note updates that the switch has taken."""
+        note(self.rows, updates, self._count)
 
     def _count(self, row: UnderlayRow, *, held: bool) -> None:
         self.used[row.table] += 1 if held else -1

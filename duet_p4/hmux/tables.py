@@ -19,7 +19,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from duet_p4.allocation import Pool, TableFullError
-from duet_p4.hmux.plan import Op, Plan, Update
+from duet_p4.hmux.plan import Op, Plan, Update, note
 from duet_p4.hmux.rows import AclRow, HostRow, Key, PinnedRow, SlotRow, TunnelRow, VipRow
 from duet_p4.model import Group, MuxTip, MuxVip, PinnedFlow
 
@@ -59,14 +59,7 @@ class VipTables:
 
     def apply(self, updates: Iterable[Update[VipRow]]) -> None:
         """Note updates that the switch has taken."""
-        for update in updates:
-            row = update.row
-            old = self._rows.pop(row.key, None)
-            if old is not None:
-                self._index(old, present=False)
-            if update.op is not Op.DELETE:
-                self._rows[row.key] = row
-                self._index(row, present=True)
+        note(self._rows, updates, self._count)
 
     def __contains__(self, address: object) -> bool:
         """Whether a row leads from a VIP or TIP."""
@@ -216,23 +209,23 @@ class VipTables:
     def _leads(self, key: Key) -> bool:
         return isinstance(self._rows[key], HostRow | AclRow)
 
-    def _index(self, row: VipRow, *, present: bool) -> None:
-        sign = 1 if present else -1
+    def _count(self, row: VipRow, *, held: bool) -> None:
+        sign = 1 if held else -1
         self._counts[row.table] += sign
         match row:
             case SlotRow():
-                self._slots.mark(row.slot, taken=present)
+                self._slots.mark(row.slot, taken=held)
                 self._references[row.tunnel] += sign
             case TunnelRow():
-                self._tunnels.mark(row.tunnel, taken=present)
-                if present:
+                self._tunnels.mark(row.tunnel, taken=held)
+                if held:
                     self._tunnel_of[row.encap] = row.tunnel
                 elif self._tunnel_of.get(row.encap) == row.tunnel:
                     del self._tunnel_of[row.encap]
             case HostRow() | AclRow() | PinnedRow():
                 address = row.destination if isinstance(row, PinnedRow) else row.address
                 keys = self._of_address[address]
-                if present:
+                if held:
                     keys.add(row.key)
                 else:
                     keys.discard(row.key)
