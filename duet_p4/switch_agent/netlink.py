@@ -21,9 +21,38 @@ from duet_p4.switch_agent.rtnetlink import (
     ATTRIBUTE,
     ERROR,
     HEADER,
+    NDA_DST,
+    NDA_LLADDR,
     NEIGHBOR,
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_APPEND,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
     NLMSG_ERROR,
     ROUTE,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_MULTIPATH,
+    RTA_NH_ID,
+    RTA_OIF,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RTM_DELLINK,
+    RTM_DELNEIGH,
+    RTM_DELNEXTHOP,
+    RTM_DELROUTE,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETROUTE,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWNEXTHOP,
+    RTM_NEWROUTE,
+    RTN_UNICAST,
     SOL_NETLINK,
     U32,
 )
@@ -36,23 +65,11 @@ _MESSAGE_SIZE = 1 << 18
 _LINK = struct.Struct("=B3xiII")
 _HOP = struct.Struct("=HBBi")
 
-_NLMSG_DONE = 3
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
-_NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_APPEND = 0x100, 0x200, 0x800
-_NETLINK_GET_STRICT_CHK = 12
 _A_TURN = 500
 """Messages that are read before others have their turn."""
 _ATTEMPTS = 20
 _REST_S = 0.01
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
-_RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
-_RTM_NEWNEXTHOP, _RTM_DELNEXTHOP = 104, 105
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 5, 6, 9, 15
-_RTA_NH_ID = 30
-_NDA_DST, _NDA_LLADDR = 1, 2
 _TYPE_MASK = 0x3FFF
-_RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
@@ -169,15 +186,15 @@ class Dump:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC)
-        self._socket.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._sequence = 0
 
     def links_and_neighbors(self) -> list[Message]:
         """Return every link, then every neighbour. Raises as `routes` does."""
         return [
-            *self._list(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0)),
-            *self._list(_RTM_GETNEIGH, NEIGHBOR.pack(socket.AF_INET, 0, 0, 0, 0)),
+            *self._list(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0)),
+            *self._list(RTM_GETNEIGH, NEIGHBOR.pack(socket.AF_INET, 0, 0, 0, 0)),
         ]
 
     def routes(self, table: int) -> list[Message]:
@@ -186,8 +203,8 @@ class Dump:
         Where they changed while the kernel listed them, they are asked for again. Raises OSError where the
         kernel refuses, or never comes to rest.
         """
-        wanted = ATTRIBUTE.pack(ATTRIBUTE.size + U32.size, _RTA_TABLE) + U32.pack(table)
-        return self._list(_RTM_GETROUTE, ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
+        wanted = ATTRIBUTE.pack(ATTRIBUTE.size + U32.size, RTA_TABLE) + U32.pack(table)
+        return self._list(RTM_GETROUTE, ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
 
     def close(self) -> None:
         """Ask no more."""
@@ -196,7 +213,7 @@ class Dump:
     def _list(self, kind: int, body: bytes) -> list[Message]:
         for _ in range(_ATTEMPTS):
             self._sequence += 1
-            flags = _NLM_F_REQUEST | _NLM_F_DUMP
+            flags = NLM_F_REQUEST | NLM_F_DUMP
             self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
             found: list[Message] = []
             interrupted = done = False
@@ -214,15 +231,15 @@ class Dump:
 def decode(data: bytes) -> Iterator[Message]:
     """Yield what the netlink messages in `data` say, as far as the agent asks."""
     for kind, flags, body in _messages(data):
-        if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-            message: Message | None = _route(body, flags, kind == _RTM_NEWROUTE)
-        elif kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
-            message = _neighbor(body, kind == _RTM_NEWNEIGH)
-        elif kind in (_RTM_NEWLINK, _RTM_DELLINK):
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            message: Message | None = _route(body, flags, kind == RTM_NEWROUTE)
+        elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            message = _neighbor(body, kind == RTM_NEWNEIGH)
+        elif kind in (RTM_NEWLINK, RTM_DELLINK):
             _, index, state, _ = _LINK.unpack_from(body)
-            there = kind == _RTM_NEWLINK
+            there = kind == RTM_NEWLINK
             message = Link(index, there and bool(state & _IFF_LOWER_UP), there and bool(state & _IFF_UP))
-        elif kind == _RTM_DELNEXTHOP or (kind == _RTM_NEWNEXTHOP and not flags & _NLM_F_EXCL):
+        elif kind == RTM_DELNEXTHOP or (kind == RTM_NEWNEXTHOP and not flags & NLM_F_EXCL):
             message = NexthopChange()
         else:
             continue
@@ -246,8 +263,8 @@ def _ends(data: bytes) -> tuple[bool, bool]:
     """Return whether a list was interrupted by changes, and whether it ends here. Raises OSError."""
     interrupted = False
     for kind, flags, body in _messages(data):
-        interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-        if kind in (NLMSG_ERROR, _NLMSG_DONE):
+        interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+        if kind in (NLMSG_ERROR, NLMSG_DONE):
             code = -ERROR.unpack_from(body)[0] if len(body) >= ERROR.size else 0
             if code:
                 raise OSError(code, f"the kernel does not list its state: {os.strerror(code)}")
@@ -273,19 +290,19 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
     index, gateway = 0, None
     hops: list[tuple[int, IPv4Address]] = []
     for attribute, value in _attributes(body[ROUTE.size :]):
-        if attribute == _RTA_DST:
+        if attribute == RTA_DST:
             destination = int.from_bytes(value)
-        elif attribute == _RTA_PRIORITY:
+        elif attribute == RTA_PRIORITY:
             metric = U32.unpack(value)[0]
-        elif attribute == _RTA_TABLE:
+        elif attribute == RTA_TABLE:
             table = U32.unpack(value)[0]
-        elif attribute == _RTA_OIF:
+        elif attribute == RTA_OIF:
             index = U32.unpack(value)[0]
-        elif attribute == _RTA_GATEWAY:
+        elif attribute == RTA_GATEWAY:
             gateway = IPv4Address(bytes(value))
-        elif attribute == _RTA_NH_ID:
+        elif attribute == RTA_NH_ID:
             nexthop = U32.unpack(value)[0]
-        elif attribute == _RTA_MULTIPATH:
+        elif attribute == RTA_MULTIPATH:
             hops += _multipath(value)
     if gateway is not None:
         hops.append((index, gateway))
@@ -294,10 +311,10 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
         table,
         IPv4Network((destination, length)),
         metric,
-        tuple(hops) if kind == _RTN_UNICAST else (),
+        tuple(hops) if kind == RTN_UNICAST else (),
         kind,
-        replaces=bool(flags & _NLM_F_REPLACE),
-        last=bool(flags & _NLM_F_APPEND),
+        replaces=bool(flags & NLM_F_REPLACE),
+        last=bool(flags & NLM_F_APPEND),
         nexthop=nexthop,
     )
 
@@ -309,7 +326,7 @@ def _multipath(view: memoryview) -> Iterator[tuple[int, IPv4Address]]:
         if length < _HOP.size:
             return
         for attribute, value in _attributes(view[at + _HOP.size : at + length]):
-            if attribute == _RTA_GATEWAY:
+            if attribute == RTA_GATEWAY:
                 yield index, IPv4Address(bytes(value))
         at += (length + 3) & ~3
 
@@ -320,9 +337,9 @@ def _neighbor(body: memoryview, new: bool) -> Neighbor | None:
         return None
     address, mac = None, None
     for attribute, value in _attributes(body[NEIGHBOR.size :]):
-        if attribute == _NDA_DST:
+        if attribute == NDA_DST:
             address = IPv4Address(bytes(value))
-        elif attribute == _NDA_LLADDR:
+        elif attribute == NDA_LLADDR:
             mac = int.from_bytes(value)
     if address is None:
         return None
