@@ -2,7 +2,7 @@
 // docs/tofino.md has the table of what differs, and what it takes of a chip.
 //
 //   frame ──> parser ──> ingress: from the CPU's port to its egress port, or
-//                          admission, flow_hash, vips, ecmp, tunneling, routing: port, next hop, reasons to drop
+//                          admission, vips, flow_hash, slots, ecmp, tunneling, routing: port, next hop, reasons to drop
 //                            │
 //                            v bridge: reasons, ingress port, MTU
 //                        traffic manager
@@ -21,6 +21,7 @@
 #endif
 #include "tna/parser.p4"
 #include "tna/flow_hash.p4"
+#include "tna/slots.p4"
 #include "include/admission.p4"
 #include "include/vips.p4"
 #include "include/ecmp.p4"
@@ -35,8 +36,9 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
                     inout ingress_intrinsic_metadata_for_deparser_t ig_dprsr_md,
                     inout ingress_intrinsic_metadata_for_tm_t ig_tm_md) {
     Admission() admission;
-    FlowHash() flow_hash;
     Vips() vips;
+    FlowHash() flow_hash;
+    Slots() slots;
     Ecmp() ecmp;
     Tunneling() tunneling;
     Routing() routing;
@@ -49,25 +51,19 @@ control HmuxIngress(inout headers_t hdr, inout metadata_t meta,
             SEND(DROP_PORT);
             hdr.bridge.ingress_port = INGRESS_PORT;
             admission.apply(hdr, meta, TARGET);
-            if (hdr.ipv4.isValid()) {
-                if (IS_FIRST_PASS) {
-                    vips.apply(hdr, meta, TARGET);
-                }
+            READMIT();
+            vips.apply(hdr, meta, TARGET);
+            flow_hash.apply(meta);
+            slots.apply(meta);
+            ecmp.apply(hdr, meta, TARGET);
 #if PASSES == 2
-                else {
-                    READMIT();
-                }
+            // Where it came for, not where its tunnel leads.
+            routing.apply(hdr, meta, TARGET);
+            tunneling.apply(hdr, meta, TARGET);
+#else
+            tunneling.apply(hdr, meta, TARGET);
+            routing.apply(hdr, meta, TARGET);
 #endif
-                flow_hash.apply(meta);
-                ecmp.apply(hdr, meta, TARGET);
-                tunneling.apply(hdr, meta, TARGET);
-#if PASSES == 2
-                if (meta.balance != BALANCE_NOT) {
-                    SEND_AGAIN();
-                } else
-#endif
-                routing.apply(hdr, meta, TARGET);
-            }
         }
     }
 }
@@ -81,7 +77,7 @@ control HmuxEgress(inout headers_t hdr, inout metadata_t meta,
     Verdict() verdict;
 
     apply {
-        if (hdr.bridge.is_punted == 0 && IS_LAST_PASS) {
+        if (hdr.bridge.is_punted == 0 && hdr.bridge.goes_again == 0) {
             hop.apply(hdr, meta);
         }
         verdict.apply(hdr, meta, eg_dprsr_md);

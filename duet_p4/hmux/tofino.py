@@ -38,8 +38,10 @@ FLOW_HASH: Final = "flow_hash.bfa"
 
 _HASHING: Final = re.compile(r"p4: \{ name: HmuxIngress\.flow_hash\.")
 """What marks a table that makes a flow hash."""
-_HASHED: Final = re.compile(r"  (meta\.(flow\w*(\.\w+)?|tip_hash|underlay_(seed|hash))|flow_hash_\w+): ")
-"""What marks the place of a field that a flow hash is made of."""
+_HASHED: Final = re.compile(
+    r"  (meta\.(flow\w*(\.[a-z]\w*)?|tip_hash|underlay_(seed|hash))|flow_hash_\w+)(\.\d+-\d+)?: "
+)
+"""What marks the place of a field that a flow hash is made of, or of a part of one."""
 
 
 _UNCONVERTED: Final = "warning: No known conversion to standard P4Info for 'DynHash' extern type\n"

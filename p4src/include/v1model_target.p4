@@ -40,7 +40,6 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
     exit
 
 #define SEND(port) standard_metadata.egress_spec = port
-
 #define SEND_AS_IT_IS(port) SEND(port)
 
 #define PUNT() \
@@ -64,8 +63,9 @@ counter(DROP_REASONS, CounterType.packets_and_bytes) drop_counter;
 #define DIFFERS(name, one, other) (one) != (other)
 #define CARRIES(checksum) checksum >= 0xfeff
 
-// A packet that is done with has left the program.
+// A packet that is done with has left the program, as has what is not IPv4; none comes by twice.
 #define GOES_ON true
+#define MAY_BE_BALANCED true
 
 // first + hash_value mod count.
 #define PICK_SLOT(slot, hash_value, first, count) \

@@ -55,7 +55,7 @@ control Vips(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     }
 
     apply {
-        host_table.apply();
+        if (MAY_BE_BALANCED) { host_table.apply(); }
         if (meta.balance == BALANCE_VIP) {
             if (hdr.outer_ipv4.isValid()) {
                 DROP(DROP_TUNNELED_VIP);

@@ -72,11 +72,11 @@ control FlowHash(inout metadata_t meta) {
     }
 }
 
-// There is nothing left to make where they are used.
-#define USE_SLOT_HASH(name)
+// There is nothing left to make where they are used; PICK_SLOT is told whether a slot is left to pick.
+#define USE_SLOT_HASH(name) const bool name = false;
 #define TAKE_VIP_HASH(name)
 #define TAKE_TIP_HASH(name)
-#define USE_NEXTHOP_HASH(name)
+#define USE_NEXTHOP_HASH(name) const bool name = true;
 #define TAKE_NEXTHOP_HASH(name)
 
 #endif

@@ -54,7 +54,7 @@ header bridge_t {
     @flexible bit<1>  is_punted;
     @flexible bit<1>  is_for_group;
     @flexible bit<1>  made_outer;
-    AGAIN_BRIDGE
+    @flexible bit<1>  goes_again;
     @flexible port_t  ingress_port;
     @flexible bit<16> mtu;
 }
@@ -68,7 +68,7 @@ header bridge_t {
     bool outer_checksum_error; \
     bit<32> tip_hash; \
     bit<32> underlay_hash; \
-    slot_count_t slot_mask;
+    slot_count_t nexthop_mask;
 
 #include "../include/headers.p4"
 
@@ -98,7 +98,10 @@ header bridge_t {
     SEND(CPU_PORT)
 
 // A packet for the CPU goes through the tables that are left: it may not find a port in the last of them.
-#define GOES_ON hdr.bridge.is_punted == 0
+#define GOES_ON hdr.bridge.is_punted == 0 && IS_ROUTED
+
+// Nor does one that is not IPv4 leave before, whose address is 0.
+#define MAY_BE_BALANCED hdr.ipv4.isValid() && !(COMES_AGAIN)
 
 #define DIRECT_COUNTER(counter) DirectCounter<bit<64>>(CounterType_t.PACKETS_AND_BYTES) counter
 #define COUNT(counter) counter.count()
@@ -122,22 +125,21 @@ header bridge_t {
 #define CARRIES(checksum) checksum[15:8] == 0xff || checksum == 0xfeff
 
 // No division: the control plane gives every group a power of two of slots, so that a mask does what a modulo does.
+// A VIP's or TIP's slot is picked before it is asked for (slots.p4), a next hop's where it is: what `hash_value` says.
 #define PICK_SLOT(slot, hash_value, first, count) \
-    slot = first; \
-    meta.slot_mask = count - 1
+    if (hash_value) { \
+        slot = first; \
+        meta.nexthop_mask = count - 1; \
+    }
 #define PICK_STEPS(which) which##_STEPS
 #define FINISH_PICK(which) FINISH_##which()
-#define SLOT_STEPS \
-    STEP(mask_hash) meta.slot_mask = meta.slot_mask & meta.flow_hash[12:0]; END_STEP(mask_hash) \
-    STEP(mask_tip_hash) meta.slot_mask = meta.slot_mask & meta.tip_hash[12:0]; END_STEP(mask_tip_hash) \
-    STEP(add_first) meta.slot = meta.slot + meta.slot_mask[11:0]; END_STEP(add_first)
-#define FINISH_SLOT() \
-    if (meta.balance == BALANCE_TIP) { DO(mask_tip_hash); } else { DO(mask_hash); } \
-    DO(add_first)
+#define SLOT_STEPS
+#define FINISH_SLOT()
 #define NEXTHOP_SLOT_STEPS \
-    STEP(mask_hash) meta.slot_mask = meta.slot_mask & meta.underlay_hash[12:0]; END_STEP(mask_hash) \
-    STEP(add_first) meta.nexthop_slot = meta.nexthop_slot + meta.slot_mask[11:0]; END_STEP(add_first)
-#define FINISH_NEXTHOP_SLOT() DO(mask_hash); DO(add_first)
+    STEP(mask_hash) meta.nexthop_mask = meta.nexthop_mask & meta.underlay_hash[12:0]; END_STEP(mask_hash) \
+    STEP(add_first) meta.nexthop_slot = meta.nexthop_slot + meta.nexthop_mask[11:0]; END_STEP(add_first) \
+    SEND_AGAIN_STEPS
+#define FINISH_NEXTHOP_SLOT() DO(mask_hash); DO(add_first); SEND_AGAIN()
 
 // Whether a header says that there is more than the tunnel holds. How long the frame is only egress knows.
 control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
@@ -147,16 +149,14 @@ control Lengths(inout headers_t hdr, inout metadata_t meta, TARGET_PARAMETERS) {
     STEP(take_excess) excess = least |-| hdr.outer_ipv4.total_len; END_STEP(take_excess)
 
     apply {
-        if (hdr.ipv4.isValid()) {
-            if (hdr.ipv4.total_len[15:5] == 0 && (hdr.ipv4.total_len[4:4] == 0 || hdr.ipv4.total_len[3:2] == 0)) {
-                DROP(DROP_MALFORMED);
-            } else if (hdr.outer_ipv4.isValid()) {
-                DO(take_least);
-                DO(take_excess);
-                if (excess != 0) {
-                    DROP(DROP_MALFORMED);
-                }
-            }
+        DO(take_least);
+        DO(take_excess);
+        if (hdr.ipv4.isValid()
+                && hdr.ipv4.total_len[15:5] == 0 && (hdr.ipv4.total_len[4:4] == 0 || hdr.ipv4.total_len[3:2] == 0)) {
+            DROP(DROP_MALFORMED);
+        }
+        if (hdr.outer_ipv4.isValid() && excess != 0) {
+            DROP(DROP_MALFORMED);
         }
     }
 }

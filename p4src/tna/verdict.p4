@@ -33,6 +33,7 @@ control Verdict(inout headers_t hdr, inout metadata_t meta,
             hdr.bridge.DROP_FRAGMENT: ternary;
             hdr.bridge.DROP_EMPTY_SLOT: ternary;
             hdr.bridge.DROP_CONGESTION: ternary;
+            hdr.bridge.goes_again: ternary;
             hdr.bridge.DROP_NO_ROUTE: ternary;
             hdr.bridge.DROP_BLACKHOLE: ternary;
             hdr.bridge.is_punted: ternary;
@@ -44,32 +45,34 @@ control Verdict(inout headers_t hdr, inout metadata_t meta,
         const default_action = NoAction;
         size = 32;
         const entries = {
-            (1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_MALFORMED);
-            (_, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_ETHER_TYPE);
+            (1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_MALFORMED);
+            (_, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_ETHER_TYPE);
             // No other reason is one where there is no IPv4: it was for the CPU before they were met.
-            (_, _, false, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): go_on();
-            (_, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_BAD_CHECKSUM);
-            (_, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_NOT_CONFIGURED);
-            (_, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_NO_PORT);
-            (_, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_FOREIGN_MAC);
-            (_, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_HOST_TUNNEL);
-            (_, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_SPOOFED);
-            (_, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_MARTIAN);
-            (_, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_TUNNELED_VIP);
-            (_, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_BAD_QUOTE);
-            (_, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _): drop(DROP_NO_GROUP);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _): drop(DROP_BARE_TIP);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _): drop(DROP_FRAGMENT);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _): drop(DROP_EMPTY_SLOT);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _): drop(DROP_CONGESTION);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _): drop(DROP_NO_ROUTE);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _): drop(DROP_BLACKHOLE);
+            (_, _, false, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): go_on();
+            (_, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_BAD_CHECKSUM);
+            (_, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_NOT_CONFIGURED);
+            (_, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_NO_PORT);
+            (_, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_FOREIGN_MAC);
+            (_, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_HOST_TUNNEL);
+            (_, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_SPOOFED);
+            (_, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_MARTIAN);
+            (_, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_TUNNELED_VIP);
+            (_, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_BAD_QUOTE);
+            (_, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _, _): drop(DROP_NO_GROUP);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _, _): drop(DROP_BARE_TIP);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _, _): drop(DROP_FRAGMENT);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _, _): drop(DROP_EMPTY_SLOT);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _, _): drop(DROP_CONGESTION);
+            // It is routed the next time.
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _, _): go_on();
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _, _): drop(DROP_NO_ROUTE);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _, _): drop(DROP_BLACKHOLE);
             // So was what a route has sent there, before it needed a next hop.
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _): go_on();
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _): drop(DROP_NO_NEXTHOP);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_FOREIGN_MAC): drop(DROP_FOREIGN_MAC);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_TTL_EXPIRED): drop(DROP_TTL_EXPIRED);
-            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_TOO_BIG): drop(DROP_TOO_BIG);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _, _): go_on();
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, _, _): drop(DROP_NO_NEXTHOP);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_FOREIGN_MAC): drop(DROP_FOREIGN_MAC);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_TTL_EXPIRED): drop(DROP_TTL_EXPIRED);
+            (_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, 1, DROP_TOO_BIG): drop(DROP_TOO_BIG);
         }
     }
 

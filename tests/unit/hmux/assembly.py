@@ -19,6 +19,7 @@ _SLICE = r"([\w.$]+?)(?:\.(\d+)-(\d+))?(?:\((\d+)(?:\.\.(\d+))?\))?"
 _CRC = re.compile(
     r"slice\(stripe\(crc_rev\((\w+), (\w+), (\w+), (\d+), \{ (.*?) \}, \{ \}\)\), (\d+)\.\.(\d+)\)$"
 )
+_FROM_UNITS = re.compile(r"(\w+)\(0\.\.(?:15|31)\), hash_dist\((\d+)(?:, (\d+))?, 0\.\.(?:15|31)\)")
 _UNIT_BITS, _UNITS_OF_A_GROUP = 16, 3
 
 
@@ -83,7 +84,7 @@ class Assembly:
                 table.instructions.append(match[1])
 
     def _place(self, line: str) -> None:
-        match = re.match(r"  ([\w.]+): (.*)", line)
+        match = re.match(r"  ([\w.-]+): (.*)", line)
         assert match, line
         for first, last, container in re.findall(r"stage (\d+)(?:\.\.(\d+))?: (\w+)", match[2]):
             self._places.append((match[1], int(first), int(last or first), container))
@@ -99,7 +100,10 @@ class Assembly:
         return found[0]
 
     def run(self, given: Mapping[str, int]) -> dict[str, int]:
-        """Return every field after all stages, given those that other tables and the parser have set."""
+        """Return every field after all stages, given those that other tables and the parser have set.
+
+        A field whose parts are in containers of their own is whole only then.
+        """
         fields = dict(given)
         for stage in sorted({table.stage for table in self.tables.values()}):
             # All tables of a stage read what the stages before it have left.
@@ -108,16 +112,20 @@ class Assembly:
                 if table.stage == stage:
                     written |= self._act(table, fields)
             fields |= written
+        for name, value in list(fields.items()):
+            if part := re.fullmatch(r"(.+)\.(\d+)-\d+", name):
+                fields[part[1]] = fields.get(part[1], 0) | value << int(part[2])
         return fields
 
     def _act(self, table: Table, fields: Mapping[str, int]) -> dict[str, int]:
         written = {}
         for instruction in table.instructions:
             operation, _, operands = instruction.partition(" ")
-            if match := re.fullmatch(r"(\w+)\(0\.\.31\), hash_dist\((\d+), (\d+), 0\.\.31\)", operands):
+            if match := _FROM_UNITS.fullmatch(operands):
                 target = match[1]
                 value = self._unit(table, int(match[2]), fields)
-                value |= self._unit(table, int(match[3]), fields) << _UNIT_BITS
+                if match[3]:
+                    value |= self._unit(table, int(match[3]), fields) << _UNIT_BITS
             else:
                 target, *sources = operands.split(", ")
                 values = [fields[self._field(source, table.stage)] for source in sources]
