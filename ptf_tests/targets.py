@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finsy import P4Schema
 
-from duet_p4.hmux import pipeline, tofino
+from duet_p4.hmux import pipeline
 from duet_p4.hmux.tofino_config import Server, pushable
 from ptf_tests.numbering import Numbering
 
@@ -17,7 +17,9 @@ TARGETS = ("xdp", "bmv2", MODEL)
 DEVICE_ID = 1
 """What the switches are called that are started with a name."""
 
-CHIP = tofino.FITTING
+CHIP = "tofino2"
+"""The model's chip, of `tofino.CHIPS`."""
+
 FIRST_DEVICE_PORT = 8
 """The first port of a Tofino 2 with a cable; the tests call it 1."""
 

@@ -38,7 +38,7 @@ _ROWS: Final = (
     "--largest",
     "table",
     type=click.Choice(tofino_sizes.TABLES),
-    help="Compile for Tofino 2 with ever more entries of a table, until it no longer fits.",
+    help="Compile with ever more entries of a table, until they no longer fit.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 def resources(again: bool, chip: str | None, table: str | None, as_json: bool) -> None:
@@ -51,7 +51,8 @@ def resources(again: bool, chip: str | None, table: str | None, as_json: bool) -
         raise click.UsageError("--compile, --try and --largest exclude each other")
     try:
         if table:
-            _grow(tofino.FITTING, table)
+            for one in tofino.CHIPS:
+                _grow(one, table)
         if chip:
             reports = [tofino.tried(chip)]
         else:
@@ -85,7 +86,9 @@ def _grow(chip: str, table: str) -> None:
     for sizes in tofino_sizes.search(chip, table, tofino_sizes.stages_with):
         size = list(sizes)[-1]
         stages = sizes[size]
-        click.echo(f"{table} of {size:,}: {'no way to place it' if stages is None else f'{stages} stages'}")
+        click.echo(
+            f"{chip}, {table} of {size:,}: {'no way to place it' if stages is None else f'{stages} stages'}"
+        )
 
 
 def _largest(report: Resources) -> dict[str, tuple[int, int | None]]:

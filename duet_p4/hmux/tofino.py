@@ -28,9 +28,6 @@ SOURCE: Final = P4_SOURCES / "hmux_tna.p4"
 CHIPS: Final = {"tofino1": ("tofino", "tna"), "tofino2": ("tofino2", "t2na")}
 """Generations of Tofino: the compiler's target and architecture for each."""
 
-FITTING: Final = "tofino2"
-"""The one of `CHIPS` that the program fits."""
-
 P4INFO: Final = "hmux_tna.p4info.txtpb"
 SCHEMA: Final = "bf-rt.json"
 RESOURCES: Final = "resources.json"

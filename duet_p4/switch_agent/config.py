@@ -13,7 +13,7 @@ from duet_p4.agent import AgentConfig
 from duet_p4.bird.config import BirdConfig
 from duet_p4.flows.service import FlowConfig
 from duet_p4.hmux.pipeline import CPU_PORT
-from duet_p4.hmux.tofino import FITTING
+from duet_p4.hmux.tofino import CHIPS
 from duet_p4.hmux.tofino_config import Server
 from duet_p4.identity import Role
 from duet_p4.model import FlowKey, Model
@@ -65,12 +65,13 @@ class PortConfig(Model):
         return self
 
 
-_FRONT_PANEL = range(8, 72)
 _PORTS_OF_A_PIPE = 128
+_FRONT_PANEL = {"tofino1": range(64), "tofino2": range(8, 72)}
+"""Which of a pipe's ports have cables; the others lead to CPUs, packet generators and back into the pipe."""
 
 
 class TofinoConfig(Model):
-    """A Tofino 2 that runs hmux_tna.p4.
+    """A Tofino that runs hmux_tna.p4.
 
     `conf` is what the compiler wrote for bf_switchd, beside the program's binary, which `server` is pushed;
     `cpu_interface` is the network device of the chip's CPU port, as the driver's kernel module makes it.
@@ -80,14 +81,9 @@ class TofinoConfig(Model):
     cpu_interface: str = Field(pattern=r"^[^\s\"/]{1,15}$")
     server: Server = Server.BF_SWITCHD
 
-    @staticmethod
-    def is_front_panel(port: int) -> bool:
-        """Whether a number is a port's with a cable: 128 to a pipe, of which the first 8 lead to CPUs."""
-        return port % _PORTS_OF_A_PIPE in _FRONT_PANEL
-
 
 class P4Config(Model):
-    """How the P4 switch below is reached; `target` names it in the status, and `tofino2` has a `tofino`.
+    """How the P4 switch below is reached; `target` names it in the status, and a Tofino's has a `tofino`.
 
     `address` is the Unix socket (`unix:PATH`, private to the node's owner) that it listens on, or HOST:PORT.
     Over TCP both sides show certificates of an authority that the agent's credentials believe, unless it is
@@ -105,9 +101,9 @@ class P4Config(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.target.startswith("tofino") and self.target != FITTING:
-            raise ValueError(f"hmux_tna.p4 fits {FITTING} only, not {self.target}")
-        if (self.target == FITTING) != (self.tofino is not None):
+        if self.target.startswith("tofino") and self.target not in CHIPS:
+            raise ValueError(f"hmux_tna.p4 is for {' and '.join(CHIPS)}, not for {self.target}")
+        if (self.target in CHIPS) != (self.tofino is not None):
             missing = "needs" if self.tofino is None else "has no use for"
             raise ValueError(f"target {self.target} {missing} `tofino`, where a chip's program is")
         return self
@@ -181,11 +177,12 @@ class SwitchConfig(AgentConfig):
                 if values.count(value) > 1:
                     raise ValueError(f"two ports have the {what} {value}")
         if self.p4.tofino is not None:
+            cabled = _FRONT_PANEL[self.p4.target]
             for number in (port.number for port in self.ports):
-                if not TofinoConfig.is_front_panel(number):
+                if number % _PORTS_OF_A_PIPE not in cabled:
                     raise ValueError(
-                        f"port {number} has no cable on a Tofino 2: "
-                        "its ports are 8 to 71 of each 128, which are a pipe's"
+                        f"port {number} has no cable on a {self.p4.target}: "
+                        f"its ports are {cabled[0]} to {cabled[-1]} of each 128, which are a pipe's"
                     )
         known = {port.interface: port for port in self.ports}
         for neighbor in self.bird.neighbors:

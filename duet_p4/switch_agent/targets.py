@@ -1,6 +1,6 @@
 """What an agent has to know of the kind of P4 switch below it.
 
-`xdp` and `bmv2` run hmux.p4. A Tofino 2 runs hmux_tna.p4, which takes the same rows: but the slots of each
+`xdp` and `bmv2` run hmux.p4. A Tofino runs hmux_tna.p4, which takes the same rows: but the slots of each
 group are a power of two, there are no ICMP errors to limit, and the CPU port is a device of the driver's.
 """
 

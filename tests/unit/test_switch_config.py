@@ -82,10 +82,14 @@ def test_a_configuration_survives_json() -> None:
         ({"p4": {"address": "unix:/p4", "target": "tofino2"}}, "target tofino2 needs `tofino`"),
         ({"p4": {"address": "unix:/p4", "tofino": TOFINO}}, "target xdp has no use for `tofino`"),
         (
-            {"p4": {"address": "unix:/p4", "target": "tofino1", "tofino": TOFINO}},
-            "fits tofino2 only, not tofino1",
+            {"p4": {"address": "unix:/p4", "target": "tofino3", "tofino": TOFINO}},
+            "for tofino1 and tofino2, not for tofino3",
         ),
         ({"p4": {"address": "unix:/p4", "target": "tofino2", "tofino": TOFINO}}, "port 1 has no cable"),
+        (
+            {"p4": {"address": "unix:/p4", "target": "tofino1", "tofino": TOFINO}, "ports": [port(68)]},
+            "port 68 has no cable on a tofino1: its ports are 0 to 63",
+        ),
         ({"p4": {"address": "unix:/p4", "target": "tofino2", "tofino": TOFINO | {"server": "x"}}}, "server"),
         ({"colour": "red"}, "colour"),
     ],

@@ -1,4 +1,4 @@
-"""The agent's `tofino2` target, against a peer that is scripted after documentation; no chip was tried."""
+"""The agent's targets for Tofinos, against a peer scripted after documentation; no chip was tried."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from duet_p4.hmux import entries, pipeline
 from duet_p4.hmux.routes import Adjacency, Gateway, Place, RouteTables
 from duet_p4.hmux.rows import UNDERLAY_ROWS, VIP_ROWS, NextHopGroupRow, Row
 from duet_p4.hmux.tables import VipTables
+from duet_p4.hmux.tofino import CHIPS
 from duet_p4.hmux.tofino_config import CompiledProgram, Server
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.switch_agent import p4session
@@ -41,12 +42,12 @@ def target(conf: Path) -> Target:
     return target_of(tofino_config(conf))
 
 
-def tofino_config(conf: Path, server: Server = Server.BF_SWITCHD) -> P4Config:
-    chip = TofinoConfig(conf=conf, cpu_interface="ens1", server=server)
-    return P4Config(address="127.0.0.1:50051", insecure=True, target="tofino2", tofino=chip)
+def tofino_config(conf: Path, server: Server = Server.BF_SWITCHD, chip: str = "tofino2") -> P4Config:
+    tofino = TofinoConfig(conf=conf, cpu_interface="ens1", server=server)
+    return P4Config(address="127.0.0.1:50051", insecure=True, target=chip, tofino=tofino)
 
 
-def tofino_switch(conf: Path) -> SwitchConfig:
+def tofino_switch(conf: Path, chip: str) -> SwitchConfig:
     """Return the configuration of a ToR: two uplinks, and a port with hosts."""
 
     def port(index: int, number: int, **changes: Any) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def tofino_switch(conf: Path) -> SwitchConfig:
 
     hosts = ["100.1.1.16/28"]
     ports = [port(1, PORTS[0], up=True), port(2, PORTS[1], up=True), port(3, PORTS[2], prefixes=hosts)]
-    return switch_config(ports=ports, p4=tofino_config(conf).model_dump())
+    return switch_config(ports=ports, p4=tofino_config(conf, chip=chip).model_dump())
 
 
 def group(first: int, count: int, slots: int) -> Group:
@@ -104,13 +105,15 @@ def underlay(tables: RouteTables) -> Any:
     return tables.plan()
 
 
+@pytest.mark.parametrize("chip", CHIPS)
 def test_an_agent_pushes_configures_fills_and_reads_back(
-    conf: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+    chip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    config, peer = tofino_switch(compiled(tmp_path, chip), chip), BfSwitchd()
+    target = target_of(config.p4)
     # How long a busy machine takes is not what is asked here.
     monkeypatch.setattr(p4session, "_CONNECT_TIMEOUT_S", 120.0)
     monkeypatch.setattr(p4session, "_RPC_TIMEOUT_S", 120.0)
-    config, peer = tofino_switch(conf), BfSwitchd()
     vips = VipTables(target.sizes_of(VIP_ROWS), masked=target.masks_hashes)
     routes = RouteTables(
         target.sizes_of(UNDERLAY_ROWS), place=Place(frozenset(PORTS[:2])), masked=target.masks_hashes
