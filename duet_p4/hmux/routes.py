@@ -165,6 +165,10 @@ class RouteTables:
                 self._dirty_groups.add(target)
             self._dirty_prefixes.add(prefix)
 
+    def wants(self, prefix: IPv4Network) -> bool:
+        """Return whether a prefix is to lead somewhere, as `want` was told last."""
+        return prefix in self._targets
+
     def reach(self, adjacencies: Mapping[Gateway, Adjacency | None]) -> None:
         """State how gateways are reached; None for those that are dead."""
         changed = set()

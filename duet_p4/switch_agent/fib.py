@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 from duet_p4.backoff import Backoff
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.1
 _LONGEST_RETRY_S = 5.0
 _GATHER_S = 0.003
+_REST_SHARE, _LONGEST_REST_S = 4, 0.05
+"""A route to a new prefix waits until so many times as long as the last write took have passed since, if not
+that long: a machine that has much to do writes many of them at once."""
 _LISTED = 50
 _DETOURS_S = 0.05
 """After the tables are as the kernel says, so long is waited before detours are prepared for them."""
@@ -38,7 +43,8 @@ class FibMirror:
 
     Changes that come while the switch is being written to are gathered, and written together next. So are
     changes of routes that come shortly after each other: a withdrawal reaches a switch from each of its
-    neighbours. A neighbour that is lost waits for nothing.
+    neighbours. Routes to new prefixes are gathered for longer the longer writing takes: without them, a
+    shorter prefix leads there too. A neighbour that is lost waits for nothing.
 
     Once the tables stand still, the switch is told for each port what leads around it, so that it need not
     wait for this process when the port dies: what is written then only confirms what it has done. It is told
@@ -52,6 +58,9 @@ class FibMirror:
         self._prefixes: set[IPv4Network] = set()
         self._gateways: set[Gateway] = set()
         self._changed = asyncio.Event()
+        self._soon = self._later = math.inf
+        """When to write what is known of: at the latest, and once the last write is a while ago."""
+        self._rested = 0.0
         self._stale = set(tables.ports())
         """Ports whose detour may be another than the one that was prepared, or was taken away."""
         self._prepared: dict[int, list[Update[UnderlayRow]]] = {}
@@ -71,8 +80,7 @@ class FibMirror:
         try:
             self._note(self._kernel.prefixes(), self._kernel.gateways())
             while True:
-                await self._changed.wait()
-                self._changed.clear()
+                await self._due()
                 awaiting, self._awaiting = self._awaiting, []
                 try:
                     taken = await self._write()
@@ -92,8 +100,21 @@ class FibMirror:
             return
         waiting = asyncio.get_running_loop().create_future()
         self._awaiting.append(waiting)
-        self._changed.set()
+        self._write_within(0.0)
         await waiting
+
+    def _write_within(self, seconds: float) -> None:
+        self._soon = min(self._soon, time.monotonic() + seconds)
+        self._changed.set()
+
+    async def _due(self) -> None:
+        """Wait until something is to be written; all that is known of then is."""
+        while (left_s := min(self._soon, max(self._later, self._rested)) - time.monotonic()) > 0:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if left_s == math.inf else left_s):
+                    await self._changed.wait()
+        self._soon = self._later = math.inf
 
     def _note(self, prefixes: set[IPv4Network], gateways: set[Gateway]) -> None:
         self._prefixes |= prefixes
@@ -105,10 +126,11 @@ class FibMirror:
                 del self._prepared[port]
             self._written.set()
         self.settled.clear()
-        if gateways:
-            self._changed.set()
+        if gateways or any(map(self.tables.wants, prefixes)):
+            self._write_within(0.0 if gateways else _GATHER_S)
         else:
-            asyncio.get_running_loop().call_later(_GATHER_S, self._changed.set)
+            self._later = min(self._later, time.monotonic() + _GATHER_S)
+            self._changed.set()
 
     async def _keep_detours(self) -> None:
         """Prepare detours of ports whenever they have changed and the tables then stood still."""
@@ -165,6 +187,7 @@ class FibMirror:
         self.tables.reach({gateway: self._kernel.adjacency(gateway) for gateway in gateways})
         before = self.tables.unplaced
         plan = self.tables.plan()
+        began = time.monotonic()
         try:
             timings = await self._switch.write_plan(plan)
         except WriteError as error:
@@ -173,8 +196,11 @@ class FibMirror:
             logger.error("%s: trying again in %g s", self.problem, wait_s)
             self.tables.apply(error.taken)
             self._prepared.clear()
-            asyncio.get_running_loop().call_later(wait_s, self._changed.set)
+            self._write_within(wait_s)
             return False
+        finally:
+            took_s = time.monotonic() - began
+            self._rested = began + took_s + min(_REST_SHARE * took_s, _LONGEST_REST_S)
         self.tables.settle()
         if len(plan):
             self._note_written(list(plan))

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+import pytest
+
 from duet_p4.hmux.plan import Op, Plan, Update
 from duet_p4.hmux.routes import Adjacency, Gateway, Local, RouteTables, Target
 from duet_p4.hmux.rows import BackstopRow, NextHopGroupRow, NextHopRow, NextHopSlotRow, RouteRow
@@ -177,3 +179,40 @@ def test_detours_are_prepared_of_ports_that_a_change_concerns_or_that_were_in_do
         return IPv4Network((int(PREFIX.network_address) + number, 32))
 
     assert asyncio.run(run()) == [1, 2, 2, 1]
+
+
+def test_new_prefixes_wait_the_longer_the_longer_writing_takes_and_other_changes_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("duet_p4.switch_agent.fib._REST_SHARE", 10_000)
+    monkeypatch.setattr("duet_p4.switch_agent.fib._LONGEST_REST_S", 300.0)
+    new = IPv4Network((int(PREFIX.network_address), 32))
+
+    class Slow(FakeSwitch):
+        async def write_plan(self, plan: Plan[Any]) -> dict[str, float]:
+            await asyncio.sleep(0.05)
+            return await super().write_plan(plan)
+
+    async def run() -> None:
+        kernel, switch = FakeKernel(), Slow()
+        fib = mirror(kernel, switch, RouteTables(SIZES))
+        running = asyncio.create_task(fib.run())
+        await fib.settled.wait()
+        assert switch.attempts == 1
+        kernel.targets[new] = Local.DROP
+        kernel.on_change({new}, set())
+        await asyncio.sleep(0.05)
+        assert switch.attempts == 1
+        kernel.targets[PREFIX] = Local.DROP
+        kernel.on_change({PREFIX}, set())
+        async with asyncio.timeout(60):
+            await fib.settled.wait()
+        assert switch.attempts == 2
+        assert {RouteRow(new, RouteRow.DROP), RouteRow(PREFIX, RouteRow.DROP)} <= switch.rows
+        kernel.targets[new] = frozenset({GATEWAY})
+        kernel.on_change({new}, set())
+        async with asyncio.timeout(60):
+            await fib.settled.wait()
+        running.cancel()
+
+    asyncio.run(run())
