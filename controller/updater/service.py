@@ -23,6 +23,7 @@ from controller.state import State
 from controller.store import StaleError
 from controller.updater import desired
 from controller.updater.admission import Admission
+from controller.updater.convoy import Convoy
 from controller.updater.devices import Device, MuxDevice
 from controller.updater.health import HealthJudge
 from controller.updater.lane import Priority
@@ -82,6 +83,7 @@ class Updater:
         self._troubles: dict[str, str] | None = None
         self.suspect = ""
         self._dead: frozenset[str] = frozenset()
+        self._convoy = Convoy()
         self.admission = Admission(state, inventory)
         self.fan_out = self.admission.fan_out
         self.reconciler = Reconciler(state, events, inventory, devices, live_flows, place, self.fan_out)
@@ -183,7 +185,7 @@ class Updater:
         finally:
             self.state.release_tips(tips)
         self._events.add("vip-added", str(spec.address), dips=len(spec.all_dips()), switch=record.switch)
-        await self._carry_out([spec.address], Priority.OPERATOR, self._wait_s)
+        await self._carry_out_with_others([spec.address])
         return self.vip(spec.address)
 
     async def change_vip(self, spec: Vip, revision: int | None = None) -> VipRecord:
@@ -196,7 +198,7 @@ class Updater:
 
         await self._alter(spec.address, revision, change)
         await self._forget_health(spec)
-        await self._carry_out([spec.address], Priority.OPERATOR, self._wait_s)
+        await self._carry_out_with_others([spec.address])
         return self.vip(spec.address)
 
     async def drain_dip(self, vip: IPv4Address, dip: IPv4Address, revision: int | None = None) -> VipRecord:
@@ -213,7 +215,7 @@ class Updater:
                 ) from error
 
         await self._alter(vip, revision, drain)
-        await self._carry_out([vip], Priority.OPERATOR, self._wait_s)
+        await self._carry_out_with_others([vip])
         return self.vip(vip)
 
     async def remove_vip(self, address: IPv4Address, revision: int | None = None) -> None:
@@ -227,7 +229,7 @@ class Updater:
                 continue
         self._judge.forget(address)
         self._events.add("vip-removed", str(address))
-        await self._carry_out(record.carried(), Priority.OPERATOR, self._wait_s)
+        await self._carry_out_with_others(record.carried())
 
     async def migrate(self, vip: IPv4Address, switch: str | None, revision: int | None = None) -> Report:
         """Move a VIP by hand, through the SMuxes; the engine leaves it there.
@@ -606,6 +608,11 @@ class Updater:
                 if name in closed:
                     found.append(f"{name} may still announce {address}, and does not answer")
         return [Outcome(error=said) for said in found]
+
+    async def _carry_out_with_others(self, vips: Iterable[IPv4Address]) -> None:
+        """Have what an operator asked for done, together with what others ask for at the same time."""
+        async with self._convoy.joined():
+            await self._carry_out(vips, Priority.OPERATOR, self._wait_s)
 
     async def _carry_out(
         self,
