@@ -32,7 +32,7 @@ _CAREFUL = 0.9
 _BEATS = 4
 """How often a lease is begun anew while it lasts."""
 
-_SILENCE = 0.6
+SILENCE = 0.6
 """For which part of a lease a member of etcd may tell nothing of its leader before another one is asked."""
 
 _PAUSE_S = 0.05
@@ -193,7 +193,7 @@ class Candidate:
             try:
                 if left_s > 0:
                     watch = self._client.watch(
-                        self._key, f"{self._key}\0", beat.modified + 1, _SILENCE * leader.lease_s
+                        self._key, f"{self._key}\0", beat.modified + 1, SILENCE * leader.lease_s
                     )
                     async with asyncio.timeout(left_s) as patience, aclosing(watch) as told:
                         async for events in told:

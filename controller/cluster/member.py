@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.access import ACCESS, BODIES
 from controller.cluster import status
 from controller.cluster.etcd import CompactedError, EtcdClient, KeyValue
-from controller.cluster.lease import Candidate, Leader, LostError
+from controller.cluster.lease import SILENCE, Candidate, Leader, LostError
 from controller.cluster.relay import Relay, asked_by, refuse
 from controller.config import ControllerConfig
 from controller.events import EventLog
@@ -48,9 +48,6 @@ _PROBES = 2
 """A leader whose port was closed so often, in a row, is dead: its machine answers, it does not."""
 
 _CATCH_UP_S = 2.0
-_SILENCE = 0.6
-"""For which part of a lease a member of etcd may tell nothing before another one is asked."""
-
 _OWN = frozenset({"/healthz", "/v1/cluster", "/v1/identity"})
 _READ = re.compile(r"^/(v1/(vips(/[0-9.]+)?|assignment|events(/stream)?))$")
 
@@ -157,7 +154,7 @@ class Member:
             config.prefix,
             self._candidate.leads,
             transaction=config.transaction,
-            silent_s=_SILENCE * config.lease_s,
+            silent_s=SILENCE * config.lease_s,
         )
 
     async def _follow(self) -> Leadership:
