@@ -43,6 +43,10 @@ def collect(folder: Path) -> None:
         kept, picture = known[path.stem]
         kept.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_rounded(record), indent=1) + "\n"
+        if variant := record.get("variant"):
+            # Of what an experiment is when it is not the paper's, the numbers are enough.
+            (kept / f"{path.stem}-{variant}.json").write_text(text, encoding="utf-8")
+            continue
         (kept / path.name).write_text(text, encoding="utf-8")
         shutil.copy(folder / f"{picture}.png", HERE / "figures" / f"{picture}.png")
 

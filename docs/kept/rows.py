@@ -188,6 +188,20 @@ def _failover(data: dict[str, Any]) -> Row:
     )
 
 
+def _failover_variant(begins: str, option: str) -> Callable[[dict[str, Any]], Row]:
+    def row(data: dict[str, Any]) -> Row:
+        return Row(
+            begins,
+            f", {data['runs']} runs on {_testbeds(data['bringups'])}",
+            "",
+            f"median {data['outage_ms_median']:.2f} ms, 95% within {data['outage_ms_p95']:.2f} ms; all back "
+            f"after {data['all_back_ms_median']:.2f} ms",
+            f"experiment failover {option}",
+        )
+
+    return row
+
+
 def _times(runs: int) -> str:
     return "once each" if runs == 1 else f"{runs} times each"
 
@@ -301,6 +315,10 @@ _MEASURED: dict[str, Callable[[dict[str, Any]], Row]] = {
     "consistency": _connections,
     "chaos": _chaos,
     "failover": _failover,
+    "failover-150-vips": _failover_variant(
+        "that outage with 150 VIPs on the switch that dies, their mean", "--vips 150"
+    ),
+    "failover-loaded": _failover_variant("that outage with every core kept busy", "--load"),
     "failures": _other_failures,
     "migration": _waves,
     "capacity": _capacity,

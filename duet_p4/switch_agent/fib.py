@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
@@ -30,10 +31,12 @@ _LISTED = 50
 _DETOURS_S = 0.05
 """After the tables are as the kernel says, so long is waited before detours are prepared for them."""
 _DETOURS_SHARE, _LONGEST_WAIT_S = 10, 10.0
-"""So many times as long as they took last is waited, too, if not that long: they cost a tenth of the time.
+"""So many times as long as they take is waited, too, if not that long: they cost a tenth of the time.
 
 On a machine that has too much to do they take long, and must not take it from what they wait for.
 """
+_TIMES = 4
+"""They take what a row took in the best of so many times: in one, all may have been busy with a failure."""
 _LONGEST_DETOUR = 2048
 """Updates of a detour at most: the switch takes them at once, and nothing else meanwhile."""
 
@@ -134,18 +137,21 @@ class FibMirror:
 
     async def _keep_detours(self) -> None:
         """Prepare detours of ports whenever they have changed and the tables then stood still."""
-        took = 0.0
+        took: deque[float] = deque([0.0], maxlen=_TIMES)
+        rows = 0
         while True:
             await self._written.wait()
             self._written.clear()
-            await asyncio.sleep(max(_DETOURS_S, min(_DETOURS_SHARE * took, _LONGEST_WAIT_S)))
+            cost = rows * min(took)
+            await asyncio.sleep(max(_DETOURS_S, min(_DETOURS_SHARE * cost, _LONGEST_WAIT_S)))
             if self._written.is_set():
                 continue
-            began = time.monotonic()
+            began, rows = time.monotonic(), 1
             for port in sorted(self._stale):
                 updates = self.tables.detour(port)
                 if self._written.is_set():
                     break
+                rows += len(updates)
                 try:
                     await self._prepare(port, updates)
                 except SwitchError as error:
@@ -154,7 +160,10 @@ class FibMirror:
                 except NoDetoursError:
                     logger.info("the switch prepares no detours: around a dead port leads this agent only")
                     return
-            took = time.monotonic() - began
+            seconds = time.monotonic() - began
+            took.append(seconds / rows)
+            if not self._written.is_set():
+                logger.debug("detours are prepared: %d rows in %.1f ms", rows, 1e3 * seconds)
 
     async def _prepare(self, port: int, updates: list[Update[UnderlayRow]]) -> None:
         """Have the switch hold a port's detour, unless it does. Raises `SwitchError`, `NoDetoursError`."""

@@ -27,7 +27,7 @@ from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, int, Callable[[str], None]], dict[str, Any]]
 _RUNS: dict[str, Run] = {
-    "failover": failover.run,
+    "failover": lambda name, out, runs, bringups, say: failover.run(name, out, runs, bringups, say),
     "failures": failures.run,
     "migration": migration.run,
     "breakdown": breakdown.run,
@@ -115,9 +115,28 @@ def _command(what: str, help_text: str) -> None:
             click.echo(results.to_json(summary))
 
 
-_command(
-    "failover", "A switch dies; how long its VIPs are away, and whether others lose anything (figure 12)."
+@experiment.command("failover")
+@_options
+@_repetitions
+@_bringups
+@click.option(
+    "--vips",
+    type=click.IntRange(1, failover.MOST_VIPS),
+    default=1,
+    show_default=True,
+    help="On the switch that dies; several are pinged in turn.",
 )
+@click.option("--load", is_flag=True, help="With every core of this machine kept busy.")
+def failover_command(
+    out: Path, runs: int, bringups: int, name: str, as_json: bool, vips: int, load: bool
+) -> None:
+    """A switch dies; how long its VIPs are away, and whether others lose anything (figure 12)."""
+    variant = failover.Variant(vips, load)
+    summary = _guarded("failover", out, lambda say: failover.run(name, out, runs, bringups, say, variant))
+    if as_json:
+        click.echo(results.to_json(summary))
+
+
 _command(
     "failures", "Eleven kinds of failure; how long any flow is unserved, and what breaks (beyond the paper)."
 )

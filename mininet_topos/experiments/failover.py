@@ -3,6 +3,9 @@
 Ten VIPs, seven on HMuxes and three on SMuxes, all pinged every 3 ms, and the one that is to fall every
 0.2 ms, too, which tells for how long it is away. ToR 4 dies: it carries one VIP, and neither a server nor an
 SMux nor the only path of any other VIP depends on it.
+
+In variants of it, ToR 4 carries many VIPs, which are pinged in turn, one every 0.2 ms; and every core of the
+machine is kept busy by a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import numpy as np
 from controller.records import ON_SMUXES
 from duet_p4 import results
 from mininet_topos import addresses, fattree
-from mininet_topos.experiments.agent_logs import AgentLogs, Mirrored, PortDown
+from mininet_topos.experiments import busy
+from mininet_topos.experiments.agent_logs import AgentLogs, Event, Mirrored, PortDown
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import (
     PROBE_INTERVAL_S,
@@ -37,11 +41,14 @@ from mininet_topos.experiments.setting import (
 
 PAPER_OUTAGE_MS = 38.0
 FAILED = "tor4"
-SWITCHES: list[str | None] = [FAILED, "tor1", "tor2", "agg1", "agg2", "core1", "core2", None, None, None]
+OTHERS: list[str | None] = ["tor1", "tor2", "agg1", "agg2", "core1", "core2", None, None, None]
+SWITCHES: list[str | None] = [FAILED, *OTHERS]
+MOST_VIPS = 250
+"""On the switch that fails: each takes 16 of the 4,096 slots of its ECMP table."""
 PARTS = ("detection", "table_update", "bgp")
 _BEFORE_S, _AFTER_S = 0.5, 1.0
 CLOSE_INTERVAL_S = 0.0002
-"""Between two probes of the VIP that is to fall."""
+"""Between two probes of the VIPs that are to fall."""
 
 
 @dataclass(frozen=True)
@@ -67,70 +74,131 @@ FAILURE = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What one bring-up gave: a value per run that was kept, in ms."""
+    """What one bring-up gave: a value per run that was kept, in ms.
+
+    `outages` is how long the VIP was away, or any of several on average; `spans` is from the first ping that
+    was lost until all were back.
+    """
 
     outages: list[float]
+    spans: list[float]
     breakdowns: list[Breakdown]
     others_lost: int
     discarded: int
     lateness: list[float]
+    close_lateness: list[float]
     rows: list[dict[str, Any]]
     shown: tuple[Samples, float]
 
 
-def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Variant:
+    """What the experiment is done under: so many VIPs on the switch that fails, and all cores busy or not."""
+
+    vips: int = 1
+    loaded: bool = False
+
+    def __str__(self) -> str:
+        """Return it for a figure."""
+        vips = "" if self.vips == 1 else f"{self.vips} VIPs on the switch that fails, pinged in turn."
+        return " ".join(
+            [vips, "Every core is kept busy by a process of its own." if self.loaded else ""]
+        ).strip()
+
+    @property
+    def label(self) -> str:
+        """Return its name, to be kept by; none for the paper's experiment."""
+        return "-".join(
+            [*([f"{self.vips}-vips"] if self.vips > 1 else []), *(["loaded"] if self.loaded else [])]
+        )
+
+
+def run(
+    name: str, out: Path, runs: int, bringups: int, say: Say, variant: Variant = Variant()
+) -> dict[str, Any]:
     """Fail and restore the switch `runs` times in each bring-up; write samples, summary and figure."""
+    switches = [*[FAILED] * variant.vips, *OTHERS]
 
     def once() -> Measured:
-        with running(name, SWITCHES, controller=False, log_level="DEBUG", say=say) as testbed:
+        with (
+            running(name, switches, controller=False, log_level="DEBUG", say=say) as testbed,
+            busy.every_core(variant.loaded),
+        ):
             return measure(testbed, FAILED, runs, say)
 
     found = brought_up(bringups, say, once)
-    told_of = summary(found)
+    told_of = summary(found, variant)
     rows = [{"bringup": n} | row for n, one in enumerate(found, 1) for row in one.rows]
     write(out, "failover", told_of, rows)
-    _plot(out, found)
+    _plot(out, found, variant)
     return told_of
 
 
 def measure(testbed: Running, failed: str, runs: int, say: Say) -> Measured:
-    """Fail and restore a switch that carries a VIP `runs` times on a running testbed.
+    """Fail and restore a switch that carries VIPs `runs` times on a running testbed.
 
-    A run in which the prober stalled is discarded and counted.
+    A run in which the prober of all VIPs stalled is discarded and counted.
     """
     outages: list[float] = []
+    spans: list[float] = []
     breakdowns: list[Breakdown] = []
     others_lost = 0
     rows: list[dict[str, Any]] = []
     shown: tuple[Samples, float] | None = None
     lateness: list[float] = []
+    close_lateness: list[float] = []
     repetition: Repetition[tuple[float, Samples, Breakdown]] = Repetition(runs, say)
     where = {one.vip.address: one.switch for one in testbed.stated if one.switch and one.switch != ON_SMUXES}
-    own = [number for number, entry in enumerate(testbed.stated) if entry.switch == failed]
+    own = [entry.vip.address for entry in testbed.stated if entry.switch == failed]
+    # All that others lose counts, and for the figure one of those that fall.
+    watched = (own[0], *(vip for vip in testbed.vips if vip not in own))
     switches = [node.name for node in fattree.nodes(testbed.graph, *addresses.SWITCHES)]
     with closing(AgentLogs(testbed.folder, switches)) as logs:
-        for number, samples, (failed_at, closely, breakdown) in repetition.of(
-            lambda: _fail_once(testbed, where, failed, testbed.vips[own[0]], logs)
-        ):
+        routes: dict[str, int] = {}
+
+        def once() -> tuple[Samples, tuple[float, Samples, Breakdown]]:
+            """Fail the switch once all is as it was, and its neighbours are prepared for that."""
+            testbed.await_settled(where)
+            testbed.await_routes(routes)
+            logs.await_prepared([other for other in switches if other in testbed.graph[failed]], own)
+            routes.update(routes or testbed.routes())
+            return _fail_once(testbed, failed, watched, tuple(own), logs)
+
+        for number, samples, (failed_at, closely, breakdown) in repetition.of(once):
             lateness.append(float(np.quantile(samples.lateness, 0.99)) * 1e3)
-            outages.append(sum(seconds for _, seconds in closely.outages(0)) * 1e3)
+            close_lateness.append(float(np.quantile(closely.lateness, 0.99)) * 1e3)
+            away = closely.outages_of_all()
+            outages.append(sum(seconds for _, seconds in away) * 1e3)
+            spans.append((sum(away[-1]) - away[0][0]) * 1e3 if away else 0.0)
             breakdowns.append(breakdown)
-            lost = int(np.delete(samples.lost, own, axis=1).sum())
+            lost = int(samples.lost[:, 1:].sum())
             others_lost += lost
             say(
-                f"run {number} of {runs}: {outages[-1]:.1f} ms, {lost} lost on other VIPs; noticed after "
+                f"run {number} of {runs}: {outages[-1]:.2f} ms, all back after {spans[-1]:.2f} ms, "
+                f"{lost} lost on other VIPs; noticed after "
                 f"{breakdown.detection:.1f} ms, led around in {breakdown.table_update:.1f} ms, "
                 f"heard of everywhere after {breakdown.bgp:.1f} ms"
             )
             rows += ({"run": number} | row for row in samples.rows(failed_at))
             shown = shown or (samples, failed_at)
     assert shown is not None
-    return Measured(outages, breakdowns, others_lost, repetition.discarded, lateness, rows, shown)
+    return Measured(
+        outages,
+        spans,
+        breakdowns,
+        others_lost,
+        repetition.discarded,
+        lateness,
+        close_lateness,
+        rows,
+        shown,
+    )
 
 
-def summary(found: Sequence[Measured]) -> dict[str, Any]:
+def summary(found: Sequence[Measured], variant: Variant = Variant()) -> dict[str, Any]:
     """Put bring-ups together: medians and quantiles over all runs, intervals over the bring-ups."""
     outages = [ms for one in found for ms in one.outages]
+    spans = [ms for one in found for ms in one.spans]
     breakdowns = [breakdown for one in found for breakdown in one.breakdowns]
     return {
         "runs": len(outages),
@@ -140,6 +208,12 @@ def summary(found: Sequence[Measured]) -> dict[str, Any]:
         "outage_ms_p95": float(np.quantile(outages, 0.95)),
         "outage_ms_over_bringups": over_bringups(one.outages for one in found),
         "outage_ms": [one.outages for one in found],
+        "all_back_ms_median": float(np.median(spans)),
+        "all_back_ms_p95": float(np.quantile(spans, 0.95)),
+        "all_back_ms": [one.spans for one in found],
+        "variant": variant.label,
+        "vips_that_fall": variant.vips,
+        "loaded": variant.loaded,
         "breakdown_ms_median": {
             part: float(np.median([getattr(one, part) for one in breakdowns])) for part in PARTS
         },
@@ -153,26 +227,30 @@ def summary(found: Sequence[Measured]) -> dict[str, Any]:
         "probe_interval_ms": CLOSE_INTERVAL_S * 1e3,
         "others_probe_interval_ms": PROBE_INTERVAL_S * 1e3,
         "probe_lateness_ms_p99_median": float(np.median([ms for one in found for ms in one.lateness])),
+        "close_lateness_ms_p99_median": float(np.median([ms for one in found for ms in one.close_lateness])),
         "target": "xdp",
         "paper": {"outage_ms": PAPER_OUTAGE_MS},
     }
 
 
 def _fail_once(
-    testbed: Running, where: dict[IPv4Address, str], switch: str, vip: IPv4Address, logs: AgentLogs
+    testbed: Running,
+    switch: str,
+    watched: tuple[IPv4Address, ...],
+    own: tuple[IPv4Address, ...],
+    logs: AgentLogs,
 ) -> tuple[Samples, tuple[float, Samples, Breakdown]]:
-    testbed.await_settled(where)
+    neighbours = [other for other in logs.switches if other in testbed.graph[switch]]
     with (
-        testbed.probing(testbed.vips) as found,
-        testbed.probing((vip,), interval_s=CLOSE_INTERVAL_S) as closely,
+        testbed.probing(watched) as found,
+        testbed.probing(own, interval_s=CLOSE_INTERVAL_S * len(own), in_turn=True) as closely,
     ):
         time.sleep(_BEFORE_S)
         failed_at = testbed.fail(switch)
         time.sleep(_AFTER_S)
-    neighbours = [other for other in logs.switches if other in testbed.graph[switch]]
     noticed, around = zip(*(_reaction(logs, other, failed_at) for other in neighbours), strict=True)
     farther = [other for other in logs.switches if other not in (switch, *neighbours)]
-    heard = [_last_change(logs, other, failed_at, vip) for other in farther]
+    heard = [_last_change(logs, other, failed_at, own[0]) for other in farther]
     testbed.restore(switch)
     breakdown = Breakdown(
         detection=(max(noticed) - failed_at) * 1e3,
@@ -185,7 +263,7 @@ def _fail_once(
 def _reaction(logs: AgentLogs, switch: str, failed_at: float) -> tuple[float, float]:
     """Return when a neighbour noticed the failure, and when its tables led around it."""
 
-    def wanted(events: list[Mirrored | PortDown]) -> list[float]:
+    def wanted(events: list[Event]) -> list[float]:
         noticed = [event.at for event in events if isinstance(event, PortDown)][:1]
         around = [e.at for e in events if isinstance(e, Mirrored) and noticed and e.at >= noticed[0]][:1]
         return noticed + around if around else []
@@ -197,13 +275,13 @@ def _reaction(logs: AgentLogs, switch: str, failed_at: float) -> tuple[float, fl
 def _last_change(logs: AgentLogs, switch: str, failed_at: float, vip: IPv4Address) -> float:
     """Return when a switch farther away last changed what it has of a VIP's route."""
 
-    def wanted(events: list[Mirrored | PortDown]) -> list[float]:
+    def wanted(events: list[Event]) -> list[float]:
         return [e.at for e in events if isinstance(e, Mirrored) and f"{vip}/32" in e.prefixes]
 
     return max(logs.awaited(switch, failed_at, wanted))
 
 
-def _plot(out: Path, found: Sequence[Measured]) -> None:
+def _plot(out: Path, found: Sequence[Measured], variant: Variant = Variant()) -> None:
     samples, failed_at = found[0].shown
     outages = [ms for one in found for ms in one.outages]
     breakdowns = [breakdown for one in found for breakdown in one.breakdowns]
@@ -247,8 +325,8 @@ def _plot(out: Path, found: Sequence[Measured]) -> None:
     median = told(over_bringups(one.outages for one in found))
     results.note(
         figure,
-        FAILURE,
-        f"{error_of_probes((ms for one in found for ms in one.lateness), CLOSE_INTERVAL_S)} "
+        f"{variant} {FAILURE}".strip(),
+        f"{error_of_probes((ms for one in found for ms in one.close_lateness), CLOSE_INTERVAL_S)} "
         f"Median outage, mean of {len(found)} bring-ups: {median}.",
     )
     results.save_figure(figure, out / "failover")

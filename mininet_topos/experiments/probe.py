@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duet_p4.checksum import checksum
+from duet_p4.title import set_title
 
 _SO_TIMESTAMPING = 37
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
@@ -55,8 +56,8 @@ Floats = NDArray[np.float64]
 class Samples:
     """What a run measured: arrays of shape (rounds, targets), times in seconds of the realtime clock.
 
-    `due` (rounds,) is when a round should have been sent. `sent` is when each request left the kernel,
-    `received` when its reply arrived: NaN where there was none.
+    `due` (rounds,) is when a round should have been sent, each target `spacing_s` after the one before it.
+    `sent` is when each request left the kernel, `received` when its reply arrived: NaN where there was none.
     """
 
     targets: tuple[IPv4Address, ...]
@@ -64,6 +65,7 @@ class Samples:
     due: Floats
     sent: Floats
     received: Floats
+    spacing_s: float = 0.0
 
     @property
     def rtt(self) -> Floats:
@@ -80,12 +82,17 @@ class Samples:
     @property
     def lateness(self) -> Floats:
         """How long after it was due each request left, in seconds: the prober's own error."""
-        lateness: Floats = self.sent - self.due[:, None]
+        lateness: Floats = self.sent - self.due[:, None] - self.spacing_s * np.arange(len(self.targets))
         return lateness
+
+    @property
+    def resolution_s(self) -> float:
+        """The time between two requests, of one target or, where they take turns, of any."""
+        return self.spacing_s or self.interval_s
 
     def stalled(self, tolerance_s: float | None = None) -> bool:
         """Whether the prober itself was too late to be trusted (by default: half an interval, at p99)."""
-        limit = self.interval_s / 2 if tolerance_s is None else tolerance_s
+        limit = self.resolution_s / 2 if tolerance_s is None else tolerance_s
         return bool(np.quantile(self.lateness, 0.99) > limit)
 
     def worst_lateness(self, begin: float, end: float) -> float:
@@ -102,7 +109,18 @@ class Samples:
         An outage lasts from the first lost request to the next answered one; the interval is the
         resolution. One that never ends lasts until the last request.
         """
-        sent, lost = self.sent[:, target], self.lost[:, target]
+        return self._outages(self.sent[:, target], self.lost[:, target])
+
+    def outages_of_all(self) -> list[tuple[float, float]]:
+        """Return each outage of the targets as if they were one, as (start, seconds).
+
+        Where they take turns, the seconds of all outages together are how long one is away, on average of
+        all; from the beginning of the first to the end of the last it takes until all are back.
+        """
+        order = np.argsort(self.sent, axis=None)
+        return self._outages(self.sent.ravel()[order], self.lost.ravel()[order])
+
+    def _outages(self, sent: Floats, lost: NDArray[np.bool_]) -> list[tuple[float, float]]:
         found = []
         start: float | None = None
         for when, gone in zip(sent.tolist(), lost.tolist(), strict=True):
@@ -112,7 +130,7 @@ class Samples:
                 found.append((start, when - start))
                 start = None
         if start is not None:
-            found.append((start, float(sent[-1]) - start + self.interval_s))
+            found.append((start, float(sent[-1]) - start + self.resolution_s))
         return found
 
     def served_after(self, origin: float) -> float:
@@ -145,6 +163,7 @@ class Samples:
             path,
             targets=np.array([int(target) for target in self.targets], np.uint32),
             interval_s=self.interval_s,
+            spacing_s=self.spacing_s,
             due=self.due,
             sent=self.sent,
             received=self.received,
@@ -157,6 +176,7 @@ class Samples:
             return cls(
                 targets=tuple(IPv4Address(int(target)) for target in data["targets"]),
                 interval_s=float(data["interval_s"]),
+                spacing_s=float(data["spacing_s"]),
                 due=data["due"],
                 sent=data["sent"],
                 received=data["received"],
@@ -166,8 +186,8 @@ class Samples:
 class Prober:
     """Sends one echo request to every target each `interval_s`, for `rounds` rounds or until `stop`.
 
-    A target has `flows` flows, which take turns: each is an ICMP identifier, which a mux sends to one DIP.
-    Raises PermissionError without CAP_NET_RAW.
+    All at once, or `in_turn`: spread over the interval. A target has `flows` flows, which take turns: each is
+    an ICMP identifier, which a mux sends to one DIP. Raises PermissionError without CAP_NET_RAW.
     """
 
     def __init__(
@@ -179,6 +199,7 @@ class Prober:
         source: IPv4Address | None = None,
         identifier: int = 0,
         flows: int = 1,
+        in_turn: bool = False,
     ) -> None:
         if not targets:
             raise ValueError("a prober needs at least one target")
@@ -189,6 +210,7 @@ class Prober:
         self._flows = flows
         self._targets = tuple(targets)
         self._interval_s = interval_s
+        self._spacing_s = interval_s / len(targets) if in_turn else 0.0
         self._rounds = rounds
         self._identifier = identifier or os.getpid() & 0x7FFF
         self._magic = os.urandom(8)
@@ -228,12 +250,19 @@ class Prober:
                 break
             self._due[number] = due + offset
             for target, address in enumerate(addresses):
+                if target and self._spacing_s:
+                    self._wait(due + target * self._spacing_s)
                 self._send(number, target, address)
             done = number + 1
         self._drain(done)
         self._socket.close()
         return Samples(
-            self._targets, self._interval_s, self._due[:done], self._sent[:done], self._received[:done]
+            self._targets,
+            self._interval_s,
+            self._due[:done],
+            self._sent[:done],
+            self._received[:done],
+            self._spacing_s,
         )
 
     def _send(self, number: int, target: int, address: tuple[str, int]) -> None:
@@ -329,13 +358,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--interval-ms", type=float, default=3.0)
     parser.add_argument("--duration-s", type=float, default=10.0, help="at most; a SIGTERM ends it earlier")
     parser.add_argument("--flows", type=int, default=1, help="of each target, in turn")
+    parser.add_argument("--in-turn", action="store_true", help="targets are spread over the interval")
     parser.add_argument("--source", type=IPv4Address)
     parser.add_argument("--ready-fd", type=int, help="a byte is written here when probing begins")
     parser.add_argument("--out", type=Path, required=True, help="samples (.npz)")
     options = parser.parse_args(argv)
+    set_title("probe", ["duet-probe", *map(str, options.targets)])
     interval = options.interval_ms / 1000
     rounds = max(1, round(options.duration_s / interval))
-    prober = Prober(options.targets, interval, rounds, source=options.source, flows=options.flows)
+    prober = Prober(
+        options.targets,
+        interval,
+        rounds,
+        source=options.source,
+        flows=options.flows,
+        in_turn=options.in_turn,
+    )
     signal.signal(signal.SIGTERM, lambda *_: prober.stop())
 
     def ready() -> None:

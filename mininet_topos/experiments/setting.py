@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -22,6 +22,7 @@ import numpy as np
 
 from controller.records import ON_SMUXES
 from duet_p4 import results
+from duet_p4.hmux.rows import RouteRow
 from duet_p4.model import Dip, Vip
 from duet_p4.results import Estimate
 from mininet_topos import addresses, fattree
@@ -109,6 +110,30 @@ class Running:
 
         self.with_agents(wait)
 
+    def routes(self) -> dict[str, int]:
+        """Return how many routes each switch holds."""
+
+        async def ask(agents: Agents) -> dict[str, int]:
+            statuses = await asyncio.gather(*(agent.status() for agent in agents.switches.values()))
+            return {
+                name: status.tables[RouteRow.table].used
+                for name, status in zip(agents.switches, statuses, strict=True)
+            }
+
+        found: dict[str, int] = self.with_agents(ask)
+        return found
+
+    def await_routes(self, least: Mapping[str, int]) -> None:
+        """Wait until each switch holds so many routes. Raises TimeoutError naming those that do not."""
+        deadline = time.monotonic() + _AWAIT_S
+        while True:
+            held = self.routes()
+            if not (missing := [name for name, count in least.items() if held[name] < count]):
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{', '.join(missing)} hold fewer routes than before the failure")
+            time.sleep(_POLL_S)
+
     @contextmanager
     def probing(
         self,
@@ -116,10 +141,12 @@ class Running:
         prober: str = PROBER,
         interval_s: float = PROBE_INTERVAL_S,
         flows: int = 1,
+        in_turn: bool = False,
     ) -> Iterator[list[Samples]]:
         """Probe `targets` from a client's namespace; the list holds the samples after the block.
 
-        Each target has so many flows, which take turns.
+        Each target has so many flows, which take turns. With `in_turn` the targets do, too: each is probed
+        every `interval_s`, and they are spread over it.
         """
         found: list[Samples] = []
         with tempfile.TemporaryDirectory() as scratch:
@@ -134,6 +161,7 @@ class Running:
                 str(flows),
                 "--out",
                 str(out),
+                *(["--in-turn"] if in_turn else []),
             ]
             ready, write = os.pipe()
             with namespaces.entered(self.folder.namespace(prober)):
@@ -208,8 +236,9 @@ def running(
 
 
 def _address(server: fattree.Node, index: int) -> IPv4Address:
+    """Return a DIP of a server's; where there are more VIPs than it has addresses, they share some."""
     assert server.prefix is not None
-    return server.prefix[index]
+    return server.prefix[index % server.prefix.num_addresses]
 
 
 def brought_up(bringups: int, say: Say, measure: Callable[[], Measured]) -> list[Measured]:

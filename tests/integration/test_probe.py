@@ -53,3 +53,14 @@ def test_a_target_that_answers_is_timed_and_one_that_is_not_there_is_lost(
     assert samples.outages(0) == []
     ((_, seconds),) = samples.outages(1)
     assert seconds == pytest.approx(0.6, abs=0.1)
+
+
+def test_targets_take_turns_within_an_interval(namespaces: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "samples.npz"
+    command = [sys.executable, "-m", "mininet_topos.experiments.probe", "10.9.9.2", "10.9.9.2", "10.9.9.2"]
+    command += ["--interval-ms", "60", "--duration-s", "0.6", "--in-turn", "--out", str(out)]
+    subprocess.run(["ip", "netns", "exec", namespaces[0], *command], check=True, timeout=60)
+    samples = Samples.load(out)
+    assert samples.sent.shape == (10, 3) and not samples.lost.any()
+    assert samples.resolution_s == pytest.approx(0.02)
+    assert (samples.lateness > -0.005).all(), "none before its turn"

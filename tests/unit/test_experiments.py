@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from duet_p4 import results
 from duet_p4.results import to_json
 from mininet_topos.experiments import breakdown, capacity, failover, failures, migration
+from mininet_topos.experiments.cli import experiment
 from mininet_topos.experiments.damage import DAMAGES
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import brought_up, over_bringups, told
@@ -55,10 +57,12 @@ def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
     shown = (samples(10), 100.5)
     part = failover.Breakdown(2, 3, 9)
     found = [
-        failover.Measured([4.0, 6.0], [part, part], 0, 1, [0.1], [], shown),
-        failover.Measured([8.0, 30.0], [part, part], 2, 0, [0.4], [], shown),
+        failover.Measured([4.0, 6.0], [4.0, 9.0], [part, part], 0, 1, [0.1], [0.2], [], shown),
+        failover.Measured([8.0, 30.0], [11.0, 30.0], [part, part], 2, 0, [0.2], [0.4], [], shown),
     ]
     summary = failover.summary(found)
+    assert (summary["variant"], summary["vips_that_fall"], summary["loaded"]) == ("", 1, False)
+    assert summary["all_back_ms_median"] == 10
     assert (summary["runs"], summary["bringups"], summary["discarded"], summary["others_lost"]) == (
         4,
         2,
@@ -68,9 +72,45 @@ def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
     assert summary["outage_ms_median"] == 7
     assert summary["outage_ms_over_bringups"].mean == 12
     failover._plot(tmp_path, found)
-    assert "loses its power" in noted(drawn)
+    assert noted(drawn).startswith("Failure model: the switch loses its power")
     assert "0.40 ms late" in noted(drawn)
     to_json(summary)
+
+
+def test_a_variant_of_failover_says_in_summary_and_figure_what_it_is(
+    tmp_path: Path, drawn: list[Any]
+) -> None:
+    variant = failover.Variant(150, loaded=True)
+    shown, part = (samples(10), 100.5), failover.Breakdown(2, 3, 9)
+    found = [failover.Measured([0.2], [0.4], [part], 0, 0, [0.1], [0.1], [], shown)]
+    summary = failover.summary(found, variant)
+    assert (summary["variant"], summary["vips_that_fall"], summary["loaded"]) == (
+        "150-vips-loaded",
+        150,
+        True,
+    )
+    failover._plot(tmp_path, found, variant)
+    assert "150 VIPs on the switch that fails, pinged in turn. Every core is kept busy" in noted(drawn)
+
+
+def test_the_command_asks_for_the_variant_that_its_options_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def run(*arguments: Any) -> dict[str, Any]:
+        asked.append(arguments)
+        return {"runs": 1}
+
+    monkeypatch.setattr(failover, "run", run)
+    out = ["--out", str(tmp_path), "--runs", "2", "--bringups", "1", "--json"]
+    for words in ([], ["--vips", "3", "--load"]):
+        done = CliRunner().invoke(experiment, ["failover", *out, *words], catch_exceptions=False)
+        assert done.stdout.splitlines()[-1] == '{"runs": 1}'
+    assert [arguments[2:4] for arguments in asked] == [(2, 1)] * 2
+    assert [arguments[-1] for arguments in asked] == [failover.Variant(), failover.Variant(3, loaded=True)]
+    refused = CliRunner().invoke(experiment, ["failover", *out, "--vips", "251"])
+    assert refused.exit_code == 2 and "251 is not in the range 1<=x<=250" in refused.output
 
 
 def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any]) -> None:

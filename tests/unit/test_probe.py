@@ -33,6 +33,20 @@ def test_how_late_a_ping_left_about_a_moment_is_known_and_no_ping_is_worst() -> 
     assert found.worst_lateness(end, end + 1) == math.inf
 
 
+def test_targets_that_take_turns_are_one_whose_outages_are_as_fine_as_their_turns() -> None:
+    due = np.arange(10) * 0.003
+    sent = due[:, None] + np.arange(3) * 0.001
+    received = sent + 0.0005
+    received[2, 1:] = received[5, 0] = np.nan
+    found = Samples((IPv4Address("10.0.0.1"),) * 3, 0.003, due, sent, received, spacing_s=0.001)
+    assert found.outages_of_all() == [
+        (pytest.approx(0.007), pytest.approx(0.002)),
+        (pytest.approx(0.015), pytest.approx(0.001)),
+    ]
+    assert found.resolution_s == 0.001 and not found.stalled()
+    assert np.allclose(found.lateness, 0)
+
+
 def test_what_cannot_be_probed_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one target"):
         Prober([], 0.003, 10)

@@ -125,7 +125,7 @@ def test_an_experiment_is_run_and_told_of_until_its_end(folder: Folder) -> None:
             one["name"]: one for one in (await browser.get("/testbed/v1/experiments")).json()["experiments"]
         }
         assert {"failover", "migration", "attacks"} < set(known)
-        assert {one["name"] for one in known["failover"]["options"]} == {"runs", "bringups", "profile"}
+        assert {one["name"] for one in known["migration"]["options"]} == {"runs", "bringups", "profile"}
         # There is no such testbed, which the command finds out and says.
         options = {"testbed": True, "only": "old-term"}
         started = await browser.post("/testbed/v1/experiments/attacks", json={"options": options})
