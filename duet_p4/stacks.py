@@ -13,7 +13,7 @@ FOLDER = "DUET_STACKS"
 """The environment variable with the folder where processes leave their samples; without it, none does."""
 
 INTERVAL_S = 0.01
-_EACH = 50
+_SHARE, _EACH = 8, 50
 _DEPTH = 48
 
 
@@ -21,12 +21,13 @@ class Stacks:
     """Takes a sample every `INTERVAL_S` seconds that this process runs, and keeps their numbers in a file.
 
     A line of it is a stack, its functions from the outermost in, and how often it was met. The file is whole
-    after each `_EACH` samples, so that whoever is killed loses no more than these.
+    after each `_SHARE`th more samples, `_EACH` at most, so that whoever is killed loses no more than these.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._found: Counter[str] = Counter()
+        self._due = 1
 
     def begin(self) -> None:
         """Begin, in the main thread of a process that makes no use of SIGPROF."""
@@ -48,7 +49,8 @@ class Stacks:
             names.append(f"{Path(code.co_filename).stem}.{code.co_qualname}")
             frame = frame.f_back
         self._found[";".join(reversed(names))] += 1
-        if self._found.total() % _EACH == 0:
+        if (total := self._found.total()) >= self._due:
+            self._due = total + min(1 + total // _SHARE, _EACH)
             self.write()
 
     def write(self) -> None:

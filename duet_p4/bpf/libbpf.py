@@ -134,6 +134,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_create": (_INT, [_INT, _STRING, _U32, _U32, _U32, c.POINTER(MapCreateOptions)]),
     "bpf_obj_pin": (_INT, [_INT, _STRING]),
     "bpf_obj_get": (_INT, [_STRING]),
+    "bpf_prog_get_next_id": (_INT, [_U32, c.POINTER(_U32)]),
     "bpf_map_delete_batch": (_INT, [_INT, _STRING, c.POINTER(_U32), c.POINTER(BatchOptions)]),
     "bpf_map_lookup_elem": (_INT, [_INT, _STRING, _POINTER]),
     "bpf_map_update_elem": (_INT, [_INT, _STRING, _STRING, c.c_uint64]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from mininet_topos.addresses import SWITCHES, Kind
 from mininet_topos.experiments.agent_logs import AgentLogs
 from mininet_topos.experiments.cpu import Costs
 from mininet_topos.experiments.probe import Samples
+from mininet_topos.experiments.profile import profiled
 from mininet_topos.experiments.setting import Running, Say, running
 from mininet_topos.testbed import agents as agents_module
 from mininet_topos.testbed.agents import Agents
@@ -62,8 +63,11 @@ notes = Console(stderr=True)
 @click.option("--writes", type=click.IntRange(8, 256), default=256, show_default=True, help="VIPs to write.")
 @click.option("--name", default="bench-control", show_default=True, help="Name of the testbed.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Also write JSON and a figure.")
+@click.option(
+    "--profile", is_flag=True, help="Also write a flame graph of where the CPUs' time went to --out."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
-def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) -> None:
+def control(runs: int, writes: int, name: str, out: Path | None, profile: bool, as_json: bool) -> None:
     """Announce, add, migrate and write VIPs on the paper's testbed.
 
     announce: from the request at a switch agent until the last switch forwards by the new /32.
@@ -73,8 +77,12 @@ def control(runs: int, writes: int, name: str, out: Path | None, as_json: bool) 
     one switch agent. CPU: what one announcement and its withdrawal, or one VIP added and removed, take
     of all processes beyond the idle testbed.
     """
+    if profile and out is None:
+        raise click.UsageError("--profile writes to a folder: say which by --out")
+    graph = out / "control.profile.svg" if out and profile else None
     try:
-        record = measure(name, runs, writes, lambda line: notes.print(f"  {line}"))
+        with profiled(graph, "duet bench control") if graph else nullcontext():
+            record = measure(name, runs, writes, lambda line: notes.print(f"  {line}"))
     except (TestbedError, RestError, RuntimeError, TimeoutError) as error:
         raise click.ClickException(str(error)) from error
     if out:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape, quoteattr
 
 WIDTH, ROW = 1200, 16
+PROGRAM = "bpf_prog_"
+"""What names of BPF programs begin with."""
 _MARGIN, _TITLE = 10, 34
 _LETTER = 6.2
 _LEAST = 0.3
@@ -74,8 +76,8 @@ def _bars(frame: Frame, left: float, top: float, scale: float, total: float) -> 
 def _colour(name: str) -> str:
     """Return a colour that a name always has: BPF programs blue, the kernel's own green, all else warm."""
     shade = zlib.crc32(name.encode()) % 60
-    if name.startswith("bpf_prog_"):
-        return quoteattr(f"#{0x70 + shade:02x}{0xA0 + shade:02x}ff")
     if name.endswith("[k]"):
         return quoteattr(f"#{0x90 + shade:02x}e0{0x80 + shade:02x}")
+    if name.startswith(PROGRAM):
+        return quoteattr(f"#{0x70 + shade:02x}{0xA0 + shade:02x}ff")
     return quoteattr(f"#ff{0x90 + shade:02x}{0x50 + shade // 2:02x}")

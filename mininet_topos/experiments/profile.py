@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import tempfile
+import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from duet_p4 import bpf, stacks
+from duet_p4.bpf.libbpf import library
 from mininet_topos.experiments import flame
 
 SOURCE = Path(__file__).parent / "bpf" / "samples.bpf.c"
 FREQUENCY = 199
 """Samples of a CPU in a second: no divisor of what else happens so often."""
+
+KALLSYMS = Path("/proc/kallsyms")
+_PROGRAM = re.compile(rb"^([0-9a-f]+) t (bpf_\S+)\t\[bpf\]$", re.MULTILINE)
+LOOK_S = 5.0
+"""Between two looks for BPF programs that have come: the kernel's list of names is long, and read whole."""
 
 _SAMPLE = struct.Struct("=16siI")
 _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -43,6 +50,7 @@ class Clock:
     def __init__(self) -> None:
         self._object = bpf.Object(bpf.compile_object(SOURCE)).load()
         self._events: list[int] = []
+        self.programs = Programs()
         try:
             program = self._object.program("tick").fd
             for cpu in _online():
@@ -56,7 +64,7 @@ class Clock:
 
     def stacks(self) -> Stacks:
         """Return samples by the kind of process, and the kernel's functions that it was in."""
-        symbols = Symbols(Path("/proc/kallsyms").read_text())
+        symbols = Symbols(KALLSYMS.read_text(), self.programs.seen())
         traces = self._object.map("stacks")
         found: Stacks = Counter()
         for key, value in self._object.map("samples").items():
@@ -71,22 +79,66 @@ class Clock:
 
     def close(self) -> None:
         """End sampling."""
+        self.programs.close()
         for event in self._events:
             os.close(event)
         self._events.clear()
         self._object.close()
 
 
+class Programs:
+    """The names of BPF programs, also of those that are gone when somebody asks.
+
+    The kernel names only those that it has: so its list is read whenever a program has come.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[int, str] = {}
+        """The names of all there were for as long as a look takes to come, by the addresses of their code."""
+        self._newest = 0
+        self._looks = threading.Lock()
+        self._over = threading.Event()
+        self._look()
+        self._looking = threading.Thread(target=self._keep_looking, name="programs", daemon=True)
+        self._looking.start()
+
+    def seen(self) -> dict[int, str]:
+        """Return what was found, that of now among it."""
+        self._look()
+        return self.found
+
+    def close(self) -> None:
+        """Look no more."""
+        self._over.set()
+        self._looking.join()
+
+    def _keep_looking(self) -> None:
+        while not self._over.wait(LOOK_S):
+            self._look()
+
+    def _look(self) -> None:
+        with self._looks:
+            newest = ctypes.c_uint32(self._newest)
+            while library().bpf_prog_get_next_id(newest, ctypes.byref(newest)) == 0:
+                pass
+            if newest.value == self._newest:
+                return
+            self._newest = newest.value
+            listed = _PROGRAM.findall(KALLSYMS.read_bytes())
+            self.found |= {int(address, 16): name.decode() for address, name in listed}
+
+
 class Symbols:
     """The kernel's functions and BPF programs by their addresses."""
 
-    def __init__(self, text: str) -> None:
-        found = []
+    def __init__(self, text: str, programs: Mapping[int, str]) -> None:
+        """`text` is the kernel's list, `programs` those that were there before, too."""
+        by_address = dict(programs)
         for line in text.splitlines():
             address, what, name, *_ = line.split()
             if what in "tTwW":
-                found.append((int(address, 16), name))
-        found.sort()
+                by_address[int(address, 16)] = name
+        found = sorted(by_address.items())
         self._places = [address for address, _ in found]
         self._names = [name for _, name in found]
 
@@ -95,12 +147,9 @@ class Symbols:
         at = bisect_right(self._places, place) - 1
         if at < 0:
             return "?"
-        name = self._names[at]
-        return (
-            re.sub(r"^bpf_prog_[0-9a-f]{16}_?", "bpf_prog_", name)
-            if name.startswith("bpf_prog_")
-            else f"{name} [k]"
-        )
+        # A program has a digest in its name, which functions of the kernel that deal with programs have not.
+        short, programs = re.subn(r"^bpf_prog_[0-9a-f]{16}_?", flame.PROGRAM, self._names[at])
+        return short if programs else f"{short} [k]"
 
 
 def kind(name: str) -> str:
@@ -125,7 +174,8 @@ def own_stacks(folder: Path) -> dict[str, Stacks]:
     """Return what processes have sampled of themselves, by kind."""
     found: dict[str, Stacks] = {}
     for path in sorted(folder.iterdir()):
-        counts = found.setdefault(kind(path.name.rpartition("-")[0])[:15], Counter())
+        # As the kernel has it: of a name it knows 15 bytes.
+        counts = found.setdefault(kind(path.name.rpartition("-")[0][:15]), Counter())
         for line in path.read_text().splitlines():
             stack, _, count = line.rpartition(" ")
             counts[tuple(stack.split(";"))] += int(count)
@@ -133,13 +183,13 @@ def own_stacks(folder: Path) -> dict[str, Stacks]:
 
 
 @contextmanager
-def profiled(target: Path, title: str) -> Iterator[None]:
+def profiled(target: Path, title: str) -> Iterator[Clock]:
     """Write a flame graph of what all CPUs did during the block, with the testbeds brought up in it."""
     with tempfile.TemporaryDirectory(prefix="duet-stacks-") as folder:
         os.environ[stacks.FOLDER] = folder
         clock = Clock()
         try:
-            yield
+            yield clock
             shown = merged(clock.stacks(), own_stacks(Path(folder)))
         finally:
             clock.close()

@@ -5,7 +5,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define DEPTH 64
-#define STACKS 16384
+#define STACKS 65536 /* many times as many as there are: of two that share a place, the kernel keeps one */
 
 char LICENSE[] SEC("license") = "GPL";
 
