@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from duet_p4.bench import traffic
 from duet_p4.bench.dataplane import MAX_LOSS, Bench, Pacer, Plan, Rate
 from duet_p4.bench.line import BenchError
 from duet_p4.bench.packets import everything
@@ -49,6 +53,27 @@ def test_a_pace_counts_the_time_of_a_generator_until_its_last_child_has_ended() 
 def test_a_pace_without_time_of_its_generator_is_none(cpu: float) -> None:
     with pytest.raises(BenchError, match="too few"):
         pace(10, 10, [Sample(1.0, 1, 0.5), Sample(2.0, 10, cpu)])
+
+
+def test_a_pace_of_which_hardly_anything_was_seen_is_none() -> None:
+    """Of a run that nobody looked at until its last moment, packets per second of CPU may be anything."""
+    with pytest.raises(BenchError, match="12 packets came while anybody looked, of 80000"):
+        pace(80_000, 80_000, [Sample(1.0, 79_980, 0.1990), Sample(1.1, 79_992, 0.19901)])
+
+
+def test_the_time_of_a_process_grows_as_it_runs_and_is_none_once_it_has_ended() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        deadline, used = time.monotonic() + 20, 0.0
+        while used < 0.05:
+            assert time.monotonic() < deadline
+            found = traffic._cpu_seconds(busy.pid, traffic._packet_threads())
+            assert found is not None
+            used = found - sum(time.clock_gettime(~one << 3 | 2) for one in traffic._packet_threads())
+    finally:
+        busy.kill()
+        busy.wait()
+    assert traffic._cpu_seconds(busy.pid, ()) is None
 
 
 class Device:
