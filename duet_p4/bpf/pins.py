@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
@@ -32,12 +32,16 @@ _MAP_INFO = 88
 _libc = c.CDLL(None, use_errno=True)
 
 
+Mover = Callable[[Map, Map], None]
+"""Takes the entries of a map along into another one of its kind, with another number of entries."""
+
+
 class Pins:
     """What a node's data path has pinned, in the folder `folder` of a BPF file system of its own.
 
     `layout` numbers what the maps mean: those pinned under another number are left to the predecessor,
     and forgotten with it. So are maps whose keys, values or kind differ. Entries of a map whose size differs
-    are taken along, as many as fit.
+    are taken along by their keys, as many as fit, or as a mover says.
     """
 
     def __init__(self, folder: Path, layout: int) -> None:
@@ -57,8 +61,13 @@ class Pins:
         *,
         rodata: Mapping[str, bytes] | None = None,
         max_entries: Mapping[str, int] | None = None,
+        movers: Mapping[str, Mover] | None = None,
     ) -> None:
-        """Load an object with the maps named in `state` adopted, and those that are new pinned."""
+        """Load an object with the maps named in `state` adopted, and those that are new pinned.
+
+        `movers` are for maps whose keys mean something else where there are more or fewer of them, as places
+        of a hash do.
+        """
         for name, entries in (max_entries or {}).items():
             opened.resize(name, entries)
         held = {name: _opened(self._maps / name, name) for name in state if (self._maps / name).exists()}
@@ -77,8 +86,12 @@ class Pins:
                 logger.info(
                     "map %s has %d entries now, not %d", name, opened.shape(name)[-1], old.max_entries
                 )
-                _copy(old, opened.map(name))
-                self._left.append((old, name))
+                if mover := (movers or {}).get(name):
+                    mover(old, opened.map(name))
+                    old.close()
+                else:
+                    _copy(old, opened.map(name))
+                    self._left.append((old, name))
             else:
                 logger.warning("map %s begins empty: its entries have another form now", name)
                 old.close()

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
@@ -20,6 +21,7 @@ from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
 from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
+from duet_p4.smux import novices
 from duet_p4.smux.datapath import (
     BPF_FOLDER,
     EXITS,
@@ -34,7 +36,7 @@ from duet_p4.traffic import TRAFFIC, Traffic, add_up
 
 SOURCE = BPF_FOLDER / "smux.bpf.c"
 
-LAYOUT = 1
+LAYOUT = 2
 """What the pinned maps mean; it changes with `bpf/maps.h`, where their sizes do not show it."""
 
 MAX_UPLINKS = 4
@@ -112,7 +114,7 @@ class XdpDatapath:
             "duet_flow_key": _INDEX.pack(flow_key),
             "flow_odds": odds(flow_sampling),
             "uplink_mtu": _INDEX.pack(uplink_mtu),
-            "probation_mask": _INDEX.pack(sizes.probation - 1),
+            "probation_mask": _INDEX.pack(sizes.probation // novices.GROUP - 1),
             "tcp_timeout": _nanoseconds(timeouts.tcp_s),
             "other_timeout": _nanoseconds(timeouts.other_s),
             "own_macs": b"".join(mac.ljust(8, b"\0") for mac in macs).ljust(8 * MAX_UPLINKS, b"\0"),
@@ -125,14 +127,15 @@ class XdpDatapath:
             "backends": sizes.backends,
             "backend_notes": sizes.backends,
             "backend_traffic": sizes.backends,
-            "probation": sizes.probation,
+            "probation": sizes.probation // novices.GROUP,
             "connections": sizes.connections,
             "pinned": sizes.pinned,
             "flow_samples": ring_bytes(flow_sampling),
         }
         self._pins = pins
         if pins:
-            pins.load(self._object, _STATE, rodata=self._rodata, max_entries=max_entries)
+            movers = {"probation": partial(novices.move, key=flow_key)}
+            pins.load(self._object, _STATE, rodata=self._rodata, max_entries=max_entries, movers=movers)
         else:
             self._object.load(self._rodata, max_entries=max_entries)
         self.program = self._object.program("smux")

@@ -107,22 +107,31 @@ struct {
     __type(value, struct backend_note);
 } backend_notes SEC(".maps");
 
-/* Flows of which one packet was seen, on probation, each in one of two places that its hash says: floods push out
- * each other, and no connection. Nothing is inserted, so that a new flow costs little more than one that is known.
+#define NOVICES 4
+#define NOVICE_TIME 26 /* of 2^26 ns, 67 ms */
+
+/* Flows of which one packet was seen, on probation, each in a group that its hash says, where it takes the place of
+ * the oldest: floods push out each other, and no connection. Nothing is inserted, so that a new flow costs little
+ * more than one that is known. A group is two lines of memory, which processors fetch together, the first of them
+ * enough where it has no flows.
  */
-struct novice {
+struct novices {
     struct bpf_spin_lock lock;
-    __u32 padding;
-    struct flow flow; /* to nowhere (0.0.0.0) where there is none */
-    struct connection first;
-    __u64 unused[2]; /* as long as a cache line, so that it lies on one: arrays begin 16 bytes behind the start of one */
+    __u32 padding[3];
+    __u32 seen[NOVICES]; /* in units of NOVICE_TIME; 0 where there is none */
+    struct {
+        struct flow flow;
+        struct backend_reference to;
+    } flows[NOVICES];
 };
 
+/* Could be mapped, so that it begins with a page; others begin 16 bytes behind the start of a line. */
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
     __type(key, __u32);
-    __type(value, struct novice);
+    __type(value, struct novices);
 } probation SEC(".maps");
 
 /* Flows of which more were seen. */

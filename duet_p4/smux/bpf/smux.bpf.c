@@ -38,7 +38,7 @@ const volatile __be32 fragment_mux = 0;
 const volatile __u32 uplink_mtu = 1500;
 const volatile __u64 tcp_timeout = 600 * NANOSECONDS;
 const volatile __u64 other_timeout = 60 * NANOSECONDS;
-/* One less than the places of `probation`, a power of two. */
+/* One less than the groups of `probation`, a power of two. */
 const volatile __u32 probation_mask = 0;
 /* The uplinks' MAC addresses, as the first 6 bytes of a word; without any, all frames are taken. */
 const volatile __u64 own_macs[MAX_UPLINKS] = {};
@@ -176,21 +176,12 @@ static __always_inline struct backend *remembered(const struct packet *packet, s
     return backend;
 }
 
-/* A flow has two places, so that of few flows hardly one finds both taken. Neither is said by the bits alone
- * that pick a slot.
- */
-static __always_inline struct novice *first_place(struct duet_flow_digest digest)
+/* The group of a flow on probation. It is not said by the bits alone that pick a slot. */
+static __always_inline struct novices *novices_of(struct duet_flow_digest digest)
 {
-    __u32 place = (digest.crc ^ digest.words >> 7) & probation_mask;
+    __u32 group = (digest.crc ^ digest.words >> 7) & probation_mask;
 
-    return bpf_map_lookup_elem(&probation, &place);
-}
-
-static __always_inline struct novice *second_place(struct duet_flow_digest digest)
-{
-    __u32 place = (digest.words ^ digest.crc >> 13) & probation_mask;
-
-    return bpf_map_lookup_elem(&probation, &place);
+    return bpf_map_lookup_elem(&probation, &group);
 }
 
 static __always_inline bool same_flow(const struct flow *one, const struct flow *other)
@@ -200,21 +191,37 @@ static __always_inline bool same_flow(const struct flow *one, const struct flow 
     return a[0] == b[0] && a[1] == b[1];
 }
 
-/* Put a flow in its place, unless another has it that may still come back. */
-static __always_inline bool put_novice(struct novice *novice, const struct packet *packet,
-                                       const struct connection *first, bool whoever_has_it)
+static __always_inline bool is_novice(const struct novices *novices, int place, const struct flow *flow)
 {
-    bool mine;
+    return novices->seen[place] && same_flow(&novices->flows[place].flow, flow);
+}
 
-    bpf_spin_lock(&novice->lock);
-    mine = whoever_has_it || !novice->flow.destination || same_flow(&novice->flow, &packet->flow) ||
-           (__s64)(first->seen - novice->first.seen) > (__s64)other_timeout;
-    if (mine) {
-        novice->flow = packet->flow;
-        novice->first = *first;
+/* Put a flow into its group, in the place of itself or else of the oldest; of several, `turn` says which. */
+static __always_inline void put_novice(struct novices *novices, const struct flow *flow,
+                                       const struct backend_reference *to, __u32 turn)
+{
+    __u32 now = (bpf_ktime_get_coarse_ns() >> NOVICE_TIME) ?: 1;
+    __u64 least = ~0ull;
+    int place = 0;
+
+    bpf_spin_lock(&novices->lock);
+    for (int i = 0; i < NOVICES; i++) {
+        __u64 worth = NOVICES * (novices->seen[i] + 1ull) + ((i ^ turn) & (NOVICES - 1));
+
+        if (is_novice(novices, i, flow))
+            worth = 0;
+        if (worth < least) {
+            least = worth;
+            place = i;
+        }
     }
-    bpf_spin_unlock(&novice->lock);
-    return mine;
+    for (int i = 0; i < NOVICES; i++)
+        if (i == place) {
+            novices->seen[i] = now;
+            novices->flows[i].flow = *flow;
+            novices->flows[i].to = *to;
+        }
+    bpf_spin_unlock(&novices->lock);
 }
 
 /* Put a flow on probation. The owner of a slot may be a TIP that is not known here: whoever holds that picks
@@ -223,53 +230,55 @@ static __always_inline bool put_novice(struct novice *novice, const struct packe
 static __always_inline void learn(const struct packet *packet, struct duet_flow_digest digest,
                                   const struct backend *backend, const struct backend_reference *to)
 {
-    struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
-    struct novice *one = first_place(digest), *other;
+    struct novices *novices = novices_of(digest);
 
-    if (!backend->is_tip) {
-        TRACE(STEP_LEARN, TRACE_PAIR(to->backend, bpf_ntohl(backend->encap)));
-    }
-    if (backend->is_tip || !one || put_novice(one, packet, &first, false))
+    if (backend->is_tip || !novices)
         return;
-    other = second_place(digest);
-    if (other && !put_novice(other, packet, &first, false))
-        put_novice(one, packet, &first, true);
+    TRACE(STEP_LEARN, TRACE_PAIR(to->backend, bpf_ntohl(backend->encap)));
+    put_novice(novices, &packet->flow, to, digest.crc >> 16);
 }
 
 /* Take over what is known of a flow on probation, if it is. The lock is for those that seem to be there: whom
  * another CPU puts there at this moment the hash leads to the same DIP.
  */
-static __always_inline bool find_novice(struct novice *novice, const struct packet *packet,
-                                        struct connection *first)
+static __always_inline bool find_novice(struct novices *novices, const struct flow *flow, struct connection *first)
 {
-    bool found;
+    bool found = false;
 
-    if (!same_flow(&novice->flow, &packet->flow))
+    for (int i = 0; i < NOVICES; i++)
+        found |= is_novice(novices, i, flow);
+    if (!found)
         return false;
-    bpf_spin_lock(&novice->lock);
-    found = same_flow(&novice->flow, &packet->flow);
-    *first = novice->first;
-    bpf_spin_unlock(&novice->lock);
+    found = false;
+    bpf_spin_lock(&novices->lock);
+    for (int i = 0; i < NOVICES; i++)
+        if (is_novice(novices, i, flow)) {
+            first->to = novices->flows[i].to;
+            first->seen = (__u64)novices->seen[i] << NOVICE_TIME;
+            found = true;
+        }
+    bpf_spin_unlock(&novices->lock);
     return found;
 }
 
-static __always_inline void forget_novice(struct novice *novice, const struct packet *packet)
+static __always_inline void forget_novice(struct novices *novices, const struct flow *flow)
 {
-    bpf_spin_lock(&novice->lock);
-    if (same_flow(&novice->flow, &packet->flow))
-        novice->flow.destination = 0;
-    bpf_spin_unlock(&novice->lock);
+    bpf_spin_lock(&novices->lock);
+    for (int i = 0; i < NOVICES; i++)
+        if (is_novice(novices, i, flow))
+            novices->seen[i] = 0;
+    bpf_spin_unlock(&novices->lock);
 }
 
 /* The second packet of a flow. */
-static __always_inline enum smux_counter settle(const struct packet *packet, struct novice *novice,
+static __always_inline enum smux_counter settle(const struct packet *packet, struct novices *novices,
                                                 const struct connection *first)
 {
     struct connection settled = *first;
 
     if (packet->kind == FLOW_TCP_RST) {
         TRACE(STEP_FORGET);
-        forget_novice(novice, packet);
+        forget_novice(novices, &packet->flow);
         return FORWARD_CONNECTION;
     }
     if (!admits(&gates, GATE_SETTLE, SETTLED_PER_WINDOW))
@@ -277,7 +286,7 @@ static __always_inline enum smux_counter settle(const struct packet *packet, str
     TRACE(STEP_SETTLE, first->to.backend);
     settled.closing = packet->kind == FLOW_TCP_FIN;
     bpf_map_update_elem(&connections, &packet->flow, &settled, BPF_ANY);
-    forget_novice(novice, packet);
+    forget_novice(novices, &packet->flow);
     return FORWARD_CONNECTION;
 }
 
@@ -303,30 +312,31 @@ static __always_inline struct backend *follow(const struct packet *packet, struc
 static __always_inline struct backend *follow_novice(const struct packet *packet, struct duet_flow_digest digest,
                                                      struct backend_reference *to, enum smux_counter *how)
 {
-    struct novice *novice = first_place(digest);
-    struct connection first;
+    struct novices *novices = novices_of(digest);
+    struct connection first = {};
     struct backend *backend;
 
-    if (!novice)
+    if (!novices || !find_novice(novices, &packet->flow, &first)) {
+        TRACE(STEP_PROBATION, TRACE_FLOW(&packet->flow));
         return 0;
-    if (!find_novice(novice, packet, &first)) {
-        novice = second_place(digest);
-        if (!novice || !find_novice(novice, packet, &first)) {
-            TRACE(STEP_PROBATION, TRACE_FLOW(&packet->flow));
-            return 0;
-        }
     }
     backend = remembered(packet, &first, to);
     TRACE(STEP_PROBATION, TRACE_FLOW(&packet->flow), TRACE_FOUND(backend, to));
     if (!backend)
         return 0;
     if (packet->kind != FLOW_ICMP_ERROR)
-        *how = settle(packet, novice, &first);
+        *how = settle(packet, novices, &first);
     return backend;
 }
 
+/* Whether a flow is to be put on probation, and by what. */
+struct lesson {
+    struct duet_flow_digest digest;
+    bool due;
+};
+
 static __always_inline struct backend *choose(const struct packet *packet, struct backend_reference *to,
-                                              enum smux_counter *how)
+                                              enum smux_counter *how, struct lesson *lesson)
 {
     struct backend *backend;
 
@@ -372,8 +382,7 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
     default:
         *how = packet->flow.protocol == IPPROTO_TCP ? FORWARD_MIDSTREAM : FORWARD_HASH;
     }
-    if (backend)
-        learn(packet, digest, backend, to);
+    *lesson = (struct lesson){.digest = digest, .due = true};
     return backend;
 }
 
@@ -611,7 +620,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 
     struct backend_reference to = {};
     enum smux_counter how = FORWARD_FRAGMENT;
-    struct backend *backend = later ? follow_first(inner, &to) : choose(packet, &to, &how);
+    struct lesson lesson = {};
+    struct backend *backend = later ? follow_first(inner, &to) : choose(packet, &to, &how, &lesson);
 
     if (!backend)
         return leave(later ? DROP_FRAGMENT : DROP_INTERNAL, packet->length, XDP_DROP);
@@ -619,6 +629,9 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
         lead_the_others(inner, &to);
     count_traffic(&service_traffic, packet->number, packet->length);
     count_traffic(&backend_traffic, to.backend, packet->length);
+    /* Last, as it takes a lock, for which a processor waits until it has fetched all else. */
+    if (lesson.due)
+        learn(packet, lesson.digest, backend, &to);
     sample_flow(&packet->flow, backend->encap, packet->length);
     return encapsulate(ctx, packet, backend->encap, how);
 }

@@ -5,6 +5,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from duet_p4.allocation import TableFullError
 from duet_p4.bpf import pins as bpf_pins
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
 from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
+from duet_p4.smux import novices
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes, Timeouts
 from duet_p4.smux.scapy_datapath import ScapyDatapath
 from duet_p4.smux.xdp import LAYOUT, XdpDatapath
@@ -215,7 +217,7 @@ def test_an_idle_flow_is_forgotten_in_its_own_time(
 
 def test_a_removed_dip_loses_its_connections_and_no_other_does(mux: Mux) -> None:
     mux.path.put_vip(packets.PLAIN)
-    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 100)}
+    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 40)}
     assert packets.PLAIN.group
     gone = packets.PLAIN.group.members[1].address
     rest = tuple(dip for dip in packets.PLAIN.group.members if dip.address != gone)
@@ -352,7 +354,7 @@ def test_flows_settle_and_errors_are_answered_at_a_limited_rate(kind: str) -> No
 
 def test_a_drained_dip_keeps_its_connections_and_gets_no_more(mux: Mux) -> None:
     mux.path.put_vip(packets.PLAIN)
-    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 100)}
+    before = {port: mux.dip_of(tcp(port, "S"))[1] for port in range(1, 40)}
     assert packets.PLAIN.group
     first, *others = packets.PLAIN.group.members
     drained = packets.PLAIN.group.updated((first.model_copy(update={"weight": 0}), *others))
@@ -595,6 +597,52 @@ def test_a_successor_keeps_connections_of_dips_that_stay_and_of_no_other(tmp_pat
     finally:
         if second:
             second.close()
+        bpf_pins.remove(folder)
+
+
+@pytest.mark.root
+@needs_root
+def test_of_a_group_of_flows_on_probation_a_new_one_takes_the_place_of_one() -> None:
+    sizes = replace(Sizes(), connections=64)
+    with closing(XdpDatapath(MUX, ANNOUNCED, sizes=sizes)) as path:
+        path.put_vip(packets.PLAIN)
+        flows = (_flow_of(port) for port in range(1, 2000))
+        of_group = [
+            f.source_port for f in flows if novices.group_of(f, sizes.probation // novices.GROUP, 0) == 3
+        ]
+        asked = of_group[: novices.GROUP + 1]
+        before = {port: _dip_of(path, tcp(port, "S")) for port in asked}
+        path.put_vip(turned(packets.PLAIN))
+        kept = [port for port, dip in before.items() if _dip_of(path, tcp(port)) == dip]
+        assert len(kept) == novices.GROUP and asked[-1] in kept
+
+
+def _flow_of(port: int) -> Flow:
+    packet = IP(tcp(port)[14:])
+    return Flow(IPv4Address(packet.src), IPv4Address(packet.dst), 6, port, packet.dport)
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize(("before", "after"), [(1024, 16_384), (16_384, 1024)], ids=["more", "less"])
+def test_a_successor_with_room_for_more_flows_or_fewer_knows_those_that_have_sent_one_packet(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    folder = tmp_path / "pins"
+    made: list[XdpDatapath] = []
+    try:
+        for connections in (before, after):
+            sizes = replace(Sizes(), connections=connections)
+            pins = bpf.Pins(folder, LAYOUT)
+            made.append(XdpDatapath(MUX, ANNOUNCED, sizes=sizes, pins=pins, flow_key=7))
+            made[-1].put_vip(turned(packets.PLAIN) if len(made) > 1 else packets.PLAIN)
+            if len(made) == 1:
+                known = {port: _dip_of(made[0], tcp(port, "S")) for port in range(1, 40)}
+        made[-1].attach([])
+        assert {port: _dip_of(made[-1], tcp(port)) for port in known} == known
+    finally:
+        for path in made:
+            path.close()
         bpf_pins.remove(folder)
 
 
