@@ -58,7 +58,7 @@ def test_a_bpf_program_that_is_gone_by_the_end_has_its_name(
             time.sleep(0.02)
         until = time.process_time() + 0.3
         while time.process_time() < until:
-            program.test_run(bytes(64), repeat=10_000)
+            program.test_run(bytes(64), repeat=1_000_000)
     assert "bpf_prog_encapsulate" in names(target)
 
 
