@@ -119,6 +119,7 @@ class Reconciler:
         self._told: dict[IPv4Address, str] = {}
         self._refresh: set[IPv4Address] = set()
         self._gate: set[IPv4Address] = set()
+        self._cut = asyncio.Event()
         self._silent_since: dict[IPv4Address, float] = {}
         self._unknown: set[IPv4Address] = set()
         """VIPs of which it was told that servers do not tell their flows."""
@@ -198,8 +199,12 @@ class Reconciler:
 
     def set_cut_off(self, devices: Collection[str]) -> None:
         """Take note of which devices no packet can get to: what others need is not kept waiting for them."""
+        cut = any(name in devices and not lane.cut_off for name, lane in self.lanes.items())
         for name, lane in self.lanes.items():
             lane.set_cut_off(name in devices)
+        if cut:
+            self._cut.set()
+            self._cut = asyncio.Event()
 
     def look_again(self, device: str) -> None:
         """Have all looked at that has to do with a switch or SMux, though it may hold what it should."""
@@ -511,11 +516,25 @@ class Reconciler:
         own = homes.get(record.address)
         return {a: None if a != record.address and s == own else s for a, s in homes.items()}
 
+    async def _ask_for_flows(self, record: VipRecord) -> Flows:
+        """Ask servers for a VIP's live flows, anew where any is cut off meanwhile: it would not answer."""
+        while True:
+            cut = asyncio.create_task(self._cut.wait())
+            asking = asyncio.ensure_future(self._flows(record, lambda name: self.lanes[name].open))
+            try:
+                await asyncio.wait((asking, cut), return_when=asyncio.FIRST_COMPLETED)
+                if asking.done():
+                    return asking.result()
+            finally:
+                cut.cancel()
+                asking.cancel()
+                await asyncio.gather(cut, asking, return_exceptions=True)
+
     async def _flows_now(self, record: VipRecord) -> tuple[LiveFlow, ...]:
         """Return the live flows that servers tell of at once: a DIP that fails gets new ones until then."""
         try:
             async with asyncio.timeout(_AT_ONCE_S):
-                return (await self._flows(record, lambda name: self.lanes[name].open)).flows
+                return (await self._ask_for_flows(record)).flows
         except TimeoutError:
             self._events.add("flows-unknown", str(record.address), servers=[])
             return ()
@@ -526,7 +545,7 @@ class Reconciler:
         After that, those that are pinned to its DIPs count as live.
         """
         vip = record.address
-        found = await self._flows(record, lambda name: self.lanes[name].open)
+        found = await self._ask_for_flows(record)
         if not found.silent:
             self._silent_since.pop(vip, None)
             self._unknown.discard(vip)

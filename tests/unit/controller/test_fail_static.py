@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from controller.reach import Reach, ReachMap
 from controller.records import VipRecord
 from controller.store.sqlite import SqliteStore
 from controller.updater import reconcile, status
+from controller.updater.reconcile import Flows
 from controller.updater.service import RevisionError, Updater
 from controller.updater.wanted import mux_entries
 from duet_p4.api.problems import ConflictError, UnknownError
@@ -474,6 +476,30 @@ def test_a_server_that_tells_no_flows_is_waited_for(tmp_path: Path) -> None:
         net.silent, net.flows = (), flows
         await net.until(lambda: net.updater.vip(VIP).switch == "s1")
         assert net.updater.vip(VIP).layout.pinned
+
+    run(tmp_path, scenario)
+
+
+def test_a_server_that_is_cut_off_while_it_is_asked_for_flows_is_not_waited_for(tmp_path: Path) -> None:
+    async def scenario(net: Network) -> None:
+        before = await net.add(Vip(address=VIP, dips=dips(2)), None)
+        asked: list[IPv4Address] = []
+        hangs = asyncio.Event()
+
+        async def flows(record: VipRecord, can_be_asked: Callable[[str], bool]) -> Flows:
+            asked.append(record.address)
+            if not can_be_asked("s2"):
+                return Flows()
+            hangs.set()
+            await asyncio.Event().wait()
+            raise AssertionError("it does not answer")
+
+        net.reconciler._flows = flows
+        change = asyncio.create_task(net.updater.change_vip(Vip(address=VIP, dips=dips(3))))
+        await hangs.wait()
+        net.reconciler.set_cut_off({"s2"})
+        assert (await change).layout != before.layout
+        assert len(asked) == 3, "before the change, that again, and once all SMuxes have it"
 
     run(tmp_path, scenario)
 
