@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,7 +25,8 @@ from controller.updater.plan import Wave
 from duet_p4.api.service import State
 from duet_p4.model import Dip, Vip
 from duet_p4.rest.client import RefusedError, RestError
-from mininet_topos.experiments import convergence, migration
+from mininet_topos.experiments import consistency, control, convergence, failures, migration, scale
+from mininet_topos.experiments.agent_logs import AgentLogs
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import Running
 from mininet_topos.fattree import FatTree
@@ -141,7 +142,7 @@ def await_that(problem: Callable[[], str]) -> None:
 @pytest.fixture(scope="module")
 def testbed() -> Iterator[Testbed]:
     folder = Folder(f"dtc{os.getpid()}")
-    with running(folder, Plan(size=SMALL), []) as graph:
+    with running(folder, Plan(size=SMALL, log_level="DEBUG"), []) as graph:
         yield Testbed(folder, graph)
 
 
@@ -181,9 +182,13 @@ class Connections:
         self.failure: BaseException | None = None
 
     async def run(self) -> None:
-        streams = await asyncio.gather(
-            *(asyncio.wait_for(asyncio.open_connection(str(self.vip), 80), ASK_S) for _ in range(self.count))
+        opened = await asyncio.gather(
+            *(asyncio.wait_for(asyncio.open_connection(str(self.vip), 80), ASK_S) for _ in range(self.count)),
+            return_exceptions=True,
         )
+        streams = [stream for stream in opened if not isinstance(stream, BaseException)]
+        refused = [repr(error) for error in opened if isinstance(error, BaseException)]
+        assert not refused, f"{len(refused)} of {self.count} are not opened: {refused[0]}"
         try:
             self.dips = list(await asyncio.gather(*(self._ask(*stream) for stream in streams)))
             self.opened.set()
@@ -306,6 +311,71 @@ def test_vips_that_move_in_two_waves_are_timed_and_probed_as_in_the_experiment(
     assert after.any()
     assert (~samples.lost[after]).any(axis=0).all(), "every VIP answers where it is now"
     testbed.await_converged()
+
+
+def measured(testbed: Testbed, *vips: tuple[Vip, str | None]) -> Running:
+    """Return the testbed as experiments have it."""
+    stated = tuple(StatedVip(vip=vip, switch=switch or ON_SMUXES) for vip, switch in vips)
+    return Running(testbed.folder, testbed.graph, stated)
+
+
+def test_a_failure_is_inflicted_and_healed_while_pings_and_connections_go_on_as_in_the_experiment(
+    testbed: Testbed, serving: Callable[..., Vip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as it takes, and however late pings leave: nothing is claimed about time here.
+    for name, value in {"_BEFORE_S": 0.2, "_AFTER_S": 0.6, "_LATE_S": 0.3, "CONNECTIONS": 10}.items():
+        monkeypatch.setattr(failures, name, value)
+    monkeypatch.setattr(failures, "_stalled", lambda near, seen: False)
+    monkeypatch.setattr(failures, "_PROBERS", ("client1", "client2"))
+    found = failures.measure(
+        measured(testbed, (serving(30, DIPS[:4], "tor2"), "tor2")), 1, lambda line: None, ["host-agent"]
+    )
+    kind = found.kinds["host-agent"]
+    assert len(kind.served_ms) == 1 and len(kind.late) == 2 and found.discarded == {"host-agent": 0}
+    assert kind.left == 0, "no DIP is behind the failure of an agent"
+    assert {row["client"] for row in found.rows} == {"client1", "client2"}
+    assert sum(row["sent"] for row in found.rows) > 0
+    testbed.await_converged()
+
+
+def test_connections_of_every_kind_are_held_through_events_as_in_the_experiment(
+    testbed: Testbed, serving: Callable[..., Vip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "_QUIET_S", 0.3)
+    # Of these, one on an HMux and one on the SMuxes lose a DIP.
+    monkeypatch.setattr(consistency, "_ON_HMUX", 0)
+    monkeypatch.setattr(consistency, "_ON_SMUX", 1)
+    places = (serving(31, DIPS[:4], "tor1"), "tor1"), (serving(32, DIPS[:4], None), None)
+    found, left = consistency.measure(
+        measured(testbed, *places), lambda line: None, 60, only=["none", "dip_removal"]
+    )
+    assert set(found) == {"none", "dip_removal"}
+    assert {outcome.kind for outcome in found["none"]} == {"tcp", "udp", "snat"}
+    assert len(found["none"]) == len(found["dip_removal"]) > 40
+    assert left["dip_removal"] == {DIPS[0]}
+    testbed.await_converged()
+
+
+def test_the_controllers_benchmarks_measure_adding_moving_loading_and_its_restart(
+    testbed: Testbed, serving: Callable[..., Vip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vip = serving(33, DIPS[:2], "tor1")
+    found = measured(testbed, (vip, "tor1"))
+    monkeypatch.setattr(control, "EMPTY", "tor2")
+    monkeypatch.setattr(control, "HOME", "tor1")
+    monkeypatch.setattr(control, "AWAY", "agg1")
+    monkeypatch.setattr(control, "_QUIET_S", 0.05)
+    with closing(AgentLogs(testbed.folder, control._switches(found))) as logs:
+        (added,) = control._add(found, logs, control._dips(found)[:2], 1)
+    waves = testbed.controller(lambda c: control._migrate(c, vip.address, 1))
+    assert added > 0 and len(waves) == 2 and min(waves) > 0
+    pairs = scale._pairs(found)
+    assert testbed.controller(lambda c: scale._load(c, pairs, 20)) > 0
+    assert testbed.controller(lambda c: scale._add_singly(c, pairs, 3)) > 0
+    assert testbed.controller(lambda c: scale._rate(c, pairs, 2)) > 0
+    assert testbed.controller(scale._resync) > 0
+    assert testbed.controller(lambda c: scale._restart(c, found)) > 0
+    assert scale._peak_mb(found) > 10
 
 
 def test_a_removed_vip_is_on_no_device(testbed: Testbed, serving: Callable[..., Vip]) -> None:
