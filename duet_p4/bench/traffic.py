@@ -122,13 +122,10 @@ class Generator:
 
     def _run(self, packets: int, *command: str) -> Sent:
         """Run a generator, again where too little was seen of it: this process got no CPU meanwhile."""
-        for number in range(1, TRIES + 1):
-            try:
+        for _ in range(TRIES - 1):
+            with suppress(TooFewError):
                 return self._run_once(packets, *command)
-            except TooFewError:
-                if number == TRIES:
-                    raise
-        raise AssertionError
+        return self._run_once(packets, *command)
 
     def _run_once(self, packets: int, *command: str) -> Sent:
         """Run a generator, sampling what arrives until nothing more does."""

@@ -27,7 +27,7 @@ from mininet_topos.testbed.folder import TestbedError
 
 Run = Callable[[str, Path, int, int, Callable[[str], None]], dict[str, Any]]
 _RUNS: dict[str, Run] = {
-    "failover": lambda name, out, runs, bringups, say: failover.run(name, out, runs, bringups, say),
+    "failover": failover.run,
     "failures": failures.run,
     "migration": migration.run,
     "breakdown": breakdown.run,
