@@ -1,7 +1,8 @@
 """The live TCP connections of a server's DIPs, as its own kernel knows them.
 
-The kernel is asked by sock_diag for those states alone. What is read of an answer is its fixed part and one
-number of `struct tcp_info`: 50,000 sockets take 0.3 s, where a general library builds as many dictionaries.
+The kernel is asked by sock_diag for those states alone. What is read of an answer, where it lies, is its
+fixed part and one number of `struct tcp_info`: 50,000 sockets take 0.3 s, half as long again if each message
+and attribute is cut out first, and a general library builds as many dictionaries.
 """
 
 from __future__ import annotations
@@ -13,11 +14,18 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from duet_p4.flow_hash import Flow
+from duet_p4.netlink_messages import (
+    ATTRIBUTE,
+    HEADER,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    errno_of,
+    request,
+)
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST_DUMP = 0x301
 _TCP = 6
 _ESTABLISHED, _SYN_RECEIVED, _FIN_WAIT_1, _FIN_WAIT_2, _CLOSE_WAIT = 1, 3, 4, 5, 8
 _NEW_SYN_RECEIVED = 12
@@ -25,10 +33,8 @@ _LIVE = sum(
     1 << state
     for state in (_ESTABLISHED, _SYN_RECEIVED, _FIN_WAIT_1, _FIN_WAIT_2, _CLOSE_WAIT, _NEW_SYN_RECEIVED)
 )
-_HEADER = struct.Struct("=IHHII")
 _MESSAGE = struct.Struct("=4x2s2s16s16s")
 _MESSAGE_BYTES = 72
-_ATTRIBUTE = struct.Struct("=HH")
 _INET_DIAG_INFO = 2
 _LAST_ACK_RECEIVED = struct.Struct("=56xI")
 """Of `struct tcp_info`: so many milliseconds since the peer's last segment, each of which acknowledges."""
@@ -60,31 +66,29 @@ def live_connections() -> list[Connection]:
 def _sockets(family: int) -> Iterator[tuple[bytes, bytes, bytes, bytes, int]]:
     """Yield ports and addresses, the own ones first, and for how many milliseconds nothing was heard."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asked:
-        request = struct.pack("=BBBxI48x", family, _TCP, 1 << _INET_DIAG_INFO - 1, _LIVE)
-        asked.send(
-            _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + request
-        )
+        wanted = struct.pack("=BBBxI48x", family, _TCP, 1 << _INET_DIAG_INFO - 1, _LIVE)
+        asked.send(request(_SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, 1, wanted))
         while True:
             answer = asked.recv(_RECEIVE)
             at = 0
             while at < len(answer):
-                length, kind, *_ = _HEADER.unpack_from(answer, at)
-                if kind == _NLMSG_DONE:
+                length, kind, *_ = HEADER.unpack_from(answer, at)
+                if kind == NLMSG_DONE:
                     return
-                if kind == _NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", answer, at + _HEADER.size)
-                    raise OSError(-code, "the kernel does not list its TCP sockets")
-                message = _MESSAGE.unpack_from(answer, at + _HEADER.size)
-                yield *message, _idle_ms(answer, at + _HEADER.size + _MESSAGE_BYTES, at + length)
+                if kind == NLMSG_ERROR:
+                    code = errno_of(memoryview(answer)[at + HEADER.size :])
+                    raise OSError(code, "the kernel does not list its TCP sockets")
+                message = _MESSAGE.unpack_from(answer, at + HEADER.size)
+                yield *message, _idle_ms(answer, at + HEADER.size + _MESSAGE_BYTES, at + length)
                 at += (length + 3) & ~3
 
 
 def _idle_ms(answer: bytes, at: int, end: int) -> int:
     """Read a message's attributes. What is only being opened has no `tcp_info`: it was heard of just now."""
-    while at + _ATTRIBUTE.size <= end:
-        length, kind = _ATTRIBUTE.unpack_from(answer, at)
+    while at + ATTRIBUTE.size <= end:
+        length, kind = ATTRIBUTE.unpack_from(answer, at)
         if kind == _INET_DIAG_INFO:
-            return int(_LAST_ACK_RECEIVED.unpack_from(answer, at + _ATTRIBUTE.size)[0])
+            return int(_LAST_ACK_RECEIVED.unpack_from(answer, at + ATTRIBUTE.size)[0])
         at += (length + 3) & ~3
     return 0
 

@@ -17,22 +17,27 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
-from duet_p4.switch_agent.rtnetlink import (
-    ATTRIBUTE,
-    ERROR,
-    HEADER,
-    NDA_DST,
-    NDA_LLADDR,
-    NEIGHBOR,
+from duet_p4.netlink_messages import (
     NETLINK_GET_STRICT_CHK,
     NLM_F_APPEND,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
+    SOL_NETLINK,
+    U32,
+    attribute,
+    attributes,
+    errno_of,
+    messages,
+    request,
+)
+from duet_p4.switch_agent.rtnetlink import (
+    NDA_DST,
+    NDA_LLADDR,
+    NEIGHBOR,
     ROUTE,
     RTA_DST,
     RTA_GATEWAY,
@@ -53,8 +58,6 @@ from duet_p4.switch_agent.rtnetlink import (
     RTM_NEWNEXTHOP,
     RTM_NEWROUTE,
     RTN_UNICAST,
-    SOL_NETLINK,
-    U32,
 )
 
 _GROUPS = 0x1 | 0x4 | 0x40 | 1 << 31  # RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_ROUTE; RTNLGRP_NEXTHOP
@@ -69,7 +72,6 @@ _A_TURN = 500
 """Messages that are read before others have their turn."""
 _ATTEMPTS = 20
 _REST_S = 0.01
-_TYPE_MASK = 0x3FFF
 _RTM_F_CLONED = 0x200
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
@@ -203,7 +205,7 @@ class Dump:
         Where they changed while the kernel listed them, they are asked for again. Raises OSError where the
         kernel refuses, or never comes to rest.
         """
-        wanted = ATTRIBUTE.pack(ATTRIBUTE.size + U32.size, RTA_TABLE) + U32.pack(table)
+        wanted = attribute(RTA_TABLE, U32.pack(table))
         return self._list(RTM_GETROUTE, ROUTE.pack(socket.AF_INET, *(0,) * 8) + wanted)
 
     def close(self) -> None:
@@ -213,8 +215,7 @@ class Dump:
     def _list(self, kind: int, body: bytes) -> list[Message]:
         for _ in range(_ATTEMPTS):
             self._sequence += 1
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
+            self._socket.send(request(kind, NLM_F_DUMP, self._sequence, body))
             found: list[Message] = []
             interrupted = done = False
             while not done:
@@ -230,7 +231,7 @@ class Dump:
 
 def decode(data: bytes) -> Iterator[Message]:
     """Yield what the netlink messages in `data` say, as far as the agent asks."""
-    for kind, flags, body in _messages(data):
+    for kind, flags, body in messages(data):
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
             message: Message | None = _route(body, flags, kind == RTM_NEWROUTE)
         elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
@@ -247,39 +248,16 @@ def decode(data: bytes) -> Iterator[Message]:
             yield message
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield the kind, flags and body of each message."""
-    view = memoryview(data)
-    at = 0
-    while at + HEADER.size <= len(view):
-        length, kind, flags, *_ = HEADER.unpack_from(view, at)
-        if length < HEADER.size:
-            return
-        yield kind, flags, view[at + HEADER.size : at + length]
-        at += (length + 3) & ~3
-
-
 def _ends(data: bytes) -> tuple[bool, bool]:
     """Return whether a list was interrupted by changes, and whether it ends here. Raises OSError."""
     interrupted = False
-    for kind, flags, body in _messages(data):
+    for kind, flags, body in messages(data):
         interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
         if kind in (NLMSG_ERROR, NLMSG_DONE):
-            code = -ERROR.unpack_from(body)[0] if len(body) >= ERROR.size else 0
-            if code:
+            if code := errno_of(body):
                 raise OSError(code, f"the kernel does not list its state: {os.strerror(code)}")
             return interrupted, True
     return interrupted, False
-
-
-def _attributes(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    at = 0
-    while at + ATTRIBUTE.size <= len(view):
-        length, kind = ATTRIBUTE.unpack_from(view, at)
-        if length < ATTRIBUTE.size:
-            return
-        yield kind & _TYPE_MASK, view[at + ATTRIBUTE.size : at + length]
-        at += (length + 3) & ~3
 
 
 def _route(body: memoryview, flags: int, new: bool) -> Route | None:
@@ -289,20 +267,20 @@ def _route(body: memoryview, flags: int, new: bool) -> Route | None:
     destination = metric = nexthop = 0
     index, gateway = 0, None
     hops: list[tuple[int, IPv4Address]] = []
-    for attribute, value in _attributes(body[ROUTE.size :]):
-        if attribute == RTA_DST:
+    for number, value in attributes(body[ROUTE.size :]):
+        if number == RTA_DST:
             destination = int.from_bytes(value)
-        elif attribute == RTA_PRIORITY:
+        elif number == RTA_PRIORITY:
             metric = U32.unpack(value)[0]
-        elif attribute == RTA_TABLE:
+        elif number == RTA_TABLE:
             table = U32.unpack(value)[0]
-        elif attribute == RTA_OIF:
+        elif number == RTA_OIF:
             index = U32.unpack(value)[0]
-        elif attribute == RTA_GATEWAY:
+        elif number == RTA_GATEWAY:
             gateway = IPv4Address(bytes(value))
-        elif attribute == RTA_NH_ID:
+        elif number == RTA_NH_ID:
             nexthop = U32.unpack(value)[0]
-        elif attribute == RTA_MULTIPATH:
+        elif number == RTA_MULTIPATH:
             hops += _multipath(value)
     if gateway is not None:
         hops.append((index, gateway))
@@ -325,8 +303,8 @@ def _multipath(view: memoryview) -> Iterator[tuple[int, IPv4Address]]:
         length, _, _, index = _HOP.unpack_from(view, at)
         if length < _HOP.size:
             return
-        for attribute, value in _attributes(view[at + _HOP.size : at + length]):
-            if attribute == RTA_GATEWAY:
+        for number, value in attributes(view[at + _HOP.size : at + length]):
+            if number == RTA_GATEWAY:
                 yield index, IPv4Address(bytes(value))
         at += (length + 3) & ~3
 
@@ -336,10 +314,10 @@ def _neighbor(body: memoryview, new: bool) -> Neighbor | None:
     if family != socket.AF_INET:
         return None
     address, mac = None, None
-    for attribute, value in _attributes(body[NEIGHBOR.size :]):
-        if attribute == NDA_DST:
+    for number, value in attributes(body[NEIGHBOR.size :]):
+        if number == NDA_DST:
             address = IPv4Address(bytes(value))
-        elif attribute == NDA_LLADDR:
+        elif number == NDA_LLADDR:
             mac = int.from_bytes(value)
     if address is None:
         return None

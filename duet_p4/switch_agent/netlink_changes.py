@@ -10,20 +10,24 @@ import os
 import socket
 from ipaddress import IPv4Address, IPv4Network
 
-from duet_p4.switch_agent.rtnetlink import (
-    ATTRIBUTE,
-    ERROR,
+from duet_p4.netlink_messages import (
     HEADER,
-    NDA_DST,
-    NDA_FLAGS_EXT,
-    NEIGHBOR,
     NETLINK_CAP_ACK,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    NLM_F_REQUEST,
     NLMSG_ERROR,
+    SOL_NETLINK,
+    U32,
+    attribute,
+    errno_of,
+    request,
+)
+from duet_p4.switch_agent.rtnetlink import (
+    NDA_DST,
+    NDA_FLAGS_EXT,
+    NEIGHBOR,
     NTF_EXT_LEARNED,
     NTF_EXT_MANAGED,
     ROUTE,
@@ -38,8 +42,6 @@ from duet_p4.switch_agent.rtnetlink import (
     RTN_BLACKHOLE,
     RTN_UNICAST,
     RTNH_F_ONLINK,
-    SOL_NETLINK,
-    U32,
 )
 
 ROUTE_PROTOCOL = 201
@@ -79,7 +81,7 @@ class Changes:
     def replace_route(self, prefix: IPv4Network, gateway: IPv4Address, interface: int, table: int) -> None:
         """Have a route by a gateway that is on an interface's link."""
         body = self._route(prefix, table, RTN_UNICAST, RTNH_F_ONLINK)
-        body += _attribute(RTA_GATEWAY, gateway.packed) + _attribute(RTA_OIF, U32.pack(interface))
+        body += attribute(RTA_GATEWAY, gateway.packed) + attribute(RTA_OIF, U32.pack(interface))
         self._ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
 
     def replace_neighbor(self, interface: int, address: IPv4Address) -> None:
@@ -88,13 +90,13 @@ class Changes:
         It does not count against the table's size, which all network namespaces of a machine share.
         """
         body = NEIGHBOR.pack(socket.AF_INET, interface, 0, NTF_EXT_LEARNED, 0)
-        body += _attribute(NDA_DST, address.packed) + _attribute(NDA_FLAGS_EXT, U32.pack(NTF_EXT_MANAGED))
+        body += attribute(NDA_DST, address.packed) + attribute(NDA_FLAGS_EXT, U32.pack(NTF_EXT_MANAGED))
         self._ask(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
 
     def delete_neighbor(self, interface: int, address: IPv4Address) -> None:
         """Have the kernel forget a neighbour."""
         body = NEIGHBOR.pack(socket.AF_INET, interface, 0, 0, 0)
-        self._ask(RTM_DELNEIGH, 0, body + _attribute(NDA_DST, address.packed))
+        self._ask(RTM_DELNEIGH, 0, body + attribute(NDA_DST, address.packed))
 
     def close(self) -> None:
         """Change no more."""
@@ -102,25 +104,16 @@ class Changes:
 
     def _route(self, prefix: IPv4Network, table: int, kind: int, flags: int = 0) -> bytes:
         header = ROUTE.pack(socket.AF_INET, prefix.prefixlen, 0, 0, 0, ROUTE_PROTOCOL, 0, kind, flags)
-        destination = _attribute(RTA_DST, prefix.network_address.packed)
-        return header + destination + _attribute(RTA_TABLE, U32.pack(table))
+        destination = attribute(RTA_DST, prefix.network_address.packed)
+        return header + destination + attribute(RTA_TABLE, U32.pack(table))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
-        head = HEADER.pack(
-            HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_ACK | flags, self._sequence, 0
-        )
-        self._socket.send(head + body)
+        self._socket.send(request(kind, NLM_F_ACK | flags, self._sequence, body))
         while True:
             answer = self._socket.recv(_ANSWER)
             _, what, _, sequence, _ = HEADER.unpack_from(answer)
             if what == NLMSG_ERROR and sequence == self._sequence:
                 break
-        code = -ERROR.unpack_from(answer, HEADER.size)[0]
-        if code:
+        if code := errno_of(memoryview(answer)[HEADER.size :]):
             raise RefusedError(code, os.strerror(code))
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    """Return an attribute; every value here is a multiple of four bytes."""
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value

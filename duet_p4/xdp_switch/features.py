@@ -10,10 +10,12 @@ import errno
 import socket
 import struct
 
+from duet_p4.netlink_messages import NLMSG_ERROR, U32, attribute, attributes, errno_of, messages, request
+
 _NETLINK_GENERIC = 16
 _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 16, 3, 1, 2
 _NETDEV_CMD_DEV_GET, _NETDEV_A_DEV_IFINDEX, _NETDEV_A_DEV_XDP_FEATURES = 1, 1, 3
-_NLM_F_REQUEST, _NLMSG_ERROR = 1, 2
+_GENERIC = struct.Struct("=BBxx")
 _NDO_XMIT = 1 << 2
 
 
@@ -22,9 +24,9 @@ def takes_redirects(ifindex: int) -> bool | None:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as netlink:
             netlink.bind((0, 0))
-            name = _attribute(_CTRL_ATTR_FAMILY_NAME, b"netdev\0")
+            name = attribute(_CTRL_ATTR_FAMILY_NAME, b"netdev\0")
             family = _ask(netlink, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, name)[_CTRL_ATTR_FAMILY_ID]
-            index = _attribute(_NETDEV_A_DEV_IFINDEX, struct.pack("=I", ifindex))
+            index = attribute(_NETDEV_A_DEV_IFINDEX, U32.pack(ifindex))
             found = _ask(netlink, struct.unpack("=H", family)[0], _NETDEV_CMD_DEV_GET, index)
     except (OSError, KeyError):
         return None
@@ -34,22 +36,9 @@ def takes_redirects(ifindex: int) -> bool | None:
 
 def _ask(netlink: socket.socket, family: int, command: int, payload: bytes) -> dict[int, bytes]:
     """Send a request and return the attributes of the answer by number; raises OSError."""
-    body = struct.pack("=BBxx", command, 1) + payload
-    netlink.send(struct.pack("=IHHII", 16 + len(body), family, _NLM_F_REQUEST, 1, 0) + body)
+    netlink.send(request(family, 0, 1, _GENERIC.pack(command, 1) + payload))
     answer = netlink.recv(16384)
-    length, kind = struct.unpack_from("=IH", answer)
-    if kind == _NLMSG_ERROR:
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        raise OSError(code, errno.errorcode.get(code, "netlink"))
-    attributes = {}
-    at = 20
-    while at < length:
-        size, number = struct.unpack_from("=HH", answer, at)
-        attributes[number & 0x3FFF] = answer[at + 4 : at + size]
-        at += (size + 3) & ~3
-    return attributes
-
-
-def _attribute(number: int, value: bytes) -> bytes:
-    size = 4 + len(value)
-    return struct.pack("=HH", size, number) + value + bytes(-size % 4)
+    kind, _, rest = next(messages(answer))
+    if kind == NLMSG_ERROR:
+        raise OSError(errno_of(rest), errno.errorcode.get(errno_of(rest), "netlink"))
+    return {number: bytes(value) for number, value in attributes(rest[_GENERIC.size :])}
