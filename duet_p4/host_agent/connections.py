@@ -25,7 +25,8 @@ from duet_p4.netlink_messages import (
 )
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
+_TCPDIAG_GETSOCK = 18
+"""The older of two requests: its answer has IPv4 and IPv6, with one look through the kernel's table."""
 _TCP = 6
 _ESTABLISHED, _SYN_RECEIVED, _FIN_WAIT_1, _FIN_WAIT_2, _CLOSE_WAIT = 1, 3, 4, 5, 8
 _NEW_SYN_RECEIVED = 12
@@ -33,7 +34,7 @@ _LIVE = sum(
     1 << state
     for state in (_ESTABLISHED, _SYN_RECEIVED, _FIN_WAIT_1, _FIN_WAIT_2, _CLOSE_WAIT, _NEW_SYN_RECEIVED)
 )
-_MESSAGE = struct.Struct("=4x2s2s16s16s")
+_MESSAGE = struct.Struct("=B3x2s2s16s16s")
 _MESSAGE_BYTES = 72
 _INET_DIAG_INFO = 2
 _LAST_ACK_RECEIVED = struct.Struct("=56xI")
@@ -54,20 +55,19 @@ def live_connections() -> list[Connection]:
     Sockets that speak IPv6, too, are among them. Raises OSError.
     """
     found = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for own_port, peer_port, own, peer, idle_ms in _sockets(family):
-            ours, theirs = _address(family, own), _address(family, peer)
-            if ours and theirs:
-                flow = Flow(theirs, ours, _TCP, int.from_bytes(peer_port), int.from_bytes(own_port))
-                found.append(Connection(flow, idle_ms / 1e3))
+    for family, own_port, peer_port, own, peer, idle_ms in _sockets():
+        ours, theirs = _address(family, own), _address(family, peer)
+        if ours and theirs:
+            flow = Flow(theirs, ours, _TCP, int.from_bytes(peer_port), int.from_bytes(own_port))
+            found.append(Connection(flow, idle_ms / 1e3))
     return found
 
 
-def _sockets(family: int) -> Iterator[tuple[bytes, bytes, bytes, bytes, int]]:
-    """Yield ports and addresses, the own ones first, and for how many milliseconds nothing was heard."""
+def _sockets() -> Iterator[tuple[int, bytes, bytes, bytes, bytes, int]]:
+    """Yield family, ports and addresses, the own ones first, and for how many ms nothing was heard."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asked:
-        wanted = struct.pack("=BBBxI48x", family, _TCP, 1 << _INET_DIAG_INFO - 1, _LIVE)
-        asked.send(request(_SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, 1, wanted))
+        wanted = struct.pack("=3xB48xII", 1 << _INET_DIAG_INFO - 1, _LIVE, 0)
+        asked.send(request(_TCPDIAG_GETSOCK, NLM_F_DUMP, 1, wanted))
         while True:
             answer = asked.recv(_RECEIVE)
             at = 0
