@@ -158,7 +158,7 @@ class Switch(Session):
         for start in range(0, len(step.updates), _MAX_BATCH):
             batch = step.updates[start : start + _MAX_BATCH]
             # The switch works on a batch while the next is encoded.
-            encoded = [self._codec.update(update) for update in batch]
+            encoded = [self._codec.serialized(update) for update in batch]
             if sending is not None and (refusal := await _outcome(sending, taken)) is not None:
                 sending = None
                 break
@@ -172,11 +172,11 @@ class Switch(Session):
             raise refusal
 
     async def _write_batch(
-        self, batch: Sequence[Update[Any]], encoded: Sequence[p4r.Update]
+        self, batch: Sequence[Update[Any]], encoded: Sequence[bytes]
     ) -> Sequence[Update[Any]]:
         """Write updates with one request, and return them. Raises `WriteError`."""
         try:
-            await self.send(encoded)
+            await self.send_serialized(encoded)
         except P4ClientError as error:
             if not error.details:
                 raise SwitchError(f"the switch refuses a write: {error.message}") from error

@@ -30,6 +30,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_WRITE = "/p4.v1.P4Runtime/Write"
 _RPC_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 3.0
 _PUSH_TIMEOUT_S = 60.0
@@ -58,6 +59,7 @@ class Session:
         """Connect without a session: good for reading only."""
         async with self.open() as channel:
             self._stub = p4r_grpc.P4RuntimeStub(channel)
+            self._write = channel.unary_unary(_WRITE, response_deserializer=p4r.WriteResponse.FromString)
             yield
 
     def open(self) -> grpc.aio.Channel:
@@ -122,13 +124,20 @@ class Session:
 
     async def send(self, updates: Sequence[p4r.Update]) -> None:
         """Write updates with one request. Raises P4ClientError, with its details, for those refused."""
-        request = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id, updates=updates)
+        await self.send_serialized(
+            [p4r.WriteRequest(updates=[update]).SerializeToString() for update in updates]
+        )
+
+    async def send_serialized(self, updates: Sequence[bytes]) -> None:
+        """Do the same with updates that each are a serialized WriteRequest of nothing else."""
+        sender = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id)
+        request = b"".join((sender.SerializeToString(), *updates))
         try:
             with telemetry.span("P4Runtime Write", telemetry.Kind.CLIENT, p4runtime__updates=len(updates)):
-                await self._stub.Write(request, timeout=_RPC_TIMEOUT_S)
+                await self._write(request, timeout=_RPC_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNKNOWN:
-                raise P4ClientError(error, "Write", msg=request) from None
+                raise P4ClientError(error, "Write", msg=p4r.WriteRequest.FromString(request)) from None
             raise _lost(error) from error
 
     async def read(self, queries: Sequence[p4r.Entity]) -> list[p4r.Entity]:

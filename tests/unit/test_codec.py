@@ -55,6 +55,13 @@ def test_a_row_survives_the_way_to_the_switch_and_back(row: Row, op: Op) -> None
     assert message.type == op.value
 
 
+@given(rows, st.sampled_from(Op))
+def test_a_serialized_update_is_protobufs_bytes(row: Row, op: Op) -> None:
+    update = Update(op, row, row)
+    expected = p4r.WriteRequest(updates=[CODEC.update(update)]).SerializeToString()
+    assert CODEC.serialized(update) == expected
+
+
 VIP, NET = IPv4Address("10.0.0.1"), IPv4Network("10.1.0.0/16")
 MAC = 0x0200_0000_0001
 
