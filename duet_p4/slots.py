@@ -58,9 +58,11 @@ def build(weights: Sequence[int], count: int | None = None) -> list[int]:
     _check(weights)
     if count is None:
         count = default_count(weights)
-    served = sum(1 for weight in weights if weight)
-    if count < served:
-        raise ValueError(f"{count} slots cannot hold {served} members")
+    served = [member for member, weight in enumerate(weights) if weight]
+    if count < len(served):
+        raise ValueError(f"{count} slots cannot hold {len(served)} members")
+    if count % len(served) == 0 and len({weights[member] for member in served}) == 1:
+        return served * (count // len(served))  # What `_fill` gives, in a hundredth of the time.
     return _fill([None] * count, weights)
 
 

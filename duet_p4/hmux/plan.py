@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from duet_p4.hmux.rows import Key, Row
 
@@ -21,8 +21,7 @@ class Op(Enum):
     DELETE = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Update(Generic[RowT]):
+class Update(NamedTuple, Generic[RowT]):
     """One row to write. `before` is what the key held: None for an insert, the row itself for a delete."""
 
     op: Op

@@ -163,9 +163,12 @@ class VipTables:
             row = replace(row, first=old.first)
         elif tunnels:
             row = replace(row, first=draft.slots.allocate(row.count, what))
-        for slot, tunnel in enumerate(tunnels, row.first):
-            before = None if fresh else self._rows.get(("ecmp", slot))
-            draft.write(before, SlotRow(slot, tunnel), draft.made if fresh else draft.moved)
+        slots = map(SlotRow, range(row.first, row.first + len(tunnels)), tunnels)
+        if fresh:
+            draft.insert(slots, draft.made)
+        else:
+            for slot in slots:
+                draft.write(self._rows.get(slot.key), slot, draft.moved)
         # Ports and pins must be looked at before slots move, and until they have moved.
         while_moving = _both_looked_at(old, row)
         draft.write(old, while_moving, draft.led_ports if isinstance(row, AclRow) else draft.led)
@@ -274,6 +277,12 @@ class _Draft:
             into.append(Update(Op.MODIFY if before else Op.INSERT, row, before))
             self._refer(before, -1)
             self._refer(row, 1)
+
+    def insert(self, rows: Iterable[SlotRow], into: list[Update[VipRow]]) -> None:
+        """Have rows where there are none."""
+        made = list(rows)
+        into.extend(Update(Op.INSERT, row) for row in made)
+        self._change.update(row.tunnel for row in made)
 
     def delete(self, row: VipRow, into: list[Update[VipRow]]) -> None:
         """Have `row` no more."""

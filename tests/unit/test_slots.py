@@ -28,6 +28,12 @@ def test_default_count_serves_every_weighted_member_and_no_other(weights: list[i
     assert set(table) == {member for member, weight in enumerate(weights) if weight}
 
 
+@given(weights_strategy | st.lists(st.sampled_from([0, 3]), min_size=1, max_size=40).filter(any))
+def test_a_fresh_table_is_what_one_without_owners_becomes(weights: list[int]) -> None:
+    table = slots.build(weights)
+    assert table == slots.update([None] * len(table), weights, rebalance=False)
+
+
 @given(weights_strategy, st.data())
 def test_removal_moves_only_the_slots_of_the_one_removed(weights: list[int], data: st.DataObject) -> None:
     gone = data.draw(st.integers(0, len(weights) - 1))
