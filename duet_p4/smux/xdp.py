@@ -374,12 +374,13 @@ class XdpDatapath:
             old = before.services.get(service)
             if held.group is None:
                 continue
+            encaps = _encaps(old) if old else {}
             for dip in held.group.members:
                 index = held.backends[dip.address]
                 if old is None or old.backends.get(dip.address) != index:
                     counters.append((_INDEX.pack(index), bytes(TRAFFIC.size)))
                     notes.append((_INDEX.pack(index), _note(service, dip.address)))
-                elif _encap(old, dip.address) == dip.encap:
+                elif encaps[dip.address] == dip.encap:
                     continue
                 backends.append((_INDEX.pack(index), self._backend(dip, index)))
             if old is None or old.group is None or old.first != held.first:
@@ -446,9 +447,10 @@ class XdpDatapath:
             self._slots.release(old.first, len(old.group.slots))
         kept = set(new.backends.values()) if new else set()
         left = [(address, index) for address, index in old.backends.items() if index not in kept]
+        encaps = _encaps(old) if left else {}
         for address, index in left:
             count = self._read("backend_traffic", [index])[index]
-            encap = _encap(old, address)
+            encap = encaps[address]
             self._departed[encap] = self._departed.get(encap, Traffic()) + count
             self._part(index)
         return len(left)
@@ -494,9 +496,9 @@ def _owners(group: Group, held: _Held) -> list[int]:
     return [indices[member] for member in group.slots]
 
 
-def _encap(held: _Held, address: IPv4Address) -> IPv4Address:
-    members: tuple[Dip, ...] = held.group.members if held.group else ()
-    return next(dip.encap for dip in members if dip.address == address)
+def _encaps(held: _Held) -> dict[IPv4Address, IPv4Address]:
+    """Return where each DIP is tunneled to."""
+    return {dip.address: dip.encap for dip in held.group.members} if held.group else {}
 
 
 def _note(service: Service, dip: IPv4Address) -> bytes:
