@@ -6,6 +6,7 @@ import ctypes as c
 import errno
 import mmap
 import os
+import platform
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -396,6 +397,15 @@ class Object(Closable):
             raise BpfError(f"{self.path.name} has no program {name}")
         return Program(name, self._library.bpf_program__fd(handle))
 
+    def programs(self) -> list[str]:
+        """Return the names of all programs of the object, loaded or not."""
+        found = []
+        handle = self._library.bpf_object__next_program(self._handle, None)
+        while handle:
+            found.append(self._library.bpf_program__name(handle).decode())
+            handle = self._library.bpf_object__next_program(self._handle, handle)
+        return found
+
     def instructions(self, name: str) -> bytes:
         """Return a loaded program's instructions, as libbpf gave them to the kernel."""
         handle = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
@@ -508,7 +518,7 @@ class Object(Closable):
         warnings = libbpf.take_warnings()
         lines = self._log.value.decode(errors="replace").splitlines()
         tail = "\n".join(lines[-_LOG_TAIL_LINES:]) or warnings
-        reason = f"the kernel refuses {self.path.name}"
+        reason = f"Linux {platform.release()} refuses {self.path.name}"
         if os.geteuid() != 0:
             reason += " (loading eBPF needs root)"
         return f"{reason}; the end of its log:\n{tail}"
