@@ -16,6 +16,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "verifier.h"
+
 #define IPV4_DF 0x4000
 #define IPV4_MF 0x2000
 #define IPV4_OFFSET 0x1FFF
@@ -134,9 +136,8 @@ static __always_inline bool ipv4_add_options(struct xdp_md *ctx, const struct ip
     __u16 words[20] = {};
     __u64 at = (const void *)(ip + 1) - (const void *)(long)ctx->data, length = (ip->ihl - 5) * 4;
 
-    /* The compiler knows the bounds of the length, but the verifier must see them tested. */
-    asm volatile("" : "+r"(length));
-    if (!length || length > sizeof(words) || bpf_xdp_load_bytes(ctx, at, words, length))
+    BOUND(length, sizeof(words));
+    if (bpf_xdp_load_bytes(ctx, at, words, length))
         return false;
     for (int i = 0; i < (int)(sizeof(words) / sizeof(*words)); i++)
         *sum += words[i];

@@ -83,13 +83,11 @@ __noinline int trace_step(__u32 step, __u64 a, __u64 b, __u64 c, __u64 d)
 static __always_inline void trace_frame(void *ctx, bool xdp, __u32 length, struct trace_record *record, __u32 kind,
                                         __u32 number)
 {
-    __u32 kept = length;
+    __u64 kept = length;
 
-    asm volatile("" : "+r"(kept));
-    if (kept > TRACE_KEPT)
-        kept = TRACE_KEPT;
+    BOUND(kept, TRACE_KEPT);
     record->length = length;
-    if (!kept || trace_load(ctx, xdp, 0, record->bytes, kept))
+    if (trace_load(ctx, xdp, 0, record->bytes, kept))
         record->length = 0;
     trace_write(record, kind, number, 0, sizeof(*record));
 }

@@ -303,8 +303,12 @@ class Parser:
             f"    if ({cursor.pointer} + {ahead + behind} + size + PADDING > data_end)",
             *indent(self._fail("PacketTooShort", cursor), 2),
             *indent(copy_bytes(place, cursor.pointer, ahead)),
-            f"    if (size && bpf_xdp_load_bytes(ctx, {cursor.code} + {ahead}, {place} + {ahead}, size))",
-            *indent(self._fail("PacketTooShort", cursor), 2),
+            "    if (size) {",
+            "        __u64 some = size;",
+            f"        BOUND(some, {room});",
+            f"        if (bpf_xdp_load_bytes(ctx, {cursor.code} + {ahead}, {place} + {ahead}, some))",
+            *indent(self._fail("PacketTooShort", cursor), 3),
+            "    }",
         ]
         if behind:
             end = (member.offset + member.width) // 8

@@ -468,8 +468,12 @@ class _Generator:
         if first:
             yield f"if (bpf_xdp_store_bytes(ctx, at, {place}, {first}))"
             yield "    return false;"
-        yield f"if (size && bpf_xdp_store_bytes(ctx, at + {first}, {place} + {first}, size))"
-        yield "    return false;"
+        yield "if (size) {"
+        yield "    __u64 some = size;"
+        yield f"    BOUND(some, {last - first});"
+        yield f"    if (bpf_xdp_store_bytes(ctx, at + {first}, {place} + {first}, some))"
+        yield "        return false;"
+        yield "}"
         if kind.bytes - last:
             yield f"if (bpf_xdp_store_bytes(ctx, at + {first} + size, {place} + {last}, {kind.bytes - last}))"
             yield "    return false;"

@@ -60,14 +60,13 @@ struct walk {
 static __always_inline __u32 next_chunk(struct walk *w)
 {
     struct payload *p = w->payload;
-    __u32 left = p->end - p->at;
-    __u32 size = left < CHUNK ? left : CHUNK;
+    __u64 size = p->end - p->at;
 
     for (int i = 0; i < CHUNK; i += 8)
         *(any64 *)(p->chunk + i) = 0;
-    HIDE(size);
-    if (p->at >= p->end || size == 0 || size > CHUNK)
+    if (p->at >= p->end)
         return 0;
+    BOUND(size, CHUNK);
     if (bpf_xdp_load_bytes(w->ctx, p->at, p->chunk, size))
         return 0;
     p->at += size;

@@ -43,10 +43,8 @@ static __noinline int trace_frame(struct xdp_md *ctx, struct scratch *s, __u32 k
     __u64 length = ctx->data_end - ctx->data - PADDING;
     __u64 kept = length;
 
-    HIDE(kept);
-    if (kept > sizeof(s->m.trace_bytes))
-        kept = sizeof(s->m.trace_bytes);
-    if (kept && bpf_xdp_load_bytes(ctx, 0, s->m.trace_bytes, kept))
+    BOUND(kept, sizeof(s->m.trace_bytes));
+    if (bpf_xdp_load_bytes(ctx, 0, s->m.trace_bytes, kept))
         length = 0;
     return trace_record(s, kind, number, length, 0);
 }

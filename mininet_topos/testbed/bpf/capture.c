@@ -2,6 +2,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "verifier.h"
+
 #define SNAP_LENGTH 2048
 
 struct record {
@@ -32,14 +34,13 @@ int capture(struct xdp_md *ctx)
     struct record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
 
     if (record) {
-        __u32 length = ctx->data_end - ctx->data;
+        __u64 length = ctx->data_end - ctx->data;
 
         record->nanoseconds = bpf_ktime_get_ns();
         record->port = port;
         record->length = length;
-        if (length > SNAP_LENGTH)
-            length = SNAP_LENGTH;
-        if (length == 0 || bpf_xdp_load_bytes(ctx, 0, record->frame, length))
+        BOUND(length, SNAP_LENGTH);
+        if (bpf_xdp_load_bytes(ctx, 0, record->frame, length))
             bpf_ringbuf_discard(record, 0);
         else
             bpf_ringbuf_submit(record, 0);
