@@ -89,9 +89,11 @@ class BatchError(P4RuntimeError):
 
     def __init__(self, results: Sequence[P4RuntimeError | None], what: str) -> None:
         failures = [error for error in results if error is not None]
+        # ABORTED are those that are not there for another's sake.
+        reasons = [error for error in failures if error.code != rpc_code.ABORTED] or failures
         super().__init__(
             rpc_code.UNKNOWN,
-            f"{what}: {len(failures)} of {len(results)} failed, the first: {failures[0].message}",
+            f"{what}: {len(failures)} of {len(results)} failed, the first: {reasons[0].message}",
         )
         self.results = results
 

@@ -15,7 +15,7 @@ from finsy.proto import p4r
 
 from duet_p4.bpf.errors import BpfError
 from duet_p4.xdp_switch.dataplane import Device
-from duet_p4.xdp_switch.p4runtime.batch import Results
+from duet_p4.xdp_switch.p4runtime.batch import Batch, Results
 from duet_p4.xdp_switch.p4runtime.errors import (
     P4RuntimeError,
     aborted,
@@ -140,7 +140,7 @@ class PipelineConfig:
                 # One update is atomic by itself, and a saved program meets no packets.
                 async with self._turns.hold(None):
                     push.check()
-                    return apply_or_roll_back(self.forwarding(), updates, role)
+                    return apply_or_roll_back(Batch(self.forwarding(), updates, []), role)
             staged = await stage(self._device, running.config, self.ports)
             try:
                 async with self._turns.hold(None):
@@ -150,7 +150,7 @@ class PipelineConfig:
                     await reconciliation.copy()
                     push.check()
                     reconciliation.copy_state()
-                    results = apply_or_roll_back(staged.forwarding, updates, role)
+                    results = apply_or_roll_back(Batch(staged.forwarding, updates, []), role)
                     if not any(results):
                         self._activate(staged, reconciliation.settle)
                     return results

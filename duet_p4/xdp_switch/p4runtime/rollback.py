@@ -7,11 +7,12 @@ Packets may see its updates one by one; when one is refused, those before it are
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finsy.proto import p4r
 
+from duet_p4.xdp_switch.p4runtime.batch import Batch, Results
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError, aborted
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
 
@@ -32,45 +33,61 @@ _KEYS = {
 """The fields that say which entity a message is about; those of a table entry are more."""
 
 
-def apply_or_roll_back(
-    state: ForwardingState, updates: Sequence[p4r.Update], role: str
-) -> list[P4RuntimeError | None]:
-    """Carry out all updates and return a None for each, or none of them and say which was refused."""
-    undo: list[p4r.Update] = []
-    for number, update in enumerate(updates):
+def apply_or_roll_back(batch: Batch, role: str) -> Results:
+    """Carry out all updates and return a None for each, or none of them and say which was refused.
+
+    Only inserts are carried out in runs: what the others change has to be looked at one by one.
+    """
+    state, updates = batch.state, batch.updates
+    inserts = {run.first: run for run in batch.runs if run.form.kind == p4r.Update.INSERT}
+    undo: list[tuple[p4r.Update, Sequence[p4r.Update]]] = []
+    at = 0
+    while at < len(updates):
+        run = inserts.get(at)
+        if run is not None and state.write_run(run, role):
+            undo += [(update, ()) for update in updates[at : run.stop]]
+            at = run.stop
+            continue
         try:
-            inverse = _inverse(state, update)
-            state.write(update, role)
+            before = _before(state, updates[at])
+            state.write(updates[at], role)
         except P4RuntimeError as error:
-            for step in reversed(undo):
-                _take_back(state, step)
-            results: list[P4RuntimeError | None] = [
-                aborted("taken back, as another update of the batch was refused") for _ in range(number)
-            ]
-            results.append(error.with_traceback(None))
-            results += [
-                aborted("not tried, as another update of the batch was refused")
-                for _ in updates[number + 1 :]
-            ]
-            return results
-        undo += reversed(inverse)
+            _take_back(state, undo)
+            return _refusal(len(updates), at, error.with_traceback(None))
+        undo.append((updates[at], before))
+        at += 1
     return [None] * len(updates)
 
 
-def _take_back(state: ForwardingState, step: p4r.Update) -> None:
-    try:
-        state.write(step)
-    except P4RuntimeError:
-        _log.exception("an update cannot be taken back: %s", step)
+def _refusal(number: int, refused: int, error: P4RuntimeError) -> Results:
+    """Return what became of so many updates, of which one was refused."""
+    results: Results = [aborted("taken back") for _ in range(refused)]
+    results.append(error)
+    while len(results) < number:
+        results.append(aborted("not tried"))
+    return results
 
 
-def _inverse(state: ForwardingState, update: p4r.Update) -> list[p4r.Update]:
-    """Return what leads back from an update to the state now."""
+def _take_back(state: ForwardingState, undo: Iterable[tuple[p4r.Update, Sequence[p4r.Update]]]) -> None:
+    """Undo updates, each given with what restores what was there before, the last first."""
+    for update, before in reversed(list(undo)):
+        steps = before
+        if update.type == p4r.Update.INSERT:
+            steps = [p4r.Update(type=p4r.Update.DELETE, entity=update.entity)]
+        for step in steps:
+            try:
+                state.write(step)
+            except P4RuntimeError:
+                _log.exception("an update cannot be taken back: %s", step)
+
+
+def _before(state: ForwardingState, update: p4r.Update) -> Sequence[p4r.Update]:
+    """Return what leads back from a MODIFY or DELETE to the state now; nothing for an INSERT."""
     if update.type == p4r.Update.INSERT:
-        return [p4r.Update(type=p4r.Update.DELETE, entity=update.entity)]
+        return ()
     name = update.entity.WhichOneof("entity")
     if name == "table_entry":
-        return _table_inverse(state, update)
+        return _table_before(state, update)
     if name == "extern_entry":
         # A detour cannot be read back, and does without.
         return [p4r.Update(type=p4r.Update.DELETE, entity=update.entity)]
@@ -81,7 +98,7 @@ def _inverse(state: ForwardingState, update: p4r.Update) -> list[p4r.Update]:
     return [p4r.Update(type=kind, entity=entity) for entity in _found(state, query)]
 
 
-def _table_inverse(state: ForwardingState, update: p4r.Update) -> list[p4r.Update]:
+def _table_before(state: ForwardingState, update: p4r.Update) -> list[p4r.Update]:
     entry = update.entity.table_entry
     query = p4r.TableEntry(table_id=entry.table_id, is_default_action=entry.is_default_action)
     query.match.extend(entry.match)

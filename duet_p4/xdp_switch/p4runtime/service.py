@@ -125,15 +125,14 @@ class P4RuntimeService:
     async def _write(self, request: p4r.WriteRequest) -> Results:
         while True:
             state = self.config.forwarding()
-            rolls_back = request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR
-            batch = Batch(state, request.updates, [] if rolls_back else state.runs(request))
+            batch = Batch(state, request.updates, state.runs(request))
             async with self._turns.hold(batch.objects()):
                 self._check_primary(request)
                 # While it waited, another pipeline may have come, which has objects of its own.
                 if self.config.forwarding() is not state:
                     continue
-                if rolls_back:
-                    return apply_or_roll_back(state, request.updates, request.role)
+                if request.atomicity == p4r.WriteRequest.ROLLBACK_ON_ERROR:
+                    return apply_or_roll_back(batch, request.role)
                 return await batch.apply(request.role)
 
     async def read(self, request: p4r.ReadRequest) -> AsyncIterator[p4r.ReadResponse]:

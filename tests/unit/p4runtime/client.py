@@ -200,6 +200,11 @@ def entity(message: Any) -> p4r.Entity:
 
 def codes(error: grpc.RpcError) -> list[int]:
     """Return the canonical code of each item of a batch, from the status details."""
+    return [item.canonical_code for item in errors(error)]
+
+
+def errors(error: grpc.RpcError) -> list[p4r.Error]:
+    """Return what became of each item of a batch, from the status details."""
     details = dict(error.trailing_metadata())[DETAILS_KEY]
     status = rpc_status.Status.FromString(details)
     assert status.code == grpc.StatusCode.UNKNOWN.value[0]
@@ -207,5 +212,5 @@ def codes(error: grpc.RpcError) -> list[int]:
     for item in status.details:
         message = p4r.Error()
         assert item.Unpack(message)
-        found.append(message.canonical_code)
+        found.append(message)
     return found

@@ -15,6 +15,7 @@ from duet_p4.xdp_switch.p4runtime.batch import Batch
 from duet_p4.xdp_switch.p4runtime.bulk import FEW, RUN, Run
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
 from duet_p4.xdp_switch.p4runtime.forwarding import ForwardingState
+from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
 from ptf_tests.fuzzer.generate import FAULTS, KINDS, Generator
 from ptf_tests.fuzzer.run import held
 from tests.unit.p4runtime.client import INSERT, Names, canonical, direct, exact, lpm
@@ -113,6 +114,29 @@ def test_a_batch_ends_as_its_updates_one_at_a_time(path: Path, monkeypatch: pyte
         assert together(bulk, request) == one_at_a_time(plain, request)
     assert everything(info, bulk) == everything(info, plain)
     assert ended == {(kind, taken) for kind in KINDS for taken in (True, False)}, "too little was tried"
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_batch_with_runs_is_carried_out_whole_or_taken_back(path: Path) -> None:
+    (info, whole), (_, plain) = staged(path), staged(path)
+    rng = random.Random(11)
+    generator = Spread(info, rng)
+    tables = [table for table in info.tables if table.match_fields]
+    ended = set()
+    for _ in range(BATCHES):
+        request = p4r.WriteRequest(device_id=1)
+        for _ in range(rng.randint(1, 2)):
+            request.updates.extend(burst(generator, whole, rng.choice(tables)))
+        runs = whole.runs(request)
+        before = everything(info, whole)
+        results = apply_or_roll_back(Batch(whole, request.updates, runs), "")
+        ended.add((bool(runs), any(results)))
+        if any(results):
+            assert everything(info, whole) == before
+        else:
+            assert one_at_a_time(plain, request) == [None] * len(results)
+            assert everything(info, whole) == everything(info, plain)
+    assert len(ended) == 4, "too little was tried"
 
 
 def entries(names: Names, first: int, number: int) -> p4r.WriteRequest:

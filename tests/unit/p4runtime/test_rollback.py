@@ -8,7 +8,17 @@ from finsy.proto import p4r, rpc_code
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.p4runtime.client import DELETE, INSERT, MODIFY, Client, canonical, codes, direct, exact
+from tests.unit.p4runtime.client import (
+    DELETE,
+    INSERT,
+    MODIFY,
+    Client,
+    canonical,
+    codes,
+    direct,
+    errors,
+    exact,
+)
 from tests.unit.p4runtime.test_entities import (
     NAMES,
     RATES,
@@ -114,6 +124,15 @@ def test_what_was_refused_is_named(entities: Client) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         entities.write((INSERT, port(1)), REFUSED, (INSERT, port(2)), atomicity=ROLLBACK)
     assert codes(caught.value) == [rpc_code.ABORTED, rpc_code.NOT_FOUND, rpc_code.ABORTED]
+    assert entities.read(NAMES.entry("switch_ports")) == []
+    assert "99" in caught.value.details(), "the message is of another update"
+
+
+def test_what_was_refused_last_of_many_is_told(entities: Client) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        entities.write(*((INSERT, port(n)) for n in range(1, 31)), (INSERT, port(7)), atomicity=ROLLBACK)
+    assert codes(caught.value) == [rpc_code.ABORTED] * 30 + [rpc_code.ALREADY_EXISTS]
+    assert "holds this entry already" in errors(caught.value)[-1].message
     assert entities.read(NAMES.entry("switch_ports")) == []
 
 
