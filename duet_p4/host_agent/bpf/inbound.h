@@ -292,6 +292,22 @@ static __always_inline __be16 port_at_dip(const struct flow *at_mux, const struc
     return take_another_port(&key, flow);
 }
 
+/* A client begins a connection from a port that the DIP knows one of to another VIP. Where that VIP is not served
+ * behind this tunnel end any more, its client is not heard: what the DIP says of it now is said to this SYN.
+ */
+static __always_inline void forget_cut_off(__be32 end, const struct flow *flow, __be32 vip)
+{
+    struct origin *known = bpf_map_lookup_elem(&flows, flow);
+
+    if (!known || known->vip == vip || known->vip == flow->destination || known->client)
+        return;
+
+    struct service_key key = {.tunnel_end = end, .vip = known->vip};
+
+    if (!bpf_map_lookup_elem(&services, &key))
+        bpf_map_delete_elem(&flows, flow);
+}
+
 /* The answer to an outgoing connection, if it is one. */
 static __always_inline struct translation *answers(const struct flow *flow, enum flow_kind kind)
 {
@@ -575,6 +591,10 @@ static __always_inline int receive(struct xdp_md *ctx)
             } else if (kind != FLOW_FRAGMENT && local) {
                 const struct tcphdr *tcp = tcp_of(inner, end);
                 struct owner owner = owner_of(local, &flow);
+
+                if (kind == FLOW_TCP_SYN && owner.vip == vip)
+                    forget_cut_off(outer->daddr, &flow, vip);
+
                 __be16 other = tcp && owner.vip != vip ? port_at_dip(&at_mux, &flow, kind, vip) : 0;
 
                 if (other) {

@@ -462,6 +462,17 @@ def test_connections_stay_with_their_vip_when_others_come_to_share_its_dip_and_g
     assert leaves_as(host, push(1001)) == "10.0.0.2"
 
 
+def test_a_port_that_had_a_connection_to_a_vip_of_before_serves_the_vip_of_now(host: Host) -> None:
+    connection = Connection(Flow(IPv4Address(CLIENT), IPv4Address(DIP), 6, 1000, 80), 0.5)
+    second = HostVip(address="10.0.0.2", dips=(HostDip(address=DIP),))
+    host.path.replace([], [IPv4Address(VIP)], lambda: [connection])
+    host.path.replace([second], connections=lambda: [connection])
+    assert leaves_as(host, push(1000)) == VIP, "the DIP has not heard that the connection is over"
+    assert at_dip(host, "10.0.0.2", flags="S", seq=7) == 1000
+    # What it says to a SYN of a connection that it has: the client has to hear that, to reset it.
+    assert leaves_as(host, IP(src=DIP, dst=CLIENT) / TCP(sport=80, dport=1000, flags="A")) == "10.0.0.2"
+
+
 def test_an_outgoing_connection_from_a_services_port_is_no_reply(host: Host) -> None:
     begin = IP(src=DIP, dst=CLIENT) / TCP(sport=80, dport=1000, flags="S")
     assert leaves_as(host, begin) == DIP
