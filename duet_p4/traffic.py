@@ -41,6 +41,12 @@ def add_up(values: Iterable[bytes]) -> Traffic:
     return Traffic(sum(packets for packets, _ in pairs), sum(size for _, size in pairs))
 
 
+def add_up_each(raw: bytes, cpus: int) -> list[Traffic]:
+    """Do the same of many values as they lie in the kernel (`Map.read`)."""
+    values = struct.iter_unpack(f"={2 * cpus}Q", raw)
+    return [Traffic(sum(value[::2]), sum(value[1::2])) for value in values]
+
+
 def read_exits(counters: Path) -> dict[str, str]:
     """Return every exit that a `counters.h` lists, with its sentence, in table order."""
     return dict(re.findall(r'X\((\w+),\s*"([^"]+)"\)', counters.read_text(encoding="utf-8")))

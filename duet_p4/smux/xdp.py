@@ -32,7 +32,7 @@ from duet_p4.smux.datapath import (
 )
 from duet_p4.tracing.instrumented import Instrumented
 from duet_p4.tracing.steps import Steps
-from duet_p4.traffic import TRAFFIC, Traffic, add_up
+from duet_p4.traffic import TRAFFIC, Traffic, add_up_each
 
 SOURCE = BPF_FOLDER / "smux.bpf.c"
 
@@ -46,9 +46,18 @@ _INDEX = struct.Struct("=I")
 _NOTE = struct.Struct("!4sHBx4s")
 _NOBODY = bytes(4)
 _STATE_WORDS = 2
-_STATE = ("backends", "backend_notes", "backend_traffic", "probation", "connections", "fragments", "counters")
+_STATE = (
+    "backends",
+    "backend_notes",
+    "backend_traffic",
+    "plain_traffic",
+    "probation",
+    "connections",
+    "fragments",
+    "counters",
+)
 _REFERENCE = struct.Struct("=II")
-_BACKEND = struct.Struct("=4sII4x")
+_BACKEND = struct.Struct("=4sIII")
 _FLOW = struct.Struct("!4s4sHHB3x")
 
 
@@ -69,6 +78,13 @@ class _Held:
     group: Group | None = None
     flags: int = 0
     backends: dict[IPv4Address, int] = field(default_factory=dict)
+    departed: Traffic = field(default_factory=Traffic)
+    """What plain backends that have left it counted."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a VIP without ports and pinned flows."""
+        return not self.flags
 
 
 @dataclass
@@ -127,6 +143,7 @@ class XdpDatapath:
             "backends": sizes.backends,
             "backend_notes": sizes.backends,
             "backend_traffic": sizes.backends,
+            "plain_traffic": sizes.backends,
             "probation": sizes.probation // novices.GROUP,
             "connections": sizes.connections,
             "pinned": sizes.pinned,
@@ -145,7 +162,8 @@ class XdpDatapath:
         }
         self._states = self._object.map("states").mapped().cast("Q")
         self._traffic = {
-            name: self._object.map(name) for name in ("service_traffic", "backend_traffic", "counters")
+            name: self._object.map(name)
+            for name in ("service_traffic", "backend_traffic", "plain_traffic", "counters")
         }
         self.samples = FlowSamples(self._object)
         self._links: list[bpf.Link] = []
@@ -230,15 +248,22 @@ class XdpDatapath:
         """See `Datapath.service_traffic`."""
         held = {s: h for entry in self._addresses.values() for s, h in entry.services.items()}
         counts = self._read("service_traffic", (h.counter for h in held.values()))
-        return {service: counts[entry.counter] for service, entry in held.items()}
+        plain = self._read("plain_traffic", (index for h in held.values() for index in h.backends.values()))
+        return {
+            service: sum(
+                (plain[index] for index in entry.backends.values()), counts[entry.counter] + entry.departed
+            )
+            for service, entry in held.items()
+        }
 
     def tunnel_traffic(self) -> dict[IPv4Address, Traffic]:
         """See `Datapath.tunnel_traffic`."""
         total = dict(self._departed)
         backends = list(self._live_backends())
-        counts = self._read("backend_traffic", (index for index, _ in backends))
-        for index, encap in backends:
-            total[encap] = total.get(encap, Traffic()) + counts[index]
+        for name in ("backend_traffic", "plain_traffic"):
+            counts = self._read(name, (index for index, _ in backends))
+            for index, encap in backends:
+                total[encap] = total.get(encap, Traffic()) + counts[index]
         return total
 
     def exits(self) -> dict[str, Traffic]:
@@ -292,6 +317,7 @@ class XdpDatapath:
             for service, want in wanted.items():
                 old = before.services.get(service)
                 held = _Held(old.counter if old else self._counters.allocate(1), flags=want.flags)
+                held.departed = old.departed if old else Traffic()
                 after.services[service] = held
                 if want.group is None:
                     continue
@@ -325,7 +351,7 @@ class XdpDatapath:
         size = self._maps["backends"].max_entries
         backends = _BACKEND.iter_unpack(self._maps["backends"].read(0, size))
         notes = _NOTE.iter_unpack(self._maps["backend_notes"].read(0, size))
-        for index, ((_, generation, _), (address, port, number, dip)) in enumerate(
+        for index, ((_, generation, _, _), (address, port, number, dip)) in enumerate(
             zip(backends, notes, strict=True)
         ):
             if generation:
@@ -377,24 +403,27 @@ class XdpDatapath:
             encaps = _encaps(old) if old else {}
             for dip in held.group.members:
                 index = held.backends[dip.address]
-                if old is None or old.backends.get(dip.address) != index:
+                kept = old if old and old.backends.get(dip.address) == index else None
+                if kept is None:
                     counters.append((_INDEX.pack(index), bytes(TRAFFIC.size)))
                     notes.append((_INDEX.pack(index), _note(service, dip.address)))
                 elif encaps[dip.address] == dip.encap:
                     continue
-                backends.append((_INDEX.pack(index), self._backend(dip, index)))
+                # One that is kept becomes plain, or no longer is, as its service changes.
+                backends.append((_INDEX.pack(index), self._backend(dip, index, (kept or held).plain)))
             if old is None or old.group is None or old.first != held.first:
                 owners = _owners(held.group, held)
                 slots += ((_INDEX.pack(held.first + at), _INDEX.pack(own)) for at, own in enumerate(owners))
         self._traffic["backend_traffic"].update_batch(counters)
+        self._traffic["plain_traffic"].update_batch(counters)
         self._maps["backend_notes"].update_batch(notes)
         self._maps["backends"].update_batch(backends)
         self._maps["slots"].update_batch(slots)
         return len(backends) + len(slots)
 
-    def _backend(self, dip: Dip, index: int) -> bytes:
+    def _backend(self, dip: Dip, index: int, plain: bool) -> bytes:
         is_tip = any(dip.encap in prefix for prefix in self._announced)
-        return _BACKEND.pack(dip.encap.packed, self._generations[index], is_tip)
+        return _BACKEND.pack(dip.encap.packed, self._generations[index], is_tip, plain)
 
     def _write_pins(self, before: _Address, after: _Address) -> int:
         changed = [
@@ -413,7 +442,7 @@ class XdpDatapath:
 
     def _publish(self, before: _Address, after: _Address) -> int:
         """Switch over to the new services, then give back what only the old ones used."""
-        updates = 0
+        updates = self._write_plain(before, after, plain=False)
         for service, held in after.services.items():
             old = before.services.get(service)
             if old is None:
@@ -429,6 +458,7 @@ class XdpDatapath:
                 updates += 1
             if old is None:
                 self._maps["services"].update(_service_key(service), _INDEX.pack(held.counter))
+        updates += self._write_plain(before, after, plain=True)
         gone = [service for service in before.services if service not in after.services]
         # The address itself first: without it, no packet asks for its ports.
         for service in sorted(gone, key=lambda service: service.port or 0):
@@ -442,6 +472,30 @@ class XdpDatapath:
             updates += self._give_back(old, after.services.get(service))
         return updates
 
+    def _write_plain(self, before: _Address, after: _Address, *, plain: bool) -> int:
+        """Make plain, or no longer so, the backends of services that become so.
+
+        Packets ask no service about its ports and pinned flows as long as its backends are plain.
+        """
+        changed = [
+            index
+            for service, held in after.services.items()
+            if (old := before.services.get(service)) and old.plain != held.plain == plain
+            for index in old.backends.values()
+        ]
+        for index in changed:
+            self._rewrite(index, plain)
+        return len(changed)
+
+    def _rewrite(self, index: int, plain: bool) -> None:
+        """Write a backend with its generation as it is now."""
+        encap, _, is_tip, _ = _BACKEND.unpack(
+            self._maps["backends"].lookup(_INDEX.pack(index)) or bytes(_BACKEND.size)
+        )
+        self._maps["backends"].update(
+            _INDEX.pack(index), _BACKEND.pack(encap, self._generations[index], is_tip, plain)
+        )
+
     def _give_back(self, old: _Held, new: _Held | None) -> int:
         if old.group and not (new and new.group and new.first == old.first):
             self._slots.release(old.first, len(old.group.slots))
@@ -449,21 +503,19 @@ class XdpDatapath:
         left = [(address, index) for address, index in old.backends.items() if index not in kept]
         encaps = _encaps(old) if left else {}
         for address, index in left:
-            count = self._read("backend_traffic", [index])[index]
-            encap = encaps[address]
-            self._departed[encap] = self._departed.get(encap, Traffic()) + count
             self._part(index)
+            encap = encaps[address]
+            plain = self._read("plain_traffic", [index])[index]
+            count = self._read("backend_traffic", [index])[index] + plain
+            self._departed[encap] = self._departed.get(encap, Traffic()) + count
+            if new:
+                new.departed += plain
         return len(left)
 
     def _part(self, index: int) -> None:
         """Part a DIP that has left its service from all of its connections, by one write."""
-        encap, _, is_tip = _BACKEND.unpack(
-            self._maps["backends"].lookup(_INDEX.pack(index)) or bytes(_BACKEND.size)
-        )
         self._generations[index] += 1
-        self._maps["backends"].update(
-            _INDEX.pack(index), _BACKEND.pack(encap, self._generations[index], is_tip)
-        )
+        self._rewrite(index, plain=False)
         self._maps["backend_notes"].update(_INDEX.pack(index), bytes(_NOTE.size))
         self._backends.release(index, 1)
 
@@ -483,11 +535,9 @@ class XdpDatapath:
         if not wanted:
             return {}
         table = self._traffic[name]
-        if len(wanted) == 1:
-            return {wanted[0]: add_up(table.lookup_percpu(_INDEX.pack(wanted[0])))}
         first, last = min(wanted), max(wanted)
-        values = table.lookup_range(first, last - first + 1)
-        return {index: add_up(values[index - first]) for index in wanted}
+        found = add_up_each(table.read(first, last - first + 1), table.cpus)
+        return {index: found[index - first] for index in wanted}
 
 
 def _owners(group: Group, held: _Held) -> list[int]:

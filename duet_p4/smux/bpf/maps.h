@@ -38,7 +38,7 @@ struct backend {
     __be32 encap;
     __u32 generation;
     __u32 is_tip; /* whether muxes announce it: the DIP is picked where it is held */
-    __u32 padding;
+    __u32 plain;  /* its service is a VIP without ports and pinned flows: those that know it need not ask for more */
 };
 
 /* Whose a backend is: the agent's notes, for the agent that comes after it. The DIP is 0 where it is free. */
@@ -187,6 +187,14 @@ struct {
     __type(key, __u32);
     __type(value, struct traffic);
 } backend_traffic SEC(".maps");
+
+/* What came for VIPs and went to plain backends of theirs, for both: it is in neither of the others. */
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct traffic);
+} plain_traffic SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

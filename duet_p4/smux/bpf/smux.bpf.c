@@ -7,6 +7,9 @@
  *                                  |           |  +---settle---+  +-learn-+        |
  *                                  +-----------+----------------hit----------------+
  *
+ * Connections are looked up first of all. Those to a plain backend, whose VIP has neither ports nor pinned flows,
+ * need nothing of the VIP, and go out at once.
+ *
  * A flow is learned from its first packet, on probation, and settles with its second: then no flood of
  * others pushes it out. Later fragments go where the first went.
  *
@@ -59,6 +62,8 @@ struct packet {
     __u32 number;       /* of the service */
     __u32 flags;
     union group group;
+    bool recalled; /* the flow is known, and `connection` what was found of it */
+    struct connection *connection;
 };
 
 static __always_inline int leave(enum smux_counter how, __u32 length, int verdict)
@@ -155,9 +160,8 @@ static __always_inline struct backend *pick(const struct packet *packet, struct 
     return backend;
 }
 
-/* The backend that an entry leads to, if it is alive and the entry is not stale. */
-static __always_inline struct backend *remembered(const struct packet *packet, struct connection *entry,
-                                                  struct backend_reference *to)
+/* Whether an entry is not stale, which it then is not for some time more. */
+static __always_inline bool is_fresh(const struct packet *packet, struct connection *entry)
 {
     /* Another CPU may write it meanwhile, with a later time than this one's. */
     __s64 seen = *(volatile __u64 *)&entry->seen;
@@ -165,15 +169,22 @@ static __always_inline struct backend *remembered(const struct packet *packet, s
     bool open = packet->flow.protocol == IPPROTO_TCP && !entry->closing;
 
     if (idle > (__s64)(open ? tcp_timeout : other_timeout))
-        return 0;
+        return false;
+    /* Once a second is enough, and spares the cache line that other CPUs read. */
+    if (packet->kind != FLOW_ICMP_ERROR && idle > (__s64)NANOSECONDS)
+        entry->seen = now;
+    return true;
+}
+
+/* The backend that an entry leads to, if it is alive and the entry is not stale. */
+static __always_inline struct backend *remembered(const struct packet *packet, struct connection *entry,
+                                                  struct backend_reference *to)
+{
     *to = entry->to;
 
     struct backend *backend = live(to);
 
-    /* Once a second is enough, and spares the cache line that other CPUs read. */
-    if (backend && packet->kind != FLOW_ICMP_ERROR && idle > (__s64)NANOSECONDS)
-        entry->seen = now;
-    return backend;
+    return backend && is_fresh(packet, entry) ? backend : 0;
 }
 
 /* The group of a flow on probation. It is not said by the bits alone that pick a slot. */
@@ -290,10 +301,15 @@ static __always_inline enum smux_counter settle(const struct packet *packet, str
     return FORWARD_CONNECTION;
 }
 
+static __always_inline struct connection *connection_of(const struct packet *packet)
+{
+    return packet->recalled ? packet->connection : bpf_map_lookup_elem(&connections, &packet->flow);
+}
+
 /* By what is remembered of the flow as a connection: 0 where nothing is. */
 static __always_inline struct backend *follow(const struct packet *packet, struct backend_reference *to)
 {
-    struct connection *entry = bpf_map_lookup_elem(&connections, &packet->flow);
+    struct connection *entry = connection_of(packet);
     struct backend *backend;
 
     if (!entry || !(backend = remembered(packet, entry, to))) {
@@ -352,7 +368,7 @@ static __always_inline struct backend *choose(const struct packet *packet, struc
     }
     if (packet->kind == FLOW_TCP_SYN) {
         /* What the ports were used for before is over. */
-        if (bpf_map_lookup_elem(&connections, &packet->flow))
+        if (connection_of(packet))
             bpf_map_delete_elem(&connections, &packet->flow);
     } else if ((backend = follow(packet, to))) {
         *how = packet->kind == FLOW_ICMP_ERROR ? FORWARD_ICMP_ERROR : FORWARD_CONNECTION;
@@ -577,12 +593,65 @@ static __always_inline bool from_vip_to_vip(const struct flow *flow)
            bpf_ntohs(flow->destination_port) < FIRST_SNAT_PORT && is_announced(flow->source);
 }
 
+static __always_inline bool is_too_big(const struct iphdr *inner)
+{
+    return bpf_ntohs(inner->tot_len) + OUTER_LENGTH > uplink_mtu;
+}
+
+static __always_inline int deliver(struct xdp_md *ctx, struct packet *packet, const struct iphdr *inner,
+                                   const struct backend *backend, const struct backend_reference *to,
+                                   enum smux_counter how, const struct lesson *lesson)
+{
+    if (ipv4_is_first_fragment(inner))
+        lead_the_others(inner, to);
+    /* Last, as it takes a lock, for which a processor waits until it has fetched all else. */
+    if (lesson->due)
+        learn(packet, lesson->digest, backend, to);
+    sample_flow(&packet->flow, backend->encap, packet->length);
+    return encapsulate(ctx, packet, backend->encap, how);
+}
+
+/* Look for the connection of a packet that came without a tunnel, whether or not it is to a VIP: what the processor
+ * fetches for it, it need not fetch after what it fetches for the VIP.
+ */
+static __always_inline void recall(struct xdp_md *ctx, struct packet *packet, const struct iphdr *ip)
+{
+    const void *end = (void *)(long)ctx->data_end;
+
+    if ((ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP) || !ipv4_header_ok(ctx, ip) ||
+        !ipv4_flow(ip, end, &packet->flow, &packet->kind) ||
+        (packet->kind != FLOW_WHOLE && packet->kind != FLOW_TCP_SYN))
+        return;
+    packet->recalled = true;
+    packet->connection = bpf_map_lookup_elem(&connections, &packet->flow);
+}
+
+/* The backend of a connection of a VIP that has nothing but its DIPs, where the packet is to be forwarded whatever
+ * else is in the tables; 0 for all others.
+ */
+static __always_inline struct backend *plain_backend(const struct packet *packet, const struct iphdr *ip,
+                                                     struct backend_reference *to)
+{
+    struct connection *entry = packet->connection;
+    struct backend *backend;
+
+    if (!entry || packet->kind != FLOW_WHOLE || ip->ttl <= 1 || is_too_big(ip) || !is_host(ip->saddr) ||
+        from_vip_to_vip(&packet->flow))
+        return 0;
+    *to = entry->to;
+    backend = live(to);
+    return backend && backend->plain && is_fresh(packet, entry) ? backend : 0;
+}
+
 static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 {
     struct iphdr *inner = inner_header(ctx, packet);
     void *end = (void *)(long)ctx->data_end;
 
-    if (!ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))
+    /* The verifier must see its bounds tested either way. */
+    if ((void *)(inner + 1) > end ||
+        (!packet->recalled &&
+         (!ipv4_header_ok(ctx, inner) || !ipv4_flow(inner, end, &packet->flow, &packet->kind))))
         return leave(DROP_MALFORMED, packet->length, XDP_DROP);
 
     if (!is_host(inner->saddr))
@@ -611,7 +680,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
             return leave(DROP_TTL_EXPIRED, packet->length, XDP_DROP);
         return reply(ctx, packet, ICMP_TIME_EXCEEDED, ICMP_EXC_TTL, 0, REPLY_TTL);
     }
-    if (bpf_ntohs(inner->tot_len) + OUTER_LENGTH > uplink_mtu) {
+    if (is_too_big(inner)) {
         if (!answerable || !(inner->frag_off & bpf_htons(IPV4_DF)))
             return leave(DROP_TOO_BIG, packet->length, XDP_DROP);
         return reply(ctx, packet, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, uplink_mtu - OUTER_LENGTH,
@@ -625,15 +694,14 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *packet)
 
     if (!backend)
         return leave(later ? DROP_FRAGMENT : DROP_INTERNAL, packet->length, XDP_DROP);
-    if (ipv4_is_first_fragment(inner))
-        lead_the_others(inner, &to);
-    count_traffic(&service_traffic, packet->number, packet->length);
-    count_traffic(&backend_traffic, to.backend, packet->length);
-    /* Last, as it takes a lock, for which a processor waits until it has fetched all else. */
-    if (lesson.due)
-        learn(packet, lesson.digest, backend, &to);
-    sample_flow(&packet->flow, backend->encap, packet->length);
-    return encapsulate(ctx, packet, backend->encap, how);
+    /* A packet to a TIP may be of a flow that is known from its VIP. */
+    if (backend->plain && !packet->flags) {
+        count_traffic(&plain_traffic, to.backend, packet->length);
+    } else {
+        count_traffic(&service_traffic, packet->number, packet->length);
+        count_traffic(&backend_traffic, to.backend, packet->length);
+    }
+    return deliver(ctx, packet, inner, backend, &to, how, &lesson);
 }
 
 static __always_inline int forward(struct xdp_md *ctx)
@@ -650,6 +718,18 @@ static __always_inline int forward(struct xdp_md *ctx)
     if (!is_own_mac(ethernet))
         return leave(PASS_FOREIGN, packet.length, XDP_PASS);
     packet.ethernet = *ethernet;
+    recall(ctx, &packet, ip);
+
+    struct backend_reference to;
+    struct backend *backend = plain_backend(&packet, ip, &to);
+
+    if (backend) {
+        struct lesson none = {};
+
+        TRACE(STEP_CONNECTION, TRACE_FLOW(&packet.flow), TRACE_FOUND(backend, &to));
+        count_traffic(&plain_traffic, to.backend, packet.length);
+        return deliver(ctx, &packet, ip, backend, &to, FORWARD_CONNECTION, &none);
+    }
 
     struct service_key key = {.address = ip->daddr};
     __u8 protocol = ip->protocol;

@@ -21,7 +21,7 @@ from duet_p4 import bpf
 from duet_p4.allocation import TableFullError
 from duet_p4.bpf import pins as bpf_pins
 from duet_p4.flow_hash import Flow, flow_hash, tip_hash
-from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, Protocol
+from duet_p4.model import Dip, Group, MuxPortGroup, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux import novices
 from duet_p4.smux.datapath import EXITS, Datapath, Sizes, Timeouts
 from duet_p4.smux.scapy_datapath import ScapyDatapath
@@ -555,6 +555,78 @@ def both() -> Iterator[tuple[Mux, Mux]]:
     yield pair
     for made in pair:
         made.close()
+
+
+def _forms(address: str) -> Iterator[MuxVip]:
+    """A VIP as it may become: plain, with ports, pinned flows, other DIPs, and the members of a TIP."""
+    port = MuxPortGroup(protocol=Protocol.TCP, port=80, group=group("100.0.0.1", "100.0.0.2"))
+    pins = tuple(
+        PinnedFlow(protocol=6, source=packets.CLIENT, source_port=n, destination_port=80, dip="100.1.1.2")
+        for n in (1, 2)
+    )
+    for members in (("100.1.1.1", "100.1.1.2"), ("100.1.1.2", "100.1.1.3"), ("20.0.0.1", "100.1.1.2")):
+        plain = MuxVip(address=address, group=group(*members))
+        yield from (plain, turned(plain))
+        yield plain.model_copy(update={"ports": (port,)})
+        yield plain.model_copy(update={"pinned": pins})
+        yield plain.model_copy(update={"ports": (port,), "pinned": pins})
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.parametrize("seed", range(6))
+def test_flows_fare_alike_on_both_data_paths_and_are_counted_alike_as_their_vip_changes(seed: int) -> None:
+    """Known flows of a VIP ask for less of it on XDP, as long as it has neither ports nor pinned flows."""
+    draw = Random(seed)
+    vips = ("10.0.0.8", "10.0.0.9")
+    forms = {IPv4Address(vip): list(_forms(vip)) for vip in vips}
+    made = [Mux("xdp"), Mux("scapy")]
+    paths = [mux.path for mux in made]
+    held: set[IPv4Address] = set()
+    for _ in range(250):
+        address = IPv4Address(draw.choice(vips))
+        before = [path.service_traffic() for path in paths]
+        match draw.choices(("send", "put", "delete", "put TIP", "delete TIP"), (60, 8, 1, 2, 1))[0]:
+            case "put":
+                form = draw.choice(forms[address])
+                for path in paths:
+                    path.put_vip(form)
+                held.add(address)
+            case "delete" if address in held:
+                for path in paths:
+                    path.delete_vip(address)
+                held.remove(address)
+            case "put TIP":
+                for path in paths:
+                    path.put_tip(packets.KNOWN_TIP)
+                held.add(packets.KNOWN_TIP.address)
+            case "delete TIP" if packets.KNOWN_TIP.address in held:
+                for path in paths:
+                    path.delete_tip(packets.KNOWN_TIP.address)
+                held.remove(packets.KNOWN_TIP.address)
+            case _:
+                flags = draw.choices(("A", "S", "F", "R"), (20, 3, 1, 1))[0]
+                port, number = draw.choice((80, 81)), draw.randint(1, 4)
+                l4 = draw.choice((TCP(sport=number, dport=port, flags=flags), UDP(sport=number, dport=port)))
+                ttl = draw.choices((64, 1), (20, 1))[0]
+                packet = IP(src=packets.CLIENT, dst=str(address), ttl=ttl) / l4
+                if draw.random() < 0.2:
+                    packet = IP(src="172.30.0.1", dst=str(packets.KNOWN_TIP.address)) / packet
+                assert made[0].send(wire(packet)) == made[1].send(wire(packet))
+        # A service that is there again counts anew on XDP.
+        counted = [
+            {
+                service: (count.packets - old[service].packets, count.bytes - old[service].bytes)
+                for service, count in path.service_traffic().items()
+                if service in old
+            }
+            for path, old in zip(paths, before, strict=True)
+        ]
+        assert counted[0] == counted[1]
+        tunneled = [{dip: n for dip, n in path.tunnel_traffic().items() if n.packets} for path in paths]
+        assert tunneled[0] == tunneled[1]
+    for mux in made:
+        mux.close()
 
 
 @pytest.mark.root
