@@ -44,7 +44,15 @@ _SYSCTLS = {
     "net/ipv4/conf/default/ignore_routes_with_linkdown": "1",
     "net/ipv4/fib_multipath_hash_policy": "1",
     "net/ipv4/ip_local_port_range": "10240 65535",
+    "net/ipv4/tcp_child_ehash_entries": "4096",
+    "net/ipv4/tcp_max_syn_backlog": "2048",
+    "net/ipv4/tcp_max_tw_buckets": "131072",
 }
+"""Namespaces that are made from the root one have a table of TCP connections of their own.
+
+Else they share the machine's, and whoever lists connections goes through its 262,144 places. The two settings
+after it would follow from its size.
+"""
 
 
 def prepare_root(path: Path, controllers: int) -> None:
@@ -66,8 +74,9 @@ def build(folder: Folder, graph: nx.Graph, controllers: int = 1) -> None:
     """Make the namespace of every node and every link; the root namespace is prepared."""
     root, nodes = folder.root, fattree.nodes(graph)
     managers = addresses.managers(controllers)
-    for node in nodes:
-        namespaces.create(folder.namespace(node.name))
+    with namespaces.entered(root):
+        for node in nodes:
+            namespaces.create(folder.namespace(node.name))
     for link in fattree.links(graph):
         one, other = link.ends
         connect(root, folder.namespace(one.node), folder.namespace(other.node), link)
@@ -79,7 +88,8 @@ def build(folder: Folder, graph: nx.Graph, controllers: int = 1) -> None:
 
 def add_controller(root: Path, path: Path, address: IPv4Address, neighbors: Iterable[IPv4Address]) -> None:
     """Make the namespace of one of several controllers, on the management network with its neighbours."""
-    namespaces.create(path)
+    with namespaces.entered(root):
+        namespaces.create(path)
     _attach(root, path, f"c{int(address) - int(addresses.MANAGEMENT[0])}")
     with namespaces.entered(path), IPRoute() as netlink:
         _sysctls({})

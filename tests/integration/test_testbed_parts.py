@@ -321,6 +321,11 @@ class TestWiring:
             ]
             assert shown and not counted, f"{name}: {counted}"
 
+    def test_nodes_have_tables_of_tcp_connections_of_their_own(self, network: Network) -> None:
+        settings = "net.ipv4.tcp_ehash_entries net.ipv4.tcp_max_syn_backlog net.ipv4.tcp_max_tw_buckets"
+        # The number of places of a table that is shared is negative.
+        assert network["server1"].cmd(f"sysctl -n {settings}").split() == ["4096", "2048", "131072"]
+
     def test_a_shell_attaches_to_what_is_there(self, network: Network, folder: Folder) -> None:
         attached = Network(network.graph, folder)
         try:
