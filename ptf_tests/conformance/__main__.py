@@ -16,7 +16,7 @@ from typing import Any
 from duet_p4.hmux import pipeline
 from duet_p4.xdp_switch.stf.bmv2 import Bmv2
 from duet_p4.xdp_switch.stf.script import ScriptError
-from ptf_tests.conformance import kills, muxes, paths, testgen, testgen_tofino, vectors
+from ptf_tests.conformance import kills, muxes, paths, testgen, testgen_tofino, tofino_tests, vectors
 from ptf_tests.conformance.bmv2 import OracleError
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Program
@@ -87,7 +87,7 @@ def _add_hmux_commands(commands: Any) -> None:
     commands.add_parser("testgen", help=text, description=text)
     text = (
         "record the tests of hmux_tna.p4 that p4testgen on PATH finds, where hmux.p4 passes them on the BMv2 "
-        "on PATH; takes ten minutes, needs no root"
+        "on PATH; takes half an hour, needs no root"
     )
     commands.add_parser("testgen-tofino", help=text, description=text)
     text = (
@@ -124,14 +124,14 @@ def _testgen_tofino() -> int:
     """Record tests of the Tofino program; return whether any differs by what no row says."""
     switch = Bmv2(pipeline.DEVICE_CONFIG.read_bytes())
     try:
-        recorded, differing = testgen_tofino.record(lambda tests: testgen_tofino.replay(tests, switch))
+        recorded, differing = testgen_tofino.record(lambda tests: tofino_tests.replay(tests, switch))
     finally:
         switch.close()
     if differing:
         print(*differing, f"{len(differing)} tests differ", sep="\n\n")
         return 1
-    testgen_tofino.write(recorded)
-    print(testgen_tofino.PATH, testgen_tofino.summary(recorded))
+    tofino_tests.write(recorded)
+    print(tofino_tests.PATH, tofino_tests.summary(recorded))
     print(*recorded.missed, sep="\n")
     return 0
 

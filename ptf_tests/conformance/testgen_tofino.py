@@ -1,8 +1,7 @@
-"""Tests that p4testgen finds of hmux_tna.p4, for hmux.p4: both have to treat the same packets alike.
+"""Tests that p4testgen finds of hmux_tna.p4, translated for hmux.p4 (`tofino_tests`: names, the CPU's port).
 
 p4testgen executes the Tofino program symbolically, by its own model of the architecture, and says what
-leaves. Its tests are translated (names, the CPU's port) and run on hmux.p4. What differs is told by its row
-of the table in docs/tofino.md, or is an error.
+leaves.
 
 p4testgen gets a copy of the program:
 - It can neither check a checksum in a parser nor make one in a deparser. The copy does both in P4.
@@ -10,42 +9,51 @@ p4testgen gets a copy of the program:
   p4c-barefoot has the parser begin so.
 - Assumptions keep it from searching where both programs are known to differ: groups have a power of two of
   slots, no header says that there is more than the frame holds, and packets leave by few ports.
+
+Where a packet to a VIP or TIP comes by twice (Tofino 1), what a test of the first pass sends to be routed is
+given to p4testgen once more (`Again`), and the test recorded is of both passes together.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import lzma
 import os
 import re
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from duet_p4.hmux import pipeline, tofino
 from duet_p4.hmux.pipeline import P4_SOURCES
 from duet_p4.xdp_switch.stf import script
-from duet_p4.xdp_switch.stf.interpreter import Interpreter
-from ptf_tests.conformance import testgen, vectors
+from ptf_tests.conformance import testgen
 from ptf_tests.conformance.testgen import COMMAND, Run, TestgenError
+from ptf_tests.conformance.tofino_tests import (
+    AGAIN_PORT,
+    ETHERNET_BYTES,
+    Left,
+    Recorded,
+    Vector,
+    differences,
+    row_of,
+)
 
-PATH = vectors.FOLDER / "hmux_tna.tests.xz"
-"""Where the tests are: JSON lines under xz, the first about how they came about, then one for each test."""
-
-_ETHERNET = 14
 _FRAME_BYTES = 150
 """How long every frame is: long enough for whatever the parsers look at."""
 _PORTS = (8, 12)
 
 _ZEROED = ("struct metadata_t {", "struct headers_t {")
+_FROM_FABRIC = "        packet.advance(PORT_METADATA_SIZE);\n"
 _FROM_CPU = "            SEND_AS_IT_IS(hdr.packet_out.egress_port);\n"
 _BEGIN = "            SEND(DROP_PORT);\n"
 _BALANCED = "            vips.apply(hdr, meta, TARGET);\n"
+_CONFIGURED = "        switch_table.apply();\n"
+_ADMITTED = "        port_table.apply();\n"
+_BACKSTOP = "            backstop_table.apply();\n"
 _PICK = "        meta.nexthop_mask = count - 1"
 _PICKED = "        DO(take_mask);\n"
 _FORWARD = "        SEND(port);\n"
@@ -91,9 +99,12 @@ class Chip:
     architecture: str
     generation: int
     cpu_port: int
+    again_port: int | None = None
+    """By which packets to VIPs and TIPs come again, where they do."""
 
 
 CHIPS = {
+    "tofino1": Chip("tofino", "tna", 1, cpu_port=192, again_port=AGAIN_PORT),
     "tofino2": Chip("tofino2", "t2na", 2, cpu_port=0),
 }
 
@@ -113,7 +124,7 @@ class Kind(Enum):
     @property
     def passes(self) -> bool:
         """Whether it is of packets that no reason drops: in general, or on one of the ways to a DIP."""
-        return self not in (Kind.ALL, Kind.PLAIN)
+        return self is Kind.PASSING or self in _WAYS
 
 
 _WAYS = {
@@ -129,42 +140,28 @@ _LINE = 100
 _OF_A_RUN = 4
 """How many passing packets a run is to find: the next ones differ from them in what comes last only."""
 
-RUNS = {
-    "tofino2": (
-        (Kind.ALL, Run(51, "GREEDY_STATEMENT_SEARCH", 120)),
-        (Kind.ALL, Run(51, "RANDOM_BACKTRACK", 60)),
-        (Kind.PLAIN, Run(52, "RANDOM_BACKTRACK", 120)),
-        *((Kind.PASSING, Run(seed, "DEPTH_FIRST", 30)) for seed in range(60, 64)),
-        *((kind, Run(seed, "DEPTH_FIRST", 70)) for kind in _WAYS for seed in range(60, 62)),
-        (Kind.TO_VIP, Run(62, "DEPTH_FIRST", 70)),
-    ),
-}
+_RUNS = (
+    (Kind.ALL, Run(51, "GREEDY_STATEMENT_SEARCH", 120)),
+    (Kind.ALL, Run(51, "RANDOM_BACKTRACK", 60)),
+    (Kind.PLAIN, Run(52, "RANDOM_BACKTRACK", 120)),
+    *((Kind.PASSING, Run(seed, "DEPTH_FIRST", 30)) for seed in range(60, 64)),
+    *((kind, Run(seed, "DEPTH_FIRST", 70)) for kind in _WAYS for seed in range(60, 62)),
+    (Kind.TO_VIP, Run(62, "DEPTH_FIRST", 70)),
+)
+RUNS = dict.fromkeys(CHIPS, _RUNS)
+_SECOND_RUNS = (
+    (Kind.PASSING, Run(70, "DEPTH_FIRST", 30)),
+    (Kind.PLAIN, Run(71, "RANDOM_BACKTRACK", 20)),
+)
+"""Those of a packet that comes again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vector:
-    """A packet, what the tables hold, and what leaves by the Tofino program: (port, digits) or nothing."""
+class Again:
+    """A packet that comes again: its frame as digits, and what its switch is configured with, by name."""
 
-    entries: tuple[str, ...]
-    port: int
     frame: str
-    leaves: tuple[int, str] | None
-    chip: str = "tofino2"
-    row: str = ""
-    """The row of the differences that it is of; empty where both programs do the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The committed tests: of which sources (`digest`), and statements that no test reaches."""
-
-    digest: str
-    missed: tuple[str, ...]
-    tests: tuple[Vector, ...]
-
-
-Left = list[tuple[int, bytes]]
-"""What left hmux.p4, by which port."""
+    configured: Mapping[str, str]
 
 
 def digest() -> str:
@@ -183,36 +180,55 @@ def digest() -> str:
 
 
 def generate(runs: Mapping[str, Sequence[tuple[Kind, Run]]] = RUNS) -> tuple[list[Vector], list[str]]:
-    """Run p4testgen; return its tests, translated, each once, and what none reaches. Raises TestgenError."""
+    """Run p4testgen, on every core; return its tests, translated, each once, and what none reaches.
+
+    Raises TestgenError.
+    """
     testgen.require()
     tests: dict[Vector, None] = {}
     missed: list[str] = []
-    for chip, own in runs.items():
-        every = list(_found(chip, own))
-        tests |= dict.fromkeys(translated(text, chip) for one in every for text in one.tests)
-        left = frozenset.intersection(*(one.missed for one in every))
-        missed += [f"{chip}: {line[:_LINE]}" for line in sorted(left)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chip, own in runs.items():
+            found = _found(pool, [(chip, kind, run, None) for kind, run in own])
+            firsts = list(dict.fromkeys(translated(text, chip) for one in found for text in one.tests))
+            tests |= dict.fromkeys(test for test in firsts if not _goes_again(test))
+            for test in filter(_goes_again, firsts):
+                seconds = _found(pool, [(chip, kind, run, again_of(test)) for kind, run in _SECOND_RUNS])
+                tests |= dict.fromkeys(
+                    joined(test, translated(text, chip)) for one in seconds for text in one.tests
+                )
+                found += seconds
+            left = frozenset.intersection(*(one.missed for one in found))
+            missed += [f"{chip}: {line[:_LINE]}" for line in sorted(left)]
     return list(tests), missed
 
 
-def _found(chip: str, runs: Iterable[tuple[Kind, Run]]) -> Iterator[testgen.Found]:
-    """Run p4testgen; yield what each run found. One of passing packets may find none in its time."""
-    for kind, run in runs:
+def _goes_again(test: Vector) -> bool:
+    return test.leaves is not None and test.leaves[0] == CHIPS[test.chip].again_port
+
+
+def _found(pool: Executor, runs: Sequence[tuple[str, Kind, Run, Again | None]]) -> list[testgen.Found]:
+    """Return what each run found. One of passing packets, or of what comes again, may find nothing."""
+    waited = [(run, pool.submit(_run, *run)) for run in runs]
+    found = []
+    for (_, kind, _, again), one in waited:
         try:
-            yield _run(run, chip, kind)
+            found.append(one.result())
         except TestgenError:
-            if not kind.passes:
+            if not kind.passes and again is None:
                 raise
+    return found
 
 
-def _run(run: Run, name: str, kind: Kind) -> testgen.Found:
+def _run(name: str, kind: Kind, run: Run, again: Again | None) -> testgen.Found:
     chip = CHIPS[name]
     with tempfile.TemporaryDirectory(prefix="duet-testgen-") as scratch:
         source, out = Path(scratch) / "p4src", Path(scratch) / "out"
         shutil.copytree(P4_SOURCES, source, ignore=shutil.ignore_patterns("build"))
-        prepare(source, chip, kind)
-        size = str(8 * _FRAME_BYTES)
-        ranges = [f"{chip.cpu_port}:{chip.cpu_port}", f"{_PORTS[0]}:{_PORTS[1]}"]
+        prepare(source, chip, kind, again)
+        size = 8 * _frame_bytes(again)
+        special = [port for port in (chip.cpu_port, chip.again_port) if port is not None]
+        ranges = [*(f"{port}:{port}" for port in special), f"{_PORTS[0]}:{_PORTS[1]}"]
         command = [
             *(COMMAND, "--target", chip.target, "--arch", chip.architecture, "--std", "p4-16"),
             *(f"-D__TARGET_TOFINO__={chip.generation}", *_includes()),
@@ -230,36 +246,44 @@ def _run(run: Run, name: str, kind: Kind) -> testgen.Found:
         return testgen.found(out, testgen.search(source, command, run.seconds))
 
 
+def _frame_bytes(again: Again | None) -> int:
+    return _FRAME_BYTES if again is None else len(again.frame) // 2
+
+
 def _includes() -> list[str]:
     """Return where Tofino's architectures are, if p4c-barefoot is on PATH: beside it."""
     compiler = shutil.which(tofino.COMPILER)
     return ["-I", str(Path(compiler).parents[1] / "share" / "p4c" / "p4include")] if compiler else []
 
 
-def prepare(source: Path, chip: Chip, kind: Kind = Kind.ALL) -> None:
-    """Change a copy of the sources into what p4testgen can execute, and what it is to find."""
+def prepare(source: Path, chip: Chip, kind: Kind = Kind.ALL, again: Again | None = None) -> None:
+    """Change a copy of the sources into what p4testgen can execute, and what it is to find.
+
+    What differs between kinds leaves every statement on its line: by that it is known whether a test reaches
+    it.
+    """
     main = f"#include <{chip.architecture}.p4>\n"
-    lengths = "".join(
-        f"if (hdr.{header}.isValid()) {{\n"
-        f"testgen_assume(hdr.{header}.total_len <= {_FRAME_BYTES - _ETHERNET});\n}}\n"
+    _change(source / "hmux_tna.p4", main, main + "#include <testgen.p4>\n")
+    begin = "".join(
+        f"if (hdr.{header}.isValid()) {{"
+        f" testgen_assume(hdr.{header}.total_len <= {_frame_bytes(again) - ETHERNET_BYTES}); }} "
         for header in ("ipv4", "outer_ipv4")
     )
-    _change(source / "hmux_tna.p4", main, main + "#include <testgen.p4>\n")
-    begin = lengths
+    if chip.again_port is not None:
+        begin += f"testgen_assume(INGRESS_PORT {'!=' if again is None else '=='} {chip.again_port}); "
     if kind is not Kind.ALL:
-        begin += "testgen_assume(meta.has_options == 0);\n"
+        begin += "testgen_assume(meta.has_options == 0); "
     if kind.passes:
-        begin += "testgen_assume(hdr.ethernet.dst_addr[40:40] == 0);\n"
+        begin += "testgen_assume(hdr.ethernet.dst_addr[40:40] == 0); "
         begin += "".join(
-            f"if (hdr.{header}.isValid()) {{\ntestgen_assume(hdr.{header}.ttl > 1);\n}}\n"
+            f"if (hdr.{header}.isValid()) {{ testgen_assume(hdr.{header}.ttl > 1); }} "
             for header in ("ipv4", "outer_ipv4")
         )
         _change(source / "tna" / "target.p4", _DROP, f"{_DROP}; testgen_assume(false)")
     if kind in _WAYS:
         headers, balance = _WAYS[kind]
-        begin += f"testgen_assume(hdr.ipv4.isValid() && {headers});\n"
-        led = f"            testgen_assume(meta.balance == {balance});\n"
-        _change(source / "hmux_tna.p4", _BALANCED, _BALANCED + led)
+        begin += f"testgen_assume(hdr.ipv4.isValid() && {headers}); "
+        _append(source / "hmux_tna.p4", _BALANCED, f"testgen_assume(meta.balance == {balance});")
     _change(source / "hmux_tna.p4", _BEGIN, begin + _BEGIN)
     for struct in _ZEROED:
         _change(source / "include" / "headers.p4", struct, f"@pa_auto_init_metadata {struct}")
@@ -271,11 +295,13 @@ def prepare(source: Path, chip: Chip, kind: Kind = Kind.ALL) -> None:
         f"if (meta.balance == BALANCE_TIP || meta.slot_count != 0) {{{powers.format('meta.slot_count')}}}"
     )
     _change(source / "tna" / "slots.p4", _PICKED, f"{balanced}\n{_PICKED}")
-    few = f"        testgen_assume({{0}} >= {_PORTS[0]} && {{0}} <= {_PORTS[1]});\n"
-    wide = "        testgen_assume(mtu >= 1500);\n" if kind.passes else ""
+    few = f"testgen_assume({{0}} >= {_PORTS[0]} && {{0}} <= {_PORTS[1]}); "
+    wide = "testgen_assume(mtu >= 1500); " if kind.passes else ""
     _change(source / "include" / "routing.p4", _FORWARD, few.format("port") + wide + _FORWARD)
-    from_cpu = "testgen_assume(false);\n" if kind.passes else few.format("hdr.packet_out.egress_port")
+    from_cpu = "testgen_assume(false); " if kind.passes else few.format("hdr.packet_out.egress_port")
     _change(source / "hmux_tna.p4", _FROM_CPU, from_cpu + _FROM_CPU)
+    if again is not None:
+        _come_again(source, again)
     path = source / "tna" / "parser.p4"
     text = _VERIFY.sub(_VERIFIED, path.read_text())
     text = _UPDATE.sub(_UPDATED, text)
@@ -285,10 +311,57 @@ def prepare(source: Path, chip: Chip, kind: Kind = Kind.ALL) -> None:
     path.write_text(_SUM + text)
 
 
+def _come_again(source: Path, again: Again) -> None:
+    """Assume that it is the same packet and the same switch, which knows nothing of the port it comes by."""
+    frame = f"{4 * len(again.frame)}w0x{again.frame}"
+    taken = f"testgen_assume(packet.lookahead<bit<{4 * len(again.frame)}>>() == {frame});"
+    _append(source / "tna" / "parser.p4", _FROM_FABRIC, taken)
+    same = " ".join(f"testgen_assume(meta.{name} == {digits});" for name, digits in again.configured.items())
+    _append(source / "include" / "admission.p4", _CONFIGURED, same)
+    _append(
+        source / "include" / "admission.p4",
+        _ADMITTED,
+        "testgen_assume(is_guarded == 0 && is_tunnel_free == 0);",
+    )
+    _change(source / "include" / "routing.p4", _BACKSTOP, "\n")
+
+
 def _change(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1, f"{path.name} has not one {old!r}"
     path.write_text(text.replace(old, new))
+
+
+def _append(path: Path, line: str, statement: str) -> None:
+    _change(path, line, f"{line.removesuffix(chr(10))} {statement}\n")
+
+
+def again_of(first: Vector) -> Again:
+    """Return the packet that a test of the first pass sends to come again. Raises TestgenError."""
+    assert first.leaves is not None
+    frame = first.leaves[1].removesuffix("$")
+    called = (next(script.read(entry)).call for entry in first.entries)
+    found = [call.arguments for call in called if call is not None and call.action.endswith(".configure")]
+    if len(found) != 1 or "*" in frame:
+        raise TestgenError(f"a switch that is configured and sends a known frame is wanted, not {first}")
+    return Again(frame, found[0])
+
+
+def joined(first: Vector, second: Vector) -> Vector:
+    """Return the test of both passes: the second's routes, all else the first's. Raises TestgenError.
+
+    Where the first routes a packet that comes again makes no difference, so its own routes are left out.
+    """
+    assert first.leaves is not None
+    if second.frame != first.leaves[1].removesuffix("$"):
+        raise TestgenError(f"the second pass got another frame than the first sent: {first}, {second}")
+    entries = [entry for entry in first.entries if not _is_route(entry)]
+    entries += [entry for entry in second.entries if _is_route(entry)]
+    return replace(first, entries=tuple(entries), leaves=second.leaves)
+
+
+def _is_route(entry: str) -> bool:
+    return ".routing." in entry.split()[1]
 
 
 def translated(text: str, name: str = "tofino2") -> Vector:
@@ -328,63 +401,6 @@ def _port(number: int, chip: Chip) -> int:
     return pipeline.CPU_PORT if number == chip.cpu_port else number
 
 
-def row_of(test: Vector, left: Left) -> str:
-    """Return the row of the differences that a test is of, given what leaves hmux.p4; empty where of none."""
-    frame = bytes.fromhex(test.frame)
-    packet = frame[_ETHERNET:]
-    if test.port == pipeline.CPU_PORT or frame[12:14] != b"\x08\x00":
-        return ""
-    if _has_options(packet):
-        return "IPv4 options"
-    if test.leaves is None and len(left) == 1 and left[0][0] == test.port and _is_icmp_error(left[0][1]):
-        return "ICMP errors"
-    return ""
-
-
-def _has_options(packet: bytes) -> bool:
-    """Whether the client's header, or that of a tunnel, has options."""
-    tunneled = packet[0] == 0x45 and packet[9] == 4 and not int.from_bytes(packet[6:8]) & 0x3FFF
-    first = packet[20] if tunneled else packet[0]
-    return first >> 4 == 4 and first & 15 > 5
-
-
-def _is_icmp_error(frame: bytes) -> bool:
-    packet = frame[_ETHERNET:]
-    return packet[0] == 0x45 and packet[9] == 1 and packet[20] in (3, 11)
-
-
-def agrees(test: Vector, left: Left) -> bool:
-    """Whether what leaves hmux.p4 is what leaves the Tofino program, and nothing else."""
-    if test.leaves is None:
-        return not left
-    return len(left) == 1 and left[0][0] == test.leaves[0] and script.agrees(test.leaves[1], left[0][1])
-
-
-def replay(tests: Iterable[Vector], switch: Interpreter) -> Iterator[tuple[Vector, Left]]:
-    """Run tests on hmux.p4; yield each with what left by which port. Raises ScriptError."""
-    for test in tests:
-        switch.reset()
-        switch.sent.clear()
-        for line in (*test.entries, f"packet {test.port} {test.frame}"):
-            switch.run(next(script.read(line)))
-        yield test, [(port, frame) for port, frames in switch.sent.items() for frame in frames]
-
-
-def differences(judged: Iterable[tuple[Vector, Left]]) -> Iterator[str]:
-    """Yield what is neither alike nor of the row that a test is recorded with."""
-    for test, left in judged:
-        row = row_of(test, left)
-        if row == test.row and (row or agrees(test, left)):
-            continue
-        wanted = f"port {test.leaves[0]}: {test.leaves[1]}" if test.leaves else "nothing"
-        shown = ", ".join(f"port {port}: {frame.hex().upper()}" for port, frame in left) or "nothing"
-        asked = "\n".join((*test.entries, f"packet {test.port} {test.frame}"))
-        yield (
-            f"{asked}\nleaves hmux_tna.p4 as {wanted},\nhmux.p4 as {shown}"
-            f" (recorded as: {test.row or 'the same'}; is: {row or 'no known difference'})"
-        )
-
-
 def record(
     replayed: Callable[[Sequence[Vector]], Iterable[tuple[Vector, Left]]],
 ) -> tuple[Recorded, list[str]]:
@@ -396,38 +412,3 @@ def record(
     judged = [(replace(test, row=row_of(test, left)), left) for test, left in replayed(tests)]
     recorded = Recorded(digest(), tuple(missed), tuple(test for test, _ in judged))
     return recorded, list(differences(judged))
-
-
-def summary(recorded: Recorded) -> dict[str, int]:
-    """Return how many tests both programs pass alike, and how many there are of each difference."""
-    rows = Counter(test.row or "the same" for test in recorded.tests)
-    return dict(sorted(rows.items()))
-
-
-def write(recorded: Recorded, path: Path = PATH) -> None:
-    """Write the file of tests."""
-    head = {"digest": recorded.digest, "missed": recorded.missed, "tests": summary(recorded)}
-    lines = [head, *(asdict(test) for test in recorded.tests)]
-    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-    path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-
-
-def read(path: Path = PATH) -> Recorded:
-    """Read the file of tests."""
-    head, *lines = (json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines())
-    return Recorded(head["digest"], tuple(head["missed"]), tuple(map(_test, lines)))
-
-
-def _test(stated: dict[str, object]) -> Vector:
-    leaves = stated["leaves"]
-    assert isinstance(leaves, list | None)
-    entries = stated["entries"]
-    assert isinstance(entries, list)
-    return Vector(
-        tuple(entries),
-        int(str(stated["port"])),
-        str(stated["frame"]),
-        (int(leaves[0]), str(leaves[1])) if leaves else None,
-        str(stated["chip"]),
-        str(stated["row"]),
-    )

@@ -16,7 +16,7 @@ from duet_p4.xdp_switch.stf.bmv2 import SHELL
 from duet_p4.xdp_switch.stf.cli import stf
 from duet_p4.xdp_switch.stf.suite import Outcome
 from duet_p4.xdp_switch.stf.xdp import Xdp
-from ptf_tests.conformance import testgen, testgen_tofino
+from ptf_tests.conformance import testgen, tofino_tests
 
 pytestmark = [
     pytest.mark.root,
@@ -43,8 +43,8 @@ def test_bmv2_does_the_same(test: Path) -> None:
 def test_hmux_does_what_p4testgen_says_of_the_tofino_program_but_for_known_differences() -> None:
     switch = Xdp(pipeline.DEVICE_CONFIG.read_bytes(), pipeline.schema().p4info)
     try:
-        tests = testgen_tofino.read().tests
-        differing = list(testgen_tofino.differences(testgen_tofino.replay(tests, switch)))
+        tests = tofino_tests.read().tests
+        differing = list(tofino_tests.differences(tofino_tests.replay(tests, switch)))
     finally:
         switch.close()
     assert not differing, "\n\n".join(differing)
