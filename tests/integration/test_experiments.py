@@ -67,7 +67,7 @@ def test_load_is_made_at_a_pace_or_flat_out_and_an_smux_takes_it_from_a_queue(
             if pps is not None:
                 assert rates[0] < 1.5 * pps, "a pace is no burst"
     # The first load of the ramp counts as the capacity: where that is, a busy machine cannot find out.
-    short = {"PHASE_S": 0.4, "_SETTLE_S": 0.1, "_RAMP_S": 0.2, "_SHORT": 2.0, "_queue": quiet}
+    short = {"PHASE_S": 0.4, "_SETTLE_S": 0.5, "_RAMP_S": 0.2, "_SHORT": 2.0, "_queue": quiet}
     for name, value in short.items():
         monkeypatch.setattr(capacity, name, value)
     monkeypatch.setitem(capacity._FIRST_PPS, SmuxPath.XDP, 100_000.0)
