@@ -11,9 +11,9 @@ from pathlib import Path
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 
-# Debian 12's, the oldest whose verifier was seen to take hmux.p4, the SMux and the host agent. It refuses
-# `duet testbed capture` and some other P4 programs; 6.12 takes all. Before 6.6, which has TCX, the host agent
-# attaches a clsact filter. The helpers would be there from 5.18 on.
+# Debian 12's, the oldest whose verifier was seen to take hmux.p4, the SMux and the host agent
+# (tests/integration/test_loading.py). Before 6.6, which has TCX, the host agent attaches a clsact filter. The
+# helpers would be there from 5.18 on.
 _MIN_KERNEL = (6, 1)
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 _PROGRAMS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import struct
 from collections.abc import Mapping
 from itertools import pairwise
@@ -92,6 +93,8 @@ def test_a_program_in_c(source: Path, defines: Mapping[str, str]) -> None:
 def test_a_program_in_p4(config: Path, traced: bool) -> None:
     if traced and config.stem == "copies":
         pytest.skip("what copies packets is not traced")
+    if traced and config.stem == "corners" and platform.release().startswith("6.1."):
+        pytest.skip("Linux 6.1 takes a call in front of a loop for a way back (docs/xdp.md)")
     compiled = translate(config.read_bytes(), info_of(config), rows(), traced=traced)
     with bpf.Object(build(compiled)) as opened:
         check(opened.load())
