@@ -399,12 +399,7 @@ class Object(Closable):
 
     def programs(self) -> list[str]:
         """Return the names of all programs of the object, loaded or not."""
-        found = []
-        handle = self._library.bpf_object__next_program(self._handle, None)
-        while handle:
-            found.append(self._library.bpf_program__name(handle).decode())
-            handle = self._library.bpf_object__next_program(self._handle, handle)
-        return found
+        return [name for name, _ in self._each("program")]
 
     def instructions(self, name: str) -> bytes:
         """Return a loaded program's instructions, as libbpf gave them to the kernel."""
@@ -416,12 +411,7 @@ class Object(Closable):
 
     def maps(self) -> list[Map]:
         """Return all maps of the object, those of its global variables included."""
-        found = []
-        handle = self._library.bpf_object__next_map(self._handle, None)
-        while handle:
-            found.append(self._library.bpf_map__name(handle).decode())
-            handle = self._library.bpf_object__next_map(self._handle, handle)
-        return [self.map(name) for name in found]
+        return [self.map(name) for name, _ in self._each("map")]
 
     def memory(self, name: str) -> memoryview:
         """Return a zero-initialized global variable (in .bss) of a loaded object, as the program sees it.
@@ -454,20 +444,25 @@ class Object(Closable):
             self._library.bpf_object__close(self._handle)
             self._handle = None
 
-    def _find_map(self, name: str) -> int:
-        handle = self._library.bpf_object__next_map(self._handle, None)
+    def _each(self, kind: str) -> Iterator[tuple[str, int]]:
+        """Yield name and handle of each `program` or `map` of the object."""
+        following = getattr(self._library, f"bpf_object__next_{kind}")
+        name_of = getattr(self._library, f"bpf_{kind}__name")
+        handle = following(self._handle, None)
         while handle:
-            if self._library.bpf_map__name(handle).decode() == name:
-                return int(handle)
-            handle = self._library.bpf_object__next_map(self._handle, handle)
+            yield name_of(handle).decode(), int(handle)
+            handle = following(self._handle, handle)
+
+    def _find_map(self, name: str) -> int:
+        for found, handle in self._each("map"):
+            if found == name:
+                return handle
         raise BpfError(f"{self.path.name} has no map {name}")
 
     def _section_map(self, section: str) -> int:
-        handle = self._library.bpf_object__next_map(self._handle, None)
-        while handle:
-            if self._library.bpf_map__name(handle).decode().endswith(section):
-                return int(handle)
-            handle = self._library.bpf_object__next_map(self._handle, handle)
+        for found, handle in self._each("map"):
+            if found.endswith(section):
+                return handle
         raise BpfError(f"{self.path.name} has no global variables in {section}")
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
@@ -505,12 +500,9 @@ class Object(Closable):
         c.memmove(address, value, room)
 
     def _select_programs(self, wanted: set[str]) -> None:
-        handle = self._library.bpf_object__next_program(self._handle, None)
-        while handle:
-            name = self._library.bpf_program__name(handle).decode()
+        for name, handle in self._each("program"):
             self._library.bpf_program__set_autoload(handle, name in wanted)
             wanted.discard(name)
-            handle = self._library.bpf_object__next_program(self._handle, handle)
         if wanted:
             raise BpfError(f"{self.path.name} has no program {min(wanted)}")
 
