@@ -148,7 +148,6 @@ _RUNS = (
     *((kind, Run(seed, "DEPTH_FIRST", 70)) for kind in _WAYS for seed in range(60, 62)),
     (Kind.TO_VIP, Run(62, "DEPTH_FIRST", 70)),
 )
-RUNS = dict.fromkeys(CHIPS, _RUNS)
 _SECOND_RUNS = (
     (Kind.PASSING, Run(70, "DEPTH_FIRST", 30)),
     (Kind.PLAIN, Run(71, "RANDOM_BACKTRACK", 20)),
@@ -179,7 +178,7 @@ def digest() -> str:
     return sha.hexdigest()
 
 
-def generate(runs: Mapping[str, Sequence[tuple[Kind, Run]]] = RUNS) -> tuple[list[Vector], list[str]]:
+def generate() -> tuple[list[Vector], list[str]]:
     """Run p4testgen, on every core; return its tests, translated, each once, and what none reaches.
 
     Raises TestgenError.
@@ -188,12 +187,13 @@ def generate(runs: Mapping[str, Sequence[tuple[Kind, Run]]] = RUNS) -> tuple[lis
     tests: dict[Vector, None] = {}
     missed: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chip, own in runs.items():
-            found = _found(pool, [(chip, kind, run, None) for kind, run in own])
+        for chip in CHIPS:
+            found = _found(pool, [(chip, kind, run, None) for kind, run in _RUNS])
             firsts = list(dict.fromkeys(translated(text, chip) for one in found for text in one.tests))
             tests |= dict.fromkeys(test for test in firsts if not _goes_again(test))
             for test in filter(_goes_again, firsts):
-                seconds = _found(pool, [(chip, kind, run, again_of(test)) for kind, run in _SECOND_RUNS])
+                again = again_of(test)
+                seconds = _found(pool, [(chip, kind, run, again) for kind, run in _SECOND_RUNS])
                 tests |= dict.fromkeys(
                     joined(test, translated(text, chip)) for one in seconds for text in one.tests
                 )
@@ -313,8 +313,8 @@ def prepare(source: Path, chip: Chip, kind: Kind = Kind.ALL, again: Again | None
 
 def _come_again(source: Path, again: Again) -> None:
     """Assume that it is the same packet and the same switch, which knows nothing of the port it comes by."""
-    frame = f"{4 * len(again.frame)}w0x{again.frame}"
-    taken = f"testgen_assume(packet.lookahead<bit<{4 * len(again.frame)}>>() == {frame});"
+    bits = 4 * len(again.frame)
+    taken = f"testgen_assume(packet.lookahead<bit<{bits}>>() == {bits}w0x{again.frame});"
     _append(source / "tna" / "parser.p4", _FROM_FABRIC, taken)
     same = " ".join(f"testgen_assume(meta.{name} == {digits});" for name, digits in again.configured.items())
     _append(source / "include" / "admission.p4", _CONFIGURED, same)
@@ -333,7 +333,7 @@ def _change(path: Path, old: str, new: str) -> None:
 
 
 def _append(path: Path, line: str, statement: str) -> None:
-    _change(path, line, f"{line.removesuffix(chr(10))} {statement}\n")
+    _change(path, line, f"{line.rstrip()} {statement}\n")
 
 
 def again_of(first: Vector) -> Again:

@@ -7,7 +7,7 @@ Packets may see its updates one by one; when one is refused, those before it are
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from finsy.proto import p4r
@@ -68,9 +68,9 @@ def _refusal(number: int, refused: int, error: P4RuntimeError) -> Results:
     return results
 
 
-def _take_back(state: ForwardingState, undo: Iterable[tuple[p4r.Update, Sequence[p4r.Update]]]) -> None:
+def _take_back(state: ForwardingState, undo: Sequence[tuple[p4r.Update, Sequence[p4r.Update]]]) -> None:
     """Undo updates, each given with what restores what was there before, the last first."""
-    for update, before in reversed(list(undo)):
+    for update, before in reversed(undo):
         steps = before
         if update.type == p4r.Update.INSERT:
             steps = [p4r.Update(type=p4r.Update.DELETE, entity=update.entity)]
