@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from duet_p4 import bmv2
 from ptf_tests import network, tofino_model
 from ptf_tests.targets import DEVICE_ID, MODEL, TARGETS
 
@@ -20,8 +21,6 @@ ADDRESS = "127.0.0.1:9559"
 CPU_PORT = 510
 START_SECONDS = 30.0
 MODEL_START_SECONDS = 120.0
-
-_BMV2 = "simple_switch_grpc"
 
 
 class SwitchError(Exception):
@@ -90,9 +89,9 @@ def _commands(
     if target == "xdp":
         return [[sys.executable, "-m", "duet_p4.xdp_switch", *common, *target_options]]
     if target == "bmv2":
-        program = shutil.which(_BMV2)
+        program = shutil.which(bmv2.COMMAND)
         if program is None:
-            raise SwitchError(f"{_BMV2} is not on PATH: install BMv2, or test the xdp target")
+            raise SwitchError(f"{bmv2.MISSING}: install BMv2, or test the xdp target")
         return [[program, *common, "--log-console", *target_options]]
     raise SwitchError(f"no target is called {target!r}; there are {' and '.join(TARGETS)}")
 

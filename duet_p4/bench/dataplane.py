@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from duet_p4 import bmv2
 from duet_p4.bench import live
 from duet_p4.bench.floor import floor as floor_on
 from duet_p4.bench.line import BenchError, Line
@@ -145,7 +146,7 @@ class Bench:
         if available("bmv2"):
             self.run_bmv2()
         else:
-            self._progress("bmv2: simple_switch_grpc is not on PATH, left out")
+            self._progress(f"bmv2: {bmv2.MISSING}, left out")
         return self.summary()
 
     def run_packets(self) -> None:
@@ -160,7 +161,7 @@ class Bench:
         """Measure nothing but how fast tables are written."""
         for target in ("xdp", "bmv2"):
             if not available(target):
-                self._progress(f"{target}: simple_switch_grpc is not on PATH, left out")
+                self._progress(f"{target}: {bmv2.MISSING}, left out")
                 continue
             with _workshop() as (stack, folder):
                 line = stack.enter_context(Line())

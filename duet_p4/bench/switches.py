@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import grpc
 from finsy import P4Schema, P4TableEntry
 from finsy.proto import p4r, p4r_grpc
 
+from duet_p4 import bmv2
 from duet_p4.bench.line import BenchError, Line
 from duet_p4.hmux import pipeline
 
@@ -27,7 +27,7 @@ _OPTIONS = [("grpc.max_metadata_size", 1 << 20), ("grpc.max_receive_message_leng
 
 def available(target: str) -> bool:
     """Whether this target can run on this machine: bmv2 needs simple_switch_grpc on PATH."""
-    return target == "xdp" or shutil.which("simple_switch_grpc") is not None
+    return target == "xdp" or bmv2.is_installed()
 
 
 class Switch:
@@ -47,7 +47,7 @@ class Switch:
     def __enter__(self) -> Self:
         program = {
             "xdp": [sys.executable, "-m", "duet_p4.xdp_switch"],
-            "bmv2": ["simple_switch_grpc", "-L", "off"],
+            "bmv2": [bmv2.COMMAND, "-L", "off"],
         }[self.target]
         self._socket.unlink(missing_ok=True)
         with self._log.open("wb") as log:

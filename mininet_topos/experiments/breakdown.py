@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from duet_p4 import results
+from duet_p4 import bmv2, results
 from duet_p4.model import Dip, MuxVip, Vip
 from mininet_topos.experiments.setting import Running, Say, brought_up, over_bringups, running, told, write
 from mininet_topos.testbed.agents import Agents
@@ -38,7 +37,7 @@ Samples = dict[str, list[float]]
 
 def run(name: str, out: Path, runs: int, bringups: int, say: Say) -> dict[str, Any]:
     """Add and delete a VIP of two DIPs `runs` times in each bring-up, on xdp and, if it is there, BMv2."""
-    targets = [Target.XDP, *([Target.BMV2] if shutil.which("simple_switch_grpc") else [])]
+    targets = [Target.XDP, *([Target.BMV2] if bmv2.is_installed() else [])]
     found: dict[str, list[Samples]] = {}
     for target in targets:
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import zlib
 from collections.abc import Iterator, Mapping
-from functools import cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from pydantic import BaseModel
 from controller import inventory
 from controller.cluster.etcd_member import TRANSACTION, etcd_command
 from controller.config import ClusterConfig, ControllerConfig, Listen
+from duet_p4 import bmv2
 from duet_p4.bird.config import render
 from duet_p4.confinement import Rights
 from duet_p4.flows.service import FlowConfig
@@ -108,13 +107,6 @@ def echo_of(graph: nx.Graph) -> EchoConfig:
     share = max(1.0, ends * 1000 / usual.interval_ms / _ECHOES_PER_S)
     rarer = {"interval_ms": round(share * usual.interval_ms), "hurry_ms": round(share * usual.hurry_ms)}
     return usual.model_copy(update=rarer)
-
-
-@cache
-def _bmv2_has(option: str) -> bool:
-    """Whether this build of BMv2 has an option."""
-    shown = subprocess.run(["simple_switch_grpc", "--help"], capture_output=True, text=True, check=False)
-    return option in shown.stdout + shown.stderr
 
 
 def inventory_of(graph: nx.Graph) -> inventory.Inventory:
@@ -262,8 +254,8 @@ class _Nodes:
             function = "duet_p4.xdp_switch.__main__:main"
             may = rights.xdp_switch(self.folder, node.name)
             return self._process(node.name, "switch", function, *arguments, *level, *target, may=may)
-        program = ["simple_switch_grpc", *arguments, *self._bmv2_log(node)]
-        if _bmv2_has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
+        program = [bmv2.COMMAND, *arguments, *self._bmv2_log(node)]
+        if bmv2.has("--notifications-addr"):  # Else builds with nanomsg leave a socket in /tmp.
             program += ["--notifications-addr", f"ipc://{self.folder.state(node.name)}/bmv2.ipc"]
         may = rights.bmv2(self.folder, node.name)
         return self._process(node.name, "switch", None, *program, *target, may=may)
@@ -279,7 +271,7 @@ class _Nodes:
         ]
 
     def _traced_bmv2(self) -> bool:
-        return self.plan.packet_log and self.plan.target is Target.BMV2 and _bmv2_has("--nanolog")
+        return self.plan.packet_log and self.plan.target is Target.BMV2 and bmv2.has("--nanolog")
 
     def _packet_log(self, node: fattree.Node) -> Path:
         return self.folder.state(node.name) / "packets"

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from duet_p4 import bmv2
 from mininet_topos.testbed.folder import Folder, TestbedError
 from mininet_topos.testbed.plan import Plan, Target
 
@@ -66,10 +67,9 @@ def _programs(plan: Plan) -> list[str]:
         for program, package in wanted.items()
         if shutil.which(program, path=path) is None
     ]
-    if plan.target is Target.BMV2 and shutil.which("simple_switch_grpc", path=path) is None:
+    if plan.target is Target.BMV2 and shutil.which(bmv2.COMMAND, path=path) is None:
         problems.append(
-            "simple_switch_grpc is not on PATH: build BMv2 with P4Runtime, or use `--target xdp`, "
-            "which needs nothing"
+            f"{bmv2.MISSING}: build BMv2 with P4Runtime, or use `--target xdp`, which needs nothing"
         )
     return problems
 

@@ -8,7 +8,6 @@ neither namespaces nor root are needed. The CPU port is a port like the others h
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import tempfile
 import time
@@ -19,12 +18,12 @@ from typing import Any, Self
 import grpc
 from finsy.proto import p4r
 
-from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet, free_port
+from duet_p4.bmv2 import COMMAND, MISSING, is_installed, thrift_port
+from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet
 from ptf_tests import network
 from ptf_tests.conformance.program import Counters, Frame, Program, counter_queries, name_counters
 from ptf_tests.p4runtime import P4Runtime
 
-COMMAND = "simple_switch_grpc"
 DEVICE_ID = 1
 WINDOW = 48
 """Frames inside BMv2 at a time: its egress queues hold 64 packets, and drop the next ones."""
@@ -37,11 +36,8 @@ class OracleError(Exception):
     """BMv2 did not start, or ended; the message holds what it said."""
 
 
-def version() -> str | None:
-    """Return the version of the BMv2 on PATH, None where there is none."""
-    if shutil.which(COMMAND) is None:
-        return None
-    return subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+class SilentError(OracleError):
+    """This build of BMv2 logs nothing of packets: its logging macros were left out."""
 
 
 class Bmv2:
@@ -55,8 +51,8 @@ class Bmv2:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        if shutil.which(COMMAND) is None:
-            raise OracleError(f"{COMMAND} is not on PATH: install BMv2 to compare with it")
+        if not is_installed():
+            raise OracleError(f"{MISSING}: install BMv2 to compare with it")
         with contextlib.ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duet-bmv2-")))
             control, ports = f"unix:{scratch}/p4runtime", f"unix:{scratch}/ports"
@@ -142,7 +138,7 @@ class Bmv2:
 def _command(control: str, ports: str, log_level: str) -> list[str]:
     return [
         *(COMMAND, "--no-p4", "--device-id", str(DEVICE_ID), "--log-console", "--log-level", log_level),
-        *("--thrift-port", str(free_port())),
+        *thrift_port(),
         *("--", "--grpc-server-addr", control, "--dp-grpc-server-addr", ports),
     ]
 

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from duet_p4.api.trace import PacketTrace
+from duet_p4.bmv2 import COMMAND
 from duet_p4.tracing.bmv2_log import Messages, Passages, Reader
 from duet_p4.xdp_switch.compiler.reader import read as read_program
 from ptf_tests.conformance import vectors
-from ptf_tests.conformance.bmv2 import Bmv2
+from ptf_tests.conformance.bmv2 import Bmv2, SilentError
 from ptf_tests.conformance.program import Program
 from ptf_tests.conformance.vectors import Recording, Vectors
 from ptf_tests.conformance.xdp import Xdp
@@ -69,7 +70,10 @@ def record(program: Program, recorded: Vectors) -> tuple[Ways, dict[str, list[Pa
 
 
 def observe(program: Program, recording: Recording) -> list[PacketTrace]:
-    """Send a state's frames through BMv2, and return what its log tells of each."""
+    """Send a state's frames through BMv2, and return what its log tells of each.
+
+    Raises SilentError where this build of BMv2 logs nothing of them.
+    """
     frames = [(case.port, case.frame) for case in recording.cases]
     with Bmv2(program, log_level="trace") as oracle:
         oracle.write(recording.state.updates)
@@ -86,6 +90,8 @@ def observe(program: Program, recording: Recording) -> list[PacketTrace]:
         # Its ports are a stream here, so what left stands in no log.
         passage.frame_out = next((frame for _, frame in left[passage.packet]), None)
         found[passage.packet] = reader.trace(passage, frames[passage.packet][1])
+    if frames and not found:
+        raise SilentError(f"{COMMAND} logs nothing of packets: build BMv2 with its logging macros")
     return [found[number] for number in range(len(frames))]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 
+from duet_p4 import bmv2
 from ptf_tests.conformance import vectors
-from ptf_tests.conformance.bmv2 import Bmv2, OracleError, version
+from ptf_tests.conformance.bmv2 import Bmv2, OracleError
 from ptf_tests.conformance.changes import changed
 from ptf_tests.conformance.program import Case, Program, State
 from ptf_tests.conformance.vectors import Recording, Vectors
@@ -20,9 +21,9 @@ def record(program: Program, seed: int) -> Vectors:
 
     Raises OracleError where BMv2 is not on PATH or fails.
     """
-    oracle = version()
+    oracle = bmv2.version()
     if oracle is None:
-        raise OracleError("simple_switch_grpc is not on PATH: install BMv2 to record what it does")
+        raise OracleError(f"{bmv2.MISSING}: install BMv2 to record what it does")
     states = list(program.states(program.schema))
     fullest = max(states, key=lambda state: len(state.updates))
     if fullest.updates:

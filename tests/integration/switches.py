@@ -19,7 +19,7 @@ from typing import cast
 from finsy.proto import p4r
 from pyroute2 import IPRoute
 
-from duet_p4 import netdev, telemetry
+from duet_p4 import bmv2, netdev, telemetry
 from duet_p4.api.service import State
 from duet_p4.bird.config import Bfd, BirdConfig, Neighbor, Timers
 from duet_p4.bird.policy import PrefixRange
@@ -44,7 +44,7 @@ SPACE = tuple(
     )
 )
 TARGET = os.environ.get("DUET_TARGET", "xdp")
-SWITCHES = {"xdp": [sys.executable, "-m", "duet_p4.xdp_switch"], "bmv2": ["simple_switch_grpc"]}
+SWITCHES = {"xdp": [sys.executable, "-m", "duet_p4.xdp_switch"], "bmv2": [bmv2.COMMAND]}
 HOST_MTU, FABRIC_MTU = 1500, 1600
 
 
@@ -54,8 +54,8 @@ def missing() -> str | None:
         return "network namespaces need root"
     if not shutil.which("bird", path="/usr/sbin:/sbin:/usr/bin"):
         return "bird is not installed"
-    if TARGET == "bmv2" and not shutil.which("simple_switch_grpc"):
-        return "simple_switch_grpc is not on PATH"
+    if TARGET == "bmv2" and not bmv2.is_installed():
+        return bmv2.MISSING
     return None
 
 

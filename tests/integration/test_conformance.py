@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import shutil
 from collections.abc import Sequence
 
 import pytest
 
+from duet_p4 import bmv2
 from duet_p4.bench.by_hand import by_hand
 from duet_p4.hmux import pipeline
 from duet_p4.hmux.entries import DropReason
 from duet_p4.xdp_switch.compiler.program import REPLAYED
 from duet_p4.xdp_switch.pipeline import LOOPBACK_IFINDEX
-from ptf_tests.conformance import bmv2, muxes, vectors
+from ptf_tests.conformance import muxes, vectors
 from ptf_tests.conformance.fuzz import fuzz
 from ptf_tests.conformance.program import Frame, Program
 from ptf_tests.conformance.programs import PROGRAMS
@@ -26,9 +26,7 @@ from ptf_tests.conformance.xdp import Xdp
 FUZZ_FRAMES = 5000
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loading eBPF needs root")
-needs_bmv2 = pytest.mark.skipif(
-    shutil.which(bmv2.COMMAND) is None, reason=f"{bmv2.COMMAND} is not on PATH: nothing to compare with"
-)
+needs_bmv2 = pytest.mark.skipif(not bmv2.is_installed(), reason=f"{bmv2.MISSING}: nothing to compare with")
 
 
 @functools.cache

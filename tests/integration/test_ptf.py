@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from duet_p4 import bmv2
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -49,7 +51,7 @@ def test_every_behaviour_holds_on_xdp():
     run_all("xdp")
 
 
-@pytest.mark.skipif(shutil.which("simple_switch_grpc") is None, reason="simple_switch_grpc is not on PATH")
+@pytest.mark.skipif(not bmv2.is_installed(), reason=bmv2.MISSING)
 def test_every_behaviour_holds_on_bmv2():
     run_all("bmv2")
 
@@ -77,7 +79,7 @@ def test_nothing_is_left_behind(end, tmp_path):
 
 def test_a_switch_that_cannot_start_is_said():
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    if shutil.which("simple_switch_grpc", path=environment["PATH"]):
+    if shutil.which(bmv2.COMMAND, path=environment["PATH"]):
         pytest.skip("simple_switch_grpc is in a system folder")
     result = subprocess.run(
         [sys.executable, "-m", "ptf_tests", "--target", "bmv2"],
@@ -88,4 +90,4 @@ def test_a_switch_that_cannot_start_is_said():
         timeout=60,
     )
     assert result.returncode == 2
-    assert "simple_switch_grpc is not on PATH" in result.stderr
+    assert bmv2.MISSING in result.stderr

@@ -6,7 +6,6 @@ import io
 import os
 import queue
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -21,6 +20,7 @@ import grpc
 import pytest
 from finsy.proto import p4r, p4r_grpc
 
+from duet_p4 import bmv2
 from duet_p4.confinement import Capability, Rights, landlock_version
 from duet_p4.hmux import pipeline
 from mininet_topos import fattree
@@ -162,7 +162,7 @@ def test_a_process_has_its_rights_and_no_others(folder: Folder, namespace: Path,
     assert "changed the owner" not in lines
 
 
-@pytest.mark.skipif(shutil.which("simple_switch_grpc") is None, reason="simple_switch_grpc is not on PATH")
+@pytest.mark.skipif(not bmv2.is_installed(), reason=bmv2.MISSING)
 def test_a_bmv2_with_its_rights_takes_a_program(folder: Folder, namespace: Path) -> None:
     address = f"unix:{folder.sockets}/bmv2.sock"
     process = Process(

@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from duet_p4 import bmv2
 from duet_p4.api.trace import PacketTrace, Traced, TraceFlow, TraceRequest
 from duet_p4.xdp_switch import trace_service
 from duet_p4.xdp_switch.compiler import compile_program
 from ptf_tests.conformance import paths, vectors
-from ptf_tests.conformance.bmv2 import version
+from ptf_tests.conformance.bmv2 import SilentError
 from ptf_tests.conformance.programs import PROGRAMS
 from ptf_tests.conformance.xdp import Xdp
 
@@ -50,12 +51,16 @@ def test_a_traced_packet_goes_the_way_it_went_on_bmv2_and_as_much_is_told_of_it(
     assert not told, "\n".join(told)
 
 
-@pytest.mark.skipif(version() is None, reason="simple_switch_grpc is not on PATH: nothing to compare with")
+@pytest.mark.skipif(not bmv2.is_installed(), reason=f"{bmv2.MISSING}: nothing to compare with")
 def test_bmv2_tells_what_it_told_when_its_ways_were_recorded() -> None:
     program = PROGRAMS["labels"]
     recording = vectors.read(vectors.path_of(program)).recordings[-1]
     expected = paths.read(paths.path_of(program)).told[recording.state.name]
-    assert paths.digests_of(program, paths.observe(program, recording)) == expected
+    try:
+        traces = paths.observe(program, recording)
+    except SilentError as silent:
+        pytest.skip(str(silent))
+    assert paths.digests_of(program, traces) == expected
 
 
 @pytest.mark.root

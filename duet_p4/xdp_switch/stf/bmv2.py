@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -14,14 +13,14 @@ from pathlib import Path
 
 import grpc
 
+from duet_p4 import bmv2
 from duet_p4.xdp_switch.compiler import ir
 from duet_p4.xdp_switch.compiler.reader import read
 from duet_p4.xdp_switch.dataplane import Call, Count, FieldValue, MatchValues, MeterRates
-from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet, free_port
+from duet_p4.xdp_switch.stf.bmv2_ports import PACKET_STREAM, Packet
 from duet_p4.xdp_switch.stf.interpreter import Interpreter, Replica
 from duet_p4.xdp_switch.stf.script import ScriptError
 
-SWITCH, SHELL = "simple_switch_grpc", "simple_switch_CLI"
 _PROMPT = b"RuntimeCmd: "
 _START_SECONDS = 30.0
 _ANSWER_SECONDS = 30.0
@@ -35,9 +34,8 @@ class Bmv2(Interpreter):
 
     def __init__(self, config: bytes) -> None:
         super().__init__(read(config))
-        for needed in (SWITCH, SHELL):
-            if shutil.which(needed) is None:
-                raise OSError(f"{needed} is not on PATH")
+        if missing := bmv2.without_shell():
+            raise OSError(missing)
         self._members: Counter[int] = Counter()
         self._made_nodes = 0
         self._handles: dict[tuple[str, MatchValues, int], int] = {}
@@ -46,9 +44,9 @@ class Bmv2(Interpreter):
         folder = Path(self._folder.name)
         program = folder / "program.json"
         program.write_bytes(config)
-        thrift = str(free_port())
+        thrift = bmv2.thrift_port()
         ports = f"unix:{folder}/ports"
-        command = [SWITCH, str(program), "--device-id", "0", "--thrift-port", thrift, "--log-level", "off"]
+        command = [bmv2.COMMAND, str(program), "--device-id", "0", *thrift, "--log-level", "off"]
         addresses = ["--", "--grpc-server-addr", f"unix:{folder}/p4runtime", "--dp-grpc-server-addr", ports]
         self._switch = subprocess.Popen(
             [*command, *addresses], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -63,7 +61,7 @@ class Bmv2(Interpreter):
             )
             self._await_ports()
             self._shell = subprocess.Popen(
-                [SHELL, "--thrift-port", thrift],
+                [bmv2.SHELL, *thrift],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -91,7 +89,7 @@ class Bmv2(Interpreter):
                 return
             except grpc.RpcError as error:
                 if self._switch.poll() is not None or time.monotonic() > deadline:
-                    raise OSError(f"{SWITCH} does not start: {error.details()}") from error
+                    raise OSError(f"{bmv2.COMMAND} does not start: {error.details()}") from error
                 time.sleep(0.05)
 
     def _answer(self) -> str:
@@ -101,7 +99,7 @@ class Bmv2(Interpreter):
         while not said.endswith(_PROMPT):
             more = self._shell.stdout.read(1)
             if not more:
-                raise OSError(f"{SHELL} ended: {said.decode(errors='replace')}")
+                raise OSError(f"{bmv2.SHELL} ended: {said.decode(errors='replace')}")
             said += more
         return said.removesuffix(_PROMPT).decode(errors="replace").strip()
 
@@ -112,7 +110,7 @@ class Bmv2(Interpreter):
         self._shell.stdin.flush()
         said = self._answer()
         if re.search(r"\b(Invalid|Error|error|Unknown)\b", said):
-            raise ScriptError(f"{SHELL} says of {line!r}: {said}")
+            raise ScriptError(f"{bmv2.SHELL} says of {line!r}: {said}")
         return said
 
     def packet(self, port: int, data: bytes) -> None:
@@ -121,7 +119,7 @@ class Bmv2(Interpreter):
             for left in self._stream(iter([Packet(id=1, port=port, packet=data)]), timeout=_ANSWER_SECONDS):
                 self.sent.setdefault(left.port, []).append(left.packet)
         except grpc.RpcError as error:
-            raise ScriptError(f"{SWITCH} stopped answering: {error.details()}") from error
+            raise ScriptError(f"{bmv2.COMMAND} stopped answering: {error.details()}") from error
 
     def insert(self, table: ir.Table, key: MatchValues, priority: int, action: Call) -> None:
         """Add an entry."""
@@ -169,7 +167,7 @@ class Bmv2(Interpreter):
             re.search(rf"(\d+) {name}|{name}\s*=\s*(\d+)", said) for name in ("packets", "bytes")
         )
         if packets is None or size is None:
-            raise ScriptError(f"{SHELL} says of counter {counter}[{index}]: {said}")
+            raise ScriptError(f"{bmv2.SHELL} says of counter {counter}[{index}]: {said}")
         return int(packets[1] or packets[2]), int(size[1] or size[2])
 
     def read_direct(self, table: str, key: MatchValues, priority: int) -> Count:

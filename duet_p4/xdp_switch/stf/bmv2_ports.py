@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PACKET_STREAM = "/p4.bm.DataplaneInterface/PacketStream"
 """The method: a stream of `Packet` each way. It ends when the switch holds nothing more of what came in."""
-
-
-def free_port() -> int:
-    """Return a TCP port for BMv2's Thrift server, which always wants one of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _packet_class() -> Any:

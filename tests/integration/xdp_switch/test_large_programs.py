@@ -26,9 +26,9 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
-from duet_p4 import p4c
+from duet_p4 import bmv2, p4c
 from duet_p4.bench import middleblock
-from ptf_tests.conformance import bmv2
+from ptf_tests.conformance.bmv2 import Bmv2
 from ptf_tests.conformance.program import Frame, Program, encode
 from ptf_tests.conformance.xdp import Xdp
 
@@ -290,7 +290,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Progra
     return make
 
 
-def check(target: Xdp | bmv2.Bmv2, program: Program, scene: Scene) -> None:
+def check(target: Xdp | Bmv2, program: Program, scene: Scene) -> None:
     """Fill the tables, send, and compare."""
     target.write(encode(program.schema, scene.entries()))
     left = target.send([(port, bytes(packet)) for port, packet in scene.sent])
@@ -312,9 +312,9 @@ def test_it_forwards(name: str, compiled: Callable[[str], Program]) -> None:
             assert [fields for _, fields in target.pipeline.digests.poll()] == [(0x11000002,)]
 
 
-@pytest.mark.skipif(bmv2.version() is None, reason=f"{bmv2.COMMAND} is not on PATH: nothing to compare with")
+@pytest.mark.skipif(not bmv2.is_installed(), reason=f"{bmv2.MISSING}: nothing to compare with")
 @pytest.mark.parametrize("name", SCENES)
 def test_bmv2_forwards_the_same(name: str, compiled: Callable[[str], Program]) -> None:
     program = compiled(name)
-    with bmv2.Bmv2(program) as target:
+    with Bmv2(program) as target:
         check(target, program, SCENES[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 import time
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from duet_p4 import bmv2
 from duet_p4.xdp_switch.device import XdpDevice
 from duet_p4.xdp_switch.queues import Rate
 from duet_p4.xdp_switch.shaping import rate_of
-from duet_p4.xdp_switch.stf.bmv2_ports import free_port
 from tests.integration.xdp_switch import copies
 from tests.integration.xdp_switch.test_device import (
     HOSTS,
@@ -54,15 +53,15 @@ def xdp() -> Iterator[None]:
 
 
 @contextmanager
-def bmv2() -> Iterator[None]:
+def on_bmv2() -> Iterator[None]:
     """BMv2 with a queue of the same rate and depth."""
-    thrift = str(free_port())
+    thrift = bmv2.thrift_port()
     config = Path(__file__).parents[2] / "p4" / "build" / "queue.json"
     ports = [word for port in HOSTS for word in ("-i", f"{port}@port{port}")]
     with tempfile.TemporaryDirectory() as folder:
         grpc = ["--", "--grpc-server-addr", f"unix:{folder}/p4runtime"]
         process = subprocess.Popen(
-            ["simple_switch_grpc", str(config), *ports, "--thrift-port", thrift, "--log-level", "off", *grpc],
+            [bmv2.COMMAND, str(config), *ports, *thrift, "--log-level", "off", *grpc],
             stdout=subprocess.DEVNULL,
         )
         try:
@@ -73,23 +72,21 @@ def bmv2() -> Iterator[None]:
             process.wait()
 
 
-def tell(switch: subprocess.Popen[bytes], thrift: str, commands: str) -> None:
+def tell(switch: subprocess.Popen[bytes], thrift: list[str], commands: str) -> None:
     """Have simple_switch_CLI carry out commands, once the switch answers."""
     deadline = time.monotonic() + 20
     while True:
-        said = subprocess.run(
-            ["simple_switch_CLI", "--thrift-port", thrift], input=commands, capture_output=True, text=True
-        )
+        said = subprocess.run([bmv2.SHELL, *thrift], input=commands, capture_output=True, text=True)
         if said.returncode == 0 and "Could not connect" not in said.stdout + said.stderr:
             return
         assert switch.poll() is None and time.monotonic() < deadline, said.stdout + said.stderr
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("target", [xdp, bmv2])
+@pytest.mark.parametrize("target", [xdp, on_bmv2])
 def test_packets_that_wait_for_a_port_with_a_rate_see_their_queue(target, wire: Wire) -> None:  # type: ignore[no-untyped-def]
-    if target is bmv2 and shutil.which("simple_switch_CLI") is None:
-        pytest.skip("simple_switch_CLI is not on PATH: nothing to compare with")
+    if target is on_bmv2 and (missing := bmv2.without_shell()):
+        pytest.skip(f"{missing}: nothing to compare with")
     with target():
         wire.send(1, packet(0))
         first = received(wire)

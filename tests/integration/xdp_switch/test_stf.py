@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from duet_p4 import bmv2
 from duet_p4.hmux import pipeline
 from duet_p4.xdp_switch.stf import suite
-from duet_p4.xdp_switch.stf.bmv2 import SHELL
 from duet_p4.xdp_switch.stf.cli import stf
 from duet_p4.xdp_switch.stf.suite import Outcome
 from duet_p4.xdp_switch.stf.xdp import Xdp
@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 P4 = Path(__file__).parents[2] / "p4"
+MISSING = bmv2.without_shell()
 TESTS = [*suite.tests(P4), testgen.PATH]
 
 
@@ -33,7 +34,9 @@ def test_packets_leave_as_expected(test: Path) -> None:
     assert verdict.outcome is Outcome.PASSED, verdict.reason
 
 
-@pytest.mark.skipif(shutil.which(SHELL) is None, reason=f"{SHELL} is not on PATH: nothing to compare with")
+@pytest.mark.skipif(
+    bmv2.without_shell() is not None, reason=f"{bmv2.without_shell()}: nothing to compare with"
+)
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.stem)
 def test_bmv2_does_the_same(test: Path) -> None:
     verdict = suite.run(test, "bmv2")
