@@ -17,6 +17,8 @@ _IDLE_S = 4.0
 _ROUND_TRIPS = 500
 _UTIME, _STIME = 11, 12
 """Places in /proc/PID/stat behind the name, from 0."""
+_IDLE, _IO_WAIT, _GUEST = 3, 4, 8
+"""Places in the first line of /proc/stat behind its name, from 0; guests' time counts as user's before it."""
 
 
 Answer = TypeVar("Answer")
@@ -63,6 +65,20 @@ class Costs:
         answer = job()
         idle = self.idle_cores * (time.monotonic() - began)
         return answer, (sum(cpu.seconds().values()) - idle) * 1e3 / count
+
+
+def idle_share(seconds: float) -> float:
+    """Return which share of all cores' time is idle in the next so many seconds, 0 to 1."""
+    before = _cores()
+    time.sleep(seconds)
+    idle, total = (now - then for now, then in zip(_cores(), before, strict=True))
+    return idle / total
+
+
+def _cores() -> tuple[int, int]:
+    """Return the ticks in which all cores were idle, and all ticks, since the machine started."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return ticks[_IDLE] + ticks[_IO_WAIT], sum(ticks[:_GUEST])
 
 
 def _times(paths: Collection[Path]) -> Iterator[tuple[int, tuple[str, int]]]:

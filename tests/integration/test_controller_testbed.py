@@ -323,7 +323,13 @@ def test_a_failure_is_inflicted_and_healed_while_pings_and_connections_go_on_as_
     testbed: Testbed, serving: Callable[..., Vip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As long as it takes, and however late pings leave: nothing is claimed about time here.
-    for name, value in {"_BEFORE_S": 0.2, "_AFTER_S": 0.6, "_LATE_S": 0.3, "CONNECTIONS": 10}.items():
+    for name, value in {
+        "_WATCHED_S": 0.1,
+        "_BEFORE_S": 0.2,
+        "_AFTER_S": 0.6,
+        "_LATE_S": 0.3,
+        "CONNECTIONS": 10,
+    }.items():
         monkeypatch.setattr(failures, name, value)
     monkeypatch.setattr(failures, "_stalled", lambda near, seen: False)
     monkeypatch.setattr(failures, "_PROBERS", ("client1", "client2"))

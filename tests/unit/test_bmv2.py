@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from duet_p4 import bmv2
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     bmv2.has.cache_clear()
-    return tmp_path
+    yield tmp_path
+    bmv2.has.cache_clear()
 
 
 def build(path: Path, *options: str) -> None:

@@ -122,17 +122,19 @@ def test_failures_of_every_kind_have_an_interval(tmp_path: Path, drawn: list[Any
             },
             dict.fromkeys(DAMAGES, n),
             [],
+            n / 1000,
         )
         for n in (1, 2)
     ]
     summary = failures.summary(found)
-    assert summary["runs"] == 4 * len(DAMAGES)
+    assert (summary["runs"], summary["probe_interval_ms"]) == (4 * len(DAMAGES), 2.0)
     assert summary["outage_ms_over_bringups"]["agg"].mean == 16.5
     assert (summary["broken"]["tor"], summary["left_with_their_dip"]["tor"]) == (3, 10)
     assert summary["unserved_share_after_5s"]["server"] == pytest.approx(0.05)
     assert (summary["discarded"], summary["discarded_by_kind"]["tor"]) == (3 * len(DAMAGES), 3)
     failures._plot(tmp_path, found)
     assert "halted nodes lose power" in noted(drawn)
+    assert "a ping every 2 ms" in noted(drawn)
     assert "2.50 ms late (the worst from 20 ms before to 200 ms after failures)" in noted(drawn)
     to_json(summary)
 
