@@ -327,16 +327,20 @@ def _time() -> str:
 
 
 def _measured() -> str:
-    names = [path.stem for path in sorted(TESTBED.glob("*.json"))]
-    found = [summary(name, TESTBED) for name in names]
-    machine = found[0]["machine"]
-    bringups = span([float(one["bringups"]) for one in found if "bringups" in one])
-    discarded = sum(one.get("discarded", 0) for one in found)
+    found = {path.stem: summary(path.stem, TESTBED) for path in sorted(TESTBED.glob("*.json"))}
+    of_machine: dict[str, list[str]] = {}
+    for name, one in found.items():
+        machine = one["machine"]
+        told = f"{machine['cores']} cores ({machine['cpu']}, {machine['kernel']})"
+        of_machine.setdefault(told, []).append(name)
+    bringups = span([float(one["bringups"]) for one in found.values() if "bringups" in one])
+    discarded = sum(one.get("discarded", 0) for one in found.values())
+    most_first = sorted(of_machine.items(), key=lambda item: -len(item[1]))
+    since = min(one["machine"]["date"] for one in found.values())[:10]
     return (
-        f"Measured on {machine['cores']} cores ({machine['cpu']}, {machine['kernel']}) from "
-        f"{min(one['machine']['date'] for one in found)[:10]} on, {bringups} bring-ups each, {discarded} "
-        f"runs discarded: "
-        f"{listed(names)}. `make experiments` draws them anew."
+        f"Measured from {since} on, {bringups} bring-ups each, {discarded} runs discarded, "
+        + "; ".join(f"on {machine}: {listed(names)}" for machine, names in most_first)
+        + ". `make experiments` draws them anew."
     )
 
 

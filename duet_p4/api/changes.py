@@ -21,8 +21,9 @@ class Change(Model):
 
     `updates` counts entries written to the data path (0 where all was right already); `timings_ms`
     has a duration for each step of the paper's breakdown (section 7.3): `add_dips`, `add_vip`,
-    `announce`, or `withdraw`, `delete_vip`, `delete_dips`. Changes that were written together share
-    their times.
+    `announce`, or `withdraw`, `drain`, `delete_vip`, `delete_dips`. Steps that were one request to the
+    switch have one time, by their names with a plus between: `add_dips+add_vip`. Changes that were written
+    together share their times.
     """
 
     address: IPv4Address

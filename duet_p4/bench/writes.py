@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from finsy.proto import p4r
 
-from duet_p4.bench.switches import Switch, deletes, inserts
+from duet_p4.bench.switches import BATCH, Switch, deletes, inserts
 from duet_p4.bench.tables import DIPS_PER_VIP, SLOTS_PER_VIP, Fill
 from duet_p4.hmux import entries
 
@@ -38,7 +38,7 @@ class Programming:
 
     @property
     def vip_ms_median(self) -> float:
-        """Milliseconds from the first Write of a VIP with two DIPs to the last answer."""
+        """Milliseconds from the first Write of a VIP with two DIPs to the last answer; see `one_vip`."""
         return statistics.median(self.vip_ms)
 
     @property
@@ -70,7 +70,7 @@ def program(target: str, switch: Switch, vip_runs: int) -> Programming:
     found.swaps_ms = [1000 * _seconds(switch, requests) for requests in (*ways, *ways)]
     switch.push()
     switch.write(inserts([*Fill.one().base(), *Fill.one().routes_to(1)]))
-    added, removed = one_vip()
+    added, removed = one_vip(target)
     for _ in range(vip_runs):
         found.vip_ms.append(1000 * _seconds(switch, added))
         switch.write(removed)
@@ -80,16 +80,21 @@ def program(target: str, switch: Switch, vip_runs: int) -> Programming:
     return found
 
 
-def one_vip() -> tuple[list[p4r.WriteRequest], list[p4r.WriteRequest]]:
-    """Return the Writes that add a VIP with two DIPs, in dependent order, and those that remove it."""
+def one_vip(target: str) -> tuple[list[p4r.WriteRequest], list[p4r.WriteRequest]]:
+    """Return the Writes that add a VIP with two DIPs as the switch agent does, and those that remove it.
+
+    They are one that is carried out whole where the target takes back what it began; on BMv2 the tunnels
+    and slots are one, and the row that leads there, which must not be there without them, is another.
+    """
     tunnels = [entries.tunnel(n, MEASURED_DIP + n) for n in range(DIPS_PER_VIP)]
     slots = [entries.slot(n, n % DIPS_PER_VIP) for n in range(SLOTS_PER_VIP)]
-    added = [
-        request
-        for step in (tunnels, slots, [entries.vip(MEASURED_VIP, 0, SLOTS_PER_VIP)])
-        for request in inserts(step)
-    ]
-    return added, deletes(added)
+    rows = [*tunnels, *slots, entries.vip(MEASURED_VIP, 0, SLOTS_PER_VIP)]
+    takes_back = target == "xdp"
+    added = inserts(rows, BATCH if takes_back else len(rows) - 1)
+    if takes_back:
+        added[0].atomicity = p4r.WriteRequest.ROLLBACK_ON_ERROR
+    removed = [request for rows in (tunnels, slots, rows[-1:]) for request in inserts(rows)]
+    return added, deletes(removed)
 
 
 def _modifies(requests: Iterable[p4r.WriteRequest]) -> list[p4r.WriteRequest]:

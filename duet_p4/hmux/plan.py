@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from duet_p4.hmux.rows import Key, Row
 
 RowT = TypeVar("RowT", bound=Row)
 Counted = TypeVar("Counted", bound=Row, contravariant=True)
+
+
+JOINED = "+"
+"""Between the labels of steps that are written as one, and so have one time."""
 
 
 class Op(Enum):
@@ -59,15 +64,16 @@ def note(rows: dict[Key, RowT], updates: Iterable[Update[RowT]], count: Count[Ro
 
 @dataclass(frozen=True)
 class Step(Generic[RowT]):
-    """Updates that may be written in any order among themselves.
+    """Updates that may be written in any order among themselves; a `whole` one in its own, all or none.
 
-    `label` is the step of the paper's breakdown (section 7.3) that the time is counted for; `stage` is its
-    place among all the steps that a plan of its kind may have.
+    `label` is the step of the paper's breakdown (section 7.3) that the time is counted for, or several of
+    them, joined by `JOINED`; `stage` is its place among all the steps that a plan of its kind may have.
     """
 
     label: str
     updates: tuple[Update[RowT], ...]
     stage: int = 0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,15 @@ class Plan(Generic[RowT]):
     def inverse(self) -> Iterator[Update[RowT]]:
         """Yield what takes the whole plan back, the last update first."""
         return (update.inverse() for step in reversed(self.steps) for update in reversed(step.updates))
+
+    def inserting_whole(self, most: int) -> Plan[RowT]:
+        """Return the same, with the first steps, those that only insert, as a whole one of `most` at most."""
+        first = list(takewhile(lambda step: all(u.op is Op.INSERT for u in step.updates), self.steps))
+        updates = tuple(update for step in first for update in step.updates)
+        if len(first) < 2 or len(updates) > most:
+            return self
+        label = JOINED.join(dict.fromkeys(step.label for step in first))
+        return Plan((Step(label, updates, first[0].stage, whole=True), *self.steps[len(first) :]))
 
     @property
     def takes(self) -> bool:

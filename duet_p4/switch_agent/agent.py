@@ -300,7 +300,8 @@ class SwitchAgent:
     def _p4_switch(self) -> Switch:
         p4 = self._config.p4
         credentials = None if p4.private else self._credentials
-        return Switch(p4.address, p4.device_id, credentials, self._target.schema)
+        target = self._target
+        return Switch(p4.address, p4.device_id, credentials, target.schema, takes_back=target.takes_back)
 
     async def _session(self) -> None:
         """Control the switch for as long as it answers. Raises `SwitchError` in the end."""

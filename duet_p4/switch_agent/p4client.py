@@ -38,7 +38,8 @@ class NoDetoursError(Exception):
 class Switch(Session):
     """A session with a switch of hmux.p4. `writes` counts the updates that the switch has taken.
 
-    `schema` is the pipeline that it is to run, by default hmux.p4's own.
+    `schema` is the pipeline that it is to run, by default hmux.p4's own. One that `takes_back` has
+    ROLLBACK_ON_ERROR: of a Write that it refuses, nothing stays.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class Switch(Session):
         device_id: int,
         credentials: Credentials | None = None,
         schema: P4Schema | None = None,
+        *,
+        takes_back: bool = False,
     ) -> None:
         super().__init__(address, device_id, credentials)
         self._schema = schema or pipeline.schema()
         self._codec = Codec(self._schema)
+        self._takes_back = takes_back
         self.writes = 0
 
     async def ensure_pipeline(self) -> bool:
@@ -148,7 +152,7 @@ class Switch(Session):
         return entries.drop_counts(counters)
 
     async def write(self, step: Step[Any]) -> None:
-        """Write the updates of a step. Raises `WriteError` where the switch takes only some of them.
+        """Write the updates of a step. Raises `WriteError` where the switch takes only some of them, or none.
 
         One batch at a time: what leads around a dead neighbour waits for one batch of a VIP at most.
         """
@@ -162,7 +166,7 @@ class Switch(Session):
             if sending is not None and (refusal := await _outcome(sending, taken)) is not None:
                 sending = None
                 break
-            sending = asyncio.create_task(self._write_batch(batch, encoded))
+            sending = asyncio.create_task(self._write_batch(batch, encoded, whole=step.whole))
             await asyncio.sleep(0)
         if sending is not None:
             refusal = await _outcome(sending, taken)
@@ -172,15 +176,17 @@ class Switch(Session):
             raise refusal
 
     async def _write_batch(
-        self, batch: Sequence[Update[Any]], encoded: Sequence[bytes]
+        self, batch: Sequence[Update[Any]], encoded: Sequence[bytes], *, whole: bool
     ) -> Sequence[Update[Any]]:
-        """Write updates with one request, and return them. Raises `WriteError`."""
+        """Write updates with one request, and return them; `whole`, or none. Raises `WriteError`."""
         try:
-            await self.send_serialized(encoded)
+            await self.send_serialized(encoded, whole=whole)
         except P4ClientError as error:
             if not error.details:
                 raise SwitchError(f"the switch refuses a write: {error.message}") from error
-            index, first = min(error.details.items())
+            # ABORTED are those that are not there for another's sake.
+            reasons = {n: why for n, why in error.details.items() if why.canonical_code.name != "ABORTED"}
+            index, first = min((reasons or error.details).items())
             raise WriteError(
                 f"the switch refuses {batch[index].op.name} of {batch[index].row}: "
                 f"{first.canonical_code.name} {first.message}".rstrip(),
@@ -221,6 +227,13 @@ class Switch(Session):
             taken += step.updates
             timings[step.label] = timings.get(step.label, 0.0) + 1000 * (time.perf_counter() - started)
         return timings
+
+    async def write_whole(self, plan: Plan[Any]) -> dict[str, float]:
+        """Write a plan of which nothing is to stay where the switch refuses a part, as `write_plan` does.
+
+        What it inserts first is one request, if it is not too much and the switch takes that back itself.
+        """
+        return await self.write_plan(plan.inserting_whole(_MAX_BATCH) if self._takes_back else plan)
 
 
 async def _outcome(

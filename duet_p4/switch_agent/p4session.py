@@ -128,9 +128,16 @@ class Session:
             [p4r.WriteRequest(updates=[update]).SerializeToString() for update in updates]
         )
 
-    async def send_serialized(self, updates: Sequence[bytes]) -> None:
-        """Do the same with updates that each are a serialized WriteRequest of nothing else."""
-        sender = p4r.WriteRequest(device_id=self._device_id, election_id=self._election_id)
+    async def send_serialized(self, updates: Sequence[bytes], *, whole: bool = False) -> None:
+        """Do the same with updates that each are a serialized WriteRequest of nothing else.
+
+        With `whole`, the switch carries out all or none of them (ROLLBACK_ON_ERROR).
+        """
+        sender = p4r.WriteRequest(
+            device_id=self._device_id,
+            election_id=self._election_id,
+            atomicity=p4r.WriteRequest.ROLLBACK_ON_ERROR if whole else p4r.WriteRequest.CONTINUE_ON_ERROR,
+        )
         request = b"".join((sender.SerializeToString(), *updates))
         try:
             with telemetry.span("P4Runtime Write", telemetry.Kind.CLIENT, p4runtime__updates=len(updates)):

@@ -394,7 +394,7 @@ class HmuxService(MuxKeeper):
         """Write a plan and note it (unless it is `noted`); what was taken of one that fails is taken back."""
         switch, tables = self._attached()
         try:
-            timings = await switch.write_plan(plan)
+            timings = await switch.write_whole(plan)
         except WriteError as error:
             if noted:
                 tables.apply(plan.inverse())

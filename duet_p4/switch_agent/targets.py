@@ -26,6 +26,8 @@ class Target:
     cpu_interface: str = CPU_STACK
     masks_hashes: bool = False
     """Whether slots are picked by a mask, so that only a power of two of them does."""
+    takes_back: bool = False
+    """Whether a Write may ask for all or nothing: BMv2 answers UNIMPLEMENTED to ROLLBACK_ON_ERROR."""
 
     @property
     def answers(self) -> bool:
@@ -44,6 +46,6 @@ def target_of(config: P4Config) -> Target:
     OSError where its files are missing.
     """
     if config.tofino is None:
-        return Target(pipeline.schema())
+        return Target(pipeline.schema(), takes_back=config.target == "xdp")
     schema = pushable(config.target, config.tofino.conf, config.tofino.server)
     return Target(schema, config.tofino.cpu_interface, masks_hashes=True)

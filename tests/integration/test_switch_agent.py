@@ -265,7 +265,8 @@ def test_a_vip_is_forwarded_to_its_dip_once_announced_and_not_after_its_deletion
     async def run() -> None:
         agent = one.agents["t1"]
         change = await agent.put_vip(MuxVip(address=VIP, group=group(17)), announce=False)
-        assert (change.announced, set(change.timings_ms)) == (False, {"add_dips", "add_vip"})
+        written = {"add_dips", "add_vip"} if switches.TARGET == "bmv2" else {"add_dips+add_vip"}
+        assert (change.announced, set(change.timings_ms)) == (False, written)
         assert ports_towards(await one["t2"].rows(), str(VIP)) == []
         async with arrivals(one["h1"]) as found:
             await agent.announce_vip(VIP)

@@ -165,6 +165,23 @@ def test_the_breakdown_has_the_drain_and_totals_with_it(tmp_path: Path, drawn: l
     to_json(summary)
 
 
+def test_steps_that_are_one_request_have_one_time_in_the_breakdown(tmp_path: Path, drawn: list[Any]) -> None:
+    each = {step: [1.0, 3.0] for step in breakdown.STEPS}
+    joined = {"add_dips+add_vip": [2.0, 4.0]} | {step: each[step] for step in breakdown.STEPS[2:]}
+    found = {"xdp": [joined], "bmv2": [each]}
+    summary = breakdown.summary(found)
+    over = summary["ms_over_bringups"]
+    assert (over["xdp"]["add_dips+add_vip"].mean, over["xdp"]["add"].mean) == (3, (3 + 7) / 2)
+    assert (over["bmv2"]["add"].mean, over["bmv2"]["delete"].mean) == ((3 + 9) / 2, (4 + 12) / 2)
+    assert "add_vip" not in summary["ms_median"]["xdp"] and summary["ms_median"]["bmv2"]["add_vip"] == 2
+    assert {row["step"] for row in breakdown._rows(found) if row["target"] == "xdp"} == set(joined)
+    breakdown._plot(tmp_path, found)
+    (axes,) = drawn[0].axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown[:4] == ["add-dips", "add-vip", "add-dips\n+ add-vip", "announce"]
+    assert len(axes.patches) == 6 + 7, "what was not measured has no box"
+
+
 def test_pings_lost_in_the_overload_are_told_with_their_interval(tmp_path: Path, drawn: list[Any]) -> None:
     edges = [(100.0, 100.3), (100.3, 100.6), (100.6, 100.9)]
     phase = {"offered_pps": 1e3, "delivered_pps": 9e2, "latency_ms_median": 0.5}

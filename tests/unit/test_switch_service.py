@@ -63,6 +63,8 @@ class FakeSwitch:
             self._log.append(step.label)
         return {step.label: 1.0 for step in plan.steps}
 
+    write_whole = write_plan
+
 
 class FakeAnnouncer:
     def __init__(self, log: list[str]) -> None:
