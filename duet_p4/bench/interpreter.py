@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from duet_p4.bpf import Map, Object
+from duet_p4.bpf import Map, Object, clock
 
 HEADROOM = 256
 TAILROOM = 512
@@ -75,6 +75,7 @@ class Machine:
             65: ("xdp_adjust_tail", self._adjust_tail),
             93: ("spin_lock", lambda *_: 0),
             94: ("spin_unlock", lambda *_: 0),
+            118: ("jiffies64", lambda *_: clock.jiffies()),
             125: ("ktime_get_boot_ns", self._now),
             160: ("ktime_get_coarse_ns", self._now),
         }

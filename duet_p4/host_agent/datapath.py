@@ -19,6 +19,7 @@ from typing import Literal
 from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
 from duet_p4.api.host import HostVip, Meter, Source
+from duet_p4.bpf import clock
 from duet_p4.flow_hash import Flow
 from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.host_agent import tables
@@ -115,6 +116,7 @@ class HostDatapath:
         self._first_ephemeral = first_ephemeral_port
         self._object = bpf.Object(bpf.compile_object(SOURCE))
         self._rodata = {
+            **clock.CONSTANTS,
             "first_ephemeral_port": _INDEX.pack(first_ephemeral_port),
             "mux_network": muxes.network_address.packed,
             "mux_mask": muxes.netmask.packed,

@@ -19,6 +19,7 @@ from typing import Literal
 
 from duet_p4 import bpf, netdev
 from duet_p4.allocation import Pool, TableFullError
+from duet_p4.bpf import clock
 from duet_p4.flows.samples import FlowSamples, odds, ring_bytes
 from duet_p4.model import ANYBODY, Dip, Group, MuxTip, MuxVip, PinnedFlow, Protocol
 from duet_p4.smux import novices
@@ -123,6 +124,7 @@ class XdpDatapath:
         self._announced = tuple(announced)
         self._object = bpf.Object(bpf.compile_object(SOURCE))
         self._rodata = {
+            **clock.CONSTANTS,
             "mux_address": mux_address.packed,
             "fragment_mux": (fragment_mux or IPv4Address(0)).packed,
             "mux_network": muxes.network_address.packed,

@@ -7,14 +7,15 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from duet_p4 import bpf
+from duet_p4.bpf import clock, libbpf
 from duet_p4.bpf import compile as compiling
-from duet_p4.bpf import libbpf
 from tests.integration.kernels import before_tcx
 
 PROGRAM = """
@@ -51,6 +52,21 @@ SEC("tc") int pass(struct __sk_buff *skb)
 
 SEC("tc") int stale(struct __sk_buff *skb)
 {
+    return 0;
+}
+
+char _license[] SEC("license") = "GPL";
+"""
+
+CLOCK = """
+#include "clock.h"
+
+__u64 ticks, kernels;
+
+SEC("xdp") int tell(struct xdp_md *ctx)
+{
+    ticks = coarse_ns();
+    kernels = bpf_ktime_get_coarse_ns();
     return 0;
 }
 
@@ -184,6 +200,19 @@ def test_global_variables_are_shared_memory(loaded: bpf.Object) -> None:
     assert (len(cells), cells[999]) == (1000, 42)
     with pytest.raises(bpf.BpfError, match="no global variable gone"):
         loaded.memory("gone")
+
+
+def test_ticks_tell_the_time_of_the_monotonic_clock(source: Path) -> None:
+    source.write_text(CLOCK)
+    with bpf.Object(bpf.compile_object(source)).load(clock.CONSTANTS) as told:
+        ticks, kernels = told.memory("ticks").cast("Q"), told.memory("kernels").cast("Q")
+        behind = []
+        began = time.monotonic()
+        while time.monotonic() < began + 0.5:
+            told.program("tell").test_run(bytes(60))
+            behind.append(kernels[0] - ticks[0])
+    assert max(behind) - min(behind) < 50_000_000, f"ticks are {min(behind)} to {max(behind)} ns behind"
+    assert -50_000_000 < max(behind) < 2_000_000_000, f"ticks are {max(behind)} ns behind"
 
 
 def test_the_kernel_and_its_verifiers_log_are_in_the_error(source: Path) -> None:

@@ -1,6 +1,7 @@
 /* What SMux and server share in the choice of a DIP: slots, rates, and marks of congestion in tunnels. */
 #pragma once
 
+#include "clock.h"
 #include "flow_hash.h"
 #include "ipv4.h"
 
@@ -38,7 +39,7 @@ struct gate {
 static __always_inline bool admits(void *gates, __u32 which, __u32 limit)
 {
     struct gate *gate = bpf_map_lookup_elem(gates, &which);
-    __u64 window = bpf_ktime_get_coarse_ns() >> GATE_WINDOW;
+    __u64 window = coarse_ns() >> GATE_WINDOW;
 
     if (!gate)
         return false;

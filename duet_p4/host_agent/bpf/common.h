@@ -1,6 +1,7 @@
 /* What both directions share: counting, and whose a flow is. */
 #pragma once
 
+#include "clock.h"
 #include "flow_samples.h"
 #include "maps.h"
 #include "muxes.h"
@@ -71,7 +72,7 @@ static __always_inline struct lead *lead_of(const struct iphdr *ip, struct fragm
 {
     struct lead *lead = bpf_map_lookup_elem(&fragments, &key);
 
-    if (!lead || (__s64)(bpf_ktime_get_coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT) {
+    if (!lead || (__s64)(coarse_ns() - lead->seen) > (__s64)REASSEMBLY_TIMEOUT) {
         TRACE(STEP_LEAD, TRACE_ADDRESSES(ip->saddr, ip->daddr));
         return 0;
     }
@@ -81,7 +82,7 @@ static __always_inline struct lead *lead_of(const struct iphdr *ip, struct fragm
 
 static __always_inline void lead_the_others(struct fragment_key key, __be32 address, __u32 meter, __be32 client)
 {
-    struct lead lead = {.address = address, .meter = meter, .client = client, .seen = bpf_ktime_get_coarse_ns()};
+    struct lead lead = {.address = address, .meter = meter, .client = client, .seen = coarse_ns()};
 
     bpf_map_update_elem(&fragments, &key, &lead, BPF_ANY);
 }

@@ -168,7 +168,7 @@ static __always_inline bool redirect_quoted(struct iphdr *ip, void *end, __be32 
 static __always_inline void put_on_probation(const struct flow *flow, enum flow_kind kind, __be32 vip,
                                              __u32 meter)
 {
-    struct novice novice = {.vip = vip, .meter = meter, .seen = bpf_ktime_get_coarse_ns()};
+    struct novice novice = {.vip = vip, .meter = meter, .seen = coarse_ns()};
 
     if (flow->protocol == IPPROTO_TCP && kind == FLOW_WHOLE)
         novice.answered = NOVICE_MIDSTREAM;
@@ -199,7 +199,7 @@ static __always_inline void learn(const struct flow *flow, const struct flow *at
                                   enum flow_kind kind, __be32 vip, __u32 meter)
 {
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
-    __u64 now = bpf_ktime_get_coarse_ns();
+    __u64 now = coarse_ns();
 
     TRACE(STEP_FLOW, TRACE_FLOW(flow), known ? TRACE_HIT(0) : 0, known ? bpf_ntohl(known->vip) : 0);
     if (known && known->vip == vip) {
@@ -487,7 +487,7 @@ static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct 
     flow->source = vip;
 
     struct origin *known = bpf_map_lookup_elem(&flows, flow);
-    struct origin origin = {.vip = vip, .meter = meter, .client = client, .seen = bpf_ktime_get_coarse_ns()};
+    struct origin origin = {.vip = vip, .meter = meter, .client = client, .seen = coarse_ns()};
 
     if (!ipv4_is_later_fragment(inner) && (!known || known->client != client) &&
         admits(&gates, GATE_HAIRPIN, SETTLED_PER_WINDOW))
@@ -498,7 +498,7 @@ static __always_inline bool turn_hairpin(struct iphdr *inner, void *end, struct 
 /* Note a packet of the answer to an outgoing connection. */
 static __always_inline void note_answer(struct translation *answer, enum flow_kind kind)
 {
-    answer->seen = bpf_ktime_get_coarse_ns();
+    answer->seen = coarse_ns();
     if (kind == FLOW_TCP_FIN)
         answer->state |= TRANSLATION_FIN;
     else if (kind == FLOW_TCP_RST)

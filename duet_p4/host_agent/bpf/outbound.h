@@ -330,7 +330,7 @@ static __always_inline int begin_connection(struct __sk_buff *skb, struct depart
 {
     __be32 dip = packet->ip.saddr;
     struct snat *snat = bpf_map_lookup_elem(&snats, &dip);
-    __u64 now = bpf_ktime_get_coarse_ns();
+    __u64 now = coarse_ns();
 
     if (!snat)
         return AS_ITSELF;
@@ -402,7 +402,7 @@ static __always_inline void renew(const struct departing *packet, struct transla
 static __always_inline int go_on(struct __sk_buff *skb, const struct departing *packet,
                                  struct translation *known)
 {
-    known->seen = bpf_ktime_get_coarse_ns();
+    known->seen = coarse_ns();
     if (packet->kind == FLOW_TCP_SYN)
         renew(packet, known);
     else if (packet->kind == FLOW_TCP_FIN)
@@ -530,7 +530,7 @@ static __always_inline int transmit(struct __sk_buff *skb)
     }
     if (begun && bpf_ntohs(packet.flow.destination_port) < first_ephemeral_port) {
         /* A client from a port where services are: its packets are no replies. */
-        struct origin own = {.vip = packet.ip.saddr, .seen = bpf_ktime_get_coarse_ns()};
+        struct origin own = {.vip = packet.ip.saddr, .seen = coarse_ns()};
 
         bpf_map_update_elem(&flows, &packet.flow, &own, BPF_ANY);
     } else if (begun) {

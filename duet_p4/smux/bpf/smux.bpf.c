@@ -17,6 +17,7 @@
  * addresses swapped, so there is no neighbour to resolve.
  */
 #include "balance.h"
+#include "clock.h"
 #include "flow_samples.h"
 #include "maps.h"
 #include "muxes.h"
@@ -165,7 +166,7 @@ static __always_inline bool is_fresh(const struct packet *packet, struct connect
 {
     /* Another CPU may write it meanwhile, with a later time than this one's. */
     __s64 seen = *(volatile __u64 *)&entry->seen;
-    __s64 now = bpf_ktime_get_coarse_ns(), idle = now - seen;
+    __s64 now = coarse_ns(), idle = now - seen;
     bool open = packet->flow.protocol == IPPROTO_TCP && !entry->closing;
 
     if (idle > (__s64)(open ? tcp_timeout : other_timeout))
@@ -211,7 +212,7 @@ static __always_inline bool is_novice(const struct novices *novices, int place, 
 static __always_inline void put_novice(struct novices *novices, const struct flow *flow,
                                        const struct backend_reference *to, __u32 turn)
 {
-    __u32 now = (bpf_ktime_get_coarse_ns() >> NOVICE_TIME) ?: 1;
+    __u32 now = (coarse_ns() >> NOVICE_TIME) ?: 1;
     __u64 least = ~0ull;
     int place = 0;
 
@@ -414,7 +415,7 @@ static __always_inline struct backend *follow_first(const struct iphdr *inner, s
     struct fragment_key key = fragment_of(inner);
     struct connection *first = bpf_map_lookup_elem(&fragments, &key);
 
-    if (!first || (__s64)(bpf_ktime_get_coarse_ns() - first->seen) > (__s64)REASSEMBLY_TIMEOUT) {
+    if (!first || (__s64)(coarse_ns() - first->seen) > (__s64)REASSEMBLY_TIMEOUT) {
         TRACE(STEP_FRAGMENT, TRACE_ADDRESSES(inner->saddr, inner->daddr));
         return 0;
     }
@@ -429,7 +430,7 @@ static __always_inline struct backend *follow_first(const struct iphdr *inner, s
 static __always_inline void lead_the_others(const struct iphdr *inner, const struct backend_reference *to)
 {
     struct fragment_key key = fragment_of(inner);
-    struct connection first = {.to = *to, .seen = bpf_ktime_get_coarse_ns()};
+    struct connection first = {.to = *to, .seen = coarse_ns()};
 
     bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 }
