@@ -68,27 +68,29 @@ def compiled(source: Path, folder: Path) -> P4Schema:
 
 
 def entries(scale: Scale) -> Iterator[P4TableEntry]:
-    """Yield what is in the tables: what is routed leaves by `OUT_PORT`, with other Ethernet addresses."""
+    """Yield what is in the tables, one after the other: what is routed leaves by `OUT_PORT`, rewritten."""
     yield _entry(
         "l3_admit_table", {"dst_mac": int.from_bytes(SWITCH_MAC, "big")}, "admit_to_l3", {}, priority=1
     )
     yield _entry("vrf_table", {"vrf_id": _VRF}, "no_action", {})
     yield _entry("acl_pre_ingress_table", {"is_ipv4": 1}, "set_vrf", {"vrf_id": _VRF}, priority=1)
-    for number in range(1, scale.nexthops + 1):
-        interface = {"router_interface_id": number}
+    interfaces = [{"router_interface_id": number} for number in range(1, scale.nexthops + 1)]
+    neighbors = [interface | {"neighbor_id": number} for number, interface in enumerate(interfaces, 1)]
+    for number, interface in enumerate(interfaces, 1):
         port = {"port": OUT_PORT, "src_mac": _MAC + number}
         yield _entry("router_interface_table", interface, "set_port_and_src_mac", port)
-        neighbor = {**interface, "neighbor_id": number}
+    for number, neighbor in enumerate(neighbors, 1):
         yield _entry("neighbor_table", neighbor, "set_dst_mac", {"dst_mac": _MAC + 0x10000 + number})
+    for number, neighbor in enumerate(neighbors, 1):
         yield _entry("nexthop_table", {"nexthop_id": number}, "set_ip_nexthop", neighbor)
     for number, prefix in enumerate(_prefixes(scale)):
         match = {"vrf_id": _VRF, "ipv4_dst": f"{IPv4Address(prefix)}/24"}
         nexthop = {"nexthop_id": number % scale.nexthops + 1}
         yield _entry("ipv4_table", match, "set_nexthop_id", nexthop)
-    for number in range(scale.acl_entries):
-        table = ("acl_ingress_table", "acl_ingress_security_table")[number % 2]
-        match = {"is_ipv4": 1, "dst_ip": str(IPv4Address(_FIRST_DENIED + number))}
-        yield _entry(table, match, "acl_drop", {}, priority=number + 1)
+    for first, table in enumerate(("acl_ingress_table", "acl_ingress_security_table")):
+        for number in range(first, scale.acl_entries, 2):
+            match = {"is_ipv4": 1, "dst_ip": str(IPv4Address(_FIRST_DENIED + number))}
+            yield _entry(table, match, "acl_drop", {}, priority=number + 1)
 
 
 def _prefixes(scale: Scale) -> list[int]:

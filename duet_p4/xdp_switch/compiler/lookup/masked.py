@@ -13,14 +13,20 @@ range is as many masks as prefixes make it up.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import product
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias
 
 from duet_p4 import bpf
 from duet_p4.xdp_switch.compiler.entries import MAX_MASKS, TableLayout
 from duet_p4.xdp_switch.compiler.layout import indent
 from duet_p4.xdp_switch.compiler.lookup.base import Changes, Lookup, Store
-from duet_p4.xdp_switch.dataplane import EntryKey, FieldValue, MatchValues, NoRoomError
+from duet_p4.xdp_switch.dataplane import EntryKey, FieldValue, NoRoomError
+
+Mask: TypeAlias = tuple[int, ...]
+"""Which bits of each field count."""
 
 
 class MaskedLookup(Lookup):
@@ -80,121 +86,129 @@ class MaskedStore(Store):
         self._changes = Changes(layout.symbol, loaded)
         self._masks = loaded.memory(f"masks_{layout.symbol}")
         self._active = loaded.memory(f"at_masks_{layout.symbol}").cast("I")
-        self._numbers: dict[tuple[int, ...], int] = {}
+        self._numbers: dict[Mask, int] = {}
         self._last_number = 0
-        self._priorities: dict[tuple[int, ...], Counter[int]] = {}
-        self._published: dict[tuple[int, ...], int] = {}
+        self._ranks: dict[Mask, _Ranks] = {}
+        self._published: dict[Mask, int] = {}
         """The masks that packets know of, each with the best rank of its entries."""
         self._held: dict[bytes, dict[EntryKey, tuple[int, bytes]]] = {}
         self._room = layout.map_entries
 
     def insert(self, keys: Sequence[EntryKey], data: bytes) -> None:
         """Add entries. Raises NoRoomError for too many masks, or ranges that take too many places."""
-        added = []
+        parts = self._expand(keys)
+        numbers = self._numbered({part.mask for part in parts})
+        places = self._pack(parts, numbers)
+        shared = self._held.keys() & places
+        fresh = dict.fromkeys(place for place in places if place not in shared)
+        if len(fresh) > self._room:
+            raise NoRoomError(
+                f"table {self._layout.table.name} has no room for the {len(parts)} parts of the ranges"
+            )
+        self._numbers.update(numbers)
+        self._last_number = max(self._last_number, *numbers.values())
+        self._room -= len(fresh)
+        ranks = {mask: self._ranks.setdefault(mask, _Ranks()) for mask in numbers}
+        entries = list(zip(self._ranks_of(keys), _each(keys, data), strict=True))
+        for part, place in zip(parts, places, strict=True):
+            self._held.setdefault(place, {})[keys[part.of]] = entries[part.of]
+            ranks[part.mask].add(entries[part.of][0])
         try:
-            for key, entry in _each(keys, data):
-                self._insert(key, entry)
-                added.append(key)
+            # One change: it takes memory that was free before, and gives none back.
+            with self._changes:
+                self._map.update_joined(b"".join(fresh), b"".join(map(self._best, fresh)))
+            self._publish(shared)
         except BaseException:
-            for key in added:
-                self._delete(key)
+            self.delete(keys)
             raise
-        finally:
-            self._publish_masks()
+        self._publish_masks()
 
     def modify(self, keys: Sequence[EntryKey], data: bytes) -> None:
         """Replace entries' bytes."""
-        for key, entry in _each(keys, data):
-            for value, mask in self._expand(key[0]):
-                place = self._pack(value, self._numbers[mask])
-                self._held[place][key] = (self._rank(key), entry)
-                self._publish(place)
+        entries = list(zip(self._ranks_of(keys), _each(keys, data), strict=True))
+        parts = self._expand(keys)
+        for part, place in zip(parts, self._pack(parts, self._numbers), strict=True):
+            self._held[place][keys[part.of]] = entries[part.of]
+            self._publish([place])
 
     def delete(self, keys: Sequence[EntryKey]) -> None:
         """Remove entries."""
-        for key in keys:
-            self._delete(key)
+        parts = self._expand(keys)
+        places = self._pack(parts, self._numbers)
+        ranks = self._ranks_of(keys)
+        for part, place in zip(parts, places, strict=True):
+            del self._held[place][keys[part.of]]
+            if not self._ranks[part.mask].remove(ranks[part.of]):
+                del self._ranks[part.mask], self._numbers[part.mask]
+        left = dict.fromkeys(places)
+        gone = [place for place in left if not self._held[place]]
+        for place in gone:
+            del self._held[place], left[place]
+        self._room += len(gone)
+        self._publish(left)
+        # One change: it gives memory back, and takes none.
+        with self._changes:
+            self._map.delete_batch(gone)
         self._publish_masks()
 
-    def _insert(self, key: EntryKey, data: bytes) -> None:
-        parts = list(self._expand(key[0]))
-        masks = {mask for _, mask in parts}
-        name = self._layout.table.name
-        if len(self._priorities.keys() | masks) > MAX_MASKS:
+    def _numbered(self, masks: set[Mask]) -> dict[Mask, int]:
+        """Return the numbers of masks, those of new ones too. Raises NoRoomError for too many masks."""
+        new = masks - self._numbers.keys()
+        if len(self._numbers) + len(new) > MAX_MASKS:
             raise NoRoomError(
-                f"table {name} holds entries of {MAX_MASKS} different masks, no other mask fits"
+                f"table {self._layout.table.name} holds entries of {MAX_MASKS} different masks, "
+                "no other mask fits"
             )
-        numbers = {mask: self._number(mask) for mask in masks}
-        packed = [(self._pack(value, numbers[mask]), mask) for value, mask in parts]
-        if sum(1 for place, _ in packed if place not in self._held) > self._room:
-            raise NoRoomError(f"table {name} has no room for the {len(parts)} parts of the ranges")
-        rank = self._rank(key)
-        for place, mask in packed:
-            holders = self._held.setdefault(place, {})
-            self._room -= not holders
-            holders[key] = (rank, data)
-            self._publish(place)
-            self._priorities.setdefault(mask, Counter())[rank] += 1
+        known = {mask: self._numbers[mask] for mask in masks - new}
+        return known | {mask: self._last_number + at for at, mask in enumerate(new, 1)}
 
-    def _delete(self, key: EntryKey) -> None:
-        rank = self._rank(key)
-        for value, mask in self._expand(key[0]):
-            place = self._pack(value, self._numbers[mask])
-            holders = self._held[place]
-            del holders[key]
-            if holders:
-                self._publish(place)
-            else:
-                with self._changes:
-                    self._map.delete(place)
-                del self._held[place]
-                self._room += 1
-            counts = self._priorities[mask]
-            counts[rank] -= 1
-            if not counts[rank]:
-                del counts[rank]
-            if not counts:
-                del self._priorities[mask], self._numbers[mask]
-
-    def _rank(self, key: EntryKey) -> int:
+    def _ranks_of(self, keys: Sequence[EntryKey]) -> list[int]:
         """Return what decides among matches: the prefix length in an LPM table, else the priority."""
         if self._layout.table.kind == "lpm":
-            return next((v[1] for v in key[0] if isinstance(v, tuple)), 0) + 1
-        return key[1]
+            return [next((v[1] for v in values if isinstance(v, tuple)), 0) + 1 for values, _ in keys]
+        return [priority for _, priority in keys]
 
-    def _number(self, mask: tuple[int, ...]) -> int:
-        if mask not in self._numbers:
-            self._last_number += 1
-            self._numbers[mask] = self._last_number
-        return self._numbers[mask]
+    def _pack(self, parts: Sequence[_Part], numbers: Mapping[Mask, int]) -> list[bytes]:
+        """Return where in the map each part is."""
+        columns = [*zip(*(part.value for part in parts), strict=True)]
+        packed = self._layout.key.pack_all([*columns, [numbers[part.mask] for part in parts]])
+        size = self._layout.key.size
+        return [packed[at : at + size] for at in range(0, len(packed), size)]
 
-    def _pack(self, value: Sequence[int], number: int) -> bytes:
-        return self._layout.key.pack([*value, number])
-
-    def _expand(self, values: MatchValues) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Yield (value, mask) tuples that together match what the key matches."""
+    def _expand(self, keys: Sequence[EntryKey]) -> list[_Part]:
+        """Return the values under masks that together match what the keys match."""
+        fields = [(key.kind, key.width) for key in self._layout.table.keys]
+        columns = zip(*(values for values, _ in keys), strict=True)
         choices = [
-            list(_value_masks(value, key.kind, key.width))
-            for value, key in zip(values, self._layout.table.keys, strict=True)
+            [_value_masks(value, kind, width) for value in column]
+            for column, (kind, width) in zip(columns, fields, strict=True)
         ]
-        for parts in product(*choices):
-            yield tuple(v for v, _ in parts), tuple(m for _, m in parts)
+        return [
+            _Part(at, *zip(*parts, strict=True))
+            for at, row in enumerate(zip(*choices, strict=True))
+            for parts in product(*row)
+        ]
 
-    def _publish(self, place: bytes) -> None:
-        rank, data = max(self._held[place].values(), key=lambda held: held[0])
-        with self._changes:
-            self._map.update(place, data + rank.to_bytes(8, "little"))
+    def _best(self, place: bytes) -> bytes:
+        """Return what the map holds at a place: the entry with the highest rank, and that."""
+        rank, data = max(self._held[place].values(), key=itemgetter(0))
+        return data + rank.to_bytes(8, "little")
+
+    def _publish(self, places: Iterable[bytes]) -> None:
+        for place in places:
+            # Each a change: the next one may use the memory that this one gives back.
+            with self._changes:
+                self._map.update(place, self._best(place))
 
     def _publish_masks(self) -> None:
-        best_ranks = {mask: max(counts) for mask, counts in self._priorities.items()}
+        best_ranks = {mask: ranks.best() for mask, ranks in self._ranks.items()}
         if best_ranks == self._published:
             return
         self._published = best_ranks
         ranked = sorted(((rank, mask) for mask, rank in best_ranks.items()), reverse=True)
-        blank = bytes(self._layout.key.size)
         best = b"".join(rank.to_bytes(8, "little") for rank, _ in ranked)
-        masks = b"".join(self._pack(mask, self._numbers[mask]) for _, mask in ranked)
-        data = best.ljust(8 * MAX_MASKS, b"\0") + masks.ljust(MAX_MASKS * len(blank), b"\0")
+        masks = b"".join(self._layout.key.pack([*mask, self._numbers[mask]]) for _, mask in ranked)
+        data = best.ljust(8 * MAX_MASKS, b"\0") + masks.ljust(MAX_MASKS * self._layout.key.size, b"\0")
         data += len(ranked).to_bytes(4, "little")
         size = len(self._masks) // 2
         other = 1 - self._active[0]
@@ -203,9 +217,49 @@ class MaskedStore(Store):
             self._active[0] = other
 
 
-def _each(keys: Sequence[EntryKey], data: bytes) -> Iterator[tuple[EntryKey, bytes]]:
+class _Part(NamedTuple):
+    """Numbers that the fields have under a mask, where what a key matches is that, and maybe more such."""
+
+    of: int
+    """Which of the keys."""
+    value: tuple[int, ...]
+    mask: Mask
+
+
+class _Ranks:
+    """The ranks of all entries under a mask."""
+
+    def __init__(self) -> None:
+        self._count: Counter[int] = Counter()
+        self._highest: list[int] = []
+        """All ranks, negative, as a heap; as many again may be gone, or twice there."""
+
+    def add(self, rank: int) -> None:
+        """Count an entry."""
+        if not self._count[rank]:
+            heappush(self._highest, -rank)
+        self._count[rank] += 1
+
+    def remove(self, rank: int) -> int:
+        """Count one less; returns how many ranks are left."""
+        self._count[rank] -= 1
+        if not self._count[rank]:
+            del self._count[rank]
+            if len(self._highest) > 2 * len(self._count):
+                self._highest = [-left for left in self._count]
+                heapify(self._highest)
+        return len(self._count)
+
+    def best(self) -> int:
+        """Return the highest rank."""
+        while -self._highest[0] not in self._count:
+            heappop(self._highest)
+        return -self._highest[0]
+
+
+def _each(keys: Sequence[EntryKey], data: bytes) -> Iterator[bytes]:
     size = len(data) // len(keys)
-    return ((key, data[at * size : (at + 1) * size]) for at, key in enumerate(keys))
+    return (data[at : at + size] for at in range(0, len(data), size))
 
 
 def range_masks(low: int, high: int, width: int) -> Iterator[tuple[int, int]]:
@@ -219,15 +273,15 @@ def range_masks(low: int, high: int, width: int) -> Iterator[tuple[int, int]]:
         low += size
 
 
-def _value_masks(value: FieldValue, kind: str, width: int) -> Iterator[tuple[int, int]]:
+def _value_masks(value: FieldValue, kind: str, width: int) -> Sequence[tuple[int, int]]:
+    """Return (value, mask) pairs that together match what a field matches."""
     full = (1 << width) - 1
     if value is None:
-        yield 0, 0
-    elif isinstance(value, int):
-        yield value, full
-    elif kind == "range":
-        yield from range_masks(value[0], value[1], width)
-    elif kind == "lpm":
-        yield value[0], full ^ full >> value[1]
-    else:
-        yield value
+        return ((0, 0),)
+    if isinstance(value, int):
+        return ((value, full),)
+    if kind == "range":
+        return [*range_masks(value[0], value[1], width)]
+    if kind == "lpm":
+        return ((value[0], full ^ full >> value[1]),)
+    return (value,)
