@@ -20,7 +20,7 @@ from finsy.proto import p4r
 
 from duet_p4.xdp_switch.dataplane import EntryKey, FieldValue
 from duet_p4.xdp_switch.p4runtime.errors import P4RuntimeError
-from duet_p4.xdp_switch.p4runtime.fields import PARTS, Column, Mask, fits, within
+from duet_p4.xdp_switch.p4runtime.fields import PARTS, WORD, Column, Mask, MatchKind, fits, within
 from duet_p4.xdp_switch.p4runtime.table_info import Action
 from duet_p4.xdp_switch.p4runtime.tables import TableState
 from duet_p4.xdp_switch.p4runtime.wire import UPDATE, Path, Span, pieces, spans
@@ -98,6 +98,19 @@ class Form:
             at_param = {item.param_id: at for at, item in enumerate(entry.action.action.params)}
             for param in self.action.params:
                 yield (*_ENTRY, "action", 0, "action", 0, "params", at_param[param.id], "value")
+
+    def wide(self) -> Iterator[bool]:
+        """Yield of each column whether its numbers may have more than 64 bits."""
+        table = self.table.table
+        for position in self.given:
+            spec = table.fields[position]
+            yield spec.width > WORD
+            if spec.numbers == 2:  # The second one of a prefix is its length.
+                yield spec.width > WORD and spec.kind is not MatchKind.LPM
+        if table.needs_priority:
+            yield False
+        for param in self.action.params if self.action is not None else ():
+            yield param.width > WORD
 
     def fit(self, columns: Sequence[Column]) -> Mask:
         """Return which updates the table takes as far as their numbers decide, given column by column."""
@@ -200,7 +213,7 @@ class Shapes:
         starts, stops = pieces(data)
         first, size = np.array(starts), np.array(stops) - np.array(starts)
         found = _Found(len(updates))
-        for length in np.unique(size).tolist():
+        for length in sorted(set(size.tolist())):  # `np.unique` would import `numpy.ma`, for 0.1 s.
             rows = np.flatnonzero(size == length)
             if len(rows) >= FEW and length <= MAX_LENGTH:
                 every: Matrix = np.ndarray((len(data) - length + 1, length), np.uint8, data, 0, (1, 1))
@@ -242,7 +255,12 @@ class Shapes:
         places = spans(data, UPDATE)
         if form is not None:
             numbers = [places.get(path) for path in form.paths(update.entity.table_entry)]
-            whole = [span for span in numbers if span is not None and span.stop - span.start <= 8]
+            room = (MAX_LENGTH if wide else WORD // 8 for wide in form.wide())
+            whole = [
+                span
+                for span, most in zip(numbers, room, strict=True)
+                if span is not None and span.stop - span.start <= most
+            ]
             if whole and len(whole) == len(numbers):
                 unread = [] if form.action is not None else _bytestrings_of(places, (*_ENTRY, "action"))
                 return _Shape(data, form, whole, unread)
@@ -267,7 +285,8 @@ class _Found:
         at = self._forms.get(form)
         if at is None:
             at = self._forms[form] = len(self._forms)
-            self._columns.append([np.zeros(self._number, dtype=np.uint64) for _ in columns])
+            kinds = [np.object_ if wide else np.uint64 for wide in form.wide()]
+            self._columns.append([np.zeros(self._number, dtype=kind) for kind in kinds])
         self._of[rows] = at
         for held, column in zip(self._columns[at], columns, strict=True):
             held[rows] = column
@@ -287,8 +306,8 @@ class _Found:
 
 
 def _plain(specs: Sequence[Any]) -> bool:
-    """Whether fields or parameters are numbers of at most 64 bits, by which clients know them too."""
-    return all(spec.translation is None and spec.width <= 64 for spec in specs)
+    """Whether fields or parameters are numbers by which clients know them too."""
+    return all(spec.translation is None for spec in specs)
 
 
 def _bytestrings_of(places: Mapping[Path, Span], outer: Path) -> list[Span]:
@@ -297,6 +316,9 @@ def _bytestrings_of(places: Mapping[Path, Span], outer: Path) -> list[Span]:
 
 def _bytestrings(updates: Matrix, span: Span) -> Column:
     length = span.stop - span.start
+    if length > WORD // 8:
+        numbers = [int.from_bytes(row, "big") for row in updates[:, span.start : span.stop].tolist()]
+        return np.array(numbers, dtype=np.object_)
     padded = np.zeros((len(updates), 8), dtype=np.uint8)
     padded[:, 8 - length :] = updates[:, span.start : span.stop]
     return padded.view(">u8").ravel().astype(np.uint64)

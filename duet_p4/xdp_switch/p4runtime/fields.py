@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from finsy.proto import p4i, p4r
@@ -138,7 +138,9 @@ def match_decoder(table: str, spec: MatchField) -> Callable[[p4r.FieldMatch], Fi
     }[spec.kind]
 
 
-Column: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint64]]
+WORD = 64
+Column: TypeAlias = np.ndarray[tuple[int], np.dtype[Any]]
+"""Numbers: words, or Python's where they may have more than 64 bits."""
 Mask: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 PARTS = {
@@ -152,16 +154,19 @@ PARTS = {
 
 
 def within(column: Column, width: int) -> Mask:
-    """Return which numbers have at most `width` bits, of 64 at most."""
-    return column <= (1 << width) - 1
+    """Return which numbers have at most `width` bits."""
+    good: Mask = column <= (1 << width) - 1
+    return good
 
 
 def fits(spec: MatchField, numbers: Sequence[Column]) -> Mask:
-    """Return for which numbers, column by column, `match_decoder` takes a field; of at most 64 bits."""
+    """Return for which numbers, column by column, `match_decoder` takes a field."""
     full = (1 << spec.width) - 1
     good = within(numbers[0], spec.width)
     if spec.kind is MatchKind.LPM:
         value, length = numbers
+        if spec.width > WORD:
+            length = length.astype(np.object_)
         good &= (length > 0) & (length <= spec.width) & (value & (full >> length) == 0)
     elif spec.kind is MatchKind.TERNARY:
         value, mask = numbers

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +21,10 @@ from duet_p4.xdp_switch.p4runtime.rollback import apply_or_roll_back
 from ptf_tests.fuzzer.generate import FAULTS, KINDS, Generator
 from ptf_tests.fuzzer.run import held
 from tests.unit.p4runtime.client import INSERT, Names, canonical, direct, exact, lpm
-from tests.unit.p4runtime.test_model import PROGRAMS, staged
+from tests.unit.p4runtime.test_model import PROGRAMS, ROOT, staged
 
-TABLES = [path for path in PROGRAMS if path.stem in ("hmux", "features", "entities")]
-BATCHES = 120
+TABLES = [path for path in PROGRAMS if path.stem in ("hmux", "labels", "features", "entities")]
+BATCHES = 240
 Answers = list[tuple[int, str] | None]
 
 
@@ -56,7 +58,7 @@ class Spread(Generator):
     def value(self, width: int) -> bytes:
         if not width:
             return super().value(width)
-        bits = self.rng.choices((2, 12, 64), (1, 8, 8))[0]
+        bits = self.rng.choices((2, 12, 64, 128), (1, 8, 6, 2))[0]
         return canonical(self.rng.getrandbits(bits) & (1 << width) - 1)
 
 
@@ -170,6 +172,37 @@ def test_a_run_that_the_data_plane_refuses_is_tried_one_by_one(monkeypatch: pyte
     assert state.runs(request)
     assert together(state, request) == [None] * 6
     assert len(list(state.read(p4r.Entity(table_entry=p4r.TableEntry())))) >= 6
+
+
+def test_numbers_of_more_than_64_bits_are_taken_out_as_others_are() -> None:
+    info, state = staged(next(path for path in PROGRAMS if path.stem == "labels"))
+    table = next(t for t in info.tables if any(f.bitwidth == 128 for f in t.match_fields))
+    prefixes = [(0x2001_0DB8 << 96 | at << 64, 64) for at in range(6)] + [(5, 128)]
+    request = p4r.WriteRequest(device_id=1)
+    generator = Spread(info, random.Random(1))
+    models = (generator.entry(table).table_entry for _ in range(100))
+    model = next(entry for entry in models if entry.match and entry.action.HasField("action"))
+    for value, length in prefixes:
+        update = request.updates.add(type=INSERT)
+        update.entity.table_entry.CopyFrom(model)
+        (match,) = update.entity.table_entry.match
+        match.lpm.value, match.lpm.prefix_len = canonical(value), length
+    (run,) = state.runs(request)
+    assert [key for key, _ in run.keys] == [(prefix,) for prefix in prefixes[:6]]
+    assert together(state, request) == [None] * 7
+
+
+def test_a_first_large_write_waits_for_no_import() -> None:
+    said = """if True:
+        import sys
+        from tests.unit.p4runtime.test_bulk import FEATURES, Names, entries, staged, together
+        info, state = staged(FEATURES)
+        request, before = entries(Names(info), 1, 6), set(sys.modules)
+        assert state.runs(request) and together(state, request) == [None] * 6
+        print({*sys.modules} - before)
+    """
+    done = subprocess.run([sys.executable, "-c", said], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
 
 
 def test_runs_keep_the_order_of_updates_and_leave_room_for_packets() -> None:

@@ -243,7 +243,7 @@ class TrieStore(Store):
 
     def _grow(self, nodes: _Nodes, at: Array, slots: Array) -> None:
         """Make nodes behind slots; several may be the same."""
-        places = np.unique(at << nodes.bits | slots)
+        places, _ = _different(at << nodes.bits | slots)
         at, slots = places >> nodes.bits, places & (1 << nodes.bits) - 1
         made = np.array(self._free.take(len(places)), dtype=np.uint64)
         self._nodes.slots[made] = 0
@@ -254,7 +254,7 @@ class TrieStore(Store):
         """Leave the nodes on a way that nothing needs any more."""
         for before, hop in zip(reversed(way[:-1]), reversed(way[1:]), strict=True):
             empty = (hop.nodes.held[hop.at] == 0) & (hop.nodes.children[hop.at] == 0)
-            left, first = np.unique(hop.at[empty], return_index=True)
+            left, first = _different(hop.at[empty])
             at, slots = before.at[empty][first], before.slots[empty][first]
             before.nodes.slots[at, slots] &= _SHOWS
             np.subtract.at(before.nodes.children, at, 1)
@@ -293,6 +293,18 @@ class TrieStore(Store):
             found = (lengths < 0) & (held != 0)
             positions[found], lengths[found] = held[found], covering
         return positions, lengths
+
+
+def _different(values: Array) -> tuple[Array, Array]:
+    """Return the different ones of some values, and where in them each is first.
+
+    As `np.unique`, which has the first Write wait for a tenth of a second: it imports `numpy.ma`.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    new = np.ones(len(values), dtype=np.bool_)
+    new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[new], order[new]
 
 
 def _place(end: _Hop, group: _Group) -> Array:
