@@ -144,6 +144,7 @@ def _plot(out: Path, found: dict[str, list[Samples]]) -> None:
         )
         axes.plot([], [], "s", color=colour, label=f"{target}: adding {adding}, deleting {deleting}")
     axes.set(yscale="log", ylabel="duration (ms)")
+    axes.yaxis.get_minor_locator().set_params(subs=(2, 5))
     for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         formatted("{x:g}")
     names = [step.replace("_", "-").replace(JOINED, f"\n{JOINED} ") for step in steps]
