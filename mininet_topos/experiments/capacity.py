@@ -32,6 +32,7 @@ from duet_p4 import results
 from duet_p4.model import MuxVip
 from mininet_topos import fattree
 from mininet_topos.addresses import Kind
+from mininet_topos.experiments.cpu import busy_s
 from mininet_topos.experiments.load import Load, Meter
 from mininet_topos.experiments.probe import Samples
 from mininet_topos.experiments.setting import (
@@ -135,11 +136,11 @@ def measure(testbed: Running, path: SmuxPath, say: Say) -> Measured:
             with load.offered(pps):
                 time.sleep(_SETTLE_S)
                 meter.rates()
-                began, busy = time.time(), _busy_s()
+                began, busy = time.time(), busy_s()
                 time.sleep(PHASE_S)
                 offered, delivered = meter.rates()
                 edges.append((began, time.time()))
-                cores = (_busy_s() - busy) / (edges[-1][1] - began)
+                cores = (busy_s() - busy) / (edges[-1][1] - began)
             phases[phase] = {"offered_pps": offered, "delivered_pps": delivered, "cores_busy": cores}
             say(f"{phase}: {offered:.0f} pps offered, {delivered:.0f} delivered")
     samples = found[0]
@@ -290,12 +291,6 @@ def _rows(samples: Samples, edges: list[tuple[float, float]]) -> list[dict[str, 
             }
         )
     return rows
-
-
-def _busy_s() -> float:
-    """Return the CPU seconds that this machine has been busy, over all cores."""
-    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def _plot(out: Path, found: Sequence[Measured], slow: Measured) -> None:

@@ -17,8 +17,8 @@ _IDLE_S = 4.0
 _ROUND_TRIPS = 500
 _UTIME, _STIME = 11, 12
 """Places in /proc/PID/stat behind the name, from 0."""
-_IDLE, _IO_WAIT, _GUEST = 3, 4, 8
-"""Places in the first line of /proc/stat behind its name, from 0; guests' time counts as user's before it."""
+_IDLE, _IO_WAIT, _KINDS = 3, 4, 8
+"""Places in the first line of /proc/stat behind its name, from 0, and how many: guests' are among users'."""
 
 
 Answer = TypeVar("Answer")
@@ -71,14 +71,19 @@ def idle_share(seconds: float) -> float:
     """Return which share of all cores' time is idle in the next so many seconds, 0 to 1."""
     before = _cores()
     time.sleep(seconds)
-    idle, total = (now - then for now, then in zip(_cores(), before, strict=True))
-    return idle / total
+    spent = [now - then for now, then in zip(_cores(), before, strict=True)]
+    return (spent[_IDLE] + spent[_IO_WAIT]) / sum(spent)
 
 
-def _cores() -> tuple[int, int]:
-    """Return the ticks in which all cores were idle, and all ticks, since the machine started."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    return ticks[_IDLE] + ticks[_IO_WAIT], sum(ticks[:_GUEST])
+def busy_s() -> float:
+    """Return the CPU seconds that this machine has been busy, over all cores."""
+    user, nice, system, _, _, irq, softirq, _ = _cores()
+    return (user + nice + system + irq + softirq) / _TICKS
+
+
+def _cores() -> list[int]:
+    """Return the ticks that all cores have spent since the machine started, by what on."""
+    return [int(word) for word in Path("/proc/stat").read_text().split()[1 : 1 + _KINDS]]
 
 
 def _times(paths: Collection[Path]) -> Iterator[tuple[int, tuple[str, int]]]:
