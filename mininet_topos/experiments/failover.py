@@ -49,6 +49,8 @@ PARTS = ("detection", "table_update", "bgp")
 _BEFORE_S, _AFTER_S = 0.5, 1.0
 CLOSE_INTERVAL_S = 0.0002
 """Between two probes of the VIPs that are to fall."""
+_LATEST_S, _AROUND_S = 0.001, (-0.005, 0.05)
+"""Of those probes, about the failure: where one left later, as long an outage may have been missed."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def run(
 def measure(testbed: Running, failed: str, runs: int, say: Say) -> Measured:
     """Fail and restore a switch that carries VIPs `runs` times on a running testbed.
 
-    A run in which the prober of all VIPs stalled is discarded and counted.
+    A run is discarded and counted in which the prober of all VIPs stalled, or that of those which fall did
+    about the failure.
     """
     outages: list[float] = []
     spans: list[float] = []
@@ -147,7 +150,7 @@ def measure(testbed: Running, failed: str, runs: int, say: Say) -> Measured:
     shown: tuple[Samples, float] | None = None
     lateness: list[float] = []
     close_lateness: list[float] = []
-    repetition: Repetition[tuple[float, Samples, Breakdown]] = Repetition(runs, say)
+    repetition: Repetition[tuple[float, Samples, Breakdown]] = Repetition(runs, say, _stalled)
     where = {one.vip.address: one.switch for one in testbed.stated if one.switch and one.switch != ON_SMUXES}
     own = [entry.vip.address for entry in testbed.stated if entry.switch == failed]
     # All that others lose counts, and for the figure one of those that fall.
@@ -258,6 +261,12 @@ def _fail_once(
         bgp=(max(heard) - failed_at) * 1e3,
     )
     return found[0], (failed_at, closely[0], breakdown)
+
+
+def _stalled(all_vips: Samples, found: tuple[float, Samples, Breakdown]) -> bool:
+    failed_at, closely, _ = found
+    begin, end = (failed_at + offset for offset in _AROUND_S)
+    return all_vips.stalled() or closely.worst_lateness(begin, end) > _LATEST_S
 
 
 def _reaction(logs: AgentLogs, switch: str, failed_at: float) -> tuple[float, float]:

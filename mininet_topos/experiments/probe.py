@@ -4,7 +4,9 @@ The kernel stamps a request when it leaves (SO_TIMESTAMPING) and a reply when it
 of this process shifts when a request is sent, never how long its round trip seems. How late requests
 were is measured too (`Samples.lateness`), and a run in which the prober stalled can be told from a run
 in which the network did. As the stamps are the kernel's, what came is read every few milliseconds only:
-the prober shares its cores with the network that it measures.
+the prober shares its cores with the network that it measures. What waits to be read has room for seconds,
+and the answers to other probers of the node are not among it: an answer that the socket has no room for is
+none that the network lost, and ends the measurement (`OverrunError`).
 
 Run it inside a node's network namespace: `python -m mininet_topos.experiments.probe --help`.
 """
@@ -34,7 +36,8 @@ from numpy.typing import NDArray
 from duet_p4.checksum import checksum
 from duet_p4.title import set_title
 
-_SO_TIMESTAMPING = 37
+_SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_TIMESTAMPING, _SO_MEMINFO = 26, 33, 37, 55
+_MEMINFO_DROPS = 8
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE, _OPT_ID, _OPT_TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 11
 _IP_RECVERR = 11
@@ -47,6 +50,8 @@ _READ_S = 0.005
 """Between two looks at what the kernel has: replies, and stamps of requests."""
 _SPARE_S = 0.00005
 """A look ends so long before the next request is due."""
+_BUFFER_BYTES = 64 << 20
+"""Room for answers and stamps that wait: about a second and a half at 20,000 requests a second."""
 _IDENTIFIERS = 1 << 16
 
 Floats = NDArray[np.float64]
@@ -183,11 +188,16 @@ class Samples:
             )
 
 
+class OverrunError(RuntimeError):
+    """Answers came that the prober had no room for: what it takes for lost the network need not have lost."""
+
+
 class Prober:
     """Sends one echo request to every target each `interval_s`, for `rounds` rounds or until `stop`.
 
     All at once, or `in_turn`: spread over the interval. A target has `flows` flows, which take turns: each is
-    an ICMP identifier, which a mux sends to one DIP. Raises PermissionError without CAP_NET_RAW.
+    an ICMP identifier, which a mux sends to one DIP. Up to `buffer_bytes` wait to be read; without
+    CAP_NET_ADMIN no more than this machine allows anybody. Raises PermissionError without CAP_NET_RAW.
     """
 
     def __init__(
@@ -200,6 +210,7 @@ class Prober:
         identifier: int = 0,
         flows: int = 1,
         in_turn: bool = False,
+        buffer_bytes: int = _BUFFER_BYTES,
     ) -> None:
         if not targets:
             raise ValueError("a prober needs at least one target")
@@ -220,10 +231,14 @@ class Prober:
         self._received = np.full(shape, np.nan)
         self._stopped = False
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        _receive_only(self._socket, self._magic)
         if source is not None:
             self._socket.bind((str(source), 0))
         self._socket.setblocking(False)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 0)
         flags = _TX_SOFTWARE | _RX_SOFTWARE | _SOFTWARE | _OPT_ID | _OPT_TSONLY
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPING, flags)
@@ -236,7 +251,10 @@ class Prober:
         self._stopped = True
 
     def run(self, ready: Callable[[], None] = lambda: None) -> Samples:
-        """Probe, wait for the last replies, and return what was measured; calls `ready` when it begins."""
+        """Probe, wait for the last replies, and return what was measured; calls `ready` when it begins.
+
+        Raises `OverrunError` where what was measured cannot be trusted.
+        """
         _prefer()
         ready()
         addresses = [(peer, 0) for peer in self._peers]
@@ -255,7 +273,12 @@ class Prober:
                 self._send(number, target, address)
             done = number + 1
         self._drain(done)
+        dropped = self._dropped()
         self._socket.close()
+        if dropped:
+            raise OverrunError(
+                f"the prober had no room for {dropped} answers: this machine is too busy to measure"
+            )
         return Samples(
             self._targets,
             self._interval_s,
@@ -290,14 +313,19 @@ class Prober:
             time.sleep(left)
 
     def _drain(self, rounds: int) -> None:
-        """Wait for the replies that are under way."""
+        """Read all that has come, and wait for the replies that are under way."""
         until = time.clock_gettime(time.CLOCK_MONOTONIC) + _DRAIN_S
-        self._read(until)
+        self._read(math.inf)
         while np.isnan(self._received[:rounds]).any():
             if (left := until - time.clock_gettime(time.CLOCK_MONOTONIC)) <= 0:
                 return
             select.select([self._socket], [], [], left)  # Stamps count as readable.
-            self._read(until)
+            self._read(math.inf)
+
+    def _dropped(self) -> int:
+        """Return how many answers the socket had no room for."""
+        told = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
+        return int(struct.unpack_from("=I", told, 4 * _MEMINFO_DROPS)[0])
 
     def _read(self, until: float) -> bool:
         """Read what the kernel has; return whether that was all by `until`."""
@@ -337,6 +365,30 @@ class Prober:
             self._received[number, target] = stamp or time.clock_gettime(time.CLOCK_REALTIME)
 
 
+def _receive_only(raw: socket.socket, magic: bytes) -> None:
+    """Have a raw socket take nothing but the echo replies that begin with these 8 bytes."""
+    wanted = struct.unpack("!II", magic)
+    program = [
+        (_LDX_HEADER_LENGTH, 0, 0, 0),
+        (_LD_BYTE, 0, 0, 0),
+        (_JUMP_UNLESS, 0, 5, _ECHO_REPLY),
+        (_LD_WORD, 0, 0, _HEADER.size),
+        (_JUMP_UNLESS, 0, 3, wanted[0]),
+        (_LD_WORD, 0, 0, _HEADER.size + 4),
+        (_JUMP_UNLESS, 0, 1, wanted[1]),
+        (_RETURN, 0, 0, 0xFFFF),
+        (_RETURN, 0, 0, 0),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    raw.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
+    )
+
+
+_LDX_HEADER_LENGTH, _LD_BYTE, _LD_WORD, _JUMP_UNLESS, _RETURN = 0xB1, 0x50, 0x40, 0x15, 0x06
+"""Of classic BPF (linux/bpf_common.h): loads are from after the IP header, whose length is X."""
+
+
 def _stamp(data: bytes) -> float:
     seconds, nanoseconds = struct.unpack_from("=qq", data)
     return float(seconds) + float(nanoseconds) * 1e-9
@@ -360,6 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flows", type=int, default=1, help="of each target, in turn")
     parser.add_argument("--in-turn", action="store_true", help="targets are spread over the interval")
     parser.add_argument("--source", type=IPv4Address)
+    parser.add_argument("--buffer-bytes", type=int, default=_BUFFER_BYTES, help="room for answers")
     parser.add_argument("--ready-fd", type=int, help="a byte is written here when probing begins")
     parser.add_argument("--out", type=Path, required=True, help="samples (.npz)")
     options = parser.parse_args(argv)
@@ -373,6 +426,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source=options.source,
         flows=options.flows,
         in_turn=options.in_turn,
+        buffer_bytes=options.buffer_bytes,
     )
     signal.signal(signal.SIGTERM, lambda *_: prober.stop())
 
@@ -381,7 +435,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.write(options.ready_fd, b"1")
             os.close(options.ready_fd)
 
-    samples = prober.run(ready)
+    try:
+        samples = prober.run(ready)
+    except OverrunError as error:
+        print(error, file=sys.stderr)
+        return 1
     samples.save(options.out)
     lost, late = int(samples.lost.sum()), float(np.quantile(samples.lateness, 0.99)) * 1e3
     print(f"{samples.sent.size} probes, {lost} lost, 99% left at most {late:.3f} ms late", file=sys.stderr)

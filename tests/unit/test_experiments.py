@@ -77,6 +77,15 @@ def test_failover_says_its_failure_model_and_pools_runs_of_all_bringups(
     to_json(summary)
 
 
+def test_a_run_whose_close_prober_was_late_about_the_failure_is_not_trusted() -> None:
+    part, well, failed_at = failover.Breakdown(2, 3, 9), samples(10), 100.5
+    assert not failover._stalled(well, (failed_at, samples(1), part))
+    late = samples(1)
+    late.sent[np.searchsorted(late.due, failed_at + 0.02)] += 0.0015
+    assert failover._stalled(well, (failed_at, late, part))
+    assert not failover._stalled(well, (failed_at + 0.1, late, part)), "long before the failure"
+
+
 def test_a_variant_of_failover_says_in_summary_and_figure_what_it_is(
     tmp_path: Path, drawn: list[Any]
 ) -> None:
