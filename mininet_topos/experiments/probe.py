@@ -51,7 +51,7 @@ _READ_S = 0.005
 _SPARE_S = 0.00005
 """A look ends so long before the next request is due."""
 _BUFFER_BYTES = 64 << 20
-"""Room for answers and stamps that wait: about a second and a half at 20,000 requests a second."""
+"""Room for answers and stamps that wait: more than a second's, at 20,000 requests a second."""
 _IDENTIFIERS = 1 << 16
 
 Floats = NDArray[np.float64]
