@@ -84,6 +84,8 @@ def test_a_run_whose_close_prober_was_late_about_the_failure_is_not_trusted() ->
     late.sent[np.searchsorted(late.due, failed_at + 0.02)] += 0.0015
     assert failover._stalled(well, (failed_at, late, part))
     assert not failover._stalled(well, (failed_at + 0.1, late, part)), "long before the failure"
+    late.sent[:10] += 0.0015
+    assert failover._stalled(well, (failed_at + 0.1, late, part)), "often"
 
 
 def test_a_variant_of_failover_says_in_summary_and_figure_what_it_is(
