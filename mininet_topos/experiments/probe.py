@@ -41,6 +41,8 @@ _MEMINFO_DROPS = 8
 _SCM_TIMESTAMPING = _SO_TIMESTAMPING
 _TX_SOFTWARE, _RX_SOFTWARE, _SOFTWARE, _OPT_ID, _OPT_TSONLY = 1 << 1, 1 << 3, 1 << 4, 1 << 7, 1 << 11
 _IP_RECVERR = 11
+_LDX_HEADER_LENGTH, _LD_BYTE, _LD_WORD, _JUMP_UNLESS, _RETURN = 0xB1, 0x50, 0x40, 0x15, 0x06
+"""Of classic BPF (linux/bpf_common.h): loads are from after the IP header, whose length is X."""
 _SCHED_PRIORITY = 50
 _HEADER = struct.Struct("!BBHHH")
 _PAYLOAD = struct.Struct("!8sII")  # magic of this run, target, round
@@ -355,6 +357,7 @@ class Prober:
     def _read_reply(self) -> None:
         packet, ancillary, _, peer = self._socket.recvmsg(2048, 512)
         header = (packet[0] & 15) * 4
+        # Others' may have come before the socket had its filter.
         if packet[header] != _ECHO_REPLY or len(packet) < header + _HEADER.size + _PAYLOAD.size:
             return
         magic, target, number = _PAYLOAD.unpack_from(packet, header + _HEADER.size)
@@ -383,10 +386,6 @@ def _receive_only(raw: socket.socket, magic: bytes) -> None:
     raw.setsockopt(
         socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(code))
     )
-
-
-_LDX_HEADER_LENGTH, _LD_BYTE, _LD_WORD, _JUMP_UNLESS, _RETURN = 0xB1, 0x50, 0x40, 0x15, 0x06
-"""Of classic BPF (linux/bpf_common.h): loads are from after the IP header, whose length is X."""
 
 
 def _stamp(data: bytes) -> float:
